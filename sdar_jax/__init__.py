@@ -1,0 +1,1 @@
+"""Self-distilled agentic reinforcement learning in JAX."""

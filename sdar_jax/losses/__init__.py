@@ -1,0 +1,1 @@
+"""Pure loss functions on [B, T] arrays; they know no model."""

@@ -1,0 +1,1 @@
+"""Qwen decoders behind one pure forward function."""

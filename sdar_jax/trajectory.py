@@ -1,0 +1,141 @@
+"""Records of what happened: Turn, Trajectory, Group. No JAX.
+
+The only schema that this project writes about episodes (JSON lines, versioned).
+"""
+
+import dataclasses
+import enum
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(str, enum.Enum):
+  """How an episode ended. An infrastructure fault is never a zero reward."""
+
+  SUCCESS = 'success'
+  FAILURE = 'failure'  # The world ended the episode without success.
+  MAX_TURNS = 'max_turns'  # The turn limit was reached first.
+  ENV_ERROR = 'env_error'  # The environment raised; excluded from training.
+  TIMEOUT = 'timeout'  # The environment missed its deadline; excluded likewise.
+
+  @property
+  def is_fault(self) -> bool:
+    return self in (Outcome.ENV_ERROR, Outcome.TIMEOUT)
+
+
+@dataclasses.dataclass
+class Turn:
+  """One observation-response exchange.
+
+  Attributes:
+    prompt_ids: [L] int32, the prompt exactly as it was given to the sampler.
+    response_ids: [R] int32, exactly the ids that were sampled, stop token included.
+    sampler_logprobs: [R] float32, nats, of `response_ids` as decoded.
+    observation: environment text that this turn's prompt shows.
+    response: the decoded response, for people and environments only.
+    action: what was handed to the environment.
+    valid: the response obeyed the action format.
+    admissible: the action was in the environment's admissible list.
+    reward: what the environment paid for this turn.
+    stop_reason: 'stop' or 'length'.
+  """
+
+  prompt_ids: np.ndarray
+  response_ids: np.ndarray
+  sampler_logprobs: np.ndarray
+  observation: str
+  response: str
+  action: str
+  valid: bool
+  admissible: bool
+  reward: float
+  stop_reason: str
+
+
+@dataclasses.dataclass
+class Trajectory:
+  """One run of one task by one member of a group."""
+
+  task_id: str
+  task_type: str
+  group_id: int
+  member: int
+  turns: list[Turn]
+  outcome: Outcome
+
+  @property
+  def episode_return(self) -> float:
+    """Undiscounted sum of rewards."""
+    return float(sum(turn.reward for turn in self.turns))
+
+  @property
+  def success(self) -> bool:
+    return self.outcome is Outcome.SUCCESS
+
+
+@dataclasses.dataclass
+class Group:
+  """The G trajectories of one task."""
+
+  group_id: int
+  task: Any  # envs.base.Task
+  trajectories: list[Trajectory]
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, np.ndarray):
+    return value.tolist()
+  if isinstance(value, enum.Enum):
+    return value.value
+  return value
+
+
+def turn_to_json(turn: Turn) -> dict[str, Any]:
+  """A JSON object with every field of `turn`; arrays become lists."""
+  fields = dataclasses.fields(turn)
+  return {field.name: _plain(getattr(turn, field.name)) for field in fields}
+
+
+def to_json(trajectory: Trajectory) -> dict[str, Any]:
+  """A JSON object that `from_json` reads back without loss."""
+  return {
+    'schema': SCHEMA_VERSION,
+    'task_id': trajectory.task_id,
+    'task_type': trajectory.task_type,
+    'group_id': trajectory.group_id,
+    'member': trajectory.member,
+    'outcome': trajectory.outcome.value,
+    'return': trajectory.episode_return,
+    'turns': [turn_to_json(turn) for turn in trajectory.turns],
+  }
+
+
+def from_json(record: dict[str, Any]) -> Trajectory:
+  """The inverse of `to_json`.
+
+  Raises:
+    ValueError: the record's schema version is not the one this code writes.
+  """
+  if record['schema'] != SCHEMA_VERSION:
+    raise ValueError(
+      f'trajectory schema {record["schema"]}: this version reads {SCHEMA_VERSION}'
+    )
+  names = [field.name for field in dataclasses.fields(Turn)]
+  turns = []
+  for item in record['turns']:
+    values = {name: item[name] for name in names}
+    values['prompt_ids'] = np.asarray(item['prompt_ids'], np.int32)
+    values['response_ids'] = np.asarray(item['response_ids'], np.int32)
+    values['sampler_logprobs'] = np.asarray(item['sampler_logprobs'], np.float32)
+    turns.append(Turn(**values))
+  return Trajectory(
+    task_id=record['task_id'],
+    task_type=record['task_type'],
+    group_id=record['group_id'],
+    member=record['member'],
+    turns=turns,
+    outcome=Outcome(record['outcome']),
+  )
