@@ -1,0 +1,105 @@
+"""Attention with its back ends, rotary positions, and the key-value cache's layout.
+
+Keys are kept as [B, K, H, S] and values as [B, K, S, H]: the scores and the mix of a
+decode step are then plain batched matrix products, without a transpose of the cache.
+"""
+
+import jax
+import jax.numpy as jnp
+
+BACK_ENDS = ('xla', 'cudnn')
+
+
+def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+  """Rotary position embedding in the half-split layout, computed in float32.
+
+  out[:H/2] = x1 cos(a) - x2 sin(a);  out[H/2:] = x2 cos(a) + x1 sin(a);
+  a[i] = position * theta^(-2i/H)
+
+  Args:
+    x: [B, T, heads, H] queries or keys.
+    positions: [B, T] i32, token positions.
+    theta: base of the frequencies.
+
+  Returns:
+    [B, T, heads, H] in the dtype of `x`.
+
+  Source: Su et al. 2021, arXiv:2104.09864, in the layout of the Qwen weights.
+  """
+  half = x.shape[-1] // 2
+  frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+def attend(
+  query: jax.Array,
+  keys: jax.Array,
+  values: jax.Array,
+  query_positions: jax.Array,
+  key_positions: jax.Array,
+  back_end: str = 'xla',
+) -> jax.Array:
+  """Causal grouped-query attention; the softmax is in float32.
+
+  out[b,t,n] = sum_s softmax_s(query . keys / sqrt(H) where key position <= query
+  position)[s] values[s], head n reading key head n // (N / K)
+
+  Args:
+    query: [B, T, N, H].
+    keys: [B, K, H, S].
+    values: [B, K, S, H].
+    query_positions: [B, T] i32.
+    key_positions: [B, S] i32 ([1, S] broadcasts).
+    back_end: 'xla', or 'cudnn', which takes index order for position order: S must
+      equal T and positions must rise along the row.
+
+  Returns:
+    [B, T, N, H] in the dtype of `query`.
+  """
+  batch, length, heads, width = query.shape
+  if back_end == 'cudnn':
+    return jax.nn.dot_product_attention(
+      query,
+      keys.transpose(0, 3, 1, 2),
+      values.transpose(0, 2, 1, 3),
+      is_causal=True,
+      implementation='cudnn',
+    )
+  groups = heads // keys.shape[1]
+  query = (query * width**-0.5).reshape(batch, length, -1, groups, width)
+  scores = jnp.einsum(
+    'btkgh,bkhs->bkgts', query, keys, preferred_element_type=jnp.float32
+  )
+  visible = key_positions[:, None, :] <= query_positions[:, :, None]
+  # A finite floor: a row that sees no key must not turn into NaN.
+  scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+  mixed = jnp.einsum('bkgts,bksh->btkgh', weights, values)
+  return mixed.reshape(batch, length, heads, width)
+
+
+def write(layer_cache, keys, values, positions):
+  """Stores new keys and values in one layer's cache.
+
+  Args:
+    layer_cache: keys [B, K, H, S] and values [B, K, S, H].
+    keys: [B, T, K, H].
+    values: [B, T, K, H].
+    positions: [B, T] i32, indices along S; those outside [0, S) are dropped.
+
+  Returns:
+    The updated pair.
+  """
+  rows = jnp.arange(positions.shape[0])[:, None]
+  drop = dict(mode='drop', wrap_negative_indices=False)
+  cached_keys, cached_values = layer_cache
+  return (
+    cached_keys.at[rows, :, :, positions].set(keys.astype(cached_keys.dtype), **drop),
+    cached_values.at[rows, :, positions].set(
+      values.astype(cached_values.dtype), **drop
+    ),
+  )

@@ -1,0 +1,382 @@
+"""Qwen2, Qwen2.5 and Qwen3 dense decoders behind one pure `forward`.
+
+The modules are Flax linen; nobody outside this file needs to know. Parameters are a
+plain nested dict whose layers are stacked on axis 0:
+
+  embed/embedding [V, D]    layers/... [L, ...]    final_norm/scale [D]
+  lm_head/embedding [V, D] (absent when the embeddings are tied)
+
+Training and prefill scan over the stacked layers (compile time does not grow with
+depth). A decode loop calls `unstack` once outside the loop: the layers are then
+unrolled and every layer's cache array is updated in place.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sdar_jax.models import attention, sharding
+
+FAMILIES = ('qwen2', 'qwen3')
+INIT_STDDEV = 0.02  # Qwen's initializer_range.
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSpec:
+  """Shape and logical axes (see sharding.ShardingRules) of one parameter."""
+
+  shape: tuple[int, ...]
+  axes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Hyperparameters of one decoder; hashable, static under jit.
+
+  Attributes:
+    family: 'qwen2' (biases on query, key and value; also Qwen2.5) or 'qwen3' (no
+      biases, RMS norm of every query and key head).
+    vocab_size: rows of the embedding, padding rows included.
+    hidden_size: width of the residual stream, D.
+    intermediate_size: hidden units of the MLP.
+    num_layers: decoder layers, L.
+    num_heads: query heads, N.
+    num_kv_heads: key and value heads, K; divides N.
+    head_dim: width of one head, H; even. N * H need not be D.
+    rope_theta: base of the rotary frequencies.
+    rms_norm_eps: added to the mean square in every norm.
+    tie_word_embeddings: the output head is the input embedding.
+    attention: 'xla' (any device, the oracle) or 'cudnn' (GPU, 16-bit compute dtype,
+      used where there is no cache).
+  """
+
+  family: str
+  vocab_size: int
+  hidden_size: int
+  intermediate_size: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  rope_theta: float
+  rms_norm_eps: float
+  tie_word_embeddings: bool
+  attention: str = 'xla'
+
+  def __post_init__(self):
+    if self.family not in FAMILIES:
+      raise ValueError(f'family {self.family!r}: must be one of {FAMILIES}')
+    if self.attention not in attention.BACK_ENDS:
+      raise ValueError(
+        f'attention {self.attention!r}: must be one of {attention.BACK_ENDS}'
+      )
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and value < 1:
+        raise ValueError(f'{field.name} {value}: must be at least 1')
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f'num_heads {self.num_heads}: must divide by num_kv_heads {self.num_kv_heads}'
+      )
+    if self.head_dim % 2:
+      raise ValueError(f'head_dim {self.head_dim}: must be even for rotary positions')
+
+  def param_specs(self) -> dict[str, Any]:
+    """A tree like `init_params` with a ParamSpec for every leaf."""
+    vocab = (self.vocab_size, self.hidden_size)
+    embedding = {'embedding': ParamSpec(vocab, ('vocab', 'embed'))}
+    specs = {
+      'embed': embedding,
+      'layers': jax.tree.map(
+        lambda box: ParamSpec(
+          (self.num_layers, *box.value.shape), ('layers', *box.names)
+        ),
+        jax.eval_shape(lambda key: _init_layer(self, key), jax.random.key(0)),
+        is_leaf=lambda node: isinstance(node, nn.LogicallyPartitioned),
+      ),
+      'final_norm': {'scale': ParamSpec((self.hidden_size,), ('norm',))},
+    }
+    if not self.tie_word_embeddings:
+      specs['lm_head'] = embedding
+    return specs
+
+
+class Cache(NamedTuple):
+  """Keys and values of the tokens seen so far; index S is the token's position.
+
+  Per layer, keys [B, K, H, S] and values [B, K, S, H] (see attention.py for why). One
+  array per layer lets a decode loop update each in place.
+  """
+
+  keys: tuple[jax.Array, ...]
+  values: tuple[jax.Array, ...]
+
+
+def _initializer(init, *axes):
+  return nn.with_logical_partitioning(init, axes)
+
+
+def _norm(config, dtype, axis, name=None):
+  scale_init = _initializer(nn.initializers.ones, axis)
+  return nn.RMSNorm(config.rms_norm_eps, dtype, scale_init=scale_init, name=name)
+
+
+class Attention(nn.Module):
+  """Projections, rotary positions, cache and attention of one layer."""
+
+  config: ModelConfig
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, positions, layer_cache):
+    """Maps [B, T, D] to [B, T, D] and the layer's new cache."""
+    config = self.config
+    query = self._heads('query', 'heads', config.num_heads, x)
+    keys = self._heads('key', 'kv_heads', config.num_kv_heads, x)
+    values = self._heads('value', 'kv_heads', config.num_kv_heads, x)
+    if config.family == 'qwen3':
+      query = _norm(config, self.dtype, 'norm', 'query_norm')(query)
+      keys = _norm(config, self.dtype, 'norm', 'key_norm')(keys)
+    query = attention.rotate(query, positions, config.rope_theta)
+    keys = attention.rotate(keys, positions, config.rope_theta)
+    if layer_cache is None:
+      keys, values = keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
+      mixed = attention.attend(
+        query, keys, values, positions, positions, config.attention
+      )
+    else:
+      layer_cache = attention.write(layer_cache, keys, values, positions)
+      key_positions = jnp.arange(layer_cache[0].shape[-1])[None]
+      keys, values = (array.astype(self.dtype) for array in layer_cache)
+      mixed = attention.attend(query, keys, values, positions, key_positions)
+    out = nn.DenseGeneral(
+      config.hidden_size,
+      axis=(-2, -1),
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=_initializer(
+        nn.initializers.normal(INIT_STDDEV), 'heads', 'head_dim', 'embed'
+      ),
+      name='out',
+    )
+    return out(mixed), layer_cache
+
+  def _heads(self, name, axis, count, x):
+    project = nn.DenseGeneral(
+      (count, self.config.head_dim),
+      use_bias=self.config.family == 'qwen2',
+      dtype=self.dtype,
+      kernel_init=_initializer(
+        nn.initializers.normal(INIT_STDDEV), 'embed', axis, 'head_dim'
+      ),
+      bias_init=_initializer(nn.initializers.zeros, axis, 'head_dim'),
+      name=name,
+    )
+    return project(x)
+
+
+class Mlp(nn.Module):
+  """down(silu(gate(x)) * up(x))."""
+
+  config: ModelConfig
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [B, T, D] to [B, T, D]."""
+    hidden = self.config.intermediate_size
+    gate = self._dense('gate', hidden, ('embed', 'mlp'))(x)
+    up = self._dense('up', hidden, ('embed', 'mlp'))(x)
+    down = self._dense('down', self.config.hidden_size, ('mlp', 'embed'))
+    return down(nn.silu(gate) * up)
+
+  def _dense(self, name, features, axes):
+    init = _initializer(nn.initializers.normal(INIT_STDDEV), *axes)
+    return nn.Dense(features, False, self.dtype, kernel_init=init, name=name)
+
+
+class Layer(nn.Module):
+  """Attention and MLP, each behind a norm and added to the residual stream."""
+
+  config: ModelConfig
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, positions, layer_cache):
+    """Maps [B, T, D] to [B, T, D] and the layer's new cache."""
+    config, dtype = self.config, self.dtype
+    normed = _norm(config, dtype, 'norm', 'attention_norm')(x)
+    mixed, layer_cache = Attention(config, dtype, name='attention')(
+      normed, positions, layer_cache
+    )
+    x = x + mixed
+    normed = _norm(config, dtype, 'norm', 'mlp_norm')(x)
+    x = x + Mlp(config, dtype, name='mlp')(normed)
+    return sharding.constrain(x, ('batch', None, None)), layer_cache
+
+
+def _init_layer(config: ModelConfig, key: jax.Array) -> Any:
+  x = jnp.zeros((1, 1, config.hidden_size))
+  positions = jnp.zeros((1, 1), jnp.int32)
+  return Layer(config, jnp.float32).init(key, x, positions, None)['params']
+
+
+def init_params(
+  config: ModelConfig, key: jax.Array, dtype: Any = jnp.float32
+) -> Params:
+  """Random parameters: matrices normal with standard deviation 0.02, norms one.
+
+  Args:
+    config: the model.
+    key: PRNG key.
+    dtype: dtype of every parameter.
+
+  Returns:
+    Nested dict; layers stacked on axis 0.
+  """
+  embed_key, layers_key, head_key = jax.random.split(key, 3)
+  shape = (config.vocab_size, config.hidden_size)
+  normal = nn.initializers.normal(INIT_STDDEV)
+  keys = jax.random.split(layers_key, config.num_layers)
+  params = {
+    'embed': {'embedding': normal(embed_key, shape)},
+    'layers': jax.vmap(lambda k: nn.unbox(_init_layer(config, k)))(keys),
+    'final_norm': {'scale': jnp.ones(config.hidden_size)},
+  }
+  if not config.tie_word_embeddings:
+    params['lm_head'] = {'embedding': normal(head_key, shape)}
+  return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def init_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> Cache:
+  """An empty cache for `batch` rows and positions 0 .. `length` - 1.
+
+  Args:
+    config: the model.
+    batch: rows.
+    length: positions, S.
+    dtype: dtype of the stored keys and values.
+
+  Returns:
+    Zeros; a position is never read before it is written.
+  """
+  heads, width = config.num_kv_heads, config.head_dim
+  keys = [
+    jnp.zeros((batch, heads, width, length), dtype) for _ in range(config.num_layers)
+  ]
+  values = [
+    jnp.zeros((batch, heads, length, width), dtype) for _ in range(config.num_layers)
+  ]
+  return Cache(tuple(keys), tuple(values))
+
+
+def unstack(params: Params) -> Params:
+  """The same parameters with `layers` as a tuple of per-layer trees, for decoding.
+
+  Call it once outside the decode loop, so that the slices are not taken per token.
+  """
+  stacked = params['layers']
+  count = jax.tree.leaves(stacked)[0].shape[0]
+  layers = tuple(
+    jax.tree.map(lambda leaf, index=i: leaf[index], stacked) for i in range(count)
+  )
+  return {**params, 'layers': layers}
+
+
+def _scan_layers(layer, params, x, positions, cache, remat):
+  """Runs the stacked layers by one scan."""
+
+  def body(x, layer_inputs):
+    layer_params, layer_cache = layer_inputs
+    return layer.apply({'params': layer_params}, x, positions, layer_cache)
+
+  if remat:
+    body = jax.checkpoint(body, prevent_cse=False)
+  if cache is None:
+    return jax.lax.scan(body, x, (params, None))[0], None
+  stacked = (jnp.stack(cache.keys), jnp.stack(cache.values))
+  x, (keys, values) = jax.lax.scan(body, x, (params, stacked))
+  return x, Cache(tuple(keys), tuple(values))
+
+
+def _unroll_layers(layer, params, x, positions, cache):
+  """Runs a tuple of layers one after another; no layer's cache is copied."""
+  keys, values = [], []
+  for index, layer_params in enumerate(params):
+    layer_cache = None if cache is None else (cache.keys[index], cache.values[index])
+    x, layer_cache = layer.apply({'params': layer_params}, x, positions, layer_cache)
+    if cache is not None:
+      keys.append(layer_cache[0])
+      values.append(layer_cache[1])
+  return x, None if cache is None else Cache(tuple(keys), tuple(values))
+
+
+def forward(
+  config: ModelConfig,
+  params: Params,
+  tokens: jax.Array,
+  positions: jax.Array,
+  *,
+  cache: Cache | None = None,
+  dtype: Any = jnp.float32,
+  remat: bool = False,
+) -> tuple[jax.Array, Cache | None]:
+  """Final hidden states of a batch of right-padded rows.
+
+  A token sees the tokens whose position is at most its own: of its row, or, with a
+  cache, of what the cache holds after this call's keys and values are written at
+  `positions` (positions outside the cache are dropped).
+
+  Args:
+    config: the model; static under jit.
+    params: from `init_params` or `convert.load` (layers are scanned), or the result
+      of `unstack` (layers are unrolled; for decoding).
+    tokens: [B, T] i32.
+    positions: [B, T] i32, rising along the row.
+    cache: keys and values of earlier tokens, or None.
+    dtype: compute dtype; softmax and norm statistics are float32 in any case.
+    remat: recompute each layer in the backward pass instead of storing it (stacked
+      layers only).
+
+  Returns:
+    Hidden states [B, T, D] in `dtype`, after the final norm, and the new cache, or
+    None where none was given.
+  """
+  chex.assert_rank(tokens, 2)
+  chex.assert_equal_shape([tokens, positions])
+  x = params['embed']['embedding'][tokens].astype(dtype)
+  x = sharding.constrain(x, ('batch', None, None))
+  layer = Layer(config, dtype)
+  layers = params['layers']
+  if isinstance(layers, tuple):
+    x, cache = _unroll_layers(layer, layers, x, positions, cache)
+  else:
+    x, cache = _scan_layers(layer, layers, x, positions, cache, remat)
+  norm = _norm(config, dtype, 'norm')
+  return norm.apply({'params': params['final_norm']}, x), cache
+
+
+def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
+  """Scores of every vocabulary id, accumulated and returned in float32.
+
+  Args:
+    config: the model.
+    params: nested dict, stacked or not.
+    hidden: [..., D] from `forward`.
+
+  Returns:
+    [..., V] f32.
+  """
+  head = params['embed' if config.tie_word_embeddings else 'lm_head']['embedding']
+  return jnp.einsum(
+    '...d,vd->...v',
+    hidden,
+    head.astype(hidden.dtype),
+    preferred_element_type=jnp.float32,
+  )

@@ -1,0 +1,134 @@
+"""Where arrays live: one frozen table from logical axes to mesh axes.
+
+A mesh has three axes. `data` splits rows and replicates parameters, `fsdp` splits
+rows and parameters, `tensor` splits heads, the hidden units of the MLP and the
+vocabulary. A logical axis whose size the mesh axis does not divide is an error, with
+two exceptions that are replicated instead: `kv_heads` (real models have as few as 2)
+and `vocab` (a tokenizer may have any size).
+"""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+if TYPE_CHECKING:  # qwen.py imports this file.
+  from sdar_jax.models.qwen import ModelConfig
+
+AXES = ('data', 'fsdp', 'tensor')
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+  """The mesh axes that each logical axis is split over; None is replicated."""
+
+  batch: tuple[str, ...] | str | None = ('data', 'fsdp')
+  vocab: tuple[str, ...] | str | None = 'tensor'
+  embed: tuple[str, ...] | str | None = 'fsdp'
+  heads: tuple[str, ...] | str | None = 'tensor'
+  kv_heads: tuple[str, ...] | str | None = 'tensor'
+  mlp: tuple[str, ...] | str | None = 'tensor'
+  layers: tuple[str, ...] | str | None = None
+  head_dim: tuple[str, ...] | str | None = None
+  norm: tuple[str, ...] | str | None = None
+
+
+RULES = ShardingRules()
+REPLICATED_WHEN_INDIVISIBLE = ('kv_heads', 'vocab')
+
+
+def make_mesh(data: int, fsdp: int, tensor: int, devices: Any = None) -> Mesh:
+  """The mesh of shape (data, fsdp, tensor) over all devices.
+
+  Args:
+    data: number of ways rows are split with parameters replicated.
+    fsdp: number of ways rows and parameters are split.
+    tensor: number of ways heads, hidden units and vocabulary are split.
+    devices: the devices to use; None is `jax.devices()`.
+
+  Returns:
+    A mesh whose axes are named 'data', 'fsdp' and 'tensor'.
+
+  Raises:
+    ValueError: a size is below 1, or the product is not the number of devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  sizes = (data, fsdp, tensor)
+  if min(sizes) < 1 or math.prod(sizes) != len(devices):
+    raise ValueError(
+      f'mesh data={data} fsdp={fsdp} tensor={tensor} wants {math.prod(sizes)} '
+      f'devices, there are {len(devices)}: change the mesh sizes in the config'
+    )
+  auto = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+
+
+def partition_spec(
+  axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh
+) -> PartitionSpec:
+  """The mesh axes of an array with logical `axes` and `shape`.
+
+  Args:
+    axes: one logical axis name per dimension; None is replicated.
+    shape: the array's shape.
+    mesh: a mesh from `make_mesh`.
+
+  Returns:
+    One entry per dimension.
+
+  Raises:
+    ValueError: a dimension does not divide by its mesh axes.
+  """
+  entries = []
+  for axis, size in zip(axes, shape, strict=True):
+    entry = None if axis is None else getattr(RULES, axis)
+    names = (entry,) if isinstance(entry, str) else entry or ()
+    ways = math.prod(mesh.shape[name] for name in names)
+    if size % ways:
+      if axis not in REPLICATED_WHEN_INDIVISIBLE:
+        raise ValueError(
+          f'{axis}={size} does not divide by mesh {"*".join(names)}={ways}: '
+          'change the mesh sizes in the config'
+        )
+      entry = None
+    entries.append(entry)
+  return PartitionSpec(*entries)
+
+
+def param_shardings(config: 'ModelConfig', mesh: Mesh) -> Any:
+  """A tree like `qwen.init_params(config, ...)` with the sharding of every leaf.
+
+  Args:
+    config: the model.
+    mesh: a mesh from `make_mesh`.
+
+  Returns:
+    Nested dict of NamedSharding.
+
+  Raises:
+    ValueError: a dimension does not divide by its mesh axes.
+  """
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, partition_spec(spec.axes, spec.shape, mesh)),
+    config.param_specs(),
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The sharding of a [B, ...] array: rows over data and fsdp."""
+  return NamedSharding(mesh, PartitionSpec(RULES.batch))
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+  """Pins `x` to its logical `axes` under `jax.set_mesh`; else returns it as it is.
+
+  Without this the partitioner may follow the parameters' sharding and split the
+  residual stream over `embed`, so that every device computes every row.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or not set(AXES) <= set(mesh.axis_names):
+    return x
+  entries = [None if axis is None else getattr(RULES, axis) for axis in axes]
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
