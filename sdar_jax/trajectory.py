@@ -31,6 +31,8 @@ class Turn:
   """One observation-response exchange.
 
   Attributes:
+    prompt_text: the world's user message, before template and skills: what a teacher's
+      prompt is built from. Never encoded again for the policy: `prompt_ids` is.
     prompt_ids: [L] int32, the prompt exactly as it was given to the sampler.
     response_ids: [R] int32, exactly the ids that were sampled, stop token included.
     sampler_logprobs: [R] float32, nats, of `response_ids` as decoded.
@@ -43,6 +45,7 @@ class Turn:
     stop_reason: 'stop' or 'length'.
   """
 
+  prompt_text: str
   prompt_ids: np.ndarray
   response_ids: np.ndarray
   sampler_logprobs: np.ndarray
