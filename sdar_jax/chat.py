@@ -7,6 +7,7 @@ says, `<|im_end|>` in it stays the eleven characters that it is.
 """
 
 import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -232,6 +233,8 @@ def _check_directory(path: pathlib.Path) -> None:
 
 def _load(path: str) -> Any:
   """The transformers tokenizer of a directory or a hub id, or one line why not."""
+  # Spares the console a remark that PyTorch is not installed.
+  os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
   import transformers  # Here because it takes seconds.
 
   directory = pathlib.Path(path).expanduser()
@@ -248,8 +251,9 @@ def _load(path: str) -> Any:
       path, local_files_only=directory.is_dir()
     )
   except Exception as error:  # The Rust library raises plain Exception.
+    kind = 'directory' if directory.is_dir() else 'hub id (no such directory here)'
     raise TokenizerError(
-      f'{path}: tokenizer cannot be loaded: {_one_line(error)}'
+      f'{path}: tokenizer cannot be loaded from this {kind}: {_one_line(error)}'
     ) from None
   if not hasattr(tokenizer, 'backend_tokenizer'):
     raise TokenizerError(f'{path}: no tokenizer.json, which this project needs')

@@ -1,0 +1,354 @@
+"""The skill bank, its retrieval by task metadata, and prompts that show skills.
+
+Retrieval looks at metadata only, never at words in a prompt, so what a teacher knows
+does not change from turn to turn. Skills are shown whole or not at all, inside a
+reserved budget of tokens, and a teacher that would see none is an error.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+SCHEMA = 1
+PLACEMENTS = ('user', 'system', 'reference')
+RETRIEVALS = ('task', 'task+object', 'all')
+# Heads the skills where placement is 'reference': raw text before the first token of
+# the chat template, where ZJU-REAL/SDAR at 8b85c23 puts them (the words are ours).
+REFERENCE_HEADER = '[What experience teaches about this task]'
+
+_BANK_KEYS = (
+  'schema',
+  'version',
+  'world',
+  'license',
+  'heading',
+  'bullet',
+  'general',
+  'task_types',
+  'objects',
+)
+_SKILL_KEYS = ('id', 'title', 'principle', 'when')
+_PROBE = 'x'
+
+
+class SkillError(ValueError):
+  """A skill bank, a retrieval or a budget that cannot give a teacher its skills."""
+
+
+class Renderer(Protocol):
+  """What this file needs of `chat.Chat`."""
+
+  system: str
+
+  def render(self, user_text: str, system: str | None = None) -> np.ndarray:
+    """Ids of a prompt."""
+
+  def encode_text(self, text: str) -> np.ndarray:
+    """Ids of plain text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skill:
+  """One piece of advice: what to do (`principle`) and `when` ('' if always)."""
+
+  id: str
+  title: str
+  principle: str
+  when: str
+
+  @property
+  def text(self) -> str:
+    """The skill on one line."""
+    return f'{self.title}: {self.principle} {self.when}'.rstrip()
+
+
+@dataclasses.dataclass(frozen=True)
+class SkillView:
+  """What one prompt showed.
+
+  Attributes:
+    ids: the skills shown, in order.
+    left_out: retrieved skills that the budget had no room for.
+    tokens: how many tokens longer the prompt is for showing them.
+  """
+
+  ids: tuple[str, ...]
+  left_out: tuple[str, ...]
+  tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SkillBank:
+  """A versioned set of skills of one world.
+
+  Attributes:
+    version: of the contents, e.g. '1.0'.
+    world: whose tasks the skills are about.
+    heading: a line above the skills; '' for none.
+    bullet: what each skill's line starts with.
+    general: skills for every task.
+    task_types: skills of each task type.
+    objects: one skill for each object class.
+    digest: hex SHA-256 of the file.
+    path: where it came from, for messages.
+  """
+
+  version: str
+  world: str
+  heading: str
+  bullet: str
+  general: tuple[Skill, ...]
+  task_types: Mapping[str, tuple[Skill, ...]]
+  objects: Mapping[str, Skill]
+  digest: str
+  path: str
+
+  @classmethod
+  def load(cls, path: str | pathlib.Path) -> 'SkillBank':
+    """Reads and checks a bank.
+
+    Raises:
+      SkillError: one line naming the file and the entry.
+    """
+    try:
+      data = pathlib.Path(path).read_bytes()
+      record = json.loads(data)
+    except FileNotFoundError:
+      raise SkillError(f'{path}: no such skill bank; set config.skills.path') from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+      raise SkillError(f'{path}: skill bank is not readable JSON: {error}') from None
+    _check_keys(path, 'the bank', record, _BANK_KEYS)
+    if record['schema'] != SCHEMA:
+      raise SkillError(f'{path}: schema {record["schema"]!r}; this code reads {SCHEMA}')
+    for key in ('version', 'world', 'license', 'heading', 'bullet'):
+      _check(path, key, isinstance(record[key], str), 'must be a string')
+    for key in ('task_types', 'objects'):
+      _check(path, key, isinstance(record[key], dict), 'must be an object')
+    _check(path, 'task_types', record['task_types'], 'must not be empty')
+    bank = cls(
+      version=record['version'],
+      world=record['world'],
+      heading=record['heading'],
+      bullet=record['bullet'],
+      general=_skills(path, 'general', record['general']),
+      task_types={
+        name: _skills(path, f'task_types.{name}', entries)
+        for name, entries in record['task_types'].items()
+      },
+      objects={
+        name: _skill(path, f'objects.{name}', entry)
+        for name, entry in record['objects'].items()
+      },
+      digest=hashlib.sha256(data).hexdigest(),
+      path=str(path),
+    )
+    counts = collections.Counter(skill.id for skill in bank.everything())
+    for skill_id, count in counts.items():
+      _check(path, skill_id, count == 1, f'is the id of {count} skills')
+    for name, skills in bank.task_types.items():
+      _check(path, f'task_types.{name}', skills, 'must not be empty')
+    return bank
+
+  def everything(self) -> tuple[Skill, ...]:
+    """All skills: general, task types and objects in the order of the file."""
+    typed = [skill for skills in self.task_types.values() for skill in skills]
+    return (*self.general, *typed, *self.objects.values())
+
+  def retrieve(
+    self, metadata: Mapping[str, str], retrieval: str = 'task+object'
+  ) -> tuple[Skill, ...]:
+    """The skills of a task, most specific first.
+
+    Args:
+      metadata: a task's metadata; `task_type` and, where objects count, `object`.
+      retrieval: 'task': the task type's skills, then the general ones;
+        'task+object': the object's skill (if the bank has one) between them;
+        'all': the same, then all the rest of the bank.
+
+    Raises:
+      SkillError: unknown retrieval or task type, or metadata that lacks a key.
+    """
+    if retrieval not in RETRIEVALS:
+      raise SkillError(f'skills.retrieval {retrieval!r}: must be one of {RETRIEVALS}')
+    task_type = _required(metadata, 'task_type')
+    if task_type not in self.task_types:
+      raise SkillError(
+        f'{self.path}: no skills for task type {task_type!r}; it has '
+        f'{sorted(self.task_types)}'
+      )
+    chosen = list(self.task_types[task_type])
+    if retrieval != 'task':
+      name = _required(metadata, 'object')
+      chosen += [self.objects[name]] if name in self.objects else []
+    chosen += self.general
+    if retrieval == 'all':
+      chosen += [skill for skill in self.everything() if skill not in chosen]
+    return tuple(chosen)
+
+  def block(self, skills: Sequence[Skill]) -> str:
+    """The text that shows `skills`, one on a line."""
+    lines = [self.heading] if self.heading else []
+    return '\n'.join(lines + [self.bullet + skill.text for skill in skills])
+
+
+class TeacherContext:
+  """Prompts that show skills: the teacher's, and those of a student that sees them."""
+
+  def __init__(
+    self,
+    bank: SkillBank,
+    chat: Renderer,
+    placement: str = 'user',
+    *,
+    token_budget: int,
+    retrieval: str = 'task+object',
+  ):
+    """Prepares prompts.
+
+    Args:
+      bank: the skills.
+      chat: the policy's own template and tokenizer.
+      placement: 'user': at the start of the user message; 'system': at the end of
+        the system message; 'reference': as raw text before the template's first
+        token.
+      token_budget: tokens by which a prompt may grow. Skills are taken in the order
+        of retrieval until the next one does not fit.
+      retrieval: see `SkillBank.retrieve`.
+    """
+    if placement not in PLACEMENTS:
+      raise SkillError(f'skills.placement {placement!r}: must be one of {PLACEMENTS}')
+    if retrieval not in RETRIEVALS:
+      raise SkillError(f'skills.retrieval {retrieval!r}: must be one of {RETRIEVALS}')
+    self._bank = bank
+    self._chat = chat
+    self._placement = placement
+    self._token_budget = token_budget
+    self._retrieval = retrieval
+    self._chosen: dict[tuple[str, ...], tuple[str, SkillView]] = {}
+    self._bare_length = len(chat.render(_PROBE))
+
+  def prompt(
+    self, user_text: str, metadata: Mapping[str, str]
+  ) -> tuple[np.ndarray, SkillView]:
+    """The prompt of `user_text` with the task's skills in it.
+
+    The prompt is longer than `chat.render(user_text)` by the view's `tokens` (off by
+    at most one where the user text starts with white space that joins the block's).
+
+    Raises:
+      SkillError: no skill would be shown.
+    """
+    skills = self._bank.retrieve(metadata, self._retrieval)
+    key = tuple(skill.id for skill in skills)
+    if key not in self._chosen:
+      self._chosen[key] = self._choose(skills)
+    block, view = self._chosen[key]
+    return self._place(user_text, block), view
+
+  def _choose(self, skills: Sequence[Skill]) -> tuple[str, SkillView]:
+    """The longest head of `skills` that the budget holds."""
+    chosen = ('', SkillView((), (), 0))
+    ids = tuple(skill.id for skill in skills)
+    for count in range(1, len(skills) + 1):
+      block = self._bank.block(skills[:count])
+      tokens = len(self._place(_PROBE, block)) - self._bare_length
+      if tokens > self._token_budget:
+        break
+      chosen = (block, SkillView(ids[:count], ids[count:], tokens))
+    if not chosen[1].ids:
+      raise SkillError(
+        f'skills.token_budget {self._token_budget}: skill {ids[0]} of '
+        f'{self._bank.path} needs {tokens} tokens and a teacher must see at least one'
+      )
+    return chosen
+
+  def _place(self, user_text: str, block: str) -> np.ndarray:
+    if self._placement == 'user':
+      return self._chat.render(f'{block}\n\n{user_text}')
+    if self._placement == 'system':
+      system = f'{self._chat.system}\n\n{block}' if self._chat.system else block
+      return self._chat.render(user_text, system=system)
+    raw = self._chat.encode_text(f'{REFERENCE_HEADER}\n{block}\n\n')
+    return np.concatenate([raw, self._chat.render(user_text)])
+
+
+def teacher_rows(
+  context: TeacherContext, rows: Iterable[tuple[str, Mapping[str, str]]]
+) -> tuple[list[np.ndarray], list[SkillView]]:
+  """Teacher prompts of a batch's rows.
+
+  Args:
+    context: what the teacher sees.
+    rows: (`Turn.prompt_text`, `Task.metadata`) of each row.
+
+  Returns:
+    A prompt's int32 ids and a view for each row, in order.
+  """
+  pairs = [context.prompt(text, metadata) for text, metadata in rows]
+  return [ids for ids, _ in pairs], [view for _, view in pairs]
+
+
+def count_views(views: Iterable[SkillView]) -> dict[str, int]:
+  """How many rows saw each skill, most seen first: for the log of a step."""
+  counts = collections.Counter(skill_id for view in views for skill_id in view.ids)
+  return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def measure_views(views: Sequence[SkillView]) -> dict[str, float]:
+  """Skills and skill tokens per row of a step: minimum, mean and maximum."""
+  if not views:
+    return {}
+  skills = [len(view.ids) for view in views]
+  tokens = [view.tokens for view in views]
+  return {
+    'rollout/teacher_skills_min': float(min(skills)),
+    'rollout/teacher_skills_mean': float(np.mean(skills)),
+    'rollout/teacher_skills_left_out': float(np.mean([len(v.left_out) for v in views])),
+    'rollout/teacher_skill_tokens_mean': float(np.mean(tokens)),
+    'rollout/teacher_skill_tokens_max': float(max(tokens)),
+  }
+
+
+def _check(path: Any, entry: str, condition: Any, complaint: str) -> None:
+  if not condition:
+    raise SkillError(f'{path}: {entry} {complaint}')
+
+
+def _check_keys(path: Any, entry: str, record: Any, keys: tuple[str, ...]) -> None:
+  _check(path, entry, isinstance(record, dict), 'must be an object')
+  missing = [key for key in keys if key not in record]
+  unknown = sorted(set(record) - set(keys))
+  _check(path, entry, not missing, f'lacks {missing}')
+  _check(path, entry, not unknown, f'has unknown keys {unknown}')
+
+
+def _skill(path: Any, entry: str, record: Any) -> Skill:
+  _check_keys(path, entry, record, _SKILL_KEYS)
+  for key in _SKILL_KEYS:
+    value = record[key]
+    _check(path, f'{entry}.{key}', isinstance(value, str), 'must be a string')
+    _check(path, f'{entry}.{key}', value or key == 'when', 'must not be empty')
+    _check(path, f'{entry}.{key}', value.splitlines() in ([], [value]), 'is not a line')
+  return Skill(**record)
+
+
+def _skills(path: Any, entry: str, records: Any) -> tuple[Skill, ...]:
+  _check(path, entry, isinstance(records, list), 'must be a list')
+  return tuple(
+    _skill(path, f'{entry}[{index}]', item) for index, item in enumerate(records)
+  )
+
+
+def _required(metadata: Mapping[str, str], key: str) -> str:
+  if key not in metadata:
+    raise SkillError(
+      f'task metadata lacks {key!r}, which skill retrieval needs; it has '
+      f'{sorted(metadata)}'
+    )
+  return metadata[key]
