@@ -1,0 +1,176 @@
+"""The directory of one run: who holds it, and the configuration it was started with.
+
+No JAX: a second run in the same directory is refused before anything heavy is loaded.
+"""
+
+import datetime
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from sdar_jax import config as config_lib
+from sdar_jax import files
+
+_log = logging.getLogger(__name__)
+
+# Keys and sections that may change between two starts of one run, because no trained
+# number depends on them: how long, how it is watched, and how often it is saved.
+HARMLESS = ('steps', 'eval', 'checkpoint', 'log')
+
+_ABSENT = '(absent)'
+_held: set[int] = set()  # Descriptors of the locks that this process holds.
+
+
+class WorkdirError(ValueError):
+  """A work directory that cannot be used: one line saying why and what to change."""
+
+
+def _forget_locks() -> None:
+  # A lock belongs to an open file, which a forked child shares: were the parent killed,
+  # a surviving environment worker would keep the directory locked.
+  for descriptor in _held:
+    os.close(descriptor)
+  _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+class Workdir:
+  """Holds a work directory for one run; use it as a context manager.
+
+  On entry the directory is made, locked (the kernel frees the lock however the process
+  ends) and its `config.json` written, or compared if it is there.
+
+  Args:
+    path: the directory.
+    config: the run's configuration.
+    harmless: keys or sections that may differ from those the run was started with.
+
+  Raises (on entry):
+    WorkdirError: the directory is held by another run or cannot be written, or its
+      config.json is damaged or differs in a key that is not harmless.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    config: ml_collections.ConfigDict,
+    harmless: tuple[str, ...] = HARMLESS,
+  ):
+    self.path = pathlib.Path(path).absolute()
+    # Through JSON, so that what is compared later is exactly what is stored.
+    self._values = json.loads(json.dumps(config_lib.flatten(config)))
+    self._harmless = harmless
+    self._lock: int | None = None
+
+  @property
+  def digest(self) -> str:
+    """Hex SHA-256 of the configuration without its harmless keys."""
+    fixed = {k: v for k, v in self._values.items() if not self._is_harmless(k)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+  def __enter__(self) -> 'Workdir':
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      self._lock = _acquire(self.path / '.lock')
+      self._snapshot()
+    except OSError as error:
+      self._release()
+      raise WorkdirError(
+        f'workdir {self.path}: {files.one_line(error)}; choose another directory'
+      ) from error
+    except WorkdirError:
+      self._release()
+      raise
+    return self
+
+  def __exit__(self, *exc_info: object) -> None:
+    self._release()
+
+  def _release(self) -> None:
+    if self._lock is not None:
+      _held.discard(self._lock)
+      os.close(self._lock)
+      self._lock = None
+
+  def _is_harmless(self, key: str) -> bool:
+    return any(key == name or key.startswith(f'{name}.') for name in self._harmless)
+
+  def _snapshot(self) -> None:
+    path = self.path / 'config.json'
+    if path.exists():
+      changed = _difference(_read_config(path), self._values)
+      harmful = {k: v for k, v in changed.items() if not self._is_harmless(k)}
+      if harmful:
+        raise WorkdirError(
+          f'workdir {self.path}: its run was started with another configuration:'
+          f' {_describe(harmful)}; restore the values or choose another workdir'
+        )
+      if not changed:
+        return
+      _log.info('workdir %s: changed on resume: %s', self.path, _describe(changed))
+    text = json.dumps(self._values, indent=1, sort_keys=True) + '\n'
+    files.write_atomic(path, text.encode())
+
+
+def _acquire(path: pathlib.Path) -> int:
+  # 0600 and O_CLOEXEC (Python's default): programs we start do not share the lock.
+  descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+    holder = f'pid {os.getpid()} on host {socket.gethostname()} since {now}'
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, holder.encode(), 0)
+  except BlockingIOError as error:
+    holder = os.pread(descriptor, 300, 0).decode(errors='replace') or 'another process'
+    os.close(descriptor)
+    raise WorkdirError(
+      f'workdir {path.parent} is in use by {" ".join(holder.split())}:'
+      ' stop that run or choose another workdir'
+    ) from error
+  except OSError:
+    os.close(descriptor)
+    raise
+  _held.add(descriptor)
+  return descriptor
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    values = json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise WorkdirError(
+      f'{path} is damaged ({files.one_line(error)}): restore it or choose another'
+      ' workdir'
+    ) from error
+  if not isinstance(values, dict):
+    raise WorkdirError(f'{path} is not an object: restore it or choose another workdir')
+  return values
+
+
+def _difference(
+  old: Mapping[str, Any], new: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+  """{key: (old, new)} of the keys that differ."""
+  return {
+    key: (old.get(key, _ABSENT), new.get(key, _ABSENT))
+    for key in sorted({*old, *new})
+    if key not in old or key not in new or old[key] != new[key]
+  }
+
+
+def _describe(changed: Mapping[str, tuple[Any, Any]], limit: int = 5) -> str:
+  pairs = list(changed.items())
+  shown = [f'{key} was {old!r}, is {new!r}' for key, (old, new) in pairs[:limit]]
+  more = len(pairs) - len(shown)
+  return '; '.join(shown) + (f'; and {more} more' if more else '')
