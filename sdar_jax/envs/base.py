@@ -77,7 +77,7 @@ class TextEnv(Protocol):
     """Plays one action. Never raises for wild text: that is a wasted turn."""
 
 
-class TaskSet(Sequence[Task], Protocol):
+class TaskSet(Protocol):
   """An ordered, indexable set of tasks with a content hash.
 
   `digest` is a hex SHA-256 over everything that decides what the tasks are.
