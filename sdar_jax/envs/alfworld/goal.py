@@ -1,0 +1,189 @@
+"""Goals of PDDL problems: grounded once per problem, then cheap to check.
+
+A goal is a formula over `and`, `or`, `not`, `imply`, `exists`, `forall`, `=` and
+atoms. Grounding replaces the quantifiers by the objects there are and every atom that
+no action can change by its truth value, so that what is left speaks only of what an
+agent can bring about. A grounded goal is True, False or a tuple:
+
+  ('and', node, ...), ('or', node, ...), ('not', node) or an atom such as
+  ('inreceptacle', 'mug_bar_1', 'desk_bar_2').
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+Node = Any  # bool or tuple, see above
+Atom = tuple[str, ...]
+
+FLAGS = ('isclean', 'ishot', 'iscool', 'issliced', 'istoggled', 'ison', 'opened')
+CHANGEABLE = frozenset(
+  FLAGS + ('inreceptacle', 'holds', 'holdsany', 'atlocation', 'objectatlocation')
+)
+UNTRACKED = frozenset({'checked'})
+_OPERATORS = frozenset({'and', 'or', 'not', 'imply', 'exists', 'forall', '='})
+
+
+class Grounder:
+  """Grounds the goal of one problem.
+
+  Args:
+    objects: PDDL type -> ids of that type.
+    facts: the initial facts, each (predicate, id, ...).
+    rigid: says of an atom that no action can change it.
+  """
+
+  def __init__(
+    self,
+    objects: Mapping[str, Sequence[str]],
+    facts: frozenset[Atom],
+    rigid: Callable[[Atom], bool],
+  ):
+    self._objects = objects
+    self._facts = facts
+    self._rigid = rigid
+
+  def ground(self, formula: list, binding: Mapping[str, str] | None = None) -> Node:
+    """Grounds a parsed formula (nested lists of lower-cased words)."""
+    binding = binding or {}
+    if not isinstance(formula, list) or not formula or isinstance(formula[0], list):
+      raise ValueError(f'goal: expected a formula, got {str(formula)[:80]!r}')
+    head, *rest = formula
+    if head == 'and':
+      return conjunction(self.ground(part, binding) for part in rest)
+    if head == 'or':
+      return disjunction(self.ground(part, binding) for part in rest)
+    if head in ('exists', 'forall') and len(rest) == 2:
+      names = typed_names(rest[0])
+      return self._quantify(head, names, rest[1], binding)
+    if head == 'not' and len(rest) == 1:
+      return negation(self.ground(rest[0], binding))
+    if head == 'imply' and len(rest) == 2:
+      premise = negation(self.ground(rest[0], binding))
+      return disjunction([premise, self.ground(rest[1], binding)])
+    words = [binding.get(word, word) for word in rest if isinstance(word, str)]
+    if len(words) != len(rest) or any(word.startswith('?') for word in words):
+      raise ValueError(f'goal: cannot read {str(formula)[:80]!r}')
+    if head == '=' and len(words) == 2:
+      return words[0] == words[1]
+    if head in _OPERATORS or head in UNTRACKED:
+      raise ValueError(f'goal: cannot decide {str(formula)[:80]!r}')
+    atom = (head, *words)
+    return atom in self._facts if self._rigid(atom) else atom
+
+  def _quantify(self, head, names, body, binding) -> Node:
+    """Expands one quantifier, variable by variable."""
+    if not names:
+      return self.ground(body, binding)
+    (name, kind), *rest = names
+    if kind == 'object':  # the root of the type hierarchy
+      values = itertools.chain.from_iterable(self._objects.values())
+    else:
+      values = self._objects.get(kind, ())
+    needed = _conjuncts(body) if head == 'exists' else []
+    parts = (
+      self._quantify(head, rest, body, bound)
+      for value in values
+      for bound in [{**binding, name: value}]
+      if self._possible(needed, name, bound)
+    )
+    return disjunction(parts) if head == 'exists' else conjunction(parts)
+
+  def _possible(self, needed: list, name: str, binding: Mapping[str, str]) -> bool:
+    """False if a needed atom that has just become ground is rigidly false."""
+    for atom in needed:
+      if name in atom:
+        ground = tuple(binding.get(word, word) for word in atom)
+        if not any(word.startswith('?') for word in ground):
+          if self._rigid(ground) and ground not in self._facts:
+            return False
+    return True
+
+
+def typed_names(words: list) -> list[tuple[str, str]]:
+  """Reads a PDDL typed list (`a b - t c - u`) as [(name, type), ...]."""
+  result, pending = [], []
+  stream = iter(words)
+  for word in stream:
+    if word == '-':
+      kind = next(stream, None)
+      if kind is None or not pending:
+        raise ValueError('a typed list has a dash without a name or a type')
+      result += [(name, kind) for name in pending]
+      pending = []
+    else:
+      pending.append(word)
+  return result + [(name, 'object') for name in pending]
+
+
+def _conjuncts(formula: list) -> list[list[str]]:
+  """The positive atoms that must hold for a formula to hold."""
+  if not isinstance(formula, list) or not formula:
+    return []
+  if formula[0] == 'and':
+    return [atom for part in formula[1:] for atom in _conjuncts(part)]
+  if formula[0] == 'exists' and len(formula) == 3:
+    return _conjuncts(formula[2])
+  if formula[0] in _OPERATORS or not all(isinstance(word, str) for word in formula):
+    return []
+  return [formula]
+
+
+def conjunction(parts) -> Node:
+  """The simplified `and` of grounded nodes; stops at the first False."""
+  kept = []
+  for part in parts:
+    if part is False:
+      return False
+    if part is not True:
+      kept += part[1:] if part[0] == 'and' else [part]
+  return kept[0] if len(kept) == 1 else ('and', *kept) if kept else True
+
+
+def disjunction(parts) -> Node:
+  """The simplified `or` of grounded nodes; stops at the first True."""
+  kept = []
+  for part in parts:
+    if part is True:
+      return True
+    if part is not False:
+      kept += part[1:] if part[0] == 'or' else [part]
+  return kept[0] if len(kept) == 1 else ('or', *kept) if kept else False
+
+
+def negation(node: Node) -> Node:
+  """The simplified `not` of a grounded node."""
+  if isinstance(node, bool):
+    return not node
+  return node[1] if node[0] == 'not' else ('not', node)
+
+
+def satisfied(node: Node, holds: Callable[[Atom], bool]) -> bool:
+  """Whether a grounded goal is true, given the truth of its atoms."""
+  if isinstance(node, bool):
+    return node
+  head = node[0]
+  if head == 'and':
+    return all(satisfied(part, holds) for part in node[1:])
+  if head == 'or':
+    return any(satisfied(part, holds) for part in node[1:])
+  if head == 'not':
+    return not satisfied(node[1], holds)
+  return holds(node)
+
+
+def alternatives(node: Node) -> Iterator[tuple[Node, ...]]:
+  """The ways to reach a goal: each a tuple of literals that must hold together.
+
+  A literal is an atom or ('not', node). Meant for planners, not for the step loop.
+  """
+  if isinstance(node, bool):
+    yield from [()] if node else []
+  elif node[0] == 'or':
+    for part in node[1:]:
+      yield from alternatives(part)
+  elif node[0] == 'and':
+    for choice in itertools.product(*(list(alternatives(p)) for p in node[1:])):
+      yield tuple(literal for part in choice for literal in part)
+  else:
+    yield (node,)
