@@ -1,0 +1,329 @@
+"""Generated ALFWorld games: seeded rooms, likely places, six kinds of task.
+
+A game is a PDDL problem in the official games' format, so that the same engine (and
+TextWorld) plays it. Everything about game `index` derives from (version, size, split,
+index); games of valid_unseen take place in room layouts that training never sees.
+"""
+
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+
+from sdar_jax.envs.alfworld import rooms
+from sdar_jax.envs.alfworld.engine import Game
+from sdar_jax.envs.base import Task
+
+VERSION = 1
+SPLITS = {'train': 100_000, 'valid_seen': 2_000, 'valid_unseen': 2_000}
+PICK = 'pick_and_place_simple'
+LOOK = 'look_at_obj_in_light'
+CLEAN = 'pick_clean_then_place_in_recep'
+HEAT = 'pick_heat_then_place_in_recep'
+COOL = 'pick_cool_then_place_in_recep'
+TWO = 'pick_two_obj_and_place'
+# One task type per index modulo 20: about the official proportions, in every panel.
+_CYCLE = (PICK, CLEAN, COOL, TWO, PICK, LOOK, CLEAN, HEAT, COOL, PICK)
+CYCLE = (*_CYCLE, TWO, PICK, CLEAN, COOL, HEAT, PICK, TWO, CLEAN, LOOK, COOL)
+ROOMS_PER_KIND = {False: 400, True: 100}  # By side: seen, unseen.
+
+_KINDS = {
+  PICK: rooms.KINDS,
+  LOOK: ('bedroom', 'bedroom', 'living'),
+  CLEAN: ('kitchen', 'kitchen', 'kitchen', 'bathroom'),
+  HEAT: ('kitchen',),
+  COOL: ('kitchen',),
+  TWO: rooms.KINDS,
+}
+_ABILITY = {CLEAN: 'clean', HEAT: 'heat', COOL: 'cool'}
+_TOOL = {CLEAN: 'SinkBasin', HEAT: 'Microwave', COOL: 'Fridge', LOOK: 'DeskLamp'}
+_LAMP_PLACES = ('Desk', 'SideTable', 'Dresser', 'CoffeeTable')
+_STRAY = 0.12  # Chance that an object lies at a possible but unlikely place.
+_OBJECTS_PER_RECEPTACLE = {'small': 0.8, 'full': 1.1}
+_CROWD = {'small': 4, 'full': 8}  # Most objects at one receptacle.
+_PROPERTIES = {
+  'clean': 'cleanable',
+  'heat': 'heatable',
+  'cool': 'coolable',
+  'slice': 'sliceable',
+  'holds': 'isReceptacleObject',
+}
+_WORDS = {
+  PICK: ('put a {object} in {target}.', 'put some {object} on {target}.'),
+  LOOK: ('look at {object} under the {tool}.', 'examine the {object} with the {tool}.'),
+  CLEAN: (
+    'put a clean {object} in {target}.',
+    'clean some {object} and put it in {target}.',
+  ),
+  HEAT: (
+    'put a hot {object} in {target}.',
+    'heat some {object} and put it in {target}.',
+  ),
+  COOL: (
+    'put a cool {object} in {target}.',
+    'cool some {object} and put it in {target}.',
+  ),
+  TWO: ('put two {object} in {target}.', 'find two {object} and put them in {target}.'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+  """What a game asks for; `target` is empty when the object is only looked at."""
+
+  task_type: str
+  object: str
+  target: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """A game before it is written down: who lies where, as (object class, receptacle)."""
+
+  aim: Aim
+  room: rooms.Room
+  objects: tuple[tuple[str, rooms.Receptacle], ...]
+
+
+def likely_places(kind: str, name: str) -> dict[str, int]:
+  """Weights per receptacle of the classes where objects of class `name` mostly lie."""
+  return dict(rooms.HOUSEHOLD.places[kind, name])
+
+
+def _pick(rng: random.Random, weighted: Sequence[tuple[rooms.Receptacle, int]]):
+  items, weights = zip(*weighted)
+  return rng.choices(items, weights)[0]
+
+
+def _place(
+  rng: random.Random, room: rooms.Room, name: str, banned: set[rooms.Receptacle]
+) -> rooms.Receptacle | None:
+  """A receptacle for one object: mostly a likely one. None when there is none."""
+  weights = rooms.HOUSEHOLD.places[room.kind, name]
+  possible = [
+    item
+    for item in room.receptacles
+    if item not in banned and name in rooms.HOUSEHOLD.contains[item.kind]
+  ]
+  likely = [(item, weights[item.kind]) for item in possible if item.kind in weights]
+  stray = [(item, 1) for item in possible if item.kind not in weights]
+  if stray and (not likely or rng.random() < _STRAY):
+    return _pick(rng, stray)
+  return _pick(rng, likely) if likely else None
+
+
+def _aims(room: rooms.Room, task_type: str) -> list[Aim]:
+  """Every aim of this type that makes sense in this room."""
+  house = rooms.HOUSEHOLD
+  ability = _ABILITY.get(task_type)
+  aims = []
+  for name in house.objects(room.kind):
+    if ability and ability not in house.abilities[name]:
+      continue
+    likely = set(house.places[room.kind, name]) & set(room.classes)
+    if task_type == LOOK:
+      aims += [Aim(task_type, name, '')] if likely else []
+      continue
+    for target in room.classes:
+      fits = name in house.contains[target] and target != _TOOL.get(task_type)
+      if fits and likely - {target}:
+        aims.append(Aim(task_type, name, target))
+  return aims
+
+
+def _choose_aim(rng: random.Random, room: rooms.Room, task_type: str) -> Aim | None:
+  """An object class first, then its target, so that no class dominates."""
+  if task_type == LOOK and not any(room.of(name) for name in _LAMP_PLACES):
+    return None
+  aims = _aims(room, task_type)
+  if not aims:
+    return None
+  name = rng.choice(sorted({aim.object for aim in aims}))
+  return rng.choice([aim for aim in aims if aim.object == name])
+
+
+def _fill(
+  rng: random.Random, size: str, room: rooms.Room, aim: Aim
+) -> tuple[tuple[str, rooms.Receptacle], ...] | None:
+  """Places the goal's objects, the lamp and other things. None when it cannot."""
+  crowd: dict[rooms.Receptacle, int] = {item: 0 for item in room.receptacles}
+  placed: list[tuple[str, rooms.Receptacle]] = []
+
+  def put(name: str, where: rooms.Receptacle) -> None:
+    placed.append((name, where))
+    crowd[where] += 1
+
+  copies = rng.choice((2, 2, 3)) if aim.task_type == TWO else rng.choice((1, 1, 2))
+  for _ in range(copies):
+    where = _place(rng, room, aim.object, set(room.of(aim.target)))
+    if where is None:
+      return None
+    put(aim.object, where)
+  if aim.task_type == LOOK:
+    tables = [item for name in _LAMP_PLACES for item in room.of(name)]
+    put('DeskLamp', rng.choice(tables))
+  others = [name for name in rooms.HOUSEHOLD.objects(room.kind) if name != aim.object]
+  for _ in range(round(len(room.receptacles) * _OBJECTS_PER_RECEPTACLE[size])):
+    name = rng.choice(others)
+    full = {item for item, count in crowd.items() if count >= _CROWD[size]}
+    where = _place(rng, room, name, full)
+    if where is not None:
+      put(name, where)
+  return tuple(placed)
+
+
+def layout(size: str, split: str, index: int) -> Layout:
+  """Game `index` of a split, before it is written down."""
+  rng = random.Random(f'game/{VERSION}/{rooms.HOUSEHOLD.digest}/{size}/{split}/{index}')
+  task_type = CYCLE[index % len(CYCLE)]
+  unseen = split == 'valid_unseen'
+  while True:
+    kind = rng.choice(_KINDS[task_type])
+    number = rng.randrange(ROOMS_PER_KIND[unseen])
+    room = rooms.draw_room(size, kind, unseen, number)
+    aim = _choose_aim(rng, room, task_type)
+    objects = _fill(rng, size, room, aim) if aim else None
+    if objects is not None:
+      return Layout(aim, room, objects)
+
+
+def goal_text(aim: Aim, variant: int) -> str:
+  """The instruction in words; `variant` 0 or 1."""
+  return _WORDS[aim.task_type][variant].format(
+    object=aim.object.lower(),
+    target=aim.target.lower(),
+    tool=_TOOL.get(aim.task_type, '').lower(),
+  )
+
+
+def metadata(aim: Aim) -> dict[str, str]:
+  """What skill retrieval may look at: nothing that the goal does not say."""
+  return {
+    'task_type': aim.task_type,
+    'object': aim.object.lower(),
+    'target': aim.target.lower(),
+    'tool': _TOOL.get(aim.task_type, '').lower(),
+  }
+
+
+def _goal_pddl(aim: Aim) -> str:
+  """The goal as PDDL."""
+  here = '(inReceptacle ?o ?r)'
+  kinds = f'(objectType ?o {aim.object}Type) (receptacleType ?r {aim.target}Type)'
+  if aim.task_type == LOOK:
+    return (
+      '(and (exists (?ot - object ?r - receptacle ?a - agent ?l - location) (and '
+      '(objectType ?ot DeskLampType) (toggleable ?ot) (isToggled ?ot) '
+      '(receptacleAtLocation ?r ?l) (atLocation ?a ?l) (inReceptacle ?ot ?r))) '
+      '(exists (?o - object ?a - agent) (and '
+      f'(objectType ?o {aim.object}Type) (holds ?a ?o))))'
+    )
+  if aim.task_type == TWO:
+    second = f'{kinds} {here}'.replace('?o', '?o2')
+    inner = f'(exists (?o2 - object) (and (not (= ?o ?o2)) {second}))'
+    parts = f'{kinds} {here} {inner}'
+  else:
+    state = {
+      CLEAN: '(cleanable ?o) (isClean ?o) ',
+      HEAT: '(heatable ?o) (isHot ?o) ',
+      COOL: '(coolable ?o) (isCool ?o) ',
+      PICK: '',
+    }[aim.task_type]
+    parts = f'{state}{kinds} {here}'
+  return f'(and (exists (?r - receptacle) (exists (?o - object) (and {parts}))))'
+
+
+def _facts(game: Layout, idents: Sequence[str]) -> list[str]:
+  """The initial state as PDDL facts."""
+  house = rooms.HOUSEHOLD
+  facts = ['(atLocation agent1 loc_bar_0)']
+  for item in game.room.receptacles:
+    facts.append(f'(receptacleType {item.ident} {item.kind}Type)')
+    facts.append(f'(receptacleAtLocation {item.ident} loc_bar_{item.location})')
+    if item.openable:
+      facts.append(f'(openable {item.ident})')
+  for (name, where), ident in zip(game.objects, idents, strict=True):
+    facts.append(f'(objectType {ident} {name}Type)')
+    facts.append(f'(inReceptacle {ident} {where.ident})')
+    facts.append(f'(objectAtLocation {ident} loc_bar_{where.location})')
+    if name == 'DeskLamp':
+      facts.append(f'(toggleable {ident})')
+      continue
+    facts.append(f'(pickupable {ident})')
+    for ability in sorted(house.abilities[name]):
+      facts.append(f'({_PROPERTIES[ability]} {ident})')
+  present = sorted({name for name, _ in game.objects})
+  for kind in game.room.classes:
+    for name in present:
+      if name in house.contains[kind]:
+        facts.append(f'(canContain {kind}Type {name}Type)')
+  return facts
+
+
+def pddl(game: Layout, name: str) -> str:
+  """The game as a PDDL problem in the official games' format."""
+  counts: dict[str, int] = {}
+  idents = []
+  for kind, _ in game.objects:
+    counts[kind] = counts.get(kind, 0) + 1
+    idents.append(f'{kind}_bar_{counts[kind]:02d}')
+  locations = {0, *(item.location for item in game.room.receptacles)}
+  objects = ['agent1 - agent']
+  objects += [f'{kind}Type - otype' for kind in sorted(counts)]
+  objects += [f'{kind}Type - rtype' for kind in game.room.classes]
+  objects += [f'{ident} - object' for ident in idents]
+  objects += [f'{item.ident} - receptacle' for item in game.room.receptacles]
+  objects += [f'loc_bar_{number} - location' for number in sorted(locations)]
+  return '\n'.join(
+    [
+      f'(define (problem {name})',
+      '(:domain alfred)',
+      '(:objects',
+      *objects,
+      ')',
+      '(:init',
+      *_facts(game, idents),
+      ')',
+      f'(:goal {_goal_pddl(game.aim)})',
+      ')',
+    ]
+  )
+
+
+class GeneratedTasks(Sequence[Task]):
+  """The generated games of one split: lazy, deterministic, cheap to index.
+
+  Args:
+    split: 'train', 'valid_seen' or 'valid_unseen'.
+    size: 'small' (6 to 14 receptacles) or 'full' (like the official rooms).
+  """
+
+  def __init__(self, split: str, size: str = 'small'):
+    if split not in SPLITS:
+      raise ValueError(f'split {split!r}: generated games have {", ".join(SPLITS)}')
+    if size not in rooms.SIZES:
+      raise ValueError(f'size {size!r}: one of {", ".join(rooms.SIZES)}')
+    self.split = split
+    self.size = size
+    truth = ['generated', VERSION, rooms.HOUSEHOLD.digest, size, split, SPLITS[split]]
+    self.digest = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
+
+  def __len__(self) -> int:
+    return SPLITS[self.split]
+
+  def __getitem__(self, index: int) -> Task:
+    if not 0 <= index < len(self):
+      raise IndexError(f'game {index}: {self.split} has {len(self)} generated games')
+    game = layout(self.size, self.split, index)
+    goal = goal_text(
+      game.aim, random.Random(f'words/{self.split}/{index}').randrange(2)
+    )
+    name = f'{self.size}_{self.split}_{index:06d}'
+    return Task(
+      task_id=f'generated/{self.split}/{index:06d}',
+      task_type=game.aim.task_type,
+      goal=goal,
+      metadata=metadata(game.aim),
+      payload=Game(pddl_problem=pddl(game, name), goal=goal),
+    )
