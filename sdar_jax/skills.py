@@ -73,12 +73,12 @@ class SkillView:
   """What one prompt showed.
 
   Attributes:
-    ids: the skills shown, in order.
+    skill_ids: the skills shown, in order.
     left_out: retrieved skills that the budget had no room for.
     tokens: how many tokens longer the prompt is for showing them.
   """
 
-  ids: tuple[str, ...]
+  skill_ids: tuple[str, ...]
   left_out: tuple[str, ...]
   tokens: int
 
@@ -261,7 +261,7 @@ class TeacherContext:
       if tokens > self._token_budget:
         break
       chosen = (block, SkillView(ids[:count], ids[count:], tokens))
-    if not chosen[1].ids:
+    if not chosen[1].skill_ids:
       raise SkillError(
         f'skills.token_budget {self._token_budget}: skill {ids[0]} of '
         f'{self._bank.path} needs {tokens} tokens and a teacher must see at least one'
@@ -292,27 +292,6 @@ def teacher_rows(
   """
   pairs = [context.prompt(text, metadata) for text, metadata in rows]
   return [ids for ids, _ in pairs], [view for _, view in pairs]
-
-
-def count_views(views: Iterable[SkillView]) -> dict[str, int]:
-  """How many rows saw each skill, most seen first: for the log of a step."""
-  counts = collections.Counter(skill_id for view in views for skill_id in view.ids)
-  return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def measure_views(views: Sequence[SkillView]) -> dict[str, float]:
-  """Skills and skill tokens per row of a step: minimum, mean and maximum."""
-  if not views:
-    return {}
-  skills = [len(view.ids) for view in views]
-  tokens = [view.tokens for view in views]
-  return {
-    'rollout/teacher_skills_min': float(min(skills)),
-    'rollout/teacher_skills_mean': float(np.mean(skills)),
-    'rollout/teacher_skills_left_out': float(np.mean([len(v.left_out) for v in views])),
-    'rollout/teacher_skill_tokens_mean': float(np.mean(tokens)),
-    'rollout/teacher_skill_tokens_max': float(max(tokens)),
-  }
 
 
 def _check(path: Any, entry: str, condition: Any, complaint: str) -> None:
