@@ -65,7 +65,8 @@ class Skill:
   @property
   def text(self) -> str:
     """The skill on one line."""
-    return f'{self.title}: {self.principle} {self.when}'.rstrip()
+    when = f' ({self.when})' if self.when else ''
+    return f'{self.title}{when}: {self.principle}'
 
 
 @dataclasses.dataclass(frozen=True)
