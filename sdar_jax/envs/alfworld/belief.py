@@ -110,7 +110,8 @@ class Belief:
     elif found := _MOVE.search(text):
       item, place = found.groups()
       self.holding = ''
-      self.contents.setdefault(place, []).append(item)
+      if place in self.contents:
+        self.contents[place].append(item)
     elif found := _CLOSE.search(text):
       self.closed.add(found.group(1))
     elif found := _CHANGE.search(text):

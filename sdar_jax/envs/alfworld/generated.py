@@ -11,21 +11,18 @@ import json
 import random
 from collections.abc import Sequence
 
-from sdar_jax.envs.alfworld import rooms
+from sdar_jax.envs.alfworld import aims, rooms
+from sdar_jax.envs.alfworld.aims import CLEAN, COOL, HEAT, LOOK, PICK, TWO, Aim
 from sdar_jax.envs.alfworld.engine import Game
 from sdar_jax.envs.base import Task
 
 VERSION = 1
 SPLITS = {'train': 100_000, 'valid_seen': 2_000, 'valid_unseen': 2_000}
-PICK = 'pick_and_place_simple'
-LOOK = 'look_at_obj_in_light'
-CLEAN = 'pick_clean_then_place_in_recep'
-HEAT = 'pick_heat_then_place_in_recep'
-COOL = 'pick_cool_then_place_in_recep'
-TWO = 'pick_two_obj_and_place'
 # One task type per index modulo 20: about the official proportions, in every panel.
-_CYCLE = (PICK, CLEAN, COOL, TWO, PICK, LOOK, CLEAN, HEAT, COOL, PICK)
-CYCLE = (*_CYCLE, TWO, PICK, CLEAN, COOL, HEAT, PICK, TWO, CLEAN, LOOK, COOL)
+CYCLE = (
+  *(PICK, CLEAN, COOL, TWO, PICK, LOOK, CLEAN, HEAT, COOL, PICK),
+  *(TWO, PICK, CLEAN, COOL, HEAT, PICK, TWO, CLEAN, LOOK, COOL),
+)
 ROOMS_PER_KIND = {False: 400, True: 100}  # By side: seen, unseen.
 
 _KINDS = {
@@ -37,7 +34,6 @@ _KINDS = {
   TWO: rooms.KINDS,
 }
 _ABILITY = {CLEAN: 'clean', HEAT: 'heat', COOL: 'cool'}
-_TOOL = {CLEAN: 'SinkBasin', HEAT: 'Microwave', COOL: 'Fridge', LOOK: 'DeskLamp'}
 _LAMP_PLACES = ('Desk', 'SideTable', 'Dresser', 'CoffeeTable')
 _STRAY = 0.12  # Chance that an object lies at a possible but unlikely place.
 _OBJECTS_PER_RECEPTACLE = {'small': 0.8, 'full': 1.1}
@@ -49,32 +45,6 @@ _PROPERTIES = {
   'slice': 'sliceable',
   'holds': 'isReceptacleObject',
 }
-_WORDS = {
-  PICK: ('put a {object} in {target}.', 'put some {object} on {target}.'),
-  LOOK: ('look at {object} under the {tool}.', 'examine the {object} with the {tool}.'),
-  CLEAN: (
-    'put a clean {object} in {target}.',
-    'clean some {object} and put it in {target}.',
-  ),
-  HEAT: (
-    'put a hot {object} in {target}.',
-    'heat some {object} and put it in {target}.',
-  ),
-  COOL: (
-    'put a cool {object} in {target}.',
-    'cool some {object} and put it in {target}.',
-  ),
-  TWO: ('put two {object} in {target}.', 'find two {object} and put them in {target}.'),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Aim:
-  """What a game asks for; `target` is empty when the object is only looked at."""
-
-  task_type: str
-  object: str
-  target: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +54,7 @@ class Layout:
   aim: Aim
   room: rooms.Room
   objects: tuple[tuple[str, rooms.Receptacle], ...]
-
-
-def likely_places(kind: str, name: str) -> dict[str, int]:
-  """Weights per receptacle of the classes where objects of class `name` mostly lie."""
-  return dict(rooms.HOUSEHOLD.places[kind, name])
+  wording: int
 
 
 def _pick(rng: random.Random, weighted: Sequence[tuple[rooms.Receptacle, int]]):
@@ -117,30 +83,31 @@ def _aims(room: rooms.Room, task_type: str) -> list[Aim]:
   """Every aim of this type that makes sense in this room."""
   house = rooms.HOUSEHOLD
   ability = _ABILITY.get(task_type)
-  aims = []
+  tool = aims.tool_of(task_type)
+  found = []
   for name in house.objects(room.kind):
     if ability and ability not in house.abilities[name]:
       continue
     likely = set(house.places[room.kind, name]) & set(room.classes)
     if task_type == LOOK:
-      aims += [Aim(task_type, name, '')] if likely else []
+      found += [Aim(task_type, name, '', tool)] if likely else []
       continue
     for target in room.classes:
-      fits = name in house.contains[target] and target != _TOOL.get(task_type)
+      fits = name in house.contains[target] and target != tool
       if fits and likely - {target}:
-        aims.append(Aim(task_type, name, target))
-  return aims
+        found.append(Aim(task_type, name, target, tool))
+  return found
 
 
 def _choose_aim(rng: random.Random, room: rooms.Room, task_type: str) -> Aim | None:
   """An object class first, then its target, so that no class dominates."""
   if task_type == LOOK and not any(room.of(name) for name in _LAMP_PLACES):
     return None
-  aims = _aims(room, task_type)
-  if not aims:
+  possible = _aims(room, task_type)
+  if not possible:
     return None
-  name = rng.choice(sorted({aim.object for aim in aims}))
-  return rng.choice([aim for aim in aims if aim.object == name])
+  name = rng.choice(sorted({aim.object for aim in possible}))
+  return rng.choice([aim for aim in possible if aim.object == name])
 
 
 def _fill(
@@ -185,26 +152,7 @@ def layout(size: str, split: str, index: int) -> Layout:
     aim = _choose_aim(rng, room, task_type)
     objects = _fill(rng, size, room, aim) if aim else None
     if objects is not None:
-      return Layout(aim, room, objects)
-
-
-def goal_text(aim: Aim, variant: int) -> str:
-  """The instruction in words; `variant` 0 or 1."""
-  return _WORDS[aim.task_type][variant].format(
-    object=aim.object.lower(),
-    target=aim.target.lower(),
-    tool=_TOOL.get(aim.task_type, '').lower(),
-  )
-
-
-def metadata(aim: Aim) -> dict[str, str]:
-  """What skill retrieval may look at: nothing that the goal does not say."""
-  return {
-    'task_type': aim.task_type,
-    'object': aim.object.lower(),
-    'target': aim.target.lower(),
-    'tool': _TOOL.get(aim.task_type, '').lower(),
-  }
+      return Layout(aim, room, objects, rng.randrange(2))
 
 
 def _goal_pddl(aim: Aim) -> str:
@@ -316,14 +264,12 @@ class GeneratedTasks(Sequence[Task]):
     if not 0 <= index < len(self):
       raise IndexError(f'game {index}: {self.split} has {len(self)} generated games')
     game = layout(self.size, self.split, index)
-    goal = goal_text(
-      game.aim, random.Random(f'words/{self.split}/{index}').randrange(2)
-    )
+    goal = aims.write(game.aim, game.wording)
     name = f'{self.size}_{self.split}_{index:06d}'
     return Task(
       task_id=f'generated/{self.split}/{index:06d}',
       task_type=game.aim.task_type,
       goal=goal,
-      metadata=metadata(game.aim),
+      metadata=game.aim.metadata,
       payload=Game(pddl_problem=pddl(game, name), goal=goal),
     )

@@ -87,6 +87,7 @@ class Receptacle:
 
   @property
   def openable(self) -> bool:
+    """Whether it opens, and is closed at first."""
     return self.kind in HOUSEHOLD.openable
 
 

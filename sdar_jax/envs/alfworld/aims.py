@@ -1,0 +1,101 @@
+"""What a game asks for, and the words for it: written for new games, read from any."""
+
+import dataclasses
+import re
+
+PICK = 'pick_and_place_simple'
+LOOK = 'look_at_obj_in_light'
+CLEAN = 'pick_clean_then_place_in_recep'
+HEAT = 'pick_heat_then_place_in_recep'
+COOL = 'pick_cool_then_place_in_recep'
+TWO = 'pick_two_obj_and_place'
+TASK_TYPES = (PICK, LOOK, CLEAN, HEAT, COOL, TWO)
+
+_WORDS = {
+  PICK: ('put a {object} in {target}.', 'put some {object} on {target}.'),
+  LOOK: ('look at {object} under the {tool}.', 'examine the {object} with the {tool}.'),
+  CLEAN: (
+    'put a clean {object} in {target}.',
+    'clean some {object} and put it in {target}.',
+  ),
+  HEAT: (
+    'put a hot {object} in {target}.',
+    'heat some {object} and put it in {target}.',
+  ),
+  COOL: (
+    'put a cool {object} in {target}.',
+    'cool some {object} and put it in {target}.',
+  ),
+  TWO: ('put two {object} in {target}.', 'find two {object} and put them in {target}.'),
+}
+_TOOLS = {CLEAN: 'SinkBasin', HEAT: 'Microwave', COOL: 'Fridge', LOOK: 'DeskLamp'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+  """What a game asks for, by class names ('Mug' as in PDDL or 'mug' as in text).
+
+  Attributes:
+    task_type: one of TASK_TYPES.
+    object: the class of the object to handle.
+    target: the receptacle class it belongs in; empty if it is only looked at.
+    tool: what it is to be handled with; empty for plain moves.
+  """
+
+  task_type: str
+  object: str
+  target: str
+  tool: str
+
+  @property
+  def metadata(self) -> dict[str, str]:
+    """What skill retrieval may look at: nothing that the goal does not say."""
+    return {
+      'task_type': self.task_type,
+      'object': self.object.lower(),
+      'target': self.target.lower(),
+      'tool': self.tool.lower(),
+    }
+
+
+def tool_of(task_type: str) -> str:
+  """The class that tasks of this type need as a tool; empty for none."""
+  return _TOOLS[task_type] if task_type in _TOOLS else ''
+
+
+def write(aim: Aim, variant: int) -> str:
+  """The instruction in the official games' words; `variant` is 0 or 1."""
+  return _WORDS[aim.task_type][variant].format(
+    object=aim.object.lower(), target=aim.target.lower(), tool=aim.tool.lower()
+  )
+
+
+def _patterns() -> list[tuple[str, re.Pattern[str]]]:
+  """(task type, pattern) for every wording; 'a clean x' before 'a x'."""
+  rows = []
+  for task_type in (*_TOOLS, TWO, PICK):
+    for words in _WORDS[task_type]:
+      pattern = re.escape(words)
+      for name in ('object', 'target', 'tool'):
+        pattern = pattern.replace(rf'\{{{name}\}}', rf'(?P<{name}>[a-z]+)')
+      rows.append((task_type, re.compile(pattern)))
+  return rows
+
+
+_PATTERNS = _patterns()
+
+
+def read(goal: str) -> Aim:
+  """The aim that an instruction states, with lower-case class names.
+
+  Raises:
+    ValueError: the instruction is in none of the known wordings.
+  """
+  text = goal.strip().lower()
+  for task_type, pattern in _PATTERNS:
+    if found := pattern.fullmatch(text):
+      parts = {'target': '', 'tool': tool_of(task_type).lower(), **found.groupdict()}
+      return Aim(task_type, **parts)
+  raise ValueError(
+    f'goal {goal[:80]!r}: none of the known wordings of an ALFWorld task'
+  )

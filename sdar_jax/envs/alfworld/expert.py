@@ -1,0 +1,262 @@
+"""Scripted experts: one that acts on what it has observed, one that knows the state.
+
+Both say what to do next from wherever an episode stands, also after actions that they
+did not choose, so they can label any state that a policy gets into.
+"""
+
+import random
+from collections.abc import Iterable
+
+from sdar_jax.envs.alfworld import aims
+from sdar_jax.envs.alfworld.aims import LOOK, TWO
+from sdar_jax.envs.alfworld.belief import Belief, class_of
+from sdar_jax.envs.alfworld.engine import AlfworldEnv
+from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
+from sdar_jax.envs.base import Observation, Task
+
+ORDERS = ('likely', 'blind')
+_VERBS = {'sinkbasin': 'clean', 'microwave': 'heat', 'fridge': 'cool'}
+_STATES = {'sinkbasin': 'clean', 'microwave': 'hot', 'fridge': 'cool'}
+_LAMP_WEIGHTS = {'desk': 8, 'sidetable': 7, 'dresser': 5, 'coffeetable': 3, 'shelf': 2}
+_POSSIBLE = 1.0  # Weight of a place that may contain the object but rarely does.
+_UNKNOWN = 0.01  # Weight of a place that is not known to contain such objects.
+_SIGNS = (('toilet', 'bathroom'), ('fridge', 'kitchen'), ('bed', 'bedroom'))
+
+
+def room_kind(receptacles: Iterable[str]) -> str:
+  """What kind of room has these receptacles ('bed 1', ...)."""
+  classes = {class_of(name) for name in receptacles}
+  for sign, kind in _SIGNS:
+    if sign in classes:
+      return kind
+  return 'living'
+
+
+def likely_places(room: str, kind: str) -> dict[str, float]:
+  """Receptacle class -> weight that a receptacle of it holds an object of `kind`.
+
+  Class names are in lower case. Weights come from household.json: those of the room's
+  kind, or of all kinds when objects of this class are not at home there.
+  """
+  if kind == 'desklamp':
+    return dict(_LAMP_WEIGHTS)
+  weights = {
+    name.lower(): _POSSIBLE
+    for name, objects in HOUSEHOLD.contains.items()
+    if kind in {item.lower() for item in objects}
+  }
+  rows = {
+    where: row
+    for (where, item), row in HOUSEHOLD.places.items()
+    if item.lower() == kind
+  }
+  for row in [rows[room]] if room in rows else rows.values():
+    weights |= {name.lower(): float(weight) for name, weight in row.items()}
+  return weights
+
+
+class ObservingExpert:
+  """Solves games from observations and admissible commands alone.
+
+  Args:
+    order: 'likely' looks into likely places first, near ones before far ones;
+      'blind' into all receptacles in an order that the seed and the task decide.
+    seed: of the blind order.
+  """
+
+  def __init__(self, order: str = 'likely', seed: int = 0):
+    if order not in ORDERS:
+      raise ValueError(f'order {order!r}: one of {", ".join(ORDERS)}')
+    self.order = order
+    self.seed = seed
+
+  def reset(self, task: Task, observation: Observation) -> None:
+    """Starts an episode from its first observation."""
+    self.aim = aims.read(task.goal)
+    self.belief = Belief()
+    self._salt = f'{self.seed}/{task.task_id}'
+    self._take_in(observation)
+    room = room_kind(self.belief.receptacles)
+    wanted = 'desklamp' if self.aim.task_type == LOOK else ''
+    self._weights = {
+      kind: likely_places(room, kind) for kind in (self.aim.object, wanted) if kind
+    }
+
+  def observe(self, action: str, observation: Observation) -> None:
+    """Takes in the outcome of an action, whoever chose it."""
+    del action  # The text says what happened.
+    self._take_in(observation)
+
+  def act(self, observation: Observation) -> str:
+    """The next action; changes nothing, so it may be asked for at any time."""
+    return self.plan(observation)[1]
+
+  def plan(self, observation: Observation) -> tuple[str, str]:
+    """(what the action is for in a few words, the action)."""
+    offered = dict.fromkeys(observation.admissible)
+    thought, action = self._decide(offered)
+    if action:
+      return thought, action
+    fallback = [text for text in offered if text.startswith('go to ')]
+    return 'look elsewhere', (fallback or ['look'])[0]
+
+  def _take_in(self, observation: Observation) -> None:
+    self.belief.read(observation.text)
+    self.belief.note_refusals(observation.admissible)
+
+  def _decide(self, offered: dict[str, None]) -> tuple[str, str]:
+    """The subgoal at hand and the action towards it; '' if there is none."""
+    belief, aim = self.belief, self.aim
+    held = belief.holding
+    if held and class_of(held) != aim.object:
+      return f'put down {held}', self._put_down(held, offered)
+    if not held:
+      source = self._source(offered)
+      if source:
+        return f'take {source[0]}', self._take(*source, offered)
+      return f'find {aim.object}', self._search(aim.object, offered)
+    if aim.task_type == LOOK:
+      return self._light(offered)
+    if aim.tool and _STATES[aim.tool] not in belief.states.get(held, ()):
+      return f'{_VERBS[aim.tool]} {held}', self._treat(held, offered)
+    return f'put {held} in {aim.target}', self._put(held, offered)
+
+  def _reach(self, place: str, offered: dict[str, None]) -> str:
+    """The command that goes to `place`, or '' if it is within reach."""
+    command = f'go to {place}'
+    return command if command in offered else ''
+
+  def _source(self, offered: dict[str, None]) -> tuple[str, str] | None:
+    """A known (object, receptacle) to take the goal's object from; near ones first."""
+    belief, aim = self.belief, self.aim
+    done = self._destination() if aim.task_type == TWO else ''
+    options = [
+      (item, place)
+      for item, place in belief.places(aim.object)
+      if (item, place) not in belief.refused
+      and place != done
+      and (aim.tool or class_of(place) != aim.target or aim.task_type == TWO)
+    ]
+    ready = _STATES[aim.tool] if aim.tool in _STATES else ''
+    return min(
+      options,
+      key=lambda pair: (
+        ready not in belief.states.get(pair[0], ()) if ready else False,
+        f'take {pair[0]} from {pair[1]}' not in offered,
+        bool(self._reach(pair[1], offered)),
+      ),
+      default=None,
+    )
+
+  def _take(self, item: str, place: str, offered: dict[str, None]) -> str:
+    command = f'take {item} from {place}'
+    if command in offered:
+      return command
+    return self._reach(place, offered) or self._look_into(place, offered)
+
+  def _look_into(self, place: str, offered: dict[str, None]) -> str:
+    """Opens or examines a place within reach."""
+    for command in (f'open {place}', f'examine {place}'):
+      if command in offered:
+        return command
+    return ''
+
+  def _search(self, kind: str, offered: dict[str, None]) -> str:
+    """The next step towards seeing the best place not looked into."""
+    belief = self.belief
+    options = belief.unsearched
+    if not options:  # Something is not where it was seen: go round again.
+      options = [name for name in belief.receptacles if self._reach(name, offered)]
+      options.sort(key=lambda name: belief.visits.get(name, 0))
+      return self._reach(options[0], offered) if options else ''
+    order = sorted(options, key=lambda name: self._rank(kind, name, offered))
+    for place in order:
+      command = self._reach(place, offered) or self._look_into(place, offered)
+      if command:
+        return command
+    return ''
+
+  def _rank(self, kind: str, place: str, offered: dict[str, None]) -> tuple:
+    """Sorts places to search: smallest first."""
+    if self.order == 'blind':
+      return (random.Random(f'{self._salt}/{place}').random(),)
+    weights = self._weights[kind]
+    name = class_of(place)
+    weight = weights[name] if name in weights else _UNKNOWN
+    if name == self.aim.target and not self.aim.tool:
+      weight *= 0.1  # If it were there, the task would be done.
+    closed = place in self.belief.closed or (
+      place not in self.belief.visits and name in _OPENABLE
+    )
+    cost = bool(self._reach(place, offered)) + closed
+    return (-weight / max(cost, 1), cost, self.belief.receptacles.index(place))
+
+  def _treat(self, held: str, offered: dict[str, None]) -> str:
+    """Cleans, heats or cools what is held."""
+    tools = [
+      name for name in self.belief.receptacles if class_of(name) == self.aim.tool
+    ]
+    for tool in tools:
+      command = f'{_VERBS[self.aim.tool]} {held} with {tool}'
+      if command in offered:
+        return command
+    reachable = [self._reach(tool, offered) for tool in tools]
+    return next((command for command in reachable if command), '')
+
+  def _light(self, offered: dict[str, None]) -> tuple[str, str]:
+    """Turns on the lamp with the object in hand, once the lamp is found."""
+    lamps = self.belief.places(self.aim.tool)
+    for lamp, _ in lamps:
+      if f'use {lamp}' in offered:
+        return f'use {lamp}', f'use {lamp}'
+    for lamp, place in lamps:
+      if command := self._reach(place, offered):
+        return f'use {lamp}', command
+    return f'find {self.aim.tool}', self._search(self.aim.tool, offered)
+
+  def _destination(self) -> str:
+    """The receptacle that the goal's objects are brought to; '' if there is none."""
+    belief, aim = self.belief, self.aim
+    options = [
+      name
+      for name in belief.receptacles
+      if class_of(name) == aim.target and (belief.holding, name) not in belief.refused
+    ]
+    present = {
+      name: sum(class_of(item) == aim.object for item in belief.contents.get(name, ()))
+      for name in options
+    }
+    wanted = aim.task_type == TWO
+    return min(
+      options,
+      key=lambda name: (
+        -present[name] if wanted else 0,
+        name != belief.here,
+        name in belief.closed,
+        options.index(name),
+      ),
+      default='',
+    )
+
+  def _put(self, held: str, offered: dict[str, None]) -> str:
+    place = self._destination()
+    return self._put_into(held, place, offered) if place else ''
+
+  def _put_into(self, held: str, place: str, offered: dict[str, None]) -> str:
+    command = f'move {held} to {place}'
+    if command in offered:
+      return command
+    return self._reach(place, offered) or self._look_into(place, offered)
+
+  def _put_down(self, held: str, offered: dict[str, None]) -> str:
+    """Gets rid of something that is not wanted."""
+    for command in offered:
+      if command.startswith(f'move {held} to '):
+        return command
+    origin = self.belief.origin.get(held, '')
+    if origin:
+      return self._put_into(held, origin, offered)
+    return next((text for text in offered if text.startswith('open ')), '')
+
+
+_OPENABLE = frozenset(name.lower() for name in HOUSEHOLD.openable)
