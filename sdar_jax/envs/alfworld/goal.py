@@ -42,6 +42,7 @@ class Grounder:
     self._objects = objects
     self._facts = facts
     self._rigid = rigid
+    self._index: dict[str, dict[tuple, list[str]]] = {}
 
   def ground(self, formula: list, binding: Mapping[str, str] | None = None) -> Node:
     """Grounds a parsed formula (nested lists of lower-cased words)."""
@@ -76,24 +77,45 @@ class Grounder:
     if not names:
       return self.ground(body, binding)
     (name, kind), *rest = names
-    if kind == 'object':  # the root of the type hierarchy
-      values = itertools.chain.from_iterable(self._objects.values())
-    else:
-      values = self._objects.get(kind, ())
     needed = _conjuncts(body) if head == 'exists' else []
+    needed = [[binding.get(word, word) for word in atom] for atom in needed]
     parts = (
-      self._quantify(head, rest, body, bound)
-      for value in values
-      for bound in [{**binding, name: value}]
-      if self._possible(needed, name, bound)
+      self._quantify(head, rest, body, {**binding, name: value})
+      for value in self._candidates(name, kind, needed)
+      if self._possible(needed, name, value)
     )
     return disjunction(parts) if head == 'exists' else conjunction(parts)
 
-  def _possible(self, needed: list, name: str, binding: Mapping[str, str]) -> bool:
-    """False if a needed atom that has just become ground is rigidly false."""
+  def _candidates(self, name: str, kind: str, needed: list) -> Sequence[str]:
+    """Values of a variable: few, if a needed atom of a rigid predicate names them."""
+    for predicate, *words in needed:
+      variables = [word for word in words if word.startswith('?')]
+      if variables == [name] and predicate not in CHANGEABLE:
+        place = words.index(name)
+        key = (place, *words[:place], *words[place + 1 :])
+        found = self._indexed(predicate).get(key, ())
+        allowed = self._objects.get(kind, ())
+        return sorted(v for v in found if kind == 'object' or v in allowed)
+    if kind == 'object':  # the root of the type hierarchy
+      return list(itertools.chain.from_iterable(self._objects.values()))
+    return self._objects.get(kind, ())
+
+  def _indexed(self, predicate: str) -> dict[tuple, list[str]]:
+    """(place, other words) -> the words that facts of a predicate have there."""
+    if predicate not in self._index:
+      index = self._index[predicate] = {}
+      for fact in self._facts:
+        if fact[0] == predicate:
+          for place, word in enumerate(fact[1:]):
+            key = (place, *fact[1 : place + 1], *fact[place + 2 :])
+            index.setdefault(key, []).append(word)
+    return self._index[predicate]
+
+  def _possible(self, needed: list, name: str, value: str) -> bool:
+    """False if a needed atom that this value makes ground is rigidly false."""
     for atom in needed:
       if name in atom:
-        ground = tuple(binding.get(word, word) for word in atom)
+        ground = tuple(value if word == name else word for word in atom)
         if not any(word.startswith('?') for word in ground):
           if self._rigid(ground) and ground not in self._facts:
             return False
@@ -123,7 +145,8 @@ def _conjuncts(formula: list) -> list[list[str]]:
   if formula[0] == 'and':
     return [atom for part in formula[1:] for atom in _conjuncts(part)]
   if formula[0] == 'exists' and len(formula) == 3:
-    return _conjuncts(formula[2])
+    own = {name for name, _ in typed_names(formula[1])}
+    return [atom for atom in _conjuncts(formula[2]) if own.isdisjoint(atom)]
   if formula[0] in _OPERATORS or not all(isinstance(word, str) for word in formula):
     return []
   return [formula]

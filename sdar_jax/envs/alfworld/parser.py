@@ -1,0 +1,70 @@
+"""Cuts an action out of a response. Every parser here is linear and never raises."""
+
+import re
+from collections.abc import Collection
+
+from sdar_jax.envs.base import ParsedAction
+
+MODES = ('reference', 'strict')
+ALFWORLD_FALLBACK = 30  # characters; the reference's alfworld/projection.py
+WEBSHOP_FALLBACK = 20  # characters; the reference's webshop/projection.py
+_TAGS = ('<think>', '</think>', '<action>', '</action>')
+_HAN = re.compile('[\u4e00-\u9fff]')
+_SURROGATES = re.compile('[\ud800-\udfff]')
+
+
+def parse_reference(response: str, fallback: int = ALFWORLD_FALLBACK) -> ParsedAction:
+  """Parses as the reference does, oddities included.
+
+  The action lies between the first `<action>` and the first `</action>` of the
+  lower-cased response, even if they stand in the wrong order (then it is mostly empty
+  and still valid). Without them it is the response's end, invalid. A response without
+  `<think>` and `</think>` (exact case) or with a Han character is invalid.
+
+  Args:
+    response: what the model wrote.
+    fallback: how many characters at the end stand in for a missing action.
+
+  Returns:
+    The action, lower-cased, and whether the format was obeyed. Lone surrogates come
+    back as U+FFFD, so that the action can be encoded.
+
+  Source: ZJU-REAL/SDAR @ 8b85c23, the behaviour of agent_system/environments/
+    env_package/{alfworld,webshop}/projection.py.
+  """
+  lowered = response.lower()
+  start, end = lowered.find('<action>'), lowered.find('</action>')
+  if start < 0 or end < 0:
+    return ParsedAction(_encodable(lowered[-fallback:]), valid=False)
+  action = lowered[start + len('<action>') : end].strip()
+  thought = '<think>' in response and '</think>' in response
+  return ParsedAction(_encodable(action), thought and not _HAN.search(response))
+
+
+def parse_strict(response: str, admissible: Collection[str]) -> ParsedAction:
+  """Parses `<think>...</think>` and then exactly one `<action>...</action>`.
+
+  Each of the four tags must occur exactly once, in this order (other text around the
+  two elements does no harm), and the action must be admissible, hence not empty.
+
+  Args:
+    response: what the model wrote.
+    admissible: the commands that do something now.
+
+  Returns:
+    The action as written, stripped, and whether all of this holds. Where it does not,
+    the first `<action>...</action>` still gives its text; without one it is empty.
+    Lone surrogates come back as U+FFFD.
+  """
+  _, opened, rest = response.partition('<action>')
+  inside, closed, _ = rest.partition('</action>')
+  action = _encodable(inside.strip()) if opened and closed else ''
+  places = [response.find(tag) for tag in _TAGS]
+  once = all(response.count(tag) == 1 for tag in _TAGS)
+  valid = once and places == sorted(places) and bool(action) and action in admissible
+  return ParsedAction(action, valid)
+
+
+def _encodable(text: str) -> str:
+  """Replaces lone surrogates, which UTF-8 cannot encode."""
+  return _SURROGATES.sub('\ufffd', text)
