@@ -13,7 +13,6 @@ takes a directory for one by its name, and does not notice a flipped bit.
 One process writes. The work directory's lock must be held by whoever opens a store.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -362,7 +361,5 @@ def _listing(path: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
     name = file.relative_to(path).as_posix()
     if file.is_dir() or name == _manifest_name(step):
       continue
-    with open(file, 'rb') as stream:
-      digest = hashlib.file_digest(stream, 'sha256').hexdigest()
-    listing[name] = {'size': file.stat().st_size, 'sha256': digest}
+    listing[name] = {'size': file.stat().st_size, 'sha256': files.digest(file)}
   return listing

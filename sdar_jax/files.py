@@ -1,5 +1,6 @@
 """Files that survive a crash: atomic replacement, fsync, one-line errors. No JAX."""
 
+import hashlib
 import os
 import pathlib
 
@@ -26,6 +27,21 @@ def write_atomic(path: pathlib.Path, data: bytes) -> None:
     temporary.unlink(missing_ok=True)
     raise
   sync(path.parent)
+
+
+def digest(path: pathlib.Path) -> str:
+  """Hex SHA-256 of a file."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def digest_directory(path: str | os.PathLike) -> str:
+  """Hex SHA-256 over names and contents of a directory's files: not of its folders."""
+  total = hashlib.sha256()
+  for file in sorted(pathlib.Path(path).iterdir()):
+    if file.is_file():
+      total.update(f'{file.name}\0{digest(file)}\n'.encode())
+  return total.hexdigest()
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

@@ -26,7 +26,8 @@ def _table(rows: Iterable[tuple[str, str, str]]) -> dict[str, Metric]:
   return {name: Metric(unit, description) for name, unit, description in rows}
 
 
-# A part in braces stands for any word: {turn} for 0, 1, ...; {type} for a task type.
+# What is said of tokens is the mean over all response tokens of the step. A part in
+# braces stands for any word.
 METRICS = _table(
   (
     ('rollout/success_rate', 'fraction', 'episodes that the world counts as solved'),
@@ -52,30 +53,27 @@ METRICS = _table(
     ('train/loss', 'nats', 'the whole objective'),
     ('train/policy_loss', 'nats', 'clipped surrogate'),
     ('train/distill_loss', 'nats', 'gated distillation term before distill_coef'),
-    ('train/kl_loss', 'nats', 'KL term before kl_coef, of the kind in kl_kind'),
-    ('train/entropy', 'nats', 'entropy of the policy per token'),
-    ('train/kl_ref', 'nats', 'k3 estimate of KL(policy || initial policy)'),
-    ('train/kl_old', 'nats', 'k3 estimate of KL(pre-update policy || policy)'),
-    ('train/ratio_mean', '1', 'probability ratio policy / pre-update policy'),
-    ('train/clip_low_rate', 'fraction', 'tokens clipped at 1 - clip_low'),
-    ('train/clip_high_rate', 'fraction', 'tokens clipped at 1 + clip_high'),
-    ('train/dual_clip_rate', 'fraction', 'tokens clipped at dual_clip'),
-    ('train/gate_mean', 'fraction', 'gate of the distillation term'),
+    ('train/kl', 'nats', 'KL to the initial policy before kl_coef, as kl_kind says'),
+    ('train/entropy', 'nats', 'entropy of the policy'),
+    ('train/entropy_loss', 'nats', 'entropy term before entropy_coef'),
+    ('train/approx_kl', 'nats', 'k1 estimate of KL(pre-update policy || policy)'),
+    ('train/ratio', '1', 'probability ratio policy / pre-update policy'),
+    ('train/log_ratio_abs', 'nats', '|log ratio|'),
+    ('train/log_ratio_clamped', 'fraction', 'tokens whose |log ratio| exceeds 20 nats'),
     (
-      'train/gate_histogram',
+      'train/clip_low',
       'fraction',
-      'tokens with the gate in each of ten equal bins of (0, 1)',
+      'tokens whose gradient the clip at 1 - clip_low stops',
     ),
-    ('train/gap_mean', 'nats', 'teacher minus policy log-prob of a token'),
-    ('train/gap_abs_mean', 'nats', 'size of that gap'),
-    ('train/gap_positive_rate', 'fraction', 'tokens that the teacher finds likelier'),
-    (
-      'train/gap_turn_{turn}',
-      'nats',
-      'gap before the update, by turn; the last also holds all later turns',
-    ),
-    ('train/distill_weight_mean', '1', '|distill_coef * gate| of a token'),
-    ('train/advantage_abs_mean', '1', '|advantage| of a token'),
+    ('train/clip_high', 'fraction', 'the same at 1 + clip_high'),
+    ('train/clip_dual', 'fraction', 'the same at dual_clip'),
+    ('train/gate', 'fraction', 'gate of the distillation term'),
+    ('train/gate_histogram', 'fraction', 'tokens by gate, in equal bins of (0, 1)'),
+    ('train/gap', 'nats', 'teacher minus policy log-prob'),
+    ('train/gap_positive', 'fraction', 'tokens that the teacher finds likelier'),
+    ('train/gap_by_turn', 'nats', 'gap by turn; the last holds all later turns too'),
+    ('train/distill_abs', '1', '|distill_coef * gate|'),
+    ('train/advantage_abs', '1', '|advantage|'),
     ('train/teacher_skills_mean', 'skills', 'skills that a teacher prompt shows'),
     ('train/teacher_skill_tokens_mean', 'tokens', 'length of those skills'),
     ('train/teacher_skill_tokens_min', 'tokens', 'the shortest; 0 would be an error'),
@@ -111,21 +109,17 @@ METRICS = _table(
 TIMINGS = _table(
   (
     ('perf/step_seconds', 's', 'one whole step'),
-    ('perf/rollout_seconds', 's', 'playing the episodes'),
-    ('perf/score_seconds', 's', 'old, initial and teacher log-probs'),
-    ('perf/update_seconds', 's', 'optimizer updates'),
-    ('perf/eval_seconds', 's', 'evaluation, in steps that evaluate'),
-    ('perf/checkpoint_seconds', 's', 'saving, in steps that save'),
-    ('perf/decode_tokens_per_second', 'tokens/s', 'sampled tokens over rollout time'),
     (
-      'perf/train_tokens_per_second',
-      'tokens/s',
-      'prompt and response tokens over scoring and update time',
+      'perf/{phase}_seconds',
+      's',
+      'one phase of it: rollout, batch, score, update, ...',
     ),
-    ('perf/checkpoint_failures', 'saves', 'saves that failed in this run so far'),
-    ('perf/compilations', 'programs', 'XLA compilations in this run so far'),
-    ('perf/host_memory_bytes', 'bytes', 'peak resident memory of the process'),
-    ('perf/device_memory_bytes', 'bytes', 'peak memory in use on one device'),
+    ('perf/tokens_per_second', 'tokens/s', 'prompt and response tokens over the step'),
+    ('perf/{phase}_tokens_per_second', 'tokens/s', 'the same over one phase'),
+    ('perf/checkpoint_failures', 'saves', 'saves that failed so far'),
+    ('perf/compilations', 'programs', 'XLA compilations so far'),
+    ('perf/host_memory', 'bytes', 'peak resident memory of the process'),
+    ('perf/device_memory', 'bytes', 'peak memory in use on one device'),
   )
 )
 
