@@ -23,7 +23,13 @@ _OPEN = re.compile(rf'You open the {_NAME}\.')
 _CHANGE = re.compile(rf'You (clean|heat|cool) the {_NAME} using')
 _USE = re.compile(rf'You turn on the {_NAME}\.')
 _CARRY = re.compile(rf'You are carrying: a {_NAME}')
-_STATE = {'clean': 'clean', 'heat': 'hot', 'cool': 'cool'}
+# Receptacle class -> the verb for what it does to an object, and the result.
+TREATMENTS = {
+  'sinkbasin': ('clean', 'clean'),
+  'microwave': ('heat', 'hot'),
+  'fridge': ('cool', 'cool'),
+}
+_RESULTS = dict(TREATMENTS.values())
 
 
 def class_of(name: str) -> str:
@@ -46,6 +52,7 @@ class Belief:
     origin: object -> the receptacle it was last taken from.
     lit: lamps that the agent turned on.
     refused: (object, receptacle) pairs that could not be taken or put there.
+    inert: (object, receptacle class) pairs: held there, but no treatment was offered.
     failed: the last action did nothing.
   """
 
@@ -59,6 +66,7 @@ class Belief:
   origin: dict[str, str] = dataclasses.field(default_factory=dict)
   lit: set[str] = dataclasses.field(default_factory=set)
   refused: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+  inert: set[tuple[str, str]] = dataclasses.field(default_factory=set)
   failed: bool = False
 
   @property
@@ -116,7 +124,7 @@ class Belief:
       self.closed.add(found.group(1))
     elif found := _CHANGE.search(text):
       states = self.states.setdefault(found.group(2), set())
-      states.add(_STATE[found.group(1)])
+      states.add(_RESULTS[found.group(1)])
       if found.group(1) != 'clean':
         states.discard('cool' if found.group(1) == 'heat' else 'hot')
     elif found := _USE.search(text):
@@ -125,10 +133,14 @@ class Belief:
       self.holding = found.group(1)
 
   def note_refusals(self, admissible: Sequence[str]) -> None:
-    """Remembers what cannot be taken from, or put into, the place at hand."""
+    """Remembers what cannot be taken, put or treated at the place at hand."""
+    offered = set(admissible)
+    if self.holding and class_of(self.here) in TREATMENTS:
+      verb, _ = TREATMENTS[class_of(self.here)]
+      if f'{verb} {self.holding} with {self.here}' not in offered:
+        self.inert.add((self.holding, class_of(self.here)))
     if not self.here or self.here in self.closed or self.here not in self.contents:
       return
-    offered = set(admissible)
     if self.holding:
       if f'move {self.holding} to {self.here}' not in offered:
         self.refused.add((self.holding, self.here))

@@ -9,14 +9,13 @@ from collections.abc import Iterable
 
 from sdar_jax.envs.alfworld import aims
 from sdar_jax.envs.alfworld.aims import LOOK, TWO
-from sdar_jax.envs.alfworld.belief import Belief, class_of
+from sdar_jax.envs.alfworld.belief import TREATMENTS, Belief, class_of
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
 from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
 from sdar_jax.envs.base import Observation, Task
 
 ORDERS = ('likely', 'blind')
-_VERBS = {'sinkbasin': 'clean', 'microwave': 'heat', 'fridge': 'cool'}
-_STATES = {'sinkbasin': 'clean', 'microwave': 'hot', 'fridge': 'cool'}
+_OPENABLE = frozenset(name.lower() for name in HOUSEHOLD.openable)
 _LAMP_WEIGHTS = {'desk': 8, 'sidetable': 7, 'dresser': 5, 'coffeetable': 3, 'shelf': 2}
 _POSSIBLE = 1.0  # Weight of a place that may contain the object but rarely does.
 _UNKNOWN = 0.01  # Weight of a place that is not known to contain such objects.
@@ -117,8 +116,9 @@ class ObservingExpert:
       return f'find {aim.object}', self._search(aim.object, offered)
     if aim.task_type == LOOK:
       return self._light(offered)
-    if aim.tool and _STATES[aim.tool] not in belief.states.get(held, ()):
-      return f'{_VERBS[aim.tool]} {held}', self._treat(held, offered)
+    if self._lacks_treatment(held) and (held, aim.tool) not in belief.inert:
+      verb, _ = TREATMENTS[aim.tool]
+      return f'{verb} {held}', self._treat(f'{verb} {held}', offered)
     return f'put {held} in {aim.target}', self._put(held, offered)
 
   def _reach(self, place: str, offered: dict[str, None]) -> str:
@@ -137,11 +137,10 @@ class ObservingExpert:
       and place != done
       and (aim.tool or class_of(place) != aim.target or aim.task_type == TWO)
     ]
-    ready = _STATES[aim.tool] if aim.tool in _STATES else ''
     return min(
       options,
       key=lambda pair: (
-        ready not in belief.states.get(pair[0], ()) if ready else False,
+        self._lacks_treatment(pair[0]),
         f'take {pair[0]} from {pair[1]}' not in offered,
         bool(self._reach(pair[1], offered)),
       ),
@@ -191,13 +190,20 @@ class ObservingExpert:
     cost = bool(self._reach(place, offered)) + closed
     return (-weight / max(cost, 1), cost, self.belief.receptacles.index(place))
 
-  def _treat(self, held: str, offered: dict[str, None]) -> str:
-    """Cleans, heats or cools what is held."""
+  def _lacks_treatment(self, item: str) -> bool:
+    """Whether `item` has to be cleaned, heated or cooled before it will do."""
+    if self.aim.tool not in TREATMENTS:
+      return False
+    _, result = TREATMENTS[self.aim.tool]
+    return item not in self.belief.states or result not in self.belief.states[item]
+
+  def _treat(self, deed: str, offered: dict[str, None]) -> str:
+    """Takes what is held to a tool and does the deed ('clean mug 1') there."""
     tools = [
       name for name in self.belief.receptacles if class_of(name) == self.aim.tool
     ]
     for tool in tools:
-      command = f'{_VERBS[self.aim.tool]} {held} with {tool}'
+      command = f'{deed} with {tool}'
       if command in offered:
         return command
     reachable = [self._reach(tool, offered) for tool in tools]
@@ -259,4 +265,51 @@ class ObservingExpert:
     return next((text for text in offered if text.startswith('open ')), '')
 
 
-_OPENABLE = frozenset(name.lower() for name in HOUSEHOLD.openable)
+class OracleExpert(ObservingExpert):
+  """Solves games by the true state of the environment it is given.
+
+  Args:
+    env: the environment that plays the episode.
+  """
+
+  def __init__(self, env: AlfworldEnv):
+    super().__init__('likely')
+    self._env = env
+
+  def plan(self, observation: Observation) -> tuple[str, str]:
+    """(what the action is for in a few words, the action)."""
+    self.belief = true_belief(self._env)
+    return super().plan(observation)
+
+  def _take_in(self, observation: Observation) -> None:
+    """Nothing to take in: `plan` reads the state."""
+
+
+def true_belief(env: AlfworldEnv) -> Belief:
+  """The belief of one who knows the state of `env`."""
+  problem, state = env.problem, env.state
+  names = problem.names
+  belief = Belief(
+    receptacles=[names[ident] for ident in problem.receptacles],
+    holding=names[state.holding] if state.holding else '',
+  )
+  facing = problem.receptacles_at.get(state.location, ())
+  belief.here = names[facing[0]] if facing else ''
+  for ident in problem.receptacles:
+    place, kind = names[ident], problem.kinds[ident]
+    items = sorted(state.contents[ident])
+    belief.contents[place] = [names[item] for item in items]
+    if ident in problem.properties['openable'] and ident not in state.flags['opened']:
+      belief.closed.add(place)
+    fixed = [item for item in items if item not in problem.properties['pickupable']]
+    belief.refused |= {(names[item], place) for item in fixed}
+    if (
+      state.holding and (kind, problem.kinds[state.holding]) not in problem.can_contain
+    ):
+      belief.refused.add((belief.holding, place))
+  for tool, (verb, result) in TREATMENTS.items():
+    for ident in state.flags[f'is{result}']:
+      belief.states.setdefault(names[ident], set()).add(result)
+    inert = [ident for deed, ident in problem.inert if deed == verb]
+    belief.inert |= {(names[ident], tool) for ident in inert}
+  return belief
