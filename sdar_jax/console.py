@@ -1,6 +1,5 @@
 """What a person sees: a progress display on a terminal, else one line per step."""
 
-import atexit
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -22,14 +21,14 @@ _SHOWN = (
 
 
 class Console:
-  """Shows a run's progress.
+  """Shows a run's progress; use it as a context manager for the live display.
 
   Args:
     steps: number of steps of the whole run.
-    stream: where to write, standard output if None; a terminal gets a live display.
+    stream: where to write; a terminal gets the live display.
   """
 
-  def __init__(self, steps: int, stream: TextIO | None = None):
+  def __init__(self, steps: int, stream: TextIO):
     self._steps = steps
     self._console = rich.console.Console(file=stream, markup=False, highlight=False)
     self._live = rich.progress.Progress(
@@ -39,43 +38,32 @@ class Console:
       rich.progress.TimeRemainingColumn(),
       rich.progress.TextColumn('{task.description}', markup=False),
       console=self._console,
+      disable=not self._console.is_terminal,
     )
     self._task = self._live.add_task('', total=steps)
-    # However the run ends, the terminal gets its cursor back.
-    atexit.register(self.close)
 
-  def step(
-    self, step: int, values: Mapping[str, Any], timings: Mapping[str, Any]
-  ) -> None:
+  def __enter__(self) -> 'Console':
+    self._live.start()
+    return self
+
+  def __exit__(self, *exc_info: object) -> None:
+    self._live.stop()
+
+  def step(self, step: int, values: Mapping[str, Any]) -> None:
     """Shows the numbers of a step that has been done."""
-    text = summary({**values, **timings})
-    if self._console.is_terminal:
-      self._live.start()
-      self._live.update(self._task, completed=step, description=text)
-    else:
-      self.note(f'step {step}/{self._steps}  {text}')
+    text = summary(values)
+    self._live.update(self._task, completed=step, description=text)
+    if not self._console.is_terminal:
+      self.line(f'step {step}/{self._steps}  {text}')
 
-  def evaluation(self, step: int, report: Mapping[str, Any]) -> None:
-    """Prints the result of an evaluation on one line."""
-    self.note(f'eval at step {step}  success {_success(report)}  {report["panel"]}')
-
-  def note(self, text: str) -> None:
+  def line(self, text: str) -> None:
     """Prints one line; control characters are escaped."""
     safe = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     self._console.print(rich.text.Text(safe), soft_wrap=True)
 
-  def result(self, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> None:
-    """Ends the display with a table of the last evaluation, beside the first."""
-    self.close()
-    reports = {'success': after}
-    if before is not None:
-      reports = {'before': before, 'after': after}
+  def results(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints evaluation reports side by side, e.g. of before and after training."""
     self._console.print(results_table(reports))
-
-  def close(self) -> None:
-    """Ends the live display."""
-    self._live.stop()
-    atexit.unregister(self.close)
 
 
 def summary(values: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sdar_jax import files, metrics
+from sdar_jax import trajectory as trajectory_lib
 
 _log = logging.getLogger(__name__)
 _SURROGATE = re.compile('[\ud800-\udfff]')
@@ -97,22 +98,9 @@ class MetricsWriter:
     """Writes what a step's teachers were shown."""
     self._teacher.append(step, values)
 
-  def trajectories(
-    self,
-    step: int,
-    records: Sequence[Mapping[str, Any]],
-    tokens: Iterable[Mapping[str, Any]] = (),
-  ) -> None:
-    """Writes a step's episodes; a disk that is full costs them, not the run.
-
-    Args:
-      step: the step.
-      records: [N] of `trajectory.to_json`, in the order of trajectory ids.
-      tokens: for some turns an object with `trajectory_id`, `turn_id` and arrays of one
-        value per response token (log-probs, gap, gate, ...), or one value for all; the
-        turn's line shows it under `tokens`.
-    """
-    text = ''.join(dumps(record) + '\n' for record in _with_tokens(records, tokens))
+  def trajectories(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a step's episodes; a disk that is full costs them, not the run."""
+    text = ''.join(dumps(record) + '\n' for record in records)
     try:
       files.write_atomic(self._trajectories / f'{step:06d}.jsonl', text.encode())
     except OSError as error:
@@ -186,16 +174,31 @@ def _kept(path: pathlib.Path, resume_step: int | None) -> tuple[int | None, byte
   return last, b''.join(line + b'\n' for line in kept)
 
 
-def _with_tokens(
-  records: Sequence[Mapping[str, Any]], tokens: Iterable[Mapping[str, Any]]
+def with_tokens(
+  groups: Iterable[trajectory_lib.Group], tokens: Iterable[Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
+  """Trajectory records whose sampled turns carry their per-token arrays.
+
+  Args:
+    groups: a step's groups.
+    tokens: objects with `trajectory_id` (group_id * G + member), `turn_id` and arrays
+      of one value per response token (log-probs, gap, gate, ...), or one value for all.
+
+  Yields:
+    `trajectory.to_json` of each member, with `tokens` in the turns that have any.
+
+  Raises:
+    ValueError: no turn is the one that an object of `tokens` names.
+  """
   by_turn = {(t['trajectory_id'], t['turn_id']): t for t in tokens}
-  for identity, record in enumerate(records):
-    turns = []
-    for turn_id, turn in enumerate(record['turns']):
-      found = by_turn.pop((identity, turn_id), None)
-      turns.append(turn if found is None else {**turn, 'tokens': found})
-    yield {**record, 'turns': turns}
+  for group in groups:
+    for trajectory in group.trajectories:
+      record = trajectory_lib.to_json(trajectory)
+      identity = group.group_id * len(group.trajectories) + trajectory.member
+      for turn_id, turn in enumerate(record['turns']):
+        if (identity, turn_id) in by_turn:
+          turn['tokens'] = dict(by_turn.pop((identity, turn_id)))
+      yield record
   if by_turn:
     raise ValueError(f'no turn is (trajectory, turn) {sorted(by_turn)[0]}')
 
