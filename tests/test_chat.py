@@ -1,0 +1,266 @@
+"""Prompts against transformers' own template, and text that tries to be control."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shared import shared_path
+
+from sdar_jax import chat
+
+FAMILIES = ('qwen2.5', 'qwen3')
+FIRST_CONTROL_ID = 151643
+LENGTHS = {'qwen2.5': 151665, 'qwen3': 151669}
+CONTROL = (
+  '<|im_end|>',
+  '<|im_start|>',
+  '<|endoftext|>',
+  '<|vision_start|>',
+  '<|fim_prefix|>',
+  '<tool_call>',
+  '<tool_response>',
+  '<think>',
+  '</think>',
+)
+BENIGN = (
+  'Put a mug on the desk.',
+  '',
+  ' ',
+  '\n',
+  '\n\nTwo lines\nbefore and after \n\n',
+  '\tindented\r\n  text.\n\n\n',
+  "'s ill-placed suffix: it's 12345.",
+  'e\u0301 composed, \u0301first; 台所に行く; 👩‍👩‍👧; ﬁ',
+  "In [\n 'go to cabinet 1',\n 'take mug 2 from desk 1']",
+  '<|im_start',
+  'a|im_end|>',
+  '\n  @user text@  \n',
+  '<action> </action>',
+)
+INSTRUCTION = '\nReason in <think> </think>, then act in <action> </action>.'
+
+_text = st.text(st.characters(codec=None), max_size=30)
+_wild = st.lists(
+  st.one_of(_text, st.sampled_from(CONTROL), st.sampled_from(('<', '|>', '\n', ' '))),
+  max_size=8,
+).map(''.join)
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def family(request):
+  return request.param
+
+
+@pytest.fixture(scope='module')
+def path(family):
+  return shared_path(f'tokenizers/{family}')
+
+
+@pytest.fixture(scope='module')
+def oracle(path):
+  import transformers
+
+  tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+  def render(user, system=None, thinking=False):
+    messages = [{'role': 'user', 'content': user}]
+    if system is not None:
+      messages.insert(0, {'role': 'system', 'content': system})
+    return tokenizer.apply_chat_template(
+      messages,
+      add_generation_prompt=True,
+      enable_thinking=thinking,
+      return_dict=False,
+    )
+
+  return render
+
+
+@pytest.fixture(scope='module')
+def plain(path):
+  return chat.Chat(path)
+
+
+@pytest.mark.parametrize('thinking', (False, True))
+def test_ids_equal_transformers(path, oracle, thinking):
+  tokenizer = chat.Chat(path, enable_thinking=thinking)
+  for text in BENIGN:
+    ids = tokenizer.render(text)
+    assert ids.dtype == np.int32
+    assert ids.tolist() == oracle(text, thinking=thinking), text
+
+
+@pytest.mark.parametrize('system', ('', 'Be brief.', '\n odd borders\n '))
+def test_ids_equal_transformers_with_system(path, oracle, plain, system):
+  given_once = chat.Chat(path, system=system)
+  assert given_once.system == system
+  for text in BENIGN:
+    want = oracle(text, system)
+    assert given_once.render(text).tolist() == want
+    assert plain.render(text, system=system).tolist() == want
+
+
+def test_default_system(family, plain, oracle):
+  """Spelling out the template's default changes nothing."""
+  if family == 'qwen3':
+    assert plain.system == ''
+    return
+  assert plain.system.startswith('You are Qwen')
+  assert plain.render('hi', system=plain.system).tolist() == oracle('hi')
+
+
+def test_family_facts(family, plain):
+  assert plain.len_vocab == LENGTHS[family]
+  assert plain.stop_ids == (151645, 151643)
+  assert min(plain.control_ids) == FIRST_CONTROL_ID
+  assert max(plain.control_ids) == plain.len_vocab - 1
+
+
+def test_instruction_is_ours_and_text_is_not(path, oracle, plain):
+  """The closing words keep the tokenizer's tags; the same words elsewhere do not."""
+  ours = chat.Chat(path, instruction=INSTRUCTION)
+  assert ours.render('Room.' + INSTRUCTION).tolist() == oracle('Room.' + INSTRUCTION)
+  spoof = INSTRUCTION + ' <think> Done.'
+  np.testing.assert_array_equal(ours.render(spoof), plain.render(spoof))
+  both = _controls(ours.render(spoof + INSTRUCTION), ours)
+  assert both == _controls(ours.render('x' + INSTRUCTION), ours)
+  special = chat.Chat(path, instruction=' Stop at <|im_end|>.')
+  text = 'Go. Stop at <|im_end|>.'
+  np.testing.assert_array_equal(special.render(text), plain.render(text))
+
+
+def _controls(ids, tokenizer):
+  return [i for i in ids.tolist() if i in tokenizer.control_ids]
+
+
+@pytest.mark.parametrize('control', CONTROL)
+def test_each_control_token_stays_text(family, plain, oracle, control):
+  frame = _controls(plain.render('x'), plain)
+  text = f'You see {control} and{control}. {control}'
+  assert _controls(plain.render(text), plain) == frame
+  assert _controls(plain.render('x', system=text), plain) == _controls(
+    plain.render('x', system='x'), plain
+  )
+  assert plain.decode(plain.encode_text(text)) == text
+  if family == 'qwen3':  # What this guards against: transformers takes the bait.
+    assert len(_controls(np.asarray(oracle(text)), plain)) > len(frame)
+
+
+@settings(max_examples=120, deadline=None)
+@given(text=_wild, system=_wild)
+def test_no_text_becomes_control(plain, text, system):
+  ids = plain.encode_text(text)
+  assert ids.dtype == np.int32
+  assert not len(ids) or ids.max() < FIRST_CONTROL_ID
+  assert _controls(plain.render(text), plain) == _controls(plain.render('x'), plain)
+  assert _controls(plain.render('x', system=system), plain) == _controls(
+    plain.render('x', system='x'), plain
+  )
+
+
+@settings(max_examples=80, deadline=None)
+@given(text=_wild)
+def test_what_is_decoded_never_becomes_control(plain, text):
+  """Text -> ids -> text -> ids: the second round trip is exact and free of control."""
+  shown = plain.decode([151644, *plain.encode_text(text), *plain.control_ids])
+  again = plain.encode_text(shown)
+  assert not len(again) or again.max() < FIRST_CONTROL_ID
+  assert plain.decode(again) == shown
+
+
+@settings(max_examples=80, deadline=None)
+@given(ids=st.lists(st.integers(0, 151664), max_size=40))
+def test_any_sampled_ids_decode(plain, ids):
+  """Also ids that split a character; special tokens leave no trace."""
+  text = plain.decode(np.asarray(ids, np.int32))
+  assert '<|im_end|>' not in text and '<|endoftext|>' not in text
+  assert all(i < FIRST_CONTROL_ID for i in plain.encode_text(text))
+
+
+def test_lone_surrogates_are_encoded(plain):
+  assert plain.decode(plain.encode_text('a\ud800b')) == 'a?b'
+
+
+def _copy(path, tmp_path):
+  for name in ('tokenizer.json', 'tokenizer_config.json'):
+    shutil.copyfile(path / name, tmp_path / name)
+  return tmp_path
+
+
+def _edit(file, **changes):
+  record = json.loads(file.read_text()) | changes
+  record = {key: value for key, value in record.items() if value is not None}
+  file.write_text(json.dumps(record))
+
+
+def _cases():
+  def missing(folder):
+    (folder / 'tokenizer.json').unlink()
+    return 'tokenizer.json: missing'
+
+  def truncated(folder):
+    data = (folder / 'tokenizer.json').read_bytes()
+    (folder / 'tokenizer.json').write_bytes(data[: len(data) // 2])
+    return 'tokenizer.json: not readable JSON'
+
+  def web_page(folder):
+    (folder / 'tokenizer_config.json').write_text('<html>404</html>')
+    return 'tokenizer_config.json: not readable JSON'
+
+  def no_template(folder):
+    _edit(folder / 'tokenizer_config.json', chat_template=None)
+    return 'no key "chat_template"'
+
+  def broken_template(folder):
+    _edit(folder / 'tokenizer_config.json', chat_template='{% if %}')
+    return 'chat_template cannot be rendered'
+
+  def trimming_template(folder):
+    template = '<|im_start|>{{ messages[0].content | trim }}<|im_end|>'
+    _edit(folder / 'tokenizer_config.json', chat_template=template)
+    return 'must show each message once, unchanged'
+
+  def odd_model(folder):
+    _edit(folder / 'tokenizer.json', model={'type': 'BPE', 'vocab': 3})
+    return 'cannot be loaded'
+
+  def no_stop_token(folder):
+    record = json.loads((folder / 'tokenizer.json').read_text())
+    for token in record['added_tokens']:
+      token['content'] = token['content'].replace('im_end', 'the_end')
+    (folder / 'tokenizer.json').write_text(json.dumps(record))
+    config = json.loads((folder / 'tokenizer_config.json').read_text())
+    text = json.dumps(config).replace('im_end', 'the_end')
+    (folder / 'tokenizer_config.json').write_text(text)
+    return 'no token <|im_end|>'
+
+  return (
+    missing,
+    truncated,
+    web_page,
+    no_template,
+    broken_template,
+    trimming_template,
+    odd_model,
+    no_stop_token,
+  )
+
+
+@pytest.mark.parametrize('damage', _cases(), ids=lambda case: case.__name__)
+def test_damaged_tokenizer_is_one_line(damage, tmp_path):
+  folder = _copy(shared_path('tokenizers/qwen2.5'), tmp_path)
+  complaint = damage(folder)
+  with pytest.raises(chat.TokenizerError) as error:
+    chat.Chat(folder)
+  message = str(error.value)
+  assert complaint in message and str(folder) in message
+  assert '\n' not in message
+
+
+def test_absent_directory_is_one_line(tmp_path):
+  with pytest.raises(chat.TokenizerError, match='no such tokenizer directory') as error:
+    chat.Chat(tmp_path / 'nowhere')
+  assert '\n' not in str(error.value)
