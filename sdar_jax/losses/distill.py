@@ -1,0 +1,198 @@
+"""Self-distillation: the gap to the privileged teacher, its gate, and their losses.
+
+The teacher is the same network under a privileged prompt; only the sampled token's
+log-probability enters.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from sdar_jax.losses import masked
+from sdar_jax.losses.masked import Array
+
+GATE_BINS = 10  # Equal bins of [0, 1].
+SKILL_SD_GAP_LIMIT = 20.0
+SKILL_SD_LOG_RATIO_LIMIT = 10.0
+
+
+def gap(logprobs: Array, teacher_logprobs: Array, mask: Array) -> jax.Array:
+  r"""How much likelier the teacher finds the sampled token.
+
+  \[ \Delta = \log\pi_T - \mathrm{sg}[\log\pi_\theta] \]
+
+  Args:
+    logprobs: [B, T] float, nats.
+    teacher_logprobs: [B, T] float, nats.
+    mask: [B, T] bool.
+
+  Returns:
+    [B, T] nats, 0 where masked; no gradient.
+
+  Source: SDAR (arXiv 2605.15155); verl/trainer/ppo/sdar_utils.py of
+    ZJU-REAL/SDAR@8b85c23.
+  """
+  chex.assert_rank(logprobs, 2)
+  logprobs, teacher_logprobs = masked.fill(mask, logprobs, teacher_logprobs)
+  return jax.lax.stop_gradient(teacher_logprobs - logprobs)
+
+
+def gate(gap: Array, gate_beta: float) -> jax.Array:
+  r"""The trust in the teacher at each token.
+
+  \[ g = \mathrm{sg}[\sigma(\beta\Delta)] \]
+
+  Args:
+    gap: [B, T] float, nats.
+    gate_beta: beta, 1/nat. 0 makes every gate 1/2.
+
+  Returns:
+    [B, T] in (0, 1), 1/2 where the gap is 0 (so also where masked); no gradient.
+
+  Source: SDAR (arXiv 2605.15155), the gap gate; verl/trainer/ppo/sdar_utils.py of
+    ZJU-REAL/SDAR@8b85c23.
+  """
+  return jax.lax.stop_gradient(jax.nn.sigmoid(gate_beta * gap))
+
+
+def gated_distillation(
+  logprobs: Array, teacher_logprobs: Array, mask: Array, *, gate_beta: float
+) -> jax.Array:
+  r"""SDAR's distillation term, loss form, per token.
+
+  \[ \ell = g\,(\log\pi_T - \log\pi_\theta), \qquad
+     \partial\ell/\partial\log\pi_\theta = -g \]
+
+  The gradient is -g and nothing else: every sampled token is pushed up, with a
+  weight in (0, 1); the teacher enters only through g. So a zero loss is not a no-op:
+  where teacher and student agree, the loss is 0 and its gradient -1/2.
+
+  Args:
+    logprobs: [B, T] float, nats; the only input with a gradient.
+    teacher_logprobs: [B, T] float, nats.
+    mask: [B, T] bool.
+    gate_beta: beta, 1/nat.
+
+  Returns:
+    [B, T] nats, to be minimised; 0 where masked.
+
+  Source: SDAR (arXiv 2605.15155), propositions 1-2; verl/trainer/ppo/sdar_utils.py
+    of ZJU-REAL/SDAR@8b85c23.
+  """
+  weights = gate(gap(logprobs, teacher_logprobs, mask), gate_beta)
+  logprobs, teacher_logprobs = masked.fill(mask, logprobs, teacher_logprobs)
+  return weights * (jax.lax.stop_gradient(teacher_logprobs) - logprobs)
+
+
+def gate_advantages(
+  advantages: Array, gate: Array, mask: Array, *, distill_coef: float
+) -> jax.Array:
+  r"""SDAR's distillation term, advantage form: ratio and clips apply to it too.
+
+  \[ \hat A = A + \lambda g \]
+
+  Where the ratio is 1 and the token unclipped, the surrogate of these advantages has
+  the gradient of the surrogate of A plus lambda times `gated_distillation`.
+
+  Args:
+    advantages: [B, T] float.
+    gate: [B, T] in (0, 1).
+    mask: [B, T] bool.
+    distill_coef: lambda, advantage units.
+
+  Returns:
+    [B, T] advantages, 0 where masked.
+
+  Source: ours, from the identity that on the policy's own samples the loss form is
+    REINFORCE with the token reward g.
+  """
+  advantages, gate = masked.fill(mask, advantages, gate)
+  return advantages + distill_coef * gate
+
+
+def skill_sd(
+  logprobs: Array, old_logprobs: Array, teacher_logprobs: Array, mask: Array
+) -> jax.Array:
+  r"""Skill-SD's importance-weighted k3 estimate of KL(pi_theta || pi_T).
+
+  \[ \ell = \log\pi_\theta - \log\pi_T, \quad
+     k_3 = e^{\min(-\ell, 20)} - 1 + \ell, \quad
+     \rho = e^{\min(\log\pi_\theta - \log\pi_{old}, 10)}, \quad \rho k_3 \]
+
+  The gradient flows through rho as well as through k3.
+
+  Args:
+    logprobs: [B, T] float, nats; the only input with a gradient.
+    old_logprobs: [B, T] float, nats.
+    teacher_logprobs: [B, T] float, nats.
+    mask: [B, T] bool.
+
+  Returns:
+    [B, T] nats, to be minimised; 0 where masked.
+
+  Source: Skill-SD (arXiv 2604.10674); verl/trainer/ppo/skillsd_utils.py of
+    ZJU-REAL/SDAR@8b85c23.
+  """
+  chex.assert_rank(logprobs, 2)
+  logprobs, old_logprobs, teacher_logprobs = masked.fill(
+    mask, logprobs, old_logprobs, teacher_logprobs
+  )
+  lead = logprobs - jax.lax.stop_gradient(teacher_logprobs)
+  k3 = jnp.expm1(jnp.minimum(-lead, SKILL_SD_GAP_LIMIT)) + lead
+  moved = logprobs - jax.lax.stop_gradient(old_logprobs)
+  return jnp.exp(jnp.minimum(moved, SKILL_SD_LOG_RATIO_LIMIT)) * k3
+
+
+def gate_metrics(
+  gap: Array, gate: Array, mask: Array, *, distill_coef: float
+) -> masked.Metrics:
+  """What the gate does, in sums that add up over microbatches.
+
+  Args:
+    gap: [B, T] float, nats.
+    gate: [B, T] in (0, 1).
+    mask: [B, T] bool.
+    distill_coef: lambda, advantage units.
+
+  Returns:
+    (sum, tokens) each of: gap (nats), gap_positive (share), gate, distill_abs
+    (|distill_coef * gate|, to hold against advantage_abs), and gate_histogram, whose
+    sum is [GATE_BINS] token counts over equal bins of [0, 1].
+
+  Source: verl/trainer/ppo/sdar_utils.py of ZJU-REAL/SDAR@8b85c23 (gate_mean,
+    gate_active_ratio, teacher_gap_mean); the rest is ours.
+  """
+  gap, gate = masked.fill(mask, gap, gate)
+  values = {
+    'gap': gap,
+    'gap_positive': gap > 0,
+    'gate': gate,
+    'distill_abs': jnp.abs(distill_coef * gate),
+  }
+  metrics = {name: masked.total(value, mask) for name, value in values.items()}
+  bins = jnp.minimum((gate * GATE_BINS).astype(jnp.int32), GATE_BINS - 1)
+  hits = (bins[..., None] == jnp.arange(GATE_BINS)) & mask[..., None]
+  tokens = metrics['gate'][1]
+  metrics['gate_histogram'] = (jnp.sum(hits, axis=(0, 1)).astype(tokens.dtype), tokens)
+  return metrics
+
+
+def gap_by_turn(
+  gap: Array, mask: Array, turn_ids: Array, *, num_turns: int
+) -> tuple[jax.Array, jax.Array]:
+  """The gap's sums and token counts by the turn that a row is.
+
+  Args:
+    gap: [B, T] float, nats.
+    mask: [B, T] bool.
+    turn_ids: [B] int, from 0; later turns than the last bin fall into it.
+    num_turns: number of bins.
+
+  Returns:
+    ([num_turns] sums in nats, [num_turns] token counts).
+  """
+  (gap,) = masked.fill(mask, jax.lax.stop_gradient(gap))
+  hits = jnp.minimum(turn_ids, num_turns - 1)[:, None] == jnp.arange(num_turns)
+  sums = jnp.where(hits, jnp.sum(gap, axis=1)[:, None], 0.0)
+  counts = jnp.where(hits, jnp.sum(mask, axis=1)[:, None], 0)
+  return jnp.sum(sums, axis=0), jnp.sum(counts, axis=0).astype(gap.dtype)

@@ -1,0 +1,233 @@
+"""Policy losses: clipped surrogate, GSPO, KL to the reference policy, entropy.
+
+Everything is per token, [B, T] in and [B, T] out, exactly 0 where masked;
+`masked.aggregate` makes a scalar of it.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from sdar_jax.losses import masked
+from sdar_jax.losses.masked import Array
+
+# Beyond this the exponent is cut and carries no gradient: exp(20) = 4.9e8.
+LOG_RATIO_LIMIT = 20.0
+GSPO_LOG_RATIO_LIMIT = 10.0
+K3_LIMIT = 10.0
+KL_KINDS = ('k1', 'k2', 'k3', 'abs')
+
+
+def log_ratio(logprobs: Array, old_logprobs: Array, mask: Array) -> jax.Array:
+  r"""log(pi/pi_old) of the sampled tokens, masked first and clamped.
+
+  \[ \mathrm{clip}(\log\pi_\theta - \log\pi_{old}, -20, 20) \]
+
+  Args:
+    logprobs: [B, T] float, nats.
+    old_logprobs: [B, T] float, nats.
+    mask: [B, T] bool.
+
+  Returns:
+    [B, T] nats, 0 where masked. No gradient beyond the clamp.
+
+  Source: the clamp is ours; ZJU-REAL/SDAR@8b85c23 has none.
+  """
+  logprobs, old_logprobs = masked.fill(mask, logprobs, old_logprobs)
+  difference = logprobs - jax.lax.stop_gradient(old_logprobs)
+  return jnp.clip(difference, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+
+def _pessimistic(ratio, advantages, clip_low, clip_high) -> jax.Array:
+  plain = -advantages * ratio
+  clipped = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+  return jnp.where(clipped > plain, clipped, plain)
+
+
+def clipped_surrogate(
+  logprobs: Array,
+  old_logprobs: Array,
+  advantages: Array,
+  mask: Array,
+  *,
+  clip_low: float,
+  clip_high: float,
+  dual_clip: float,
+) -> jax.Array:
+  r"""PPO's clipped surrogate with separate clips and the dual clip.
+
+  \[ r = \pi_\theta/\pi_{old}, \quad
+     \ell = \max(-A r, -A\,\mathrm{clip}(r, 1-\epsilon_l, 1+\epsilon_h)), \quad
+     \ell \leftarrow \min(\ell, -A c) \text{ where } A < 0 \]
+
+  Args:
+    logprobs: [B, T] float, nats; the only input with a gradient.
+    old_logprobs: [B, T] float, nats.
+    advantages: [B, T] float.
+    mask: [B, T] bool.
+    clip_low: epsilon_l, in [0, 1].
+    clip_high: epsilon_h, >= 0.
+    dual_clip: c, >= 1.
+
+  Returns:
+    [B, T] losses, to be minimised; 0 where masked.
+
+  Source: Schulman et al. 2017 (arXiv 1707.06347) eq. 7; dual clip: Ye et al. 2020
+    (arXiv 1912.09729) eq. 5; separate clips: DAPO (arXiv 2503.14476) eq. 10;
+    verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
+  """
+  chex.assert_rank([logprobs, advantages], 2)
+  (advantages,) = masked.fill(mask, jax.lax.stop_gradient(advantages))
+  ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask))
+  losses = _pessimistic(ratio, advantages, clip_low, clip_high)
+  bound = -advantages * dual_clip
+  return jnp.where((advantages < 0) & (bound < losses), bound, losses)
+
+
+def gspo(
+  logprobs: Array,
+  old_logprobs: Array,
+  advantages: Array,
+  mask: Array,
+  *,
+  clip_low: float,
+  clip_high: float,
+) -> jax.Array:
+  r"""Group sequence policy optimisation: the ratio of the whole response.
+
+  \[ s_{bt} = \exp\min\Big(10,\ \mathrm{sg}\big[\tfrac1{n_b}\sum_u m_{bu}
+     \log\tfrac{\pi_\theta}{\pi_{old}}\big] + \log\pi_\theta -
+     \mathrm{sg}[\log\pi_\theta]\Big), \quad
+     \ell = \max(-A s, -A\,\mathrm{clip}(s, 1-\epsilon_l, 1+\epsilon_h)) \]
+
+  The paper aggregates with 'seq-mean-token-mean' and has no dual clip.
+
+  Args:
+    logprobs: [B, T] float, nats; the only input with a gradient.
+    old_logprobs: [B, T] float, nats.
+    advantages: [B, T] float.
+    mask: [B, T] bool.
+    clip_low: epsilon_l (3e-4 in the paper).
+    clip_high: epsilon_h (4e-4 in the paper).
+
+  Returns:
+    [B, T] losses, to be minimised; 0 where masked.
+
+  Source: Zheng et al. 2025 (arXiv 2507.18071) eq. 13 (GSPO-token);
+    verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
+  """
+  chex.assert_rank([logprobs, advantages], 2)
+  (advantages,) = masked.fill(mask, jax.lax.stop_gradient(advantages))
+  ratios = log_ratio(logprobs, old_logprobs, mask)
+  counts = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+  mean = jax.lax.stop_gradient(jnp.sum(ratios, axis=1, keepdims=True) / counts)
+  (logprobs,) = masked.fill(mask, logprobs)
+  log_s = mean + (logprobs - jax.lax.stop_gradient(logprobs))
+  ratio = jnp.exp(jnp.minimum(log_s, GSPO_LOG_RATIO_LIMIT))
+  return _pessimistic(ratio, advantages, clip_low, clip_high)
+
+
+def kl_penalty(
+  logprobs: Array, ref_logprobs: Array, mask: Array, *, kind: str
+) -> jax.Array:
+  r"""Sampled-token estimates of KL(pi_theta || pi_ref).
+
+  \[ d = \log\pi_{ref} - \log\pi_\theta; \quad k_1 = -d, \quad k_2 = d^2/2, \quad
+     k_3 = \mathrm{clip}(e^d - d - 1, -10, 10), \quad abs = |d| \]
+
+  In k3 the exponent d is clamped to [-20, 20], which its own clip makes invisible
+  in value and gradient.
+
+  Args:
+    logprobs: [B, T] float, nats; the only input with a gradient.
+    ref_logprobs: [B, T] float, nats.
+    mask: [B, T] bool.
+    kind: one of `KL_KINDS`.
+
+  Returns:
+    [B, T] nats (k2: nats squared), 0 where masked.
+
+  Raises:
+    ValueError: unknown `kind`.
+
+  Source: Schulman 2020, "Approximating KL divergence";
+    verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
+  """
+  if kind not in KL_KINDS:
+    raise ValueError(f'kl_kind={kind!r}: expected one of {KL_KINDS}')
+  chex.assert_rank(logprobs, 2)
+  logprobs, ref_logprobs = masked.fill(mask, logprobs, ref_logprobs)
+  difference = jax.lax.stop_gradient(ref_logprobs) - logprobs
+  if kind == 'k1':
+    return -difference
+  if kind == 'k2':
+    return 0.5 * jnp.square(difference)
+  if kind == 'abs':
+    return jnp.abs(difference)
+  difference = jnp.clip(difference, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+  return jnp.clip(jnp.expm1(difference) - difference, -K3_LIMIT, K3_LIMIT)
+
+
+def entropy_loss(entropy: Array, mask: Array) -> jax.Array:
+  """Minus the policy's entropy per token: a loss whose descent raises entropy.
+
+  Args:
+    entropy: [B, T] float, nats, with gradient.
+    mask: [B, T] bool.
+
+  Returns:
+    [B, T] nats, 0 where masked.
+
+  Source: Williams and Peng 1991; verl/workers/actor/dp_actor.py of
+    ZJU-REAL/SDAR@8b85c23.
+  """
+  (entropy,) = masked.fill(mask, entropy)
+  return -entropy
+
+
+def surrogate_metrics(
+  logprobs: Array,
+  old_logprobs: Array,
+  advantages: Array,
+  mask: Array,
+  *,
+  clip_low: float,
+  clip_high: float,
+  dual_clip: float,
+) -> masked.Metrics:
+  """How far the policy has moved and how often the clips bind.
+
+  Args:
+    logprobs: [B, T] float, nats.
+    old_logprobs: [B, T] float, nats.
+    advantages: [B, T] float.
+    mask: [B, T] bool.
+    clip_low: as in `clipped_surrogate`.
+    clip_high: as in `clipped_surrogate`.
+    dual_clip: as in `clipped_surrogate`.
+
+  Returns:
+    (sum, tokens) each of: ratio; log_ratio_abs (nats); log_ratio_clamped (share
+    beyond +-20 nats); approx_kl (k1 of old to current, nats); clip_high, clip_low,
+    clip_dual (shares of tokens whose gradient that clip removes; the reference's
+    pg_clipfrac is clip_high + clip_low); advantage_abs.
+
+  Source: verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
+  """
+  logprobs = jax.lax.stop_gradient(logprobs)
+  (advantages,) = masked.fill(mask, advantages)
+  current, old = masked.fill(mask, logprobs, old_logprobs)
+  ratios = log_ratio(logprobs, old_logprobs, mask)
+  ratio = jnp.exp(ratios)
+  losses = _pessimistic(ratio, advantages, clip_low, clip_high)
+  values = {
+    'ratio': ratio,
+    'log_ratio_abs': jnp.abs(current - old),
+    'log_ratio_clamped': jnp.abs(current - old) > LOG_RATIO_LIMIT,
+    'approx_kl': old - current,
+    'clip_high': (advantages > 0) & (ratio > 1.0 + clip_high),
+    'clip_low': (advantages < 0) & (ratio < 1.0 - clip_low),
+    'clip_dual': (advantages < 0) & (losses > -advantages * dual_clip),
+    'advantage_abs': jnp.abs(advantages),
+  }
+  return {name: masked.total(value, mask) for name, value in values.items()}
