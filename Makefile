@@ -1,0 +1,35 @@
+# The two commands of this project, and what a developer needs beside them.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+WORKDIR ?= runs/quickstart
+
+.PHONY: train test test-slow lint tiny clean
+
+train: $(VENV)/.installed  ## Trains SDAR on generated ALFWorld with the small model.
+	$(RUN) -m sdar_jax.main --config=experiments/alfworld.py:model=tiny \
+	  --workdir=$(WORKDIR)
+
+test: $(VENV)/.tested  ## Passes the tests.
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/.tested  ## The long tests, too.
+	$(RUN) -m pytest -m 'slow or not slow'
+
+lint: $(VENV)/.tested  ## Style, as CI checks it.
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+tiny: $(VENV)/.installed  ## Rebuilds the small model in experiments/tiny (long).
+	$(RUN) -m experiments.tiny.build
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

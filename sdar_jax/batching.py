@@ -1,0 +1,175 @@
+"""From trajectories to fixed-shape arrays: one row per turn. NumPy only."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sdar_jax.envs.base import Task
+from sdar_jax.trajectory import Group, Trajectory, Turn
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One turn with the identity and score it is trained under.
+
+  Attributes:
+    score: the trajectory's return less the penalty if this turn was malformed.
+    trajectory_id: unique within the step.
+  """
+
+  turn: Turn
+  trajectory: Trajectory
+  task: Task
+  group_id: int
+  trajectory_id: int
+  turn_id: int
+  score: float
+
+
+def rows(groups: Sequence[Group], *, invalid_penalty: float) -> list[Row]:
+  """One row per turn, in order of group, member and turn.
+
+  A group in which an episode failed for reasons of infrastructure is left out whole:
+  what remains of it would be a biased sample.
+
+  Args:
+    groups: the step's episodes.
+    invalid_penalty: subtracted from the score of a malformed turn's row only
+      (the reference's per-step penalty).
+  """
+  out = []
+  for group in groups:
+    if any(trajectory.outcome.is_fault for trajectory in group.trajectories):
+      continue
+    for trajectory in group.trajectories:
+      identity = group.group_id * len(group.trajectories) + trajectory.member
+      total = trajectory.episode_return
+      for turn_id, turn in enumerate(trajectory.turns):
+        score = total - (0.0 if turn.valid else invalid_penalty)
+        out.append(
+          Row(turn, trajectory, group.task, group.group_id, identity, turn_id, score)
+        )
+  return out
+
+
+def identities(batch_rows: Sequence[Row]) -> Arrays:
+  """[B] arrays: `scores` f32, `group_ids`, `trajectory_ids` i32, `row_mask` bool."""
+  return {
+    'scores': np.asarray([row.score for row in batch_rows], np.float32),
+    'group_ids': np.asarray([row.group_id for row in batch_rows], np.int32),
+    'trajectory_ids': np.asarray([r.trajectory_id for r in batch_rows], np.int32),
+    'row_mask': np.ones(len(batch_rows), bool),
+  }
+
+
+def bucket(length: int, buckets: Sequence[int], key: str) -> int:
+  """The smallest bucket that holds `length` tokens.
+
+  Raises:
+    ValueError: none does; `key` names the config value to raise.
+  """
+  for size in buckets:
+    if length <= size:
+      return size
+  raise ValueError(f'a row of {length} tokens exceeds config.{key}={tuple(buckets)}')
+
+
+def permutation(count: int, *, shuffle: bool, seed: int, step: int) -> np.ndarray:
+  """The order in which rows enter minibatches: a function of (seed, step) only."""
+  if not shuffle:
+    return np.arange(count)
+  return np.random.default_rng([seed, step]).permutation(count)
+
+
+def pack(
+  batch_rows: Sequence[Row],
+  teacher_prompts: Sequence[np.ndarray] | None,
+  advantages: np.ndarray,
+  *,
+  order: np.ndarray,
+  minibatch_rows: int,
+  length_buckets: Sequence[int],
+  teacher_buckets: Sequence[int],
+) -> list[Arrays]:
+  """Rows to minibatches of one fixed shape each.
+
+  The rows are dealt evenly over the fewest minibatches that hold them, so that no
+  minibatch is a small remainder; what is left of each is padding, masked out.
+
+  Args:
+    batch_rows: [B] rows.
+    teacher_prompts: [B] privileged prompts of the same rows, or None.
+    advantages: [B] f32, group-relative.
+    order: [B] permutation.
+    minibatch_rows: M rows per minibatch.
+    length_buckets: allowed T.
+    teacher_buckets: allowed T of the teacher's rows.
+
+  Returns:
+    Minibatches with `row_index` [M] i32 (index into `batch_rows`, -1 at padding),
+    `tokens` [M, T] i32, `response_mask` [M, T] bool, `advantages` [M] f32, `turn_ids` [M] i32,
+    `sampler_logprobs` [M, T] f32 and, with a teacher, `teacher_tokens` [M, T'] i32 and
+    `teacher_offset` [M] i32: response token t of `tokens` stands at t + offset there.
+
+  Raises:
+    ValueError: a row exceeds the largest bucket.
+  """
+  count = max(1, math.ceil(len(batch_rows) / minibatch_rows))
+  lengths = [len(r.turn.prompt_ids) + len(r.turn.response_ids) for r in batch_rows]
+  width = bucket(max(lengths, default=1), length_buckets, 'train.length_buckets')
+  teacher_width = 0
+  if teacher_prompts is not None:
+    longest = max(
+      (len(p) + len(r.turn.response_ids) for p, r in zip(teacher_prompts, batch_rows)),
+      default=1,
+    )
+    teacher_width = bucket(longest, teacher_buckets, 'train.teacher_buckets')
+  out = []
+  for part in np.array_split(order, count):
+    arrays = _empty(minibatch_rows, width, teacher_width)
+    for i, index in enumerate(part):
+      prompt = None if teacher_prompts is None else teacher_prompts[index]
+      arrays['row_index'][i] = index
+      arrays['turn_ids'][i] = batch_rows[index].turn_id
+      arrays['advantages'][i] = advantages[index]
+      _fill(arrays, i, batch_rows[index].turn, prompt)
+    out.append(arrays)
+  return out
+
+
+def _empty(count: int, width: int, teacher_width: int) -> Arrays:
+  arrays = {
+    'row_index': np.full(count, -1, np.int32),
+    'tokens': np.zeros((count, width), np.int32),
+    'response_mask': np.zeros((count, width), bool),
+    'advantages': np.zeros(count, np.float32),
+    'turn_ids': np.zeros(count, np.int32),
+    'sampler_logprobs': np.zeros((count, width), np.float32),
+  }
+  if teacher_width:
+    arrays['teacher_tokens'] = np.zeros((count, teacher_width), np.int32)
+    arrays['teacher_offset'] = np.zeros(count, np.int32)
+  return arrays
+
+
+def _fill(
+  arrays: Arrays, i: int, turn: Turn, teacher_prompt: np.ndarray | None
+) -> None:
+  start, size = len(turn.prompt_ids), len(turn.response_ids)
+  if len(turn.sampler_logprobs) != size:
+    raise ValueError(
+      f'a turn has {size} response ids but {len(turn.sampler_logprobs)} log-probs'
+    )
+  arrays['tokens'][i, :start] = turn.prompt_ids
+  arrays['tokens'][i, start : start + size] = turn.response_ids
+  arrays['response_mask'][i, start : start + size] = True
+  arrays['sampler_logprobs'][i, start : start + size] = turn.sampler_logprobs
+  if teacher_prompt is not None:
+    begin = len(teacher_prompt)
+    arrays['teacher_tokens'][i, :begin] = teacher_prompt
+    arrays['teacher_tokens'][i, begin : begin + size] = turn.response_ids
+    arrays['teacher_offset'][i] = begin - start

@@ -1,0 +1,356 @@
+"""The whole configuration: every key, its default, unit and source; and its checks.
+
+`default()` is the one place where a key is born. Experiment files start from it and
+override values; nothing in the package supplies a default of its own.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+
+class ConfigError(ValueError):
+  """A configuration that cannot run: one line naming the key and what to change."""
+
+
+def default() -> ml_collections.ConfigDict:
+  """Every key of a run. Sources: `paper` is arXiv 2605.15155; `ref` its released code."""
+  c = ml_collections.ConfigDict()
+  c.seed = 0  # Decides task order, sampling and minibatch order; nothing else does.
+  c.steps = 150  # Passes of the training loop (ref: 150 iterations).
+  c.model = _model()
+  c.world = _world()
+  c.skills = _skills()
+  c.algorithm = _algorithm()
+  c.rollout = _rollout()
+  c.train = _train()
+  c.optimizer = _optimizer()
+  c.mesh = _mesh()
+  c.eval = _eval()
+  c.checkpoint = _checkpoint()
+  c.log = _log()
+  c.sft = _sft()
+  return c
+
+
+def _model() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.path = ''  # Hugging Face directory or hub id.
+  c.tokenizer = ''  # Likewise; '' means model.path.
+  c.dtype = 'float32'  # Compute type: float32 or bfloat16. Weights stay f32.
+  c.remat = False  # Recompute blocks in the backward pass to save memory.
+  c.attention = 'xla'  # 'xla', or 'cudnn' on GPU with bfloat16.
+  c.logprob_chunk = 256  # Positions per chunk of the [chunk, V] logits.
+  c.enable_thinking = False  # Qwen3's template switch (ref: off).
+  return c
+
+
+def _world() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.name = 'alfworld'
+  c.source = 'generated'  # 'generated' or 'official'.
+  c.data_dir = ''  # Official games; '' means $ALFWORLD_DATA.
+  c.size = 'full'  # Generated rooms: 'small' or 'full'.
+  c.train_tasks = 100_000  # Generated training tasks before they repeat.
+  c.max_turns = 50  # Turns per episode (ref: ALFWorld 50).
+  c.history_length = 2  # Past exchanges in the prompt (ref: 2).
+  c.prompt_style = 'paper'  # 'paper', or 'compact' for the small model.
+  c.parser = 'reference'  # 'reference' or 'strict'.
+  return c
+
+
+def _skills() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.path = ''  # A skill bank (JSON); '' means the world's own.
+  c.placement = 'user'  # 'user', 'system', or 'reference' (before the template).
+  c.token_budget = 1024  # Tokens; whole skills only, never cut.
+  return c
+
+
+def _algorithm() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.name = 'sdar'  # A row of sdar_jax/algorithms.py.
+  c.statistics_over = 'rows'  # 'rows' (ref) or 'trajectories'.
+  c.divide_by_std = True  # ref: norm_adv_by_std_in_grpo.
+  c.invalid_penalty = 0.1  # Off the score of a malformed row (ref: 0.1).
+  c.policy_coef = 1.0
+  c.clip_low = 0.2  # ref: 0.2.
+  c.clip_high = 0.2  # ref: 0.2.
+  c.dual_clip = 3.0  # ref: 3.0.
+  c.kl_coef = 0.01  # paper, appendix C.
+  c.kl_kind = 'k3'  # 'k1', 'k2', 'k3' or 'abs' (ref: k3).
+  c.entropy_coef = 0.001  # ref: on in every script, though unmentioned.
+  c.aggregation = 'token-mean'  # Over the whole minibatch.
+  c.distill_coef = 0.01  # paper: lambda.
+  c.distill_form = 'loss'  # 'loss', or 'advantage' (token credit).
+  c.gate_beta = 5.0  # 1/nat; paper: beta.
+  return c
+
+
+def _rollout() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.tasks_per_step = 16  # P (ref: 16).
+  c.group_size = 8  # G (ref: 8).
+  c.temperature = 1.0  # ref: 1.0.
+  c.top_p = 1.0
+  c.top_k = 0  # 0 is off.
+  c.max_prompt_tokens = 2048  # ref: 2048.
+  c.max_response_tokens = 512  # ref: 512.
+  c.success_reward = 10.0  # Return of a solved episode (ref: 10).
+  c.slots = 128  # Sequences that decode together.
+  c.decode_chunk = 32  # Tokens decoded between two looks at the host.
+  c.prefill_batch = 16  # Prompts per prefill call.
+  c.prefill_buckets = (512, 1024, 2048)  # Padded prompt lengths, tokens.
+  return c
+
+
+def _train() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.minibatch_rows = 256  # Rows per optimizer update (ref: 256).
+  c.microbatch_rows = 32  # Rows per forward and backward pass (ref: 32).
+  c.length_buckets = (768, 1280, 2560)  # Padded row lengths, tokens.
+  c.teacher_buckets = (1280, 2304, 3584)  # The same with skills in the prompt.
+  c.shuffle_rows = False  # ref: off; rows of a group stay together.
+  return c
+
+
+def _optimizer() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.learning_rate = 1e-6  # paper, appendix C.
+  c.warmup_steps = 0  # Linear, in passes of the loop.
+  c.b1 = 0.9
+  c.b2 = 0.999
+  c.eps = 1e-8
+  c.weight_decay = 0.01  # ref: 0.01.
+  c.max_grad_norm = 1.0  # ref: 1.0.
+  return c
+
+
+def _mesh() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.data = 1  # Their product is the number of devices used.
+  c.fsdp = 1
+  c.tensor = 1
+  return c
+
+
+def _eval() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.split = 'valid_seen'
+  c.tasks = 140  # Panel size; 0 means the whole split.
+  c.attempts = 1  # Times that each task is played.
+  c.every = 5  # Steps (ref: 5); 0 means only before and after.
+  c.temperature = 0.4  # ref: 0.4.
+  c.seed = 1000  # Of the sampler; the panel has no seed.
+  c.with_skills = False  # Show the policy the skills when it is evaluated.
+  return c
+
+
+def _checkpoint() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.every = 5  # Steps.
+  c.keep = 2  # Verified steps that are kept.
+  return c
+
+
+def _log() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.trajectories_every = 1  # Steps; 0 is off.
+  c.token_rows = 8  # Rows per step whose per-token arrays are written.
+  return c
+
+
+def _sft() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.rows = 0  # Rows of expert demonstration; 0 outside --mode=sft.
+  c.skilled_fraction = 0.5  # Of the episodes whose prompts show skills.
+  c.mistake_rate = 0.1  # Of turns where a random action is played instead.
+  c.prompt_weight = 0.0  # Loss weight of prompt tokens against response tokens.
+  c.muon = False  # Muon on the matrices instead of AdamW.
+  return c
+
+
+_CHOICES = {
+  'model.dtype': ('float32', 'bfloat16'),
+  'model.attention': ('xla', 'cudnn'),
+  'world.name': ('alfworld',),
+  'world.source': ('generated', 'official'),
+  'world.size': ('small', 'full'),
+  'world.prompt_style': ('paper', 'compact'),
+  'world.parser': ('reference', 'strict'),
+  'skills.placement': ('user', 'system', 'reference'),
+  'algorithm.statistics_over': ('rows', 'trajectories'),
+  'algorithm.kl_kind': ('k1', 'k2', 'k3', 'abs'),
+  'algorithm.distill_form': ('loss', 'advantage'),
+  'algorithm.aggregation': (
+    'token-mean',
+    'seq-mean-token-sum',
+    'seq-mean-token-mean',
+    'seq-mean-token-sum-norm',
+  ),
+}
+
+# Lower bounds (inclusive); every number must also be finite.
+_AT_LEAST = {
+  'steps': 1,
+  'model.logprob_chunk': 1,
+  'world.train_tasks': 1,
+  'world.max_turns': 1,
+  'world.history_length': 0,
+  'skills.token_budget': 1,
+  'algorithm.invalid_penalty': 0,
+  'algorithm.policy_coef': 0,
+  'algorithm.clip_low': 0,
+  'algorithm.clip_high': 0,
+  'algorithm.dual_clip': 1,
+  'algorithm.kl_coef': 0,
+  'algorithm.entropy_coef': 0,
+  'algorithm.distill_coef': 0,
+  'algorithm.gate_beta': 0,
+  'rollout.tasks_per_step': 1,
+  'rollout.group_size': 1,
+  'rollout.temperature': 0,
+  'rollout.top_k': 0,
+  'rollout.max_prompt_tokens': 1,
+  'rollout.max_response_tokens': 1,
+  'rollout.slots': 1,
+  'rollout.decode_chunk': 1,
+  'rollout.prefill_batch': 1,
+  'train.minibatch_rows': 1,
+  'train.microbatch_rows': 1,
+  'optimizer.learning_rate': 0,
+  'optimizer.warmup_steps': 0,
+  'optimizer.weight_decay': 0,
+  'optimizer.max_grad_norm': 0,
+  'mesh.data': 1,
+  'mesh.fsdp': 1,
+  'mesh.tensor': 1,
+  'eval.tasks': 0,
+  'eval.attempts': 1,
+  'eval.every': 0,
+  'eval.temperature': 0,
+  'checkpoint.every': 1,
+  'checkpoint.keep': 2,
+  'log.trajectories_every': 0,
+  'log.token_rows': 0,
+  'sft.rows': 0,
+  'sft.skilled_fraction': 0,
+  'sft.mistake_rate': 0,
+  'sft.prompt_weight': 0,
+}
+
+_AT_MOST = {
+  'rollout.top_p': 1,
+  'optimizer.b1': 1,
+  'optimizer.b2': 1,
+  'sft.skilled_fraction': 1,
+  'sft.mistake_rate': 1,
+}
+
+
+def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
+  """{'rollout.group_size': 8, ...} in key order."""
+  out = {}
+  for key in sorted(config.keys()):
+    value = config[key]
+    if isinstance(value, ml_collections.ConfigDict):
+      out.update(flatten(value, f'{prefix}{key}.'))
+    else:
+      out[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return out
+
+
+def digest(config: ml_collections.ConfigDict) -> str:
+  """Hex SHA-256 of the flattened config."""
+  text = json.dumps(flatten(config), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks a config before anything heavy starts.
+
+  Raises:
+    ConfigError: one line naming the key, its value and what it may be.
+  """
+  values = flatten(config)
+  _check_keys(values)
+  for key, choices in _CHOICES.items():
+    if values[key] not in choices:
+      raise ConfigError(f'config.{key}={values[key]!r}: must be one of {choices}')
+  for key, value in values.items():
+    if isinstance(value, float) and not abs(value) < float('inf'):
+      raise ConfigError(f'config.{key}={value}: must be a finite number')
+  for key, bound in _AT_LEAST.items():
+    if values[key] < bound:
+      raise ConfigError(f'config.{key}={values[key]}: must be at least {bound}')
+  for key, bound in _AT_MOST.items():
+    if values[key] > bound:
+      raise ConfigError(f'config.{key}={values[key]}: must be at most {bound}')
+  _check_relations(config)
+
+
+def _check_keys(values: dict[str, Any]) -> None:
+  expected = flatten(default())
+  for key in sorted(set(expected) - set(values)):
+    raise ConfigError(f'config.{key} is missing: start from sdar_jax.config.default()')
+  for key in sorted(set(values) - set(expected)):
+    raise ConfigError(f'config.{key} is unknown: remove it or correct its name')
+  for key, value in values.items():
+    want = type(expected[key])
+    if isinstance(value, config_dict.FieldReference):
+      value = value.get()
+    if want is float and type(value) is int:
+      continue
+    if type(value) is not want:
+      raise ConfigError(
+        f'config.{key}={value!r} is a {type(value).__name__}: must be {want.__name__}'
+      )
+
+
+def _check_relations(config: ml_collections.ConfigDict) -> None:
+  c = config
+  if c.rollout.group_size < 2:
+    raise ConfigError(
+      f'config.rollout.group_size={c.rollout.group_size}: group-relative advantages'
+      f' ({c.algorithm.name}) need at least 2'
+    )
+  if not c.rollout.top_p > 0:
+    raise ConfigError(f'config.rollout.top_p={c.rollout.top_p}: must be above 0')
+  if c.train.minibatch_rows % c.train.microbatch_rows:
+    raise ConfigError(
+      f'config.train.minibatch_rows={c.train.minibatch_rows} is not a multiple of'
+      f' config.train.microbatch_rows={c.train.microbatch_rows}'
+    )
+  shards = c.mesh.data * c.mesh.fsdp
+  for key, rows in (
+    ('train.microbatch_rows', c.train.microbatch_rows),
+    ('rollout.slots', c.rollout.slots),
+    ('rollout.prefill_batch', c.rollout.prefill_batch),
+  ):
+    if rows % shards:
+      raise ConfigError(
+        f'config.{key}={rows} does not divide by mesh.data*mesh.fsdp={shards}'
+      )
+  for key in (
+    'rollout.prefill_buckets',
+    'train.length_buckets',
+    'train.teacher_buckets',
+  ):
+    room, name = key.split('.')
+    buckets = tuple(c[room][name])
+    if not buckets or list(buckets) != sorted(set(buckets)) or min(buckets) < 1:
+      raise ConfigError(f'config.{key}={buckets}: must be positive and increasing')
+  longest = c.rollout.max_prompt_tokens + c.rollout.max_response_tokens
+  for key, need in (
+    ('length_buckets', longest),
+    ('teacher_buckets', longest + c.skills.token_budget),
+  ):
+    if max(c.train[key]) < need:
+      raise ConfigError(
+        f'config.train.{key}={tuple(c.train[key])}: the last must hold {need} tokens'
+        ' (max_prompt_tokens + max_response_tokens'
+        + (' + skills.token_budget)' if key == 'teacher_buckets' else ')')
+      )

@@ -1,0 +1,92 @@
+"""Command line: `python -m sdar_jax.main --config=experiments/alfworld.py`.
+
+Exit codes: 0 done or stopped on request, 2 wrong input, 70 training diverged or had
+nothing to train on, 74 the disk refuses checkpoints.
+"""
+
+import logging
+import os
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from sdar_jax import config as config_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Experiment file.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string('workdir', '', 'Directory of the run.')
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', ['train', 'sft', 'eval', 'play', 'export'], 'What to do.'
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', '', 'eval, play, export: a run whose newest checkpoint is used.'
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', '', 'eval: JSON file; export, sft: HF directory.'
+)
+
+
+class _UsageError(ValueError):
+  """Flags that do not go together."""
+
+
+def _workdir() -> pathlib.Path:
+  if not _WORKDIR.value:
+    raise _UsageError(f'--workdir is empty: --mode={_MODE.value} needs a directory')
+  return pathlib.Path(_WORKDIR.value)
+
+
+def _run(config: Any) -> None:
+  mode = _MODE.value
+  if mode == 'train':
+    from sdar_jax import train
+
+    train.train(config, _workdir())
+  else:
+    from sdar_jax import modes
+
+    output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
+    modes.MODES[mode](config, checkpoint=_CHECKPOINT.value or None, output=output)
+
+
+def _fail(error: Exception, code: int) -> int:
+  """One line on stderr; SDAR_TRACEBACK=1 shows where it came from."""
+  if os.environ.get('SDAR_TRACEBACK') == '1':
+    raise error
+  print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+  return code
+
+
+def _main(argv: list[str]) -> int:
+  try:
+    flags.FLAGS(argv)
+    if _CONFIG.value is None:
+      raise _UsageError('--config is missing: e.g. --config=experiments/alfworld.py')
+    config_lib.validate(_CONFIG.value)
+  except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
+    return _fail(e, 2)  # ml_collections reports bad keys and types by all of these.
+  from sdar_jax import checkpoint, train
+
+  try:
+    _run(_CONFIG.value)
+  except checkpoint.SaveError as error:
+    return _fail(error, 74)
+  except (train.NonFiniteError, train.EmptyStepError) as error:
+    return _fail(error, 70)
+  except (ValueError, OSError) as error:
+    return _fail(error, 2)
+  return 0
+
+
+def main() -> None:
+  """Entry point."""
+  logging.basicConfig(level=logging.WARNING, format='%(message)s')
+  sys.exit(_main(sys.argv))
+
+
+if __name__ == '__main__':
+  main()

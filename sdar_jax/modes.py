@@ -1,0 +1,200 @@
+"""What `main` can do besides training: sft, eval, play and export."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sdar_jax import checkpoint as checkpoints
+from sdar_jax import evaluate, files, optimizer, parts, rollout, sft
+from sdar_jax.config import ConfigError
+from sdar_jax.console import Console
+from sdar_jax.models import convert, qwen
+
+_TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json')
+
+
+class _Policy:
+  """A world, a tokenizer and weights: the config's, or a checkpoint's."""
+
+  def __init__(self, config: ConfigDict, checkpoint: str | None):
+    self.config = config
+    self.world = parts.make_world(config)
+    self.chat = parts.make_chat(config, self.world)
+    self.teacher = parts.make_teacher(config, self.world, self.chat)
+    self.mesh = parts.make_mesh(config)
+    self.model, self.params = parts.load_model(config, self.mesh, self.chat)
+    self.source = config.model.path
+    if checkpoint is not None:
+      self._load(pathlib.Path(checkpoint))
+
+  def _load(self, run: pathlib.Path) -> None:
+    like = {'params': self.params}
+    restored = checkpoints.load(run / 'checkpoints', like, subset=True)
+    if restored is None:
+      raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
+    self.params = restored.state['params']
+    self.source = f'{run} step {restored.step}'
+
+  def agent_and_sampler(self) -> tuple[rollout.Agent, Any]:
+    """As `config.eval` wants them."""
+    c = self.config.eval
+    agent = parts.make_agent(
+      self.config,
+      self.chat,
+      self.teacher,
+      temperature=c.temperature,
+      with_skills=c.with_skills,
+    )
+    sampler = parts.make_sampler(
+      self.config,
+      self.model,
+      self.params,
+      self.chat,
+      self.mesh,
+      with_skills=c.with_skills,
+    )
+    return agent, sampler
+
+
+def run_eval(
+  config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
+) -> None:
+  """Plays the panel of `config.eval` and prints the table; `output` takes the JSON."""
+  policy = _Policy(config, checkpoint)
+  c = config.eval
+  panel = evaluate.make_panel(policy.world, c.split, c.tasks)
+  agent, sampler = policy.agent_and_sampler()
+  result, _ = evaluate.evaluate(
+    panel, policy.world, sampler, agent, attempts=c.attempts, seed=c.seed
+  )
+  result['policy'] = policy.source
+  result['with_skills'] = c.with_skills
+  if output is not None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(output, json.dumps(result, indent=1).encode())
+  Console(0).result(None, result)
+
+
+def run_play(
+  config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
+) -> None:
+  """Prints one episode of the first task of `config.eval.split`, turn by turn."""
+  del output
+  policy = _Policy(config, checkpoint)
+  panel = evaluate.make_panel(policy.world, config.eval.split, 1)
+  agent, sampler = policy.agent_and_sampler()
+  identity = (config.seed, 0)
+  groups = rollout.collect(
+    policy.world, panel.tasks, sampler, agent, group_size=1, identity=identity
+  )
+  trajectory = groups[0].trajectories[0]
+  print(f'{trajectory.task_id}: {panel.tasks[0].goal}')
+  for i, turn in enumerate(trajectory.turns):
+    print(f'\n[{i + 1}] {turn.observation}\n> {turn.response}')
+  print(f'\n{trajectory.outcome.value} after {len(trajectory.turns)} turns')
+
+
+def run_export(
+  config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
+) -> None:
+  """Writes the policy as a Hugging Face directory with its tokenizer."""
+  policy = _Policy(config, checkpoint)
+  _save(config, policy.model, policy.params, _required(output))
+
+
+def run_sft(
+  config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
+) -> None:
+  """Imitates the expert and writes the result as a Hugging Face directory."""
+  output, c = _required(output), config.sft
+  if not c.rows:
+    raise ConfigError('config.sft.rows=0: must be positive with --mode=sft')
+  policy = _Policy(config, checkpoint)
+  batch_rows = config.train.microbatch_rows
+  source = sft.demonstrations(
+    policy.world,
+    policy.world.tasks('train'),
+    plain=lambda text, task: policy.chat.render(text),
+    skilled=lambda text, task: policy.teacher.prompt(text, task.metadata)[0],
+    encode=policy.chat.encode_response,
+    skilled_fraction=c.skilled_fraction,
+    mistake_rate=c.mistake_rate,
+    seed=config.seed,
+  )
+  batches = sft.batches(
+    source,
+    rows=c.rows,
+    batch_rows=batch_rows,
+    buckets=tuple(config.train.length_buckets),
+    prompt_weight=c.prompt_weight,
+    seed=config.seed,
+  )
+  steps = sft.count_steps(c.rows, batch_rows)
+  params = _fit(config, policy, batches, steps)
+  _save(config, policy.model, params, output)
+
+
+def _fit(config: ConfigDict, policy: _Policy, batches: Any, steps: int) -> Any:
+  c = config.optimizer
+  if config.sft.muon:
+    tx = optimizer.make_muon(weight_decay=c.weight_decay, max_grad_norm=c.max_grad_norm)
+  else:
+    tx = optimizer.make_optimizer(
+      b1=c.b1,
+      b2=c.b2,
+      eps=c.eps,
+      weight_decay=c.weight_decay,
+      max_grad_norm=c.max_grad_norm,
+    )
+  step = sft.make_step(
+    policy.model,
+    tx,
+    peak=c.learning_rate,
+    warmup_steps=c.warmup_steps,
+    steps=steps,
+    valid_vocab=policy.chat.len_vocab,
+    dtype=jnp.dtype(config.model.dtype),
+    remat=config.model.remat,
+    chunk=config.model.logprob_chunk,
+  )
+  params, opt_state, recent = policy.params, tx.init(policy.params), []
+  for i, batch in enumerate(batches):
+    params, opt_state, metrics = step(params, opt_state, batch, np.int32(i))
+    recent.append(metrics['nll'])
+    if len(recent) == 200 or i + 1 == steps:
+      nll = float(np.mean(jax.device_get(recent)))
+      print(f'sft {i + 1}/{steps}: {nll:.4f} nats per response token', flush=True)
+      recent = []
+  return params
+
+
+def _required(output: pathlib.Path | None) -> pathlib.Path:
+  if output is None:
+    raise ConfigError('--output is missing: name the directory to write')
+  return output
+
+
+def _save(
+  config: ConfigDict, model: qwen.ModelConfig, params: Any, output: pathlib.Path
+) -> None:
+  convert.save(output, model, params, jnp.float32)
+  source = pathlib.Path(config.model.tokenizer or config.model.path)
+  for name in _TOKENIZER_FILES:
+    if (source / name).is_file() and source != output:
+      shutil.copyfile(source / name, output / name)
+  print(f'wrote {output}')
+
+
+MODES: dict[str, Callable[..., None]] = {
+  'sft': run_sft,
+  'eval': run_eval,
+  'play': run_play,
+  'export': run_export,
+}

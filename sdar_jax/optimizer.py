@@ -1,0 +1,64 @@
+"""The optimizer as an optax chain without its learning rate, and the schedule."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def make_optimizer(
+  *, b1: float, b2: float, eps: float, weight_decay: float, max_grad_norm: float
+) -> optax.GradientTransformation:
+  """Global-norm clip, Adam moments, decoupled weight decay.
+
+  The result is a descent direction of unit learning rate; `learning_rate` scales it.
+  Source: Loshchilov and Hutter, arXiv 1711.05101 (AdamW).
+  """
+  return optax.chain(
+    optax.clip_by_global_norm(max_grad_norm),
+    optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+    optax.add_decayed_weights(weight_decay),
+    optax.scale(-1.0),
+  )
+
+
+def make_muon(*, weight_decay: float, max_grad_norm: float):
+  """Muon on the matrices of the blocks, Adam on the rest; unit learning rate.
+
+  Source: K. Jordan et al., Muon (2024), as optax.contrib.muon implements it.
+  """
+
+  def dimensions(params):
+    spec = optax.contrib.MuonDimensionNumbers
+
+    def one(path, leaf):
+      in_block = any('layers' in str(part) for part in path)
+      return spec(1, 2) if in_block and leaf.ndim == 3 else None
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+  return optax.chain(
+    optax.clip_by_global_norm(max_grad_norm),
+    optax.contrib.muon(
+      learning_rate=1.0,
+      weight_decay=weight_decay,
+      adam_weight_decay=weight_decay,
+      muon_weight_dimension_numbers=dimensions,
+      consistent_rms=0.2,
+    ),
+  )
+
+
+def learning_rate(step: jax.Array, *, peak: float, warmup_steps: int) -> jax.Array:
+  """Linear warm-up over `warmup_steps` passes of the loop, then constant.
+
+  Args:
+    step: [] int32, 0-based pass of the loop (not the optimizer update).
+    peak: the constant value.
+    warmup_steps: passes until `peak` is reached; 0 is none.
+
+  Returns:
+    [] float32.
+  """
+  if warmup_steps == 0:
+    return jnp.asarray(peak, jnp.float32)
+  return peak * jnp.minimum(1.0, (step + 1.0) / warmup_steps).astype(jnp.float32)

@@ -1,0 +1,219 @@
+"""The parts of a run, each built from its room of the config."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sdar_jax import algorithms, chat, files, optimizer, rollout, skills
+from sdar_jax.config import ConfigError
+from sdar_jax.envs import base
+from sdar_jax.envs.alfworld import world as alfworld
+from sdar_jax.learner import Learner, LearnerConfig
+from sdar_jax.models import convert, qwen, sharding
+from sdar_jax.sampler import Sampler, SamplingParams
+
+
+def make_world(config: ConfigDict) -> base.World:
+  """The world of `config.world`."""
+  c = config.world
+  return alfworld.AlfworldWorld(
+    source=c.source,
+    data_dir=c.data_dir,
+    size=c.size,
+    train_tasks=c.train_tasks,
+    max_turns=c.max_turns,
+    history_length=c.history_length,
+    prompt_style=c.prompt_style,
+    parser=c.parser,
+  )
+
+
+def make_chat(config: ConfigDict, world: base.World) -> chat.Chat:
+  """The tokenizer and template of the policy."""
+  return chat.Chat(
+    config.model.tokenizer or config.model.path,
+    enable_thinking=config.model.enable_thinking,
+    instruction=world.instruction,
+  )
+
+
+def make_teacher(
+  config: ConfigDict, world: base.World, tokenizer: chat.Chat
+) -> skills.TeacherContext:
+  """The privileged context: the skill bank and where it enters the prompt."""
+  bank = skills.SkillBank.load(config.skills.path or world.skills_path)
+  return skills.TeacherContext(
+    bank,
+    tokenizer,
+    placement=config.skills.placement,
+    token_budget=config.skills.token_budget,
+  )
+
+
+def make_agent(
+  config: ConfigDict,
+  tokenizer: chat.Chat,
+  teacher: skills.TeacherContext,
+  *,
+  temperature: float,
+  with_skills: bool,
+) -> rollout.Agent:
+  """How the policy is prompted and sampled."""
+
+  def plain(text: str, task: base.Task) -> Any:
+    return tokenizer.render(text)
+
+  def skilled(text: str, task: base.Task) -> Any:
+    return teacher.prompt(text, task.metadata)[0]
+
+  c = config.rollout
+  budget = config.skills.token_budget if with_skills else 0
+  return rollout.Agent(
+    prompt=skilled if with_skills else plain,
+    decode=tokenizer.decode,
+    sampling=SamplingParams(
+      temperature=temperature,
+      top_p=c.top_p,
+      top_k=c.top_k,
+      max_tokens=c.max_response_tokens,
+      stop_ids=tokenizer.stop_ids,
+    ),
+    max_prompt_tokens=c.max_prompt_tokens + budget,
+  )
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+  """The device mesh of `config.mesh`."""
+  return sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+
+
+def load_model(
+  config: ConfigDict, mesh: Mesh, tokenizer: chat.Chat
+) -> tuple[qwen.ModelConfig, Any]:
+  """The initial policy, in float32 on its sharding.
+
+  Raises:
+    ConfigError: the tokenizer has ids that the model's vocabulary lacks.
+  """
+  model = convert.read_config(config.model.path)
+  if tokenizer.len_vocab > model.vocab_size:
+    raise ConfigError(
+      f'tokenizer of {tokenizer.len_vocab} ids, model {config.model.path} of'
+      f' {model.vocab_size}: set config.model.tokenizer to the one that belongs to it'
+    )
+  return convert.load(config.model.path, mesh, jnp.float32)
+
+
+def model_digest(config: ConfigDict) -> str:
+  """What identifies the initial policy: a directory's content, or the hub id."""
+  path = pathlib.Path(config.model.path)
+  return files.digest_directory(path) if path.is_dir() else config.model.path
+
+
+def make_sampler(
+  config: ConfigDict,
+  model: qwen.ModelConfig,
+  params: Any,
+  tokenizer: chat.Chat,
+  mesh: Mesh,
+  *,
+  with_skills: bool,
+) -> Sampler:
+  """The sampler; `with_skills` leaves room for skills in the prompts."""
+  c = config.rollout
+  budget = config.skills.token_budget if with_skills else 0
+  longest = c.max_prompt_tokens + budget
+  buckets = tuple(c.prefill_buckets)
+  if buckets[-1] < longest:
+    buckets = (*buckets, longest)
+  return Sampler(
+    model,
+    params,
+    slots=c.slots,
+    max_prompt_tokens=longest,
+    max_response_tokens=c.max_response_tokens,
+    prefill_buckets=buckets,
+    prefill_batch=c.prefill_batch,
+    decode_chunk=c.decode_chunk,
+    valid_vocab=tokenizer.len_vocab,
+    dtype=jnp.dtype(config.model.dtype),
+    decode=tokenizer.decode,
+    mesh=mesh,
+  )
+
+
+def make_loss_config(config: ConfigDict) -> algorithms.LossConfig:
+  """The coefficients of the objective."""
+  names = [field.name for field in dataclasses.fields(algorithms.LossConfig)]
+  return algorithms.LossConfig(**{name: config.algorithm[name] for name in names})
+
+
+def make_algorithm(config: ConfigDict) -> algorithms.Algorithm:
+  """The method: a row of the table."""
+  name = config.algorithm.name
+  if name not in algorithms.ALGORITHMS:
+    known = ', '.join(sorted(algorithms.ALGORITHMS))
+    raise ConfigError(f'config.algorithm.name={name!r}: must be one of {known}')
+  return algorithms.ALGORITHMS[name]
+
+
+def make_learner(
+  config: ConfigDict, model: qwen.ModelConfig, tokenizer: chat.Chat, mesh: Mesh
+) -> Learner:
+  """The learner with its optimizer."""
+  c = config.optimizer
+  tx = optimizer.make_optimizer(
+    b1=c.b1,
+    b2=c.b2,
+    eps=c.eps,
+    weight_decay=c.weight_decay,
+    max_grad_norm=c.max_grad_norm,
+  )
+  settings = LearnerConfig(
+    microbatch_rows=config.train.microbatch_rows,
+    temperature=config.rollout.temperature,
+    valid_vocab=tokenizer.len_vocab,
+    dtype=config.model.dtype,
+    remat=config.model.remat,
+    logprob_chunk=config.model.logprob_chunk,
+    learning_rate=c.learning_rate,
+    warmup_steps=c.warmup_steps,
+  )
+  algorithm, loss = make_algorithm(config), make_loss_config(config)
+  return Learner(model, settings, algorithm, loss, tx, mesh)
+
+
+def tasks_at(tasks: base.TaskSet, *, seed: int, cursor: int, count: int) -> list:
+  """Tasks `cursor` to `cursor + count` of the training order.
+
+  The order is a function of the seed alone, equal across methods: each pass over the
+  split is a permutation of its own.
+  """
+  out = []
+  for position in range(cursor, cursor + count):
+    epoch, index = divmod(position, len(tasks))
+    out.append(tasks[int(_epoch_order(seed, epoch, len(tasks))[index])])
+  return out
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, size: int) -> Any:
+  return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def fetch(batch: list[dict[str, Any]], host: list[dict[str, Any]]) -> list[dict]:
+  """Scores back on the host, [M, T] each, beside what the host knew already."""
+  out = []
+  for on_device, on_host in zip(batch, host):
+    names = [k for k in on_device if k.endswith('logprobs')]
+    arrays = jax.device_get({k: on_device[k] for k in names})
+    flat = {k: v.reshape(-1, v.shape[-1]) for k, v in arrays.items()}
+    out.append({**on_host, **flat})
+  return out

@@ -1,0 +1,92 @@
+"""What happened in one step, as named numbers. NumPy only."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sdar_jax.batching import Row
+from sdar_jax.skills import SkillView
+from sdar_jax.trajectory import Group
+
+
+def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
+  """Success, returns, lengths and validity of a step's episodes."""
+  played = [t for g in groups for t in g.trajectories]
+  sound = [t for t in played if not t.outcome.is_fault]
+  turns = [turn for t in sound for turn in t.turns]
+  flat = [g for g in groups if len({t.episode_return for t in g.trajectories}) == 1]
+  tokens = np.concatenate([t.response_ids for t in turns]) if turns else np.zeros(1)
+  return {
+    'rollout/success_rate': _mean([t.success for t in sound]),
+    'rollout/return_mean': _mean([t.episode_return for t in sound]),
+    'rollout/turns_mean': _mean([len(t.turns) for t in sound]),
+    'rollout/valid_action_rate': _mean([t.valid for t in turns]),
+    'rollout/admissible_action_rate': _mean([t.admissible for t in turns]),
+    'rollout/truncated_rate': _mean([t.stop_reason == 'length' for t in turns]),
+    'rollout/zero_variance_groups': len(flat) / max(len(groups), 1),
+    'rollout/faults': float(len(played) - len(sound)),
+    'rollout/prompt_tokens_mean': _mean([len(t.prompt_ids) for t in turns]),
+    'rollout/response_tokens_mean': _mean([len(t.response_ids) for t in turns]),
+    'rollout/token_zero_rate': float(np.mean(tokens == 0)),
+    'rollout/rows': float(len(turns)),
+  }
+
+
+def mismatch(scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+  """Sampled against scored log-probs of the same tokens under the same weights.
+
+  Args:
+    scores: minibatches with `response_mask`, `sampler_logprobs` and `old_logprobs`,
+      on the host.
+  """
+  gaps = np.concatenate(
+    [(m['sampler_logprobs'] - m['old_logprobs'])[m['response_mask']] for m in scores]
+  )
+  return {
+    'train/sampler_mismatch_mean': float(np.mean(np.abs(gaps))),
+    'train/sampler_mismatch_max': float(np.max(np.abs(gaps))),
+  }
+
+
+def token_records(
+  rows: Sequence[Row],
+  scores: Sequence[Mapping[str, np.ndarray]],
+  views: Sequence[SkillView] | None,
+  *,
+  count: int,
+  gate_beta: float,
+) -> list[dict[str, Any]]:
+  """Per-token arrays of the first `count` rows, for a viewer.
+
+  `advantage` is the row's, the same for each of its tokens; `gap` and `gate` are the
+  teacher's under pre-update weights.
+  """
+  out = []
+  for minibatch in scores:
+    for i, index in enumerate(minibatch['row_index']):
+      if len(out) == count or index < 0:
+        break
+      row, mask = rows[index], minibatch['response_mask'][i]
+      record = {
+        'trajectory_id': row.trajectory_id,
+        'turn_id': row.turn_id,
+        'response_ids': row.turn.response_ids.tolist(),
+        'advantage': float(minibatch['advantages'][i]),
+      }
+      names = ('sampler_logprobs', 'old_logprobs', 'ref_logprobs', 'teacher_logprobs')
+      for name in names:
+        if name in minibatch:
+          record[name] = minibatch[name][i][mask].tolist()
+      if views is not None:
+        gap = (minibatch['teacher_logprobs'] - minibatch['old_logprobs'])[i][mask]
+        record['gap'] = gap.tolist()
+        record['gate'] = (1 / (1 + np.exp(-gate_beta * gap))).tolist()
+        record['teacher_skills'] = list(views[index].skill_ids)
+        record['teacher_skill_tokens'] = views[index].tokens
+      out.append(record)
+  return out
+
+
+def _mean(values: Sequence[float]) -> float:
+  return float(np.mean(values)) if len(values) else 0.0

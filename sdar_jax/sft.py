@@ -1,0 +1,197 @@
+"""Supervised fine-tuning on a scripted expert's episodes (`--mode=sft`).
+
+Where the prompt shows skills, the expert that searches likely places first answers;
+where it does not, one that explores blindly. So the policy learns to act by what its
+prompt tells it, and skills in the prompt are worth having: a student, and a better
+informed teacher in the same weights.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sdar_jax import batching, scoring
+from sdar_jax.envs import base
+from sdar_jax.models import qwen
+
+# encode(text) -> ids of a response, tags as tokens and the stop token at its end.
+Encode = Callable[[str], np.ndarray]
+Prompt = Callable[[str, base.Task], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+  """One turn to imitate: `prompt_ids` [L] and `response_ids` [R], int32."""
+
+  prompt_ids: np.ndarray
+  response_ids: np.ndarray
+
+
+def demonstrations(
+  world: Any,
+  tasks: base.TaskSet,
+  *,
+  plain: Prompt,
+  skilled: Prompt,
+  encode: Encode,
+  skilled_fraction: float,
+  mistake_rate: float,
+  seed: int,
+) -> Iterator[Demonstration]:
+  """Expert turns, for ever: episode i plays task i with draws of its own.
+
+  Args:
+    world: gives `make_env`, `render`, `expert(kind, seed)` and `max_turns`.
+    tasks: the training tasks, used in order.
+    plain: the prompt without skills.
+    skilled: the prompt with skills.
+    encode: response text to ids.
+    skilled_fraction: of the episodes.
+    mistake_rate: chance that a random admissible action, or nonsense, is played in
+      place of the expert's, whose answer to the situation is still what is imitated.
+    seed: of the draws.
+  """
+  index = 0
+  while True:
+    task = tasks[index % len(tasks)]
+    random = np.random.default_rng([seed, index])
+    with_skills = bool(random.random() < skilled_fraction)
+    kind = 'likely' if with_skills else 'blind'
+    expert = world.expert(kind, seed=int(random.integers(2**31)))
+    prompt = skilled if with_skills else plain
+    env = world.make_env()
+    observation = env.reset(task)
+    expert.reset(task, observation)
+    history: list[base.Exchange] = []
+    for _ in range(world.max_turns):
+      action = expert.act(observation)
+      text = world.render(task, history, observation)
+      response = f'<think>{expert.thought}</think><action>{action}</action>'
+      yield Demonstration(prompt(text, task), encode(response))
+      if random.random() < mistake_rate:
+        action = _mistake(observation, random)
+      result = env.step(action)
+      history.append(base.Exchange(observation.text, action))
+      observation = result.observation
+      expert.observe(action, observation)
+      if result.done:
+        break
+    index += 1
+
+
+def _mistake(observation: base.Observation, random: np.random.Generator) -> str:
+  choices = observation.admissible
+  action = choices[int(random.integers(len(choices)))]
+  if random.random() < 0.5:  # Something the world will not understand.
+    action = action.rpartition(' ')[0] + f' {int(random.integers(1, 30))}'
+  return action
+
+
+def batches(
+  source: Iterator[Demonstration],
+  *,
+  rows: int,
+  batch_rows: int,
+  buckets: tuple[int, ...],
+  prompt_weight: float,
+  seed: int,
+  pool_rows: int = 4096,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches of rows of similar length: `tokens` [M, T] i32, `weights` [M, T] f32.
+
+  Args:
+    source: demonstrations.
+    rows: how many to take in all.
+    batch_rows: M.
+    buckets: allowed T.
+    prompt_weight: loss weight of a prompt token; a response token has 1.
+    seed: of the order.
+    pool_rows: rows that are sorted by length together.
+  """
+  random = np.random.default_rng(seed)
+  for start in range(0, rows, pool_rows):
+    pool = [next(source) for _ in range(min(pool_rows, rows - start))]
+    pool = [pool[i] for i in random.permutation(len(pool))]
+    pool.sort(key=lambda d: len(d.prompt_ids) + len(d.response_ids))
+    parts = [pool[i : i + batch_rows] for i in range(0, len(pool), batch_rows)]
+    for i in random.permutation(len(parts)):
+      yield _pad(parts[i], batch_rows, buckets, prompt_weight)
+
+
+def _pad(
+  part: list[Demonstration],
+  batch_rows: int,
+  buckets: tuple[int, ...],
+  prompt_weight: float,
+) -> dict[str, np.ndarray]:
+  longest = max(len(d.prompt_ids) + len(d.response_ids) for d in part)
+  width = batching.bucket(longest, buckets, 'train.length_buckets')
+  tokens = np.zeros((batch_rows, width), np.int32)
+  weights = np.zeros((batch_rows, width), np.float32)
+  for i, demonstration in enumerate(part):
+    begin = len(demonstration.prompt_ids)
+    end = begin + len(demonstration.response_ids)
+    tokens[i, :begin] = demonstration.prompt_ids
+    tokens[i, begin:end] = demonstration.response_ids
+    weights[i, :begin] = prompt_weight
+    weights[i, begin:end] = 1.0
+  return {'tokens': tokens, 'weights': weights}
+
+
+def make_step(
+  model: qwen.ModelConfig,
+  tx: optax.GradientTransformation,
+  *,
+  peak: float,
+  warmup_steps: int,
+  steps: int,
+  valid_vocab: int,
+  dtype: Any,
+  remat: bool,
+  chunk: int,
+) -> Callable[..., Any]:
+  """A jitted update: (params, opt_state, batch, i) -> (params, opt_state, metrics).
+
+  The loss is the weighted mean negative log-likelihood, nats per token; the learning
+  rate rises linearly over `warmup_steps` and falls along a cosine to 0 at `steps`.
+  """
+  schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps)
+
+  def loss_fn(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+    tokens, weights = batch['tokens'], batch['weights']
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    logprobs, _ = scoring.token_logprobs(
+      model,
+      params,
+      tokens,
+      positions,
+      temperature=1.0,
+      valid_vocab=valid_vocab,
+      dtype=dtype,
+      remat=remat,
+      chunk=chunk,
+    )
+    loss = -jnp.sum(weights * logprobs) / jnp.maximum(jnp.sum(weights), 1.0)
+    response = weights == 1.0
+    nll = -jnp.sum(jnp.where(response, logprobs, 0)) / jnp.maximum(response.sum(), 1)
+    return loss, nll
+
+  def step(params: Any, opt_state: Any, batch: Any, i: jax.Array) -> Any:
+    (_, nll), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    params = jax.tree.map(lambda p, u: p + schedule(i) * u, params, updates)
+    return params, opt_state, {'nll': nll, 'grad_norm': optax.global_norm(grads)}
+
+  return jax.jit(step, donate_argnums=(0, 1))
+
+
+def count_steps(rows: int, batch_rows: int, pool_rows: int = 4096) -> int:
+  """Batches that `batches` yields."""
+  full, rest = divmod(rows, pool_rows)
+  return full * math.ceil(pool_rows / batch_rows) + math.ceil(rest / batch_rows)

@@ -1,0 +1,356 @@
+"""The training loop, and what a run is made of."""
+
+import dataclasses
+import json
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sdar_jax import (
+  algorithms,
+  batching,
+  evaluate,
+  files,
+  metrics,
+  parts,
+  report,
+  rollout,
+  skills,
+  writers,
+)
+from sdar_jax.checkpoint import CheckpointStore
+from sdar_jax.console import Console
+from sdar_jax.trajectory import Group
+from sdar_jax.workdir import Workdir
+
+SKIPS_IN_A_ROW = 3  # Updates that are not finite before the run stops.
+
+
+class NonFiniteError(RuntimeError):
+  """Too many updates in a row were not finite; the last good state was saved."""
+
+
+class EmptyStepError(RuntimeError):
+  """Every episode of a step failed for reasons of infrastructure."""
+
+
+class StopSignal:
+  """Turns the first SIGTERM or SIGINT into a flag; the second ends the process."""
+
+  def __init__(self):
+    self.raised = False
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, self._handle)
+
+  def _handle(self, number: int, frame: Any) -> None:
+    if self.raised:
+      raise SystemExit(128 + number)
+    self.raised = True
+
+  def __call__(self) -> bool:
+    return self.raised
+
+
+class Clock:
+  """Seconds per phase of one step: `with clock('rollout'): ...`."""
+
+  def __init__(self):
+    self.seconds: dict[str, float] = {}
+    self._phase, self._start = '', 0.0
+
+  def __call__(self, phase: str) -> 'Clock':
+    self._phase = phase
+    return self
+
+  def __enter__(self) -> None:
+    self._start = time.perf_counter()
+
+  def __exit__(self, *exc_info: object) -> None:
+    spent = time.perf_counter() - self._start
+    self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + spent
+
+  def timings(self, groups: list[Group]) -> dict[str, float]:
+    """The step's `perf/` metrics; resets the clock."""
+    turns = [turn for g in groups for t in g.trajectories for turn in t.turns]
+    sampled = sum(len(turn.response_ids) for turn in turns)
+    trained = sampled + sum(len(turn.prompt_ids) for turn in turns)
+    seconds, self.seconds = self.seconds, {}
+    out = {f'perf/{phase}_seconds': spent for phase, spent in seconds.items()}
+    out['perf/step_seconds'] = sum(seconds.values())
+    out['perf/decode_tokens_per_second'] = sampled / seconds['rollout']
+    learning = seconds['score'] + seconds['update']
+    out['perf/train_tokens_per_second'] = trained / learning
+    return out
+
+
+class Run:
+  """A run's parts, its durable state, and the phases of its loop."""
+
+  def __init__(self, config: ConfigDict, workdir: Workdir, stop: StopSignal):
+    self.config, self.workdir, self.stop = config, workdir, stop
+    # What needs no device comes first, so that wrong input is found at once.
+    self.world = parts.make_world(config)
+    self.tasks = self.world.tasks('train')
+    self.panel = evaluate.make_panel(self.world, config.eval.split, config.eval.tasks)
+    self.chat = parts.make_chat(config, self.world)
+    self.teacher = parts.make_teacher(config, self.world, self.chat)
+    self.algorithm = parts.make_algorithm(config)
+    self.loss = parts.make_loss_config(config)
+    self.agent = self._agent(
+      config.rollout.temperature, self.algorithm.student_sees_skills
+    )
+    self.eval_agent = self._agent(config.eval.temperature, config.eval.with_skills)
+    self._make_device_parts()
+    self.console = Console(config.steps, sys.stdout)
+    self.clock = Clock()
+
+  def _agent(self, temperature: float, with_skills: bool) -> rollout.Agent:
+    return parts.make_agent(
+      self.config,
+      self.chat,
+      self.teacher,
+      temperature=temperature,
+      with_skills=with_skills,
+    )
+
+  def _make_device_parts(self) -> None:
+    config = self.config
+    mesh = parts.make_mesh(config)
+    self.model, params = parts.load_model(config, mesh, self.chat)
+    self.model_digest = parts.model_digest(config)
+    self.learner = parts.make_learner(config, self.model, self.chat, mesh)
+    self.ref_params = None
+    if self.loss.needs_reference:
+      self.ref_params = jax.tree.map(jnp.copy, params)
+    self.state = self.learner.init_state(params)
+    self.cursor = 0  # Next task in the training order.
+    self.store = CheckpointStore(
+      self.workdir.path / 'checkpoints', config.checkpoint.keep
+    )
+    resumed = self._restore()
+    self.step = self.saved_step = int(self.state.step)
+    self.sampler = parts.make_sampler(
+      config,
+      self.model,
+      self.state.params,
+      self.chat,
+      mesh,
+      with_skills=self.algorithm.student_sees_skills or config.eval.with_skills,
+    )
+    self.writer = writers.MetricsWriter(
+      self.workdir.path, self.step if resumed else None
+    )
+
+  def _host(self) -> dict[str, Any]:
+    return {
+      'task_cursor': self.cursor,
+      'seed': self.config.seed,
+      'config_digest': self.workdir.digest,
+      'world_digest': self.tasks.digest,
+      'model_digest': self.model_digest,
+    }
+
+  def _restore(self) -> bool:
+    restored = self.store.restore(self.state)
+    if restored is None:
+      return False
+    for key, value in self._host().items():
+      if key != 'task_cursor' and restored.host[key] != value:
+        raise ValueError(
+          f'{self.workdir.path}: {key} {restored.host[key]} of checkpoint'
+          f' {restored.step} differs from {value} of this run: use another workdir'
+        )
+    self.state = restored.state
+    self.cursor = restored.host['task_cursor']
+    return True
+
+  def collect(self) -> list[Any]:
+    """Plays the step's episodes."""
+    c = self.config.rollout
+    tasks = parts.tasks_at(
+      self.tasks, seed=self.config.seed, cursor=self.cursor, count=c.tasks_per_step
+    )
+    groups = rollout.collect(
+      self.world,
+      tasks,
+      self.sampler,
+      self.agent,
+      group_size=c.group_size,
+      identity=(self.config.seed, self.step),
+      success_reward=c.success_reward,
+      should_stop=self.stop,
+    )
+    self.cursor += c.tasks_per_step
+    return groups
+
+  def rows(self, groups: list[Any]) -> list[batching.Row]:
+    """One row per turn."""
+    penalty = self.config.algorithm.invalid_penalty
+    rows = batching.rows(groups, invalid_penalty=penalty)
+    if not rows:
+      raise EmptyStepError(f'step {self.step}: every group had an environment fault')
+    return rows
+
+  def teacher_rows(self, rows: list[batching.Row]) -> tuple[Any, Any]:
+    """The privileged prompts of the rows and what each shows; None without teacher."""
+    if not self.algorithm.needs_teacher(self.loss):
+      return None, None
+    pairs = ((row.turn.prompt_text, row.task.metadata) for row in rows)
+    return skills.teacher_rows(self.teacher, pairs)
+
+  def pack(self, rows: list[batching.Row], teacher: Any) -> list[batching.Arrays]:
+    """Minibatches of the rows with their advantages."""
+    c = self.config.train
+    data = algorithms.RowData(**batching.identities(rows))
+    advantages = self.algorithm.advantages(data, self.loss)
+    order = batching.permutation(
+      len(rows), shuffle=c.shuffle_rows, seed=self.config.seed, step=self.step
+    )
+    return batching.pack(
+      rows,
+      teacher,
+      np.asarray(advantages),
+      order=order,
+      minibatch_rows=c.minibatch_rows,
+      length_buckets=c.length_buckets,
+      teacher_buckets=c.teacher_buckets,
+    )
+
+  def report(self, groups, rows, views, packed, batch, sums) -> None:
+    """Writes the step's metrics, timings and trajectories; stops a diverged run."""
+    sums = jax.device_get(sums)
+    scores = parts.fetch(batch, packed)
+    trained = {f'train/{k}': v for k, v in metrics.means(sums).items()}
+    values = {
+      **report.rollout_metrics(groups),
+      **skills.measure_views(views or ()),
+      **report.mismatch(scores),
+      **trained,
+      'train/updates': len(sums),
+    }
+    every = self.config.log.trajectories_every
+    if every and self.step % every == 0:
+      tokens = report.token_records(
+        rows,
+        scores,
+        views,
+        count=self.config.log.token_rows,
+        gate_beta=self.loss.gate_beta,
+      )
+      self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
+    timings = self.clock.timings(groups)
+    self.writer.write(self.step, values, timings)
+    self.console.step(self.step, {**values, **timings})
+    if int(self.state.skipped_in_a_row) >= SKIPS_IN_A_ROW:
+      self.save()
+      raise NonFiniteError(
+        f'{SKIPS_IN_A_ROW} updates in a row were not finite at step {self.step}; the'
+        f' last good state is in {self.workdir.path / "checkpoints"}: lower'
+        ' config.optimizer.learning_rate'
+      )
+
+  def evaluate(self) -> dict[str, Any]:
+    """Plays the panel and writes eval/<step>.json; reads it if it is there."""
+    path = self._eval_path(self.step)
+    if path.exists():
+      return json.loads(path.read_text())
+    with self.clock('eval'):
+      result, _ = evaluate.evaluate(
+        self.panel,
+        self.world,
+        self.sampler,
+        self.eval_agent,
+        attempts=self.config.eval.attempts,
+        seed=self.config.eval.seed,
+        should_stop=self.stop,
+      )
+    result['step'] = self.step
+    path.parent.mkdir(exist_ok=True)
+    files.write_atomic(path, json.dumps(result, indent=1).encode())
+    self.console.line(
+      f'step {self.step}: {result["panel"]} success {result["success_rate"]:.1%}'
+      f' of {result["n"]}'
+    )
+    return result
+
+  def maybe_evaluate(self) -> None:
+    """Evaluates before the first step and every `config.eval.every` after it."""
+    every = self.config.eval.every
+    if self.step == 0 or (every and self.step % every == 0):
+      self.evaluate()
+
+  def finish(self) -> None:
+    """Evaluates the final policy and shows it beside the initial one."""
+    before = json.loads(self._eval_path(0).read_text())
+    self.console.results({'before': before, 'after': self.evaluate()})
+
+  def _eval_path(self, step: int) -> pathlib.Path:
+    return self.workdir.path / 'eval' / f'{step:06d}.json'
+
+  def maybe_checkpoint(self) -> None:
+    """Saves every `config.checkpoint.every` steps."""
+    if self.step % self.config.checkpoint.every == 0:
+      self.save()
+
+  def save(self) -> None:
+    """Saves the state at the end of a pass of the loop."""
+    if self.saved_step != self.step:
+      self.store.save(self.step, self.state, self._host())
+      self.saved_step = self.step
+
+
+def train(config: ConfigDict, path: str | pathlib.Path) -> None:
+  """Trains until `config.steps`; goes on where the workdir's last checkpoint stands.
+
+  Raises:
+    NonFiniteError: three updates in a row were not finite.
+    EmptyStepError: a step had nothing to train on.
+    checkpoint.SaveError: three saves in a row failed.
+    ValueError: one line naming what in the config or the files is wrong.
+  """
+  stop = StopSignal()
+  with Workdir(path, config) as workdir:
+    run = Run(config, workdir, stop)
+    try:
+      with run.console:
+        loop(run)
+    except rollout.Interrupted:
+      run.save()
+      run.console.line(f'stopped on request; step {run.step} is saved')
+
+
+def loop(run: Run) -> None:
+  """One pass is one training step; DESIGN's listing, line for line."""
+  while run.step < run.config.steps:
+    run.maybe_evaluate()
+    with run.clock('rollout'):
+      groups = run.collect()
+    with run.clock('batch'):
+      rows = run.rows(groups)
+      teacher, views = run.teacher_rows(rows)
+      packed = run.pack(rows, teacher)
+      batch = run.learner.to_device(packed)
+    with run.clock('score'):
+      batch = run.learner.score(run.state.params, run.ref_params, batch)
+      jax.block_until_ready(batch)
+    with run.clock('update'):
+      sums = []
+      for minibatch in batch:
+        run.state, summed = run.learner.train_step(run.state, minibatch)
+        sums.append(summed)
+      run.state = run.learner.finish_step(run.state)
+      run.step = int(run.state.step)  # Waits for the device.
+    run.sampler.update(run.state.params)
+    run.report(groups, rows, views, packed, batch, sums)
+    run.maybe_checkpoint()
+    if run.stop():
+      raise rollout.Interrupted
+  run.save()
+  run.finish()

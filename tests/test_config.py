@@ -1,0 +1,99 @@
+"""Wrong configurations are one line that names the key; right ones pass."""
+
+import math
+
+import pytest
+
+from experiments import alfworld
+from sdar_jax import config as config_lib
+
+
+def _default():
+  config = config_lib.default()
+  config.model.path = 'somewhere'
+  return config
+
+
+@pytest.mark.parametrize(
+  'argument',
+  ['', 'model=qwen2.5-3b,world=official', 'model=qwen3-1.7b,algo=grpo,seed=3'],
+)
+def test_experiments_are_valid(argument):
+  config = alfworld.get_config(argument)
+  config_lib.validate(config)
+  assert config.seed == (3 if 'seed' in argument else 0)
+
+
+def test_paper_hyperparameters():
+  """The values of the paper's appendix C and the released ALFWorld scripts."""
+  config = config_lib.flatten(alfworld.get_config('model=qwen2.5-3b,world=official'))
+  expected = {
+    'optimizer.learning_rate': 1e-6,
+    'rollout.group_size': 8,
+    'rollout.tasks_per_step': 16,
+    'algorithm.clip_low': 0.2,
+    'algorithm.distill_coef': 0.01,
+    'algorithm.gate_beta': 5.0,
+    'algorithm.kl_coef': 0.01,
+    'algorithm.entropy_coef': 0.001,
+    'algorithm.invalid_penalty': 0.1,
+    'train.minibatch_rows': 256,
+    'world.max_turns': 50,
+    'eval.temperature': 0.4,
+    'steps': 150,
+  }
+  assert {key: config[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize('argument', ['model=gpt', 'colour=red', 'seed=x', 'model'])
+def test_wrong_experiment_argument(argument):
+  with pytest.raises(ValueError, match=argument.split('=')[0]):
+    alfworld.get_config(argument)
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('rollout.group_size', 1),
+    ('rollout.temperature', -1.0),
+    ('rollout.temperature', math.nan),
+    ('optimizer.learning_rate', math.inf),
+    ('algorithm.kl_kind', 'k4'),
+    ('algorithm.distill_form', 'both'),
+    ('train.microbatch_rows', 7),
+    ('mesh.data', 3),
+    ('train.length_buckets', (16,)),
+    ('train.length_buckets', (64, 32)),
+    ('rollout.top_p', 0.0),
+    ('checkpoint.keep', 1),
+    ('steps', 0),
+  ],
+)
+def test_wrong_value_names_the_key(key, value):
+  config = _default()
+  room, _, name = key.rpartition('.')
+  (config[room] if room else config)[name] = value
+  with pytest.raises(config_lib.ConfigError) as caught:
+    config_lib.validate(config)
+  message = str(caught.value)
+  assert '\n' not in message
+  assert name.removesuffix('s') in message or 'mesh' in message
+
+
+def test_unknown_and_missing_keys():
+  config = _default()
+  config.rollout.colour = 'red'
+  with pytest.raises(config_lib.ConfigError, match=r'rollout\.colour is unknown'):
+    config_lib.validate(config)
+  config = _default()
+  del config.rollout.top_k
+  with pytest.raises(config_lib.ConfigError, match=r'rollout\.top_k is missing'):
+    config_lib.validate(config)
+
+
+def test_wrong_type():
+  values = _default()
+  with values.ignore_type():
+    values.steps = 'many'
+  with pytest.raises(config_lib.ConfigError, match=r'steps.*must be int'):
+    config_lib.validate(values)
