@@ -61,6 +61,11 @@ class ObservingExpert:
     order: 'likely' looks into likely places first, near ones before far ones;
       'blind' into all receptacles in an order that the seed and the task decide.
     seed: of the blind order.
+
+  Attributes:
+    thought: what the last action is for, in a few words.
+    aim: what the game asks for.
+    belief: what has been observed.
   """
 
   def __init__(self, order: str = 'likely', seed: int = 0):
@@ -71,6 +76,7 @@ class ObservingExpert:
 
   def reset(self, task: Task, observation: Observation) -> None:
     """Starts an episode from its first observation."""
+    self.thought = ''
     self.aim = aims.read(task.goal)
     self.belief = Belief()
     self._salt = f'{self.seed}/{task.task_id}'
@@ -87,8 +93,9 @@ class ObservingExpert:
     self._take_in(observation)
 
   def act(self, observation: Observation) -> str:
-    """The next action; changes nothing, so it may be asked for at any time."""
-    return self.plan(observation)[1]
+    """The next action; `thought` then says what it is for. May be asked repeatedly."""
+    self.thought, action = self.plan(observation)
+    return action
 
   def plan(self, observation: Observation) -> tuple[str, str]:
     """(what the action is for in a few words, the action)."""
@@ -143,6 +150,7 @@ class ObservingExpert:
         self._lacks_treatment(pair[0]),
         f'take {pair[0]} from {pair[1]}' not in offered,
         bool(self._reach(pair[1], offered)),
+        *reversed(pair),
       ),
       default=None,
     )
@@ -188,7 +196,7 @@ class ObservingExpert:
       place not in self.belief.visits and name in _OPENABLE
     )
     cost = bool(self._reach(place, offered)) + closed
-    return (-weight / max(cost, 1), cost, self.belief.receptacles.index(place))
+    return (-weight / max(cost, 1), cost, place)
 
   def _lacks_treatment(self, item: str) -> bool:
     """Whether `item` has to be cleaned, heated or cooled before it will do."""
@@ -239,7 +247,7 @@ class ObservingExpert:
         -present[name] if wanted else 0,
         name != belief.here,
         name in belief.closed,
-        options.index(name),
+        name,
       ),
       default='',
     )

@@ -245,20 +245,26 @@ class GeneratedTasks(Sequence[Task]):
   Args:
     split: 'train', 'valid_seen' or 'valid_unseen'.
     size: 'small' (6 to 14 receptacles) or 'full' (like the official rooms).
+    train_tasks: length of the training split; game i is the same for any length.
   """
 
-  def __init__(self, split: str, size: str = 'small'):
+  def __init__(
+    self, split: str, size: str = 'small', train_tasks: int = SPLITS['train']
+  ):
     if split not in SPLITS:
       raise ValueError(f'split {split!r}: generated games have {", ".join(SPLITS)}')
     if size not in rooms.SIZES:
-      raise ValueError(f'size {size!r}: one of {", ".join(rooms.SIZES)}')
+      raise ValueError(f'config.world.size={size!r}: must be one of {rooms.SIZES}')
+    if train_tasks < 1:
+      raise ValueError(f'config.world.train_tasks={train_tasks}: must be at least 1')
     self.split = split
     self.size = size
-    truth = ['generated', VERSION, rooms.HOUSEHOLD.digest, size, split, SPLITS[split]]
+    self._length = train_tasks if split == 'train' else SPLITS[split]
+    truth = ['generated', VERSION, rooms.HOUSEHOLD.digest, size, split, self._length]
     self.digest = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
 
   def __len__(self) -> int:
-    return SPLITS[self.split]
+    return self._length
 
   def __getitem__(self, index: int) -> Task:
     if not 0 <= index < len(self):

@@ -1,0 +1,163 @@
+"""The user message of a turn, in our own words. Two styles.
+
+`paper` is for real models: role, task, the last few turns, the observation and the
+possible actions, then how to answer. `compact` is for the small model: what the agent
+has read so far in the episode, boiled down to a few short lines.
+"""
+
+from collections.abc import Sequence
+
+from sdar_jax.envs.alfworld.belief import Belief, believe
+from sdar_jax.envs.base import Exchange, Observation, Task
+
+VERSION = 1
+STYLES = ('paper', 'compact')
+PAPER_INSTRUCTION = (
+  'First reason step by step about where things stand and what to do next, between '
+  '<think> and </think>. Then give the one action you choose, word for word as in the '
+  'list, between <action> and </action>.'
+)
+# What the compact style leaves out of the listed actions: they reveal nothing new.
+_IDLE = frozenset({'help', 'look', 'inventory'})
+
+
+def instruction(style: str) -> str:
+  """The words that end every message of this style: how to answer."""
+  return PAPER_INSTRUCTION if style == 'paper' else ''
+
+
+def paper(
+  task: Task, history: Sequence[Exchange], observation: Observation, length: int
+) -> str:
+  """The prompt for real models.
+
+  Args:
+    task: for its goal.
+    history: all past turns.
+    observation: the current one.
+    length: how many past turns to show.
+  """
+  parts = ['You act inside a household that exists only as text, one action per turn.']
+  if history:
+    parts.append(f'Your task is to: {task.goal}')
+    shown = history[len(history) - min(length, len(history)) :]
+    first = len(history) - len(shown) + 1
+    lines = [f'Turns taken so far: {len(history)}.']
+    if shown:
+      lines[0] += f' The last {len(shown)}:'
+    for number, exchange in enumerate(shown, first):
+      lines.append(f'Turn {number}, you saw: {exchange.observation}')
+      lines.append(f'Turn {number}, you did: {exchange.action}')
+    parts.append('\n'.join(lines))
+  parts.append(f'Turn {len(history) + 1}, you see: {observation.text}')
+  actions = '\n'.join(f'- {text}' for text in observation.admissible if text != 'help')
+  parts.append(f'Actions possible now:\n{actions}')
+  parts.append(PAPER_INSTRUCTION)
+  return '\n\n'.join(parts)
+
+
+def compact(
+  task: Task, history: Sequence[Exchange], observation: Observation, length: int
+) -> str:
+  """The prompt for the small model: only what the texts so far have told.
+
+  Lines, each only where it says something: the goal; the last actions, '?' marking one
+  that did nothing; where the agent is and what cannot be taken there; what it holds;
+  what can be taken; other deeds; where things that the goal names were seen; places
+  already searched; places not yet searched. All but the last actions are a view of the
+  whole history, since a policy without memory needs to know what it has been through.
+  """
+  belief = believe(history, observation)
+  offered = observation.admissible
+  takes = _takes(belief, offered)
+  lines = [
+    task.goal,
+    _last(history, observation, length),
+    _here(belief, takes),
+    f'hold {_held(belief)}' if belief.holding else '',
+    ' '.join(['take', *takes]) if takes else '',
+    _deeds(belief, offered),
+    _seen(task, belief),
+  ]
+  goes = [text.removeprefix('go to ') for text in offered if text.startswith('go to ')]
+  searched = [name for name in goes if name in belief.contents]
+  fresh = [name for name in goes if name not in belief.contents]
+  lines += [' '.join(['old', *searched]) if searched else '']
+  lines += [' '.join(['new', *fresh]) if fresh else '']
+  return '\n'.join(line for line in lines if line)
+
+
+def _last(history: Sequence[Exchange], observation: Observation, length: int) -> str:
+  """The last actions, oldest first; '?' after one that did nothing."""
+  outcomes = [exchange.observation for exchange in history[1:]] + [observation.text]
+  pairs = list(zip(history, outcomes, strict=bool(history)))
+  words = []
+  for exchange, outcome in pairs[len(pairs) - min(length, len(pairs)) :]:
+    failed = believe((), Observation(outcome)).failed
+    words.append(exchange.action + ' ?' * failed)
+  return 'did ' + ', '.join(words) if words else ''
+
+
+def _takes(belief: Belief, offered: Sequence[str]) -> list[str]:
+  """What can be taken from where the agent faces."""
+  ending = f' from {belief.here}'
+  return [
+    text.removeprefix('take ').removesuffix(ending)
+    for text in offered
+    if text.startswith('take ') and text.endswith(ending)
+  ]
+
+
+def _here(belief: Belief, takes: list[str]) -> str:
+  if not belief.here:
+    return 'at start'
+  if belief.here in belief.closed:
+    return f'at {belief.here} closed'
+  if belief.here not in belief.contents:
+    return f'at {belief.here}'
+  rest = [item for item in belief.contents[belief.here] if item not in takes]
+  return ' '.join(['at', belief.here, *(['with', *rest] if rest else [])])
+
+
+def _held(belief: Belief) -> str:
+  """'mug 1 clean': what is held, and what was done to it."""
+  states = belief.states[belief.holding] if belief.holding in belief.states else ()
+  return ' '.join([belief.holding, *sorted(states)])
+
+
+def _deeds(belief: Belief, offered: Sequence[str]) -> str:
+  """The other admissible actions in full, without those that reveal nothing new."""
+  deeds = []
+  for text in offered:
+    verb, _, rest = text.partition(' ')
+    facing = verb == 'take' and rest.endswith(f' from {belief.here}')
+    known = verb == 'examine' and (
+      rest not in belief.receptacles or rest in belief.contents or rest in belief.closed
+    )
+    if verb != 'go' and not facing and not known and text not in _IDLE:
+      deeds.append(text)
+  return 'can ' + ', '.join(deeds) if deeds else ''
+
+
+def _seen(task: Task, belief: Belief) -> str:
+  """Where things that the goal names were last seen, other than here."""
+  kinds = (task.metadata['object'], task.metadata['tool'])
+  found = [
+    f'{item} in {place}'
+    for kind in kinds
+    for item, place in belief.places(kind)
+    if place != belief.here
+  ]
+  return 'seen ' + ', '.join(found) if found else ''
+
+
+def render(
+  style: str,
+  task: Task,
+  history: Sequence[Exchange],
+  observation: Observation,
+  length: int,
+) -> str:
+  """The user message of the next turn in `style`, which shows `length` past turns."""
+  write = paper if style == 'paper' else compact
+  return write(task, history, observation, length)

@@ -1,0 +1,111 @@
+"""ALFWorld as one object: tasks, engine, prompt, parser and experts."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdar_jax.envs import base
+from sdar_jax.envs.alfworld import engine, generated, prompts
+from sdar_jax.envs.alfworld import expert as experts
+from sdar_jax.envs.alfworld import parser as parsers
+
+SOURCES = ('generated',)
+EXPERTS = (*experts.ORDERS, 'oracle')
+
+
+def _check(key: str, value: str, allowed: Sequence[str]) -> None:
+  if value not in allowed:
+    raise ValueError(f'config.world.{key}={value!r}: must be one of {tuple(allowed)}')
+
+
+class AlfworldWorld:
+  """ALFWorld, as rollout and evaluation see it; implements `envs.base.World`.
+
+  Args:
+    source: 'generated' or 'official' games.
+    data_dir: where the official games lie; '' means $ALFWORLD_DATA.
+    size: of generated rooms, 'small' or 'full'.
+    train_tasks: how many generated training games there are.
+    max_turns: turns per episode.
+    history_length: past exchanges that a prompt shows.
+    prompt_style: 'paper', or 'compact' for the small model.
+    parser: 'reference' or 'strict'.
+
+  Attributes:
+    instruction: the words that end every user message.
+    skills_path: the skill bank of this world.
+    digest: hex SHA-256 over everything that decides what an agent is shown.
+  """
+
+  name = 'alfworld'
+
+  def __init__(
+    self,
+    source: str = 'generated',
+    data_dir: str = '',
+    *,
+    size: str = 'full',
+    train_tasks: int = generated.SPLITS['train'],
+    max_turns: int = 50,
+    history_length: int = 2,
+    prompt_style: str = 'paper',
+    parser: str = 'reference',
+  ):
+    _check('source', source, SOURCES)
+    _check('prompt_style', prompt_style, prompts.STYLES)
+    _check('parser', parser, parsers.MODES)
+    self.source = source
+    self.data_dir = data_dir
+    self.size = size
+    self.train_tasks = train_tasks
+    self.max_turns = max_turns
+    self.history_length = history_length
+    self.prompt_style = prompt_style
+    self.parser = parser
+    self.instruction = prompts.instruction(prompt_style)
+    self.skills_path = Path(__file__).with_name('skills.json')
+
+  @property
+  def digest(self) -> str:
+    """Identifies what episodes consist of, the training games included."""
+    truth = [self.name, self.tasks('train').digest, self.max_turns, self.parser]
+    truth += [prompts.VERSION, self.prompt_style, self.history_length]
+    return hashlib.sha256(json.dumps(truth).encode()).hexdigest()
+
+  def tasks(self, split: str) -> base.TaskSet:
+    """The tasks of 'train', 'valid_seen' or 'valid_unseen'."""
+    return generated.GeneratedTasks(split, self.size, train_tasks=self.train_tasks)
+
+  def make_env(self) -> engine.AlfworldEnv:
+    """A fresh environment."""
+    return engine.AlfworldEnv()
+
+  def render(
+    self,
+    task: base.Task,
+    history: Sequence[base.Exchange],
+    observation: base.Observation,
+  ) -> str:
+    """The user message of the next turn. `history` holds all turns so far."""
+    return prompts.render(
+      self.prompt_style, task, history, observation, self.history_length
+    )
+
+  def parse(self, response: str, observation: base.Observation) -> base.ParsedAction:
+    """Cuts the action out of a response; never raises."""
+    if self.parser == 'strict':
+      return parsers.parse_strict(response, observation.admissible)
+    return parsers.parse_reference(response)
+
+  def expert(
+    self, kind: str, seed: int = 0, env: engine.AlfworldEnv | None = None
+  ) -> experts.ObservingExpert:
+    """A scripted expert: 'likely', 'blind' (in an order of `seed`), 'oracle' of `env`."""
+    if kind not in EXPERTS:
+      raise ValueError(f'expert {kind!r}: must be one of {EXPERTS}')
+    if kind != 'oracle':
+      return experts.ObservingExpert(kind, seed)
+    if env is None:
+      raise ValueError("expert 'oracle' reads the state: give it env=")
+    return experts.OracleExpert(env)
