@@ -172,12 +172,17 @@ def test_what_is_decoded_never_becomes_control(plain, text):
 
 
 @settings(max_examples=80, deadline=None)
-@given(ids=st.lists(st.integers(0, 151664), max_size=40))
+@given(ids=st.lists(st.integers(0, 151664) | st.integers(151643, 151664), max_size=40))
 def test_any_sampled_ids_decode(plain, ids):
   """Also ids that split a character; special tokens leave no trace."""
   text = plain.decode(np.asarray(ids, np.int32))
   assert '<|im_end|>' not in text and '<|endoftext|>' not in text
   assert all(i < FIRST_CONTROL_ID for i in plain.encode_text(text))
+
+
+def test_decoding_drops_special_tokens_and_keeps_tags(plain):
+  text = plain.decode([151644, *plain.encode_text('a'), 151657, 151645, 151643])
+  assert text == 'a<tool_call>'
 
 
 def test_lone_surrogates_are_encoded(plain):
