@@ -6,7 +6,7 @@ A checkpoint is one directory, `<step>/`:
   host.json              everything else, with the name, shape and dtype of each array
   manifest-<step>.json   size and SHA-256 of every other file
 
-It is built as `.tmp-<step>/` and renamed when every byte is on disk, so that rename is
+It is built as `.tmp-<step>-.../` and renamed when every byte is on disk, so that rename is
 the commit. A directory without a manifest that matches is not a checkpoint: Orbax alone
 takes a directory for one by its name, and does not notice a flipped bit.
 
@@ -131,8 +131,9 @@ class CheckpointStore:
   def _write(
     self, step: int, leaves: Mapping[str, jax.Array], record: bytes
   ) -> pathlib.Path:
-    """Builds `.tmp-<step>` with every byte on disk."""
-    staging = self._directory / f'.tmp-{step}'
+    """Builds a directory with every byte on disk."""
+    # Not the name of the last attempt, which a thread of Orbax's may still write to.
+    staging = self._directory / f'.tmp-{step}-{self._failures}'
     staging.mkdir()
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       checkpointer.save(staging / 'state', args=ocp.args.PyTreeSave(dict(leaves)))

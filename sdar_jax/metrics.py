@@ -130,6 +130,8 @@ def find(name: str, table: Mapping[str, Metric] = METRICS) -> Metric:
   Raises:
     ValueError: the table has none.
   """
+  if name in table:
+    return table[name]
   for known, metric in table.items():
     pattern = re.sub(r'\\\{\w+\\\}', r'[^/]+', re.escape(known))
     if re.fullmatch(pattern, name):

@@ -131,9 +131,16 @@ class _Lines:
       raise ValueError(f'{self._path}: step {step} does not follow step {self._last}')
     self._last = step
     self._pending += (dumps({'step': step, **values}) + '\n').encode()
+    self._flush()
+
+  def close(self) -> None:
+    self._flush()
+    self._file.close()
+
+  def _flush(self) -> None:
     end = self._file.seek(0, os.SEEK_END)
+    view = memoryview(self._pending)
     try:
-      view = memoryview(self._pending)
       while view:
         view = view[self._file.write(view) :]
       os.fsync(self._file.fileno())
@@ -142,11 +149,6 @@ class _Lines:
       # Half a line would damage the file; the next call tries again with all of it.
       self._file.truncate(end)
       _log.warning('%s: not written yet: %s', self._path, files.one_line(error))
-
-  def close(self) -> None:
-    self._file.close()
-    if self._pending:
-      _log.warning('%s: the last lines were never written', self._path)
 
 
 def _kept(path: pathlib.Path, resume_step: int | None) -> tuple[int | None, bytes]:
@@ -165,11 +167,12 @@ def _kept(path: pathlib.Path, resume_step: int | None) -> tuple[int | None, byte
       ) from error
     if step > resume_step:
       break
-    last, kept = step, [*kept, line]
+    last = step
+    kept.append(line)
   cut = len(lines[:-1]) - len(kept)
   if cut:
     _log.warning('%s: %d lines cut, to resume after step %s', path, cut, resume_step)
-  if resume_step and last != resume_step:
+  if kept and last != resume_step:
     _log.warning('%s: its last line is of step %s, not %s', path, last, resume_step)
   return last, b''.join(line + b'\n' for line in kept)
 
