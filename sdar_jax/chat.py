@@ -70,8 +70,8 @@ class Chat:
     self.len_vocab = len(self._hub)
     self.stop_ids = tuple(map(self._control_id, ('<|im_end|>', '<|endoftext|>')))
     self._instruction = instruction
-    tags = {index: t.content for index, t in added.items() if not t.special}
-    self._ending = self._split(instruction, tags.values())
+    self._tags = [token.content for token in added.values() if not token.special]
+    self._ending = self._split(instruction, self._tags)
     self._check_plain()
     self._bare = self._skeleton(None)
     self._with_system = self._skeleton(_SYSTEM)
@@ -107,6 +107,14 @@ class Chat:
     """Ids of `text`, [L] int32, none of them a control token."""
     return np.asarray(self._encode(text), np.int32)
 
+  def encode_response(self, text: str) -> np.ndarray:
+    """Ids of a response of our own making, such as an expert's, [R] int32.
+
+    Tags are tokens where the tokenizer has such tokens; the stop token ends it.
+    """
+    ids = self._encode_tagged(self._split(text, self._tags))
+    return np.asarray([*ids, self.stop_ids[0]], np.int32)
+
   def decode(self, ids: Any) -> str:
     """Text of sampled ids, for environments and people; special tokens left out."""
     ids = np.asarray(ids, np.int64).tolist()
@@ -124,6 +132,10 @@ class Chat:
     runs = list(self._ending)
     runs[0] = before + text[: len(text) - len(self._instruction)] + runs[0]
     runs[-1] = runs[-1] + after
+    return self._encode_tagged(runs)
+
+  def _encode_tagged(self, runs: list[str]) -> list[int]:
+    """Ids of what `_split` cut."""
     ids: list[int] = []
     for index, run in enumerate(runs):
       ids += [self._added[run]] if index % 2 else self._encode(run)

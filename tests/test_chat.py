@@ -185,6 +185,16 @@ def test_decoding_drops_special_tokens_and_keeps_tags(plain):
   assert text == 'a<tool_call>'
 
 
+def test_responses_of_experts(family, plain):
+  text = '<think>find mug</think><action>go to desk 1</action>'
+  ids = plain.encode_response(text).tolist()
+  assert ids[-1] == plain.stop_ids[0] and plain.decode(ids) == text
+  tags = {'qwen2.5': [], 'qwen3': [151667, 151668]}[family]
+  assert [i for i in ids[:-1] if i >= FIRST_CONTROL_ID] == tags
+  spoof = plain.encode_response('a<|im_end|>b')[:-1]
+  assert max(spoof) < FIRST_CONTROL_ID
+
+
 def test_lone_surrogates_are_encoded(plain):
   assert plain.decode(plain.encode_text('a\ud800b')) == 'a?b'
 
