@@ -267,10 +267,10 @@ class ObservingExpert:
     for command in offered:
       if command.startswith(f'move {held} to '):
         return command
-    origin = self.belief.origin.get(held, '')
-    if origin:
-      return self._put_into(held, origin, offered)
-    return next((text for text in offered if text.startswith('open ')), '')
+    belief = self.belief
+    places = [belief.origin[held]] if held in belief.origin else belief.receptacles
+    options = [place for place in places if (held, place) not in belief.refused]
+    return self._put_into(held, options[0], offered) if options else ''
 
 
 class OracleExpert(ObservingExpert):

@@ -101,7 +101,7 @@ class AlfworldWorld:
   def expert(
     self, kind: str, seed: int = 0, env: engine.AlfworldEnv | None = None
   ) -> experts.ObservingExpert:
-    """A scripted expert: 'likely', 'blind' (in an order of `seed`), 'oracle' of `env`."""
+    """A scripted expert: 'likely', 'blind' (ordered by `seed`), 'oracle' of `env`."""
     if kind not in EXPERTS:
       raise ValueError(f'expert {kind!r}: must be one of {EXPERTS}')
     if kind != 'oracle':
