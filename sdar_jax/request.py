@@ -1,0 +1,96 @@
+"""What a sampler is asked and what it answers. No JAX."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+MIN_TEMPERATURE = 1e-4  # Below it logits / temperature can overflow float32.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+  """How the tokens of one request are drawn.
+
+  Attributes:
+    max_tokens: longest response, the stop token included.
+    temperature: divides the logits; 0 is greedy (the lowest id among equals).
+    top_p: keep the fewest most likely ids whose mass reaches it; 1 keeps all.
+    top_k: keep the most likely ids, the lower id first among equals; 0 keeps all.
+    stop_ids: a response ends with the first of these.
+    stop_strings: a response ends with the first token that completes one of these.
+  """
+
+  max_tokens: int
+  temperature: float = 1.0
+  top_p: float = 1.0
+  top_k: int = 0
+  stop_ids: tuple[int, ...] = ()
+  stop_strings: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if self.max_tokens < 1:
+      raise ValueError(f'max_tokens {self.max_tokens}: must be at least 1')
+    if not (self.temperature == 0 or MIN_TEMPERATURE <= self.temperature < math.inf):
+      raise ValueError(
+        f'temperature {self.temperature}: must be 0 (greedy) or at least '
+        f'{MIN_TEMPERATURE}'
+      )
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f'top_p {self.top_p}: must be in (0, 1], 1 keeps all')
+    if self.top_k < 0:
+      raise ValueError(f'top_k {self.top_k}: must be 0 (off) or positive')
+    if '' in self.stop_strings:
+      raise ValueError("stop_strings holds '': every response would stop at once")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """A prompt to be continued.
+
+  Attributes:
+    request_id: given back with the completion.
+    prompt_ids: [L] token ids, at least one.
+    sampling: how tokens are drawn and when to stop.
+    identity: integers that the random key is made of, e.g. (seed, step, task, member,
+      turn); equal identities draw equal random numbers.
+  """
+
+  request_id: Hashable
+  prompt_ids: Sequence[int] | np.ndarray
+  sampling: SamplingParams
+  identity: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """What a request came to.
+
+  Attributes:
+    request_id: the request's.
+    token_ids: [R] int32, exactly as sampled, the stop token included.
+    logprobs: [R] float32, nats, at the sampling temperature (1 for greedy) over the
+      valid vocabulary, not renormalised by top_k or top_p.
+    stop_reason: 'stop' (a stop id or stop string) or 'length'.
+  """
+
+  request_id: Hashable
+  token_ids: np.ndarray
+  logprobs: np.ndarray
+  stop_reason: str
+
+
+def request_key(identity: Sequence[int]) -> np.ndarray:
+  """The random key of a request: a hash of the integers that identify it.
+
+  Args:
+    identity: integers of any size, e.g. (seed, step, task, member, turn).
+
+  Returns:
+    [2] u32, raw threefry key data.
+  """
+  text = ','.join(str(int(part)) for part in identity)
+  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+  return np.frombuffer(digest, '<u4').astype(np.uint32)

@@ -1,0 +1,136 @@
+"""Drawing token ids from logits: one uniform number per token, by inverse CDF.
+
+Every function works on rows that know nothing of each other, in fixed shapes, so that
+what a row draws does not depend on the rest of the batch.
+"""
+
+import jax
+import jax.numpy as jnp
+
+BLOCK = 128  # Ids per block of the two-level inverse CDF.
+
+
+def uniforms(keys: jax.Array, positions: jax.Array) -> jax.Array:
+  """One number in [0, 1) per row, a function of the row's key and position only.
+
+  Args:
+    keys: [B, 2] u32 from `request.request_key`.
+    positions: [B] i32, index of the token in its response.
+
+  Returns:
+    [B] f32.
+  """
+
+  def one(key, position):
+    key = jax.random.wrap_key_data(key, impl='threefry2x32')
+    return jax.random.uniform(jax.random.fold_in(key, position), dtype=jnp.float32)
+
+  return jax.vmap(one)(keys, positions)
+
+
+def _pick(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """First index of positive weight whose cumulative sum exceeds target; the rest."""
+  cumulative = jnp.cumsum(weights, axis=-1)
+  # Without the second condition a rounding step of the sum could pick weight 0.
+  hit = (cumulative > target[:, None]) & (weights > 0)
+  last = weights.shape[-1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=-1)
+  # u * total can round up to the end of the sum: the last positive id takes it.
+  index = jnp.where(hit.any(-1), jnp.argmax(hit, axis=-1), last)
+  at = index[:, None]
+  before = jnp.take_along_axis(cumulative - weights, at, axis=-1)[:, 0]
+  return index.astype(jnp.int32), target - before
+
+
+def inverse_cdf(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+  """Draws an id with probability proportional to its weight.
+
+  min {i: weights[i] > 0 and sum_{j<=i} weights[j] > uniform * sum_j weights[j]}
+
+  The sum runs over blocks first and inside one block then, which is short and keeps
+  the rounding error small for large vocabularies.
+
+  Args:
+    weights: [B, V] f32, not negative, some of each row positive.
+    uniform: [B] f32 in [0, 1).
+
+  Returns:
+    [B] i32; never an id of weight 0.
+  """
+  rows, width = weights.shape
+  weights = jnp.pad(weights, ((0, 0), (0, -width % BLOCK)))
+  blocks = weights.reshape(rows, -1, BLOCK)
+  sums = blocks.sum(-1)
+  block, rest = _pick(sums, uniform * sums.sum(-1))
+  inner = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+  return block * BLOCK + _pick(inner, rest)[0]
+
+
+def keep_mask(scores: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
+  """The ids that top_k, and then top_p among those, leave possible.
+
+  Args:
+    scores: [B, V] f32, logits over temperature; -inf is impossible.
+    top_k: [B] i32; 0 keeps all.
+    top_p: [B] f32 in (0, 1]; 1 keeps all.
+
+  Returns:
+    [B, V] bool; the most likely id is always kept.
+  """
+  rows, width = scores.shape
+  ids = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), scores.shape)
+  negated, ids = jax.lax.sort((-scores, ids), num_keys=1, is_stable=True)
+  rank = jnp.arange(width)[None]
+  keep = (top_k[:, None] == 0) | (rank < top_k[:, None])
+  mass = jnp.where(keep, jnp.exp(negated[:, :1] - negated), 0)
+  before = jnp.cumsum(mass, axis=-1) - mass
+  nucleus = before < top_p[:, None] * mass.sum(-1, keepdims=True)
+  keep &= nucleus | (top_p[:, None] >= 1) | (rank == 0)
+  unsorted = jnp.zeros(scores.shape, bool)
+  return unsorted.at[jnp.arange(rows)[:, None], ids].set(keep)
+
+
+def draw(
+  logits: jax.Array,
+  uniform: jax.Array,
+  temperature: jax.Array,
+  top_k: jax.Array,
+  top_p: jax.Array,
+  valid_vocab: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Draws one id per row and tells its log-probability.
+
+  logprob = log_softmax(logits[:valid_vocab] / temperature)[id], before top_k and top_p;
+  at temperature 0 the id is the argmax and the log-probability is that at 1
+
+  Args:
+    logits: [B, V] f32.
+    uniform: [B] f32 in [0, 1).
+    temperature: [B] f32.
+    top_k: [B] i32; 0 keeps all.
+    top_p: [B] f32 in (0, 1]; 1 keeps all.
+    valid_vocab: ids from here on have probability 0.
+
+  Returns:
+    ids [B] i32 and log-probabilities [B] f32, nats.
+  """
+  scale = jnp.where(temperature > 0, temperature, 1)[:, None]
+  valid = jnp.arange(logits.shape[-1]) < valid_vocab
+  scores = jnp.where(valid, logits / scale, -jnp.inf)
+  peak = scores.max(-1, keepdims=True)
+  weights = jnp.exp(scores - peak)
+  # Only the mask is computed under the condition: the rows that keep all ids take the
+  # same path whatever the others ask for, and a plain batch pays for no sort.
+  keep = jax.lax.cond(
+    jnp.any((top_k > 0) | (top_p < 1)),
+    keep_mask,
+    lambda scores, *_: jnp.ones(scores.shape, bool),
+    scores,
+    top_k,
+    top_p,
+  )
+  drawn = inverse_cdf(jnp.where(keep, weights, 0), uniform)
+  best = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+  ids = jnp.where(temperature > 0, drawn, best)
+  normaliser = peak[:, 0] + jnp.log(weights.sum(-1))
+  chosen = jnp.take_along_axis(scores, ids[:, None], axis=-1)[:, 0]
+  return ids, chosen - normaliser
