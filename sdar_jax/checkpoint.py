@@ -6,7 +6,7 @@ A checkpoint is one directory, `<step>/`:
   host.json              everything else, with the name, shape and dtype of each array
   manifest-<step>.json   size and SHA-256 of every other file
 
-It is built as `.tmp-<step>-.../` and renamed when every byte is on disk, so that rename is
+It is built as `.tmp-<step>-.../` and renamed when every byte is on disk: the rename is
 the commit. A directory without a manifest that matches is not a checkpoint: Orbax alone
 takes a directory for one by its name, and does not notice a flipped bit.
 

@@ -389,6 +389,8 @@ def _limited(limit, function):
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+# A thread of Orbax's complains that its event loop is gone.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_save_that_fails_is_survived(tmp_path, caplog):
   """RLIMIT_FSIZE stands for a full disk: writing fails half-way."""
   store = CheckpointStore(tmp_path, 2)
