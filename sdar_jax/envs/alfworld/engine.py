@@ -221,8 +221,7 @@ class AlfworldEnv:
       commands[text] = ('move', held, receptacle)
     for verb, (able, place, _, _) in _TREATMENTS.items():
       if kind == place and held in problem.properties[able]:
-        if (verb, held) not in problem.inert:
-          commands[f'{verb} {names[held]} with {shown}'] = (verb, held, receptacle)
+        commands[f'{verb} {names[held]} with {shown}'] = (verb, held, receptacle)
 
   def _offer_slicing(self, commands: dict) -> None:
     """Adds what the held knife can cut: closed doors do not matter."""
@@ -231,9 +230,8 @@ class AlfworldEnv:
       return
     for name, location in self.state.object_locations:
       if location == self.state.location and name in problem.properties['sliceable']:
-        if ('slice', name) not in problem.inert:
-          text = f'slice {problem.names[name]} with {problem.names[held]}'
-          commands[text] = ('slice', name, held)
+        text = f'slice {problem.names[name]} with {problem.names[held]}'
+        commands[text] = ('slice', name, held)
 
   def _apply(self, verb: str, *ids: str) -> str:
     """Changes the state by an admissible command and says what happened."""

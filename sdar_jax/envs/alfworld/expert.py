@@ -315,9 +315,7 @@ def true_belief(env: AlfworldEnv) -> Belief:
       state.holding and (kind, problem.kinds[state.holding]) not in problem.can_contain
     ):
       belief.refused.add((belief.holding, place))
-  for tool, (verb, result) in TREATMENTS.items():
+  for _, result in TREATMENTS.values():
     for ident in state.flags[f'is{result}']:
       belief.states.setdefault(names[ident], set()).add(result)
-    inert = [ident for deed, ident in problem.inert if deed == verb]
-    belief.inert |= {(names[ident], tool) for ident in inert}
   return belief

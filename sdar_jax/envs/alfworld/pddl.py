@@ -45,7 +45,6 @@ class Problem:
     properties: 'openable', 'pickupable', 'heatable', ... -> ids that have it.
     can_contain: (receptacle type, object type) pairs that `move` allows.
     inner: object -> objects inside it (bowls and the like), sorted by id.
-    inert: (verb, object) pairs that the original drops because they change nothing.
     destinations: 'go to desk 1' -> receptacle.
     goal: grounded goal, see `goal.py`.
   """
@@ -64,7 +63,6 @@ class Problem:
   properties: Mapping[str, frozenset[str]]
   can_contain: frozenset[tuple[str, str]]
   inner: Mapping[str, tuple[str, ...]]
-  inert: frozenset[tuple[str, str]]
   destinations: Mapping[str, str]
   goal: goals.Node
 
@@ -211,7 +209,6 @@ def _assemble(types, facts, by_predicate, names, goal_text) -> Problem:
     return atom[0] not in goals.CHANGEABLE
 
   flags = {key: frozenset(args[0] for args in by_predicate[key]) for key in goals.FLAGS}
-  reached = {kinds[name] for name in receptacles if name in kinds}
   return Problem(
     agent=agent,
     start=start,
@@ -227,24 +224,8 @@ def _assemble(types, facts, by_predicate, names, goal_text) -> Problem:
     properties=properties,
     can_contain=frozenset(by_predicate['cancontain']),
     inner={key: tuple(sorted(value)) for key, value in inner.items()},
-    inert=_inert(flags, properties, reached),
     destinations={f'go to {names[name]}': name for name in receptacles},
     goal=goals.Grounder(objects, facts, rigid).ground(_formula(goal_text)),
-  )
-
-
-def _inert(flags, properties, reached) -> frozenset[tuple[str, str]]:
-  """Actions without any effect in any state; the original's grounding drops them.
-
-  An object that starts cool and can never be heated cannot be cooled, and so on.
-  """
-  can_heat = properties['heatable'] if 'microwavetype' in reached else frozenset()
-  can_cool = properties['coolable'] if 'fridgetype' in reached else frozenset()
-  return frozenset(
-    [('cool', name) for name in flags['iscool'] - can_heat]
-    + [('heat', name) for name in flags['ishot'] - can_cool]
-    + [('clean', name) for name in flags['isclean']]
-    + [('slice', name) for name in flags['issliced']]
   )
 
 
