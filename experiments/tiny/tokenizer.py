@@ -1,0 +1,187 @@
+"""Builds the small model's tokenizer from the prompts that the model will read.
+
+  python -m experiments.tiny.tokenizer --output=runs/tiny
+
+A byte-level BPE with Qwen3's control tokens and message layout, so that any text can be
+written, in which every entity is one token (' cabinet 3') and so is every common word,
+be it the first of its line ('\\nold') or not. Tags of the answer format are one token
+each. The same prompts give the same files, byte for byte.
+"""
+
+import collections
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import tokenizers
+from absl import app, flags
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
+from sdar_jax.envs import base
+from sdar_jax.skills import SkillBank
+
+_OUTPUT = flags.DEFINE_string('output', 'runs/tiny', 'Directory to write.')
+
+CONTROL = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
+TAGS = ('<think>', '</think>', '<action>', '</action>')
+# Qwen3's layout for messages without tools, written anew.
+TEMPLATE = (
+  '{%- for message in messages %}'
+  "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+  '{%- endfor %}'
+  '{%- if add_generation_prompt %}'
+  "{{- '<|im_start|>assistant\\n' }}"
+  '{%- if enable_thinking is defined and enable_thinking is false %}'
+  "{{- '<think>\\n\\n</think>\\n\\n' }}"
+  '{%- endif %}{%- endif %}'
+)
+_BANK = pathlib.Path(__file__).with_name('skills.json')
+_BYTES = 256
+_MERGES = 160  # Learned byte pairs: for words that are not tokens of their own.
+_MIN_COUNT = 20  # A word or entity seen this often becomes one token...
+_MAX_TOKENS = 1200  # ...the most frequent first, up to so many tokens in all.
+_GAMES = 400  # Training games whose prompts are read.
+_NUMBERS = range(1, 5)  # Entity numbers that are always one token.
+
+_WORD = r'[ \n]?\p{L}+'
+_ENTITY = r'[ \n]?[a-z]+ [1-9]\d?(?!\d)'
+_REST = r' ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+'
+
+
+def train(texts: Iterable[str], names: Iterable[str] = ()) -> tokenizers.Tokenizer:
+  """A tokenizer for `texts`.
+
+  Args:
+    texts: what the model will read and write, without control tokens and tags.
+    names: text of which every word and entity is to be one token, however rare.
+
+  Returns:
+    A tokenizer: byte-level BPE, whole words and entities first, NFC like Qwen's.
+  """
+  texts = list(texts)
+  learner = tokenizers.Tokenizer(models.BPE())
+  learner.pre_tokenizer = _pre_tokenizer(f'{_WORD}|{_REST}')
+  trainer = trainers.BpeTrainer(
+    vocab_size=_BYTES + _MERGES,
+    min_frequency=2,
+    initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    show_progress=False,
+  )
+  learner.train_from_iterator(texts, trainer)
+  model = json.loads(learner.to_str())['model']
+  whole = _pre_tokenizer(f'{_ENTITY}|{_WORD}|{_REST}')
+  vocab = model['vocab']
+  for piece in _pieces(whole, texts, names):
+    vocab.setdefault(piece, len(vocab))
+  merges = [tuple(pair) for pair in model['merges']]
+  # With ignore_merges a piece that is in the vocabulary is one token at once.
+  built = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
+  built.normalizer = normalizers.NFC()
+  built.pre_tokenizer = whole
+  built.decoder = decoders.ByteLevel()
+  built.add_special_tokens([_token(name, special=True) for name in CONTROL])
+  built.add_tokens([_token(name, special=False) for name in TAGS])
+  return built
+
+
+def save(tokenizer: tokenizers.Tokenizer, output: pathlib.Path) -> None:
+  """Writes tokenizer.json and tokenizer_config.json as transformers reads them."""
+  config = {
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'eos_token': '<|im_end|>',
+    'pad_token': '<|endoftext|>',
+    'bos_token': None,
+    'unk_token': None,
+    'model_max_length': 4096,
+    'clean_up_tokenization_spaces': False,
+    'chat_template': TEMPLATE,
+  }
+  output.mkdir(parents=True, exist_ok=True)
+  tokenizer.save(str(output / 'tokenizer.json'))
+  text = json.dumps(config, indent=2) + '\n'
+  (output / 'tokenizer_config.json').write_text(text)
+
+
+def corpus(world: Any, games: int = _GAMES) -> Iterator[str]:
+  """What the model reads and writes in `games` training games, turn by turn."""
+  tasks = world.tasks('train')
+  for index in range(games):
+    task = tasks[index]
+    expert = world.expert(('likely', 'blind')[index // 2 % 2], seed=index)
+    env = world.make_env()
+    observation = env.reset(task)
+    expert.reset(task, observation)
+    history: list[base.Exchange] = []
+    for _ in range(world.max_turns):
+      thought, action = expert.plan(observation)
+      yield 'user\n' + world.render(task, history, observation)
+      yield thought
+      yield action
+      result = env.step(action)
+      history.append(base.Exchange(observation.text, action))
+      observation = result.observation
+      expert.observe(action, observation)
+      if result.done:
+        break
+
+
+def names(bank: SkillBank) -> Iterator[str]:
+  """What is to be one token: roles, the bank's words, entities alone and numbered."""
+  yield from ('user', 'assistant', 'system')
+  classes = {*bank.objects}
+  for skill in bank.everything():
+    yield f'\n{skill.text}'
+  for skill in bank.objects.values():
+    classes.update(skill.principle.split())
+  for name in sorted(classes):
+    yield f' {name}'
+    yield from (f' {name} {number}' for number in _NUMBERS)
+
+
+def build(world: Any, output: pathlib.Path) -> None:
+  """Reads `world`'s prompts and writes the tokenizer's files to `output`."""
+  bank = SkillBank.load(_BANK)
+  save(train(corpus(world), names(bank)), output)
+
+
+def _pieces(
+  splitter: pre_tokenizers.PreTokenizer, texts: list[str], names: Iterable[str]
+) -> list[str]:
+  """Byte-level spellings to add: all names, then frequent pieces of the texts."""
+  counts: collections.Counter[str] = collections.Counter()
+  for text in texts:
+    counts.update(piece for piece, _ in splitter.pre_tokenize_str(text))
+  common = [piece for piece, count in counts.items() if count >= _MIN_COUNT]
+  common.sort(key=lambda piece: (-counts[piece], piece))
+  named = [piece for name in names for piece, _ in splitter.pre_tokenize_str(name)]
+  room = _MAX_TOKENS - _BYTES - _MERGES
+  return list(dict.fromkeys(named + common))[:room]
+
+
+def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
+  return pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(Regex(pattern), 'isolated'),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  )
+
+
+def _token(name: str, special: bool) -> tokenizers.AddedToken:
+  return tokenizers.AddedToken(name, special=special, normalized=False)
+
+
+def main(argv: list[str]) -> None:
+  """Builds the tokenizer for experiments/alfworld.py:model=tiny."""
+  del argv
+  from experiments import alfworld
+  from sdar_jax import parts
+
+  output = pathlib.Path(_OUTPUT.value)
+  build(parts.make_world(alfworld.get_config('model=tiny')), output)
+  print(f'{output}: tokenizer.json, tokenizer_config.json')
+
+
+if __name__ == '__main__':
+  app.run(main)
