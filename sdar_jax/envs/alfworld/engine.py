@@ -9,7 +9,7 @@ import functools
 
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld import goal as goals
-from sdar_jax.envs.alfworld.pddl import KNIVES, Problem, parse_problem
+from sdar_jax.envs.alfworld.pddl import KNIVES, Problem, ProblemError, parse_problem
 
 NOTHING_HAPPENS = 'Nothing happens.'
 GRAMMARS = ('new', 'old')
@@ -44,11 +44,13 @@ class Game:
     pddl_problem: the PDDL text, or the problem already parsed (share it in a group).
     goal: the instruction as the intro states it.
     grammar: 'new' (alfworld >= 0.4: "move X to Y") or 'old' ("put X in/on Y").
+    source: where the problem came from; named if it cannot be read.
   """
 
   pddl_problem: str | Problem = dataclasses.field(repr=False)
   goal: str
   grammar: str = 'new'
+  source: str = 'game'
 
   def __post_init__(self):
     if self.grammar not in GRAMMARS:
@@ -59,7 +61,10 @@ class Game:
     """The parsed problem, kept as long as this object lives."""
     if isinstance(self.pddl_problem, Problem):
       return self.pddl_problem
-    return parse_problem(self.pddl_problem)
+    try:
+      return parse_problem(self.pddl_problem)
+    except ProblemError as error:
+      raise ProblemError(f'{self.source}: {error}') from None
 
   def __getstate__(self):
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
