@@ -10,6 +10,12 @@ import jax.numpy as jnp
 BACK_ENDS = ('xla', 'cudnn')
 
 
+def frequencies(width: int, theta: float) -> jax.Array:
+  """Rotary angle per position of each of the width / 2 pairs, [H/2] f32, radians."""
+  half = width // 2
+  return theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+
+
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
   """Rotary position embedding in the half-split layout, computed in float32.
 
@@ -26,9 +32,8 @@ def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
 
   Source: Su et al. 2021, arXiv:2104.09864, in the layout of the Qwen weights.
   """
-  half = x.shape[-1] // 2
-  frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+  angles = positions[:, :, None, None].astype(jnp.float32)
+  angles = angles * frequencies(x.shape[-1], theta)
   cos, sin = jnp.cos(angles), jnp.sin(angles)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   rotated = (first * cos - second * sin, second * cos + first * sin)

@@ -1,0 +1,328 @@
+"""Weights between our parameter tree and the Hugging Face safetensors layout.
+
+`load` checks the configuration and every file's header first: names, shapes and
+dtypes. Only then is anything read, one tensor at a time, each device receiving only
+its own part, so the peak is the model itself plus one tensor.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+from typing import Any
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from safetensors.numpy import save_file
+
+from sdar_jax.models import qwen, sharding, tensors
+from sdar_jax.models.hf_config import (
+  WeightError,
+  config_record,
+  read_config,
+  read_json,
+)
+
+__all__ = ['WeightError', 'load', 'read_config', 'save', 'snapshot']
+
+SINGLE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+DTYPES = ('F32', 'BF16', 'F16')
+MAX_FILE_BYTES = 5_000_000_000  # As transformers splits; a file is held on the host.
+COMPARE_ROWS = 4096  # Rows of the two embeddings that are compared at a time.
+
+HUB_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*')
+
+
+def snapshot(path: str) -> pathlib.Path:
+  """A local directory for `path`: itself, or a hub repository's weights and JSON.
+
+  Args:
+    path: a directory, or a hub id such as 'Qwen/Qwen2.5-3B-Instruct'.
+
+  Returns:
+    The directory.
+
+  Raises:
+    WeightError: neither exists, or the hub cannot be reached.
+  """
+  folder = pathlib.Path(path)
+  if folder.is_dir():
+    return folder
+  if folder.exists() or not HUB_ID.fullmatch(str(path)):
+    raise WeightError(f'{path}: not a directory, nor a hub id such as Qwen/Qwen3-0.6B')
+  try:
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(
+        str(path), allow_patterns=['*.safetensors', '*.json']
+      )
+    )
+  except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+    cause = str(error).strip().split('\n')[0][:120]
+    raise WeightError(
+      f'{path}: no such directory, and the hub did not give it ({cause})'
+    ) from error
+
+
+def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> Any:
+  """An open safetensors file; says what the file is where it is something else."""
+  if not path.is_file():
+    raise WeightError(f'{path}: no such file')
+  with path.open('rb') as file:
+    head = file.read(64).lstrip().lower()
+  size = path.stat().st_size
+  if not size:
+    raise WeightError(f'{path}: the file is empty, download it again')
+  if head.startswith(b'version https://git-lfs'):
+    raise WeightError(f'{path}: a git-lfs pointer, not weights: run git lfs pull')
+  if head.startswith((b'<!doctype', b'<html', b'<?xml')):
+    raise WeightError(f'{path}: an HTML page, not weights: download it again')
+  try:
+    return stack.enter_context(safetensors.safe_open(path, 'np'))
+  except safetensors.SafetensorError as error:
+    raise WeightError(
+      f'{path}: truncated or not safetensors, {size} bytes ({error})'
+    ) from error
+
+
+def _read_index(folder):
+  """File name -> names of the tensors that the index promises in it."""
+  path = folder / INDEX
+  record = read_json(path)
+  weight_map = record['weight_map'] if 'weight_map' in record else None
+  if not isinstance(weight_map, dict) or not weight_map:
+    raise WeightError(f'{path}: key "weight_map" is missing or empty')
+  files = {}
+  for name, file in weight_map.items():
+    if not isinstance(file, str) or pathlib.PurePath(file).name != file:
+      raise WeightError(f'{path}: {name} is mapped to {file!r}, not to a file name')
+    files.setdefault(file, set()).add(name)
+  return files
+
+
+def _open_all(folder, stack):
+  """Tensor name -> (path, open file) over all weight files of `folder`."""
+  if (folder / SINGLE).exists():
+    files = {SINGLE: None}
+  elif (folder / INDEX).exists():
+    files = _read_index(folder)
+  else:
+    raise WeightError(
+      f'{folder}: neither {SINGLE} nor {INDEX} (no other format is read)'
+    )
+  found = {}
+  for file, promised in sorted(files.items()):
+    path = folder / file
+    opened = _open(path, stack)
+    names = set(opened.keys())
+    if promised is not None and names != promised:
+      name = min(names ^ promised)
+      problem = 'missing, but the index names it' if name in promised else 'unindexed'
+      raise WeightError(f'{path}: tensor {name} is {problem} ({INDEX})')
+    found.update({name: (path, opened) for name in names})
+  return found
+
+
+def _check_headers(config, folder, found):
+  """Names, shapes and dtypes against the configuration; reads no tensor."""
+  unexpected = set(found)
+  for stored in tensors.stored_tensors(config):
+    name, shape = stored.name, stored.shape
+    if name not in found:
+      raise WeightError(f'{folder}: tensor {name} is missing from the weight files')
+    path, opened = found[name]
+    header = opened.get_slice(name)
+    if tuple(header.get_shape()) != shape:
+      raise WeightError(
+        f'{path}: tensor {name} has shape {header.get_shape()}, config.json wants '
+        f'{list(shape)}'
+      )
+    if header.get_dtype() not in DTYPES:
+      raise WeightError(
+        f'{path}: tensor {name} is {header.get_dtype()}, only {", ".join(DTYPES)}'
+      )
+    unexpected.remove(name)
+  if config.tie_word_embeddings:
+    unexpected.discard('lm_head.weight')
+  if unexpected:
+    name = min(unexpected)
+    raise WeightError(f'{found[name][0]}: tensor {name} is not part of the model')
+
+
+def _check_tied_head(config, found):
+  """A tied model's files may repeat the embedding as lm_head; it must be equal."""
+  if not config.tie_word_embeddings or 'lm_head.weight' not in found:
+    return
+  path, opened = found['lm_head.weight']
+  head = opened.get_slice('lm_head.weight')
+  embed = found['model.embed_tokens.weight'][1].get_slice('model.embed_tokens.weight')
+  equal = head.get_shape() == embed.get_shape()
+  for start in range(0, config.vocab_size, COMPARE_ROWS):
+    rows = slice(start, start + COMPARE_ROWS)
+    if not equal or not np.array_equal(head[rows], embed[rows]):
+      raise WeightError(
+        f'{path}: tensor lm_head.weight differs from model.embed_tokens.weight, but '
+        'config.json says tie_word_embeddings true'
+      )
+
+
+def _read(opened, name, tensor, shape, placement, dtype):
+  """One stored tensor as our array of `shape`; each device reads only its part."""
+
+  def part(index):
+    block = opened.get_slice(name)[tensor.stored_index(shape, index)]
+    lengths = [len(range(*one.indices(size))) for one, size in zip(index, shape)]
+    return np.ascontiguousarray(block.T if tensor.inputs else block, dtype).reshape(
+      lengths
+    )
+
+  return jax.make_array_from_callback(shape, placement, part)
+
+
+def _read_stacked(config, found, tensor, shape, placement, dtype):
+  """The layers of one parameter, put one by one into the stacked array."""
+  layer_placement = placement
+  if isinstance(placement, NamedSharding):
+    layer_placement = NamedSharding(placement.mesh, PartitionSpec(*placement.spec[1:]))
+  stacked = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=placement)()
+  insert = jax.jit(
+    lambda whole, one, layer: whole.at[layer].set(one),
+    donate_argnums=0,
+    out_shardings=placement,
+  )
+  for layer in range(config.num_layers):
+    name = tensor.name.format(layer)
+    opened = found[name][1]
+    one = _read(opened, name, tensor, shape[1:], layer_placement, dtype)
+    stacked = insert(stacked, one, layer)
+  return stacked
+
+
+def load(
+  path: str, mesh: Mesh | None, dtype: Any
+) -> tuple[qwen.ModelConfig, qwen.Params]:
+  """Parameters from a Hugging Face directory or hub id, straight onto their sharding.
+
+  Args:
+    path: a directory, or a hub id.
+    mesh: where to put them (see `sharding.param_shardings`); None is one device.
+    dtype: dtype of the parameters; stored ones are converted.
+
+  Returns:
+    The configuration and the nested dict of parameters.
+
+  Raises:
+    WeightError: a file is missing, damaged or does not fit config.json.
+    ValueError: the model does not divide by the mesh.
+  """
+  folder = snapshot(path)
+  config = read_config(folder)
+  specs = config.param_specs()
+  placements = None if mesh is None else sharding.param_shardings(config, mesh)
+  device = SingleDeviceSharding(jax.devices()[0])
+  params: qwen.Params = {}
+  with contextlib.ExitStack() as stack:
+    found = _open_all(folder, stack)
+    _check_headers(config, folder, found)
+    _check_tied_head(config, found)
+    for tensor in tensors.tensor_table(config):
+      shape = tensors.leaf(specs, tensor.path).shape
+      placement = device if mesh is None else tensors.leaf(placements, tensor.path)
+      if tensor.path[0] == 'layers':
+        value = _read_stacked(config, found, tensor, shape, placement, dtype)
+      else:
+        opened = found[tensor.name][1]
+        value = _read(opened, tensor.name, tensor, shape, placement, dtype)
+      tensors.set_leaf(params, tensor.path, value)
+  return config, params
+
+
+def _host_array(params, tensor, layer, dtype):
+  """One stored tensor on the host, in the stored layout."""
+  array = tensors.leaf(params, tensor.path)
+  array = np.asarray(array if layer is None else array[layer])
+  shape = tensor.stored_shape(array.shape)
+  array = array.reshape(shape[::-1]).T if tensor.inputs else array.reshape(shape)
+  return np.ascontiguousarray(array, dtype)
+
+
+def _plan_files(config, itemsize):
+  """The stored tensors, split into lists of at most MAX_FILE_BYTES."""
+  files, room = [[]], MAX_FILE_BYTES
+  for stored in tensors.stored_tensors(config):
+    size = math.prod(stored.shape) * itemsize
+    if size > room and files[-1]:
+      files.append([])
+      room = MAX_FILE_BYTES
+    room -= size
+    files[-1].append(stored)
+  return files
+
+
+def _publish(path: pathlib.Path, write) -> None:
+  """Writes a file under another name and renames it, so that it is whole or absent."""
+  partial = path.with_name(path.name + '.partial')
+  try:
+    write(partial)
+    os.replace(partial, path)
+  except (OSError, safetensors.SafetensorError) as error:
+    partial.unlink(missing_ok=True)
+    raise WeightError(f'{path}: could not be written ({error})') from error
+
+
+def _check_params(config, params):
+  """The parameters must be the stacked tree of `config`."""
+  specs = jax.tree.map(lambda spec: spec.shape, config.param_specs())
+  if jax.tree.map(lambda array: array.shape, params) != specs:
+    raise WeightError('the parameters to save are not the stacked tree of their config')
+
+
+def save(
+  path: str | pathlib.Path, config: qwen.ModelConfig, params: qwen.Params, dtype: Any
+) -> None:
+  """Writes a directory that transformers loads; config.json comes last.
+
+  Args:
+    path: the directory; made where it is absent. It may hold other files (a
+      tokenizer), but no model.
+    config: the model.
+    params: stacked parameters, on any sharding that this process can address.
+    dtype: dtype of the stored tensors.
+
+  Raises:
+    WeightError: there is a model already, the parameters are not of `config`, or a
+      file could not be written.
+  """
+  folder = pathlib.Path(path)
+  _check_params(config, params)
+  folder.mkdir(parents=True, exist_ok=True)
+  present = sorted(folder.glob('*.safetensors*')) + sorted(folder.glob('config.json'))
+  if present:
+    raise WeightError(f'{present[0]}: exists already, choose another directory')
+  dtype = jnp.dtype(dtype)
+  files = _plan_files(config, dtype.itemsize)
+  count = len(files)
+  weight_map, total = {}, 0
+  for number, stored in enumerate(files, 1):
+    file = SINGLE if count == 1 else f'model-{number:05d}-of-{count:05d}.safetensors'
+    arrays = {
+      one.name: _host_array(params, one.tensor, one.layer, dtype) for one in stored
+    }
+    write = functools.partial(save_file, arrays, metadata={'format': 'pt'})
+    _publish(folder / file, write)
+    weight_map.update(dict.fromkeys(arrays, file))
+    total += sum(array.nbytes for array in arrays.values())
+  records = {'config.json': config_record(config, dtype.name)}
+  if count > 1:
+    index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
+    records = {INDEX: index, **records}
+  for file, record in records.items():
+    text = json.dumps(record, indent=2, sort_keys=True) + '\n'
+    _publish(folder / file, lambda partial, text=text: partial.write_text(text))

@@ -1,0 +1,186 @@
+"""Reads and writes config.json in the Hugging Face layout."""
+
+import json
+import pathlib
+from typing import Any
+
+from sdar_jax.models import qwen
+
+MAX_JSON_BYTES = 64 * 2**20
+ARCHITECTURES = {'qwen2': 'Qwen2ForCausalLM', 'qwen3': 'Qwen3ForCausalLM'}
+
+
+class WeightError(ValueError):
+  """A model directory that cannot be read or written, in one line."""
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The object in a JSON file.
+
+  Raises:
+    WeightError: the file is absent, larger than 64 MiB, or not a JSON object.
+  """
+  if not path.is_file():
+    raise WeightError(f'{path}: no such file')
+  size = path.stat().st_size
+  if size > MAX_JSON_BYTES:
+    raise WeightError(f'{path}: {size} bytes, at most {MAX_JSON_BYTES} are read')
+  try:
+    value = json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise WeightError(f'{path}: not JSON ({str(error)[:80]})') from error
+  if not isinstance(value, dict):
+    raise WeightError(f'{path}: a JSON object is wanted, not {type(value).__name__}')
+  return value
+
+
+def _number(record, key, path, kind=int):
+  """A positive number under `key`."""
+  if key not in record:
+    raise WeightError(f'{path}: key {key!r} is missing')
+  value = record[key]
+  allowed = (int,) if kind is int else (int, float)
+  if isinstance(value, bool) or not isinstance(value, allowed) or not value > 0:
+    raise WeightError(f'{path}: {key} is {value!r}, a positive {kind.__name__} wanted')
+  return kind(value)
+
+
+def _present(record, key):
+  """Whether `key` is there and not null."""
+  return key in record and record[key] is not None
+
+
+def _rope_theta(record, path):
+  """The rotary base from `rope_parameters` (newer) or `rope_theta`."""
+  for key in ('rope_scaling', 'rope_parameters'):
+    if not _present(record, key):
+      continue
+    scaling = record[key]
+    if not isinstance(scaling, dict):
+      raise WeightError(f'{path}: {key} is {scaling!r}, an object or null wanted')
+    kinds = [scaling[name] for name in ('rope_type', 'type') if name in scaling]
+    if any(kind != 'default' for kind in kinds) or 'factor' in scaling:
+      raise WeightError(f'{path}: {key} {kinds} is not supported, only the default')
+  if _present(record, 'rope_parameters') and 'rope_theta' in record['rope_parameters']:
+    return _number(record['rope_parameters'], 'rope_theta', path, float)
+  return _number(record, 'rope_theta', path, float)
+
+
+def _slides(record, path):
+  """Whether any layer attends over a sliding window."""
+  if _present(record, 'layer_types'):
+    return any(kind != 'full_attention' for kind in record['layer_types'])
+  if not (_present(record, 'use_sliding_window') and record['use_sliding_window']):
+    return False
+  layers = _number(record, 'num_hidden_layers', path)
+  if not _present(record, 'sliding_window'):
+    return False
+  return _number(record, 'max_window_layers', path) < layers
+
+
+def _check_supported(record, path):
+  """Refuses what `qwen.forward` does not compute."""
+  kind = record['model_type'] if 'model_type' in record else None
+  if kind not in qwen.FAMILIES:
+    raise WeightError(
+      f'{path}: model_type {kind!r} is not supported, only '
+      f'{", ".join(qwen.FAMILIES)} (dense)'
+    )
+  if _present(record, 'hidden_act') and record['hidden_act'] != 'silu':
+    raise WeightError(f'{path}: hidden_act {record["hidden_act"]!r}, only silu')
+  if _slides(record, path):
+    raise WeightError(f'{path}: sliding-window attention is not supported')
+  if _present(record, 'quantization_config'):
+    raise WeightError(f'{path}: quantized weights are not supported')
+  biased = _present(record, 'attention_bias') and record['attention_bias']
+  if biased and kind == 'qwen3':
+    raise WeightError(f'{path}: attention_bias true is not supported for qwen3')
+
+
+def _tied(record, path):
+  """The tie flag; absent means false, as in transformers' Qwen2 and Qwen3 configs."""
+  tied = 'tie_word_embeddings' in record and record['tie_word_embeddings']
+  if not isinstance(tied, bool):
+    raise WeightError(f'{path}: tie_word_embeddings is {tied!r}, true or false wanted')
+  return tied
+
+
+def read_config(folder: str | pathlib.Path) -> qwen.ModelConfig:
+  """The model described by `folder`/config.json.
+
+  Args:
+    folder: a directory in the Hugging Face layout.
+
+  Returns:
+    The hyperparameters. `head_dim` is derived from hidden_size where it is absent.
+
+  Raises:
+    WeightError: the file is missing or damaged, or describes another architecture.
+  """
+  path = pathlib.Path(folder) / 'config.json'
+  record = read_json(path)
+  _check_supported(record, path)
+  hidden = _number(record, 'hidden_size', path)
+  heads = _number(record, 'num_attention_heads', path)
+  if not _present(record, 'head_dim') and hidden % heads:
+    raise WeightError(
+      f'{path}: head_dim is missing and hidden_size {hidden} does not divide by '
+      f'num_attention_heads {heads}'
+    )
+  explicit = _present(record, 'head_dim')
+  try:
+    return qwen.ModelConfig(
+      family=record['model_type'],
+      vocab_size=_number(record, 'vocab_size', path),
+      hidden_size=hidden,
+      intermediate_size=_number(record, 'intermediate_size', path),
+      num_layers=_number(record, 'num_hidden_layers', path),
+      num_heads=heads,
+      num_kv_heads=_number(record, 'num_key_value_heads', path),
+      head_dim=_number(record, 'head_dim', path) if explicit else hidden // heads,
+      rope_theta=_rope_theta(record, path),
+      rms_norm_eps=_number(record, 'rms_norm_eps', path, float),
+      tie_word_embeddings=_tied(record, path),
+    )
+  except ValueError as error:
+    if isinstance(error, WeightError):
+      raise
+    raise WeightError(f'{path}: {error}') from error
+
+
+def config_record(config: qwen.ModelConfig, dtype_name: str) -> dict[str, Any]:
+  """The content of a config.json that transformers 4 and 5 read.
+
+  Args:
+    config: the model.
+    dtype_name: 'float32' or 'bfloat16', the dtype of the stored weights.
+
+  Returns:
+    A JSON object; `read_config` gives back `config`.
+  """
+  return {
+    'architectures': [ARCHITECTURES[config.family]],
+    'attention_bias': config.family == 'qwen2',
+    'attention_dropout': 0.0,
+    'bos_token_id': None,
+    'eos_token_id': None,
+    'head_dim': config.head_dim,
+    'hidden_act': 'silu',
+    'hidden_size': config.hidden_size,
+    'initializer_range': qwen.INIT_STDDEV,
+    'intermediate_size': config.intermediate_size,
+    'max_position_embeddings': 32768,
+    'model_type': config.family,
+    'num_attention_heads': config.num_heads,
+    'num_hidden_layers': config.num_layers,
+    'num_key_value_heads': config.num_kv_heads,
+    'rms_norm_eps': config.rms_norm_eps,
+    'rope_parameters': {'rope_type': 'default', 'rope_theta': config.rope_theta},
+    'rope_theta': config.rope_theta,
+    'sliding_window': None,
+    'tie_word_embeddings': config.tie_word_embeddings,
+    'torch_dtype': dtype_name,
+    'use_cache': True,
+    'use_sliding_window': False,
+    'vocab_size': config.vocab_size,
+  }
