@@ -1,0 +1,286 @@
+"""The skill bank, its retrieval, its budget, and where prompts show it."""
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdar_jax import skills
+from sdar_jax.envs.alfworld import aims, generated
+from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
+
+ROOT = Path(__file__).resolve().parents[1]
+ALFWORLD = ROOT / 'sdar_jax/envs/alfworld/skills.json'
+TINY = ROOT / 'experiments/tiny/skills.json'
+BANKS = {'alfworld': ALFWORLD, 'tiny': TINY}
+HEAT_MUG = {'task_type': aims.HEAT, 'object': 'mug', 'target': 'desk'}
+
+
+class ByteChat:
+  """A template over bytes: 1 opens a message, 2 closes it."""
+
+  def __init__(self, system=''):
+    self.system = system
+
+  def encode_text(self, text):
+    return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+  def render(self, user_text, system=None):
+    system = self.system if system is None else system
+    text = f'\x01{system}\x02' if system else ''
+    return self.encode_text(f'{text}\x01{user_text}\x02\x01')
+
+
+def spell(ids):
+  return bytes(ids.tolist()).decode()
+
+
+def context(placement='user', *, budget=10_000, bank=ALFWORLD, system='', **kwargs):
+  loaded = skills.SkillBank.load(bank)
+  chat = ByteChat(system)
+  return skills.TeacherContext(loaded, chat, placement, token_budget=budget, **kwargs)
+
+
+@pytest.mark.parametrize('path', BANKS.values(), ids=BANKS)
+def test_bank_covers_the_game(path):
+  bank = skills.SkillBank.load(path)
+  assert set(bank.task_types) == set(aims.TASK_TYPES)
+  assert set(bank.objects) == {name.lower() for _, name in HOUSEHOLD.places}
+  assert bank.world == 'alfworld' and bank.version
+  assert bank.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+  if path == ALFWORLD:
+    assert len(bank.general) >= 8
+    assert min(map(len, bank.task_types.values())) >= 4
+
+
+def _mentioned(text):
+  """Words in order of first mention."""
+  words = text.lower().replace(',', ' ').replace('.', ' ').replace(';', ' ').split()
+  return list(dict.fromkeys(words))
+
+
+@pytest.mark.parametrize('path', BANKS.values(), ids=BANKS)
+def test_hints_agree_with_where_games_put_things(path):
+  """Every likely place is named; no place that could not contain the object is."""
+  bank = skills.SkillBank.load(path)
+  possible = {
+    name.lower(): {item.lower() for item in items}
+    for name, items in HOUSEHOLD.contains.items()
+  }
+  for (_, name), weights in HOUSEHOLD.places.items():
+    words = _mentioned(bank.objects[name.lower()].principle)
+    likely = [place.lower() for place in weights]
+    assert set(likely) <= set(words), name
+    named = [word for word in words if word in possible]
+    assert all(name.lower() in possible[word] for word in named), name
+
+
+def test_first_hint_is_the_likeliest_place():
+  """The prose hint of each room kind starts with the place of the largest weight."""
+  bank = skills.SkillBank.load(ALFWORLD)
+  words = {'living': 'living room'}
+  for (kind, name), weights in HOUSEHOLD.places.items():
+    text = bank.objects[name.lower()].principle.lower()
+    _, _, rest = text.partition(f'in a {words[kind] if kind in words else kind}: ')
+    first = rest.replace('.', ',').replace(';', ',').split(',')[0]
+    assert first == max(weights, key=weights.get).lower(), (kind, name)
+
+
+def test_games_carry_the_metadata_that_retrieval_needs():
+  bank = skills.SkillBank.load(ALFWORLD)
+  tasks = generated.GeneratedTasks('valid_seen', 'small')
+  for index in range(40):
+    metadata = tasks[index].metadata
+    found = bank.retrieve(metadata)
+    assert f'object_{metadata["object"]}' in [skill.id for skill in found]
+
+
+def test_retrieval_is_by_metadata_most_specific_first():
+  bank = skills.SkillBank.load(ALFWORLD)
+  ids = [skill.id for skill in bank.retrieve(HEAT_MUG)]
+  heat = [f'heat{i}' for i in range(1, 6)]
+  general = [skill.id for skill in bank.general]
+  assert ids == [*heat, 'object_mug', *general]
+  assert [s.id for s in bank.retrieve(HEAT_MUG, 'task')] == heat + general
+  everything = [skill.id for skill in bank.retrieve(HEAT_MUG, 'all')]
+  assert everything[: len(ids)] == ids
+  assert sorted(everything) == sorted(skill.id for skill in bank.everything())
+  unknown = {'task_type': aims.HEAT, 'object': 'unicorn'}
+  assert [s.id for s in bank.retrieve(unknown)] == heat + general
+
+
+def test_user_text_does_not_change_what_is_seen():
+  teacher = context()
+  _, first = teacher.prompt('heat a mug', HEAT_MUG)
+  _, second = teacher.prompt('clean cool put two look at light', HEAT_MUG)
+  assert first == second and 'heat1' in first.skill_ids
+
+
+@pytest.mark.parametrize('metadata', ({'object': 'mug'}, {'task_type': aims.HEAT}))
+def test_metadata_that_lacks_a_key(metadata):
+  with pytest.raises(skills.SkillError, match='task metadata lacks'):
+    context().prompt('x', metadata)
+
+
+def test_unknown_task_type_is_an_error_not_general_advice():
+  with pytest.raises(skills.SkillError, match="no skills for task type 'fly'"):
+    context().prompt('x', {'task_type': 'fly', 'object': 'mug'})
+
+
+def test_placements():
+  block = skills.SkillBank.load(ALFWORLD)
+  block = block.block(block.retrieve(HEAT_MUG))
+  task = 'Your task.'
+  header = skills.REFERENCE_HEADER
+  want = {
+    'user': f'\x01S\x02\x01{block}\n\n{task}\x02\x01',
+    'system': f'\x01S\n\n{block}\x02\x01{task}\x02\x01',
+    'reference': f'{header}\n{block}\n\n\x01S\x02\x01{task}\x02\x01',
+  }
+  assert set(want) == set(skills.PLACEMENTS)
+  for placement, text in want.items():
+    ids, view = context(placement, system='S').prompt(task, HEAT_MUG)
+    assert ids.dtype == np.int32 and spell(ids) == text
+    assert view.tokens == len(ids) - len(ByteChat('S').render(task))
+  ids, view = context('system').prompt(task, HEAT_MUG)
+  assert spell(ids) == f'\x01{block}\x02\x01{task}\x02\x01'
+  assert view.tokens == len(ids) - len(ByteChat().render(task))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+  budget=st.integers(1, 4000),
+  placement=st.sampled_from(skills.PLACEMENTS),
+  retrieval=st.sampled_from(skills.RETRIEVALS),
+  path=st.sampled_from(tuple(BANKS.values())),
+)
+def test_skills_are_whole_and_within_budget(budget, placement, retrieval, path):
+  bank = skills.SkillBank.load(path)
+  retrieved = bank.retrieve(HEAT_MUG, retrieval)
+  teacher = context(placement, budget=budget, bank=path, retrieval=retrieval)
+  plain = ByteChat().render('Your task.')
+  try:
+    ids, view = teacher.prompt('Your task.', HEAT_MUG)
+  except skills.SkillError as error:
+    assert f'skills.token_budget {budget}: skill {retrieved[0].id}' in str(error)
+    assert len(bank.block(retrieved[:1])) + 2 > budget or placement != 'user'
+    return
+  assert view.tokens == len(ids) - len(plain) <= budget
+  assert view.skill_ids + view.left_out == tuple(skill.id for skill in retrieved)
+  shown = spell(ids)
+  for position, skill in enumerate(retrieved):
+    assert (skill.text in shown) == (position < len(view.skill_ids))
+  if view.left_out:  # The next one would not have fitted.
+    more = len(bank.bullet + retrieved[len(view.skill_ids)].text) + 1
+    assert view.tokens + more > budget
+
+
+def test_a_teacher_without_skills_is_an_error():
+  with pytest.raises(skills.SkillError) as error:
+    context(budget=10).prompt('x', HEAT_MUG)
+  message = str(error.value)
+  assert 'skills.token_budget 10: skill heat1' in message and '\n' not in message
+
+
+def test_rows():
+  rows = [('a', HEAT_MUG), ('b', {**HEAT_MUG, 'object': 'egg'})]
+  teacher = context()
+  prompts, views = skills.teacher_rows(teacher, rows)
+  for (text, metadata), ids, view in zip(rows, prompts, views, strict=True):
+    want, want_view = teacher.prompt(text, metadata)
+    np.testing.assert_array_equal(ids, want)
+    assert view == want_view
+  assert views[0].skill_ids != views[1].skill_ids
+
+
+@pytest.mark.parametrize(
+  ('setting', 'value'), (('placement', 'margin'), ('retrieval', 'guess'))
+)
+def test_unknown_settings(setting, value):
+  with pytest.raises(skills.SkillError, match=f"skills.{setting} '{value}': must be"):
+    context(**{setting: value})
+
+
+def _damages():
+  def unknown_key(bank):
+    bank['general'][1]['wehn'] = 'x'
+    return "general[1] has unknown keys ['wehn']"
+
+  def lacking_key(bank):
+    del bank['task_types'][aims.HEAT][0]['title']
+    return f"task_types.{aims.HEAT}[0] lacks ['title']"
+
+  def wrong_type(bank):
+    bank['objects']['mug']['principle'] = 3
+    return 'objects.mug.principle must be a string'
+
+  def empty(bank):
+    bank['general'][0]['principle'] = ''
+    return 'general[0].principle must not be empty'
+
+  def two_lines(bank):
+    bank['general'][0]['principle'] = 'a\nb'
+    return 'general[0].principle is not a line'
+
+  def same_id(bank):
+    bank['general'][1]['id'] = 'heat1'
+    return 'heat1 is the id of 2 skills'
+
+  def empty_type(bank):
+    bank['task_types'][aims.LOOK] = []
+    return f'task_types.{aims.LOOK} must not be empty'
+
+  def schema(bank):
+    bank['schema'] = 2
+    return 'schema 2; this code reads 1'
+
+  def not_a_list(bank):
+    bank['general'] = {}
+    return 'general must be a list'
+
+  def no_version(bank):
+    del bank['version']
+    return "the bank lacks ['version']"
+
+  return (
+    unknown_key,
+    lacking_key,
+    wrong_type,
+    empty,
+    two_lines,
+    same_id,
+    empty_type,
+    schema,
+    not_a_list,
+    no_version,
+  )
+
+
+@pytest.mark.parametrize('damage', _damages(), ids=lambda case: case.__name__)
+def test_damaged_bank_is_one_line(damage, tmp_path):
+  bank = copy.deepcopy(json.loads(ALFWORLD.read_text()))
+  complaint = damage(bank)
+  file = tmp_path / 'bank.json'
+  file.write_text(json.dumps(bank))
+  with pytest.raises(skills.SkillError) as error:
+    skills.SkillBank.load(file)
+  assert complaint in str(error.value) and str(file) in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('text', ('', '<html></html>', '[]', '"x"', '{"schema": 1'))
+def test_file_that_is_no_bank(text, tmp_path):
+  file = tmp_path / 'bank.json'
+  file.write_text(text)
+  with pytest.raises(skills.SkillError) as error:
+    skills.SkillBank.load(file)
+  assert str(file) in str(error.value) and '\n' not in str(error.value)
+  with pytest.raises(
+    skills.SkillError, match=r'no such skill bank; set config\.skills'
+  ):
+    skills.SkillBank.load(tmp_path / 'none.json')
