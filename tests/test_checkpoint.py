@@ -114,6 +114,15 @@ def test_retention_does_not_count_what_is_damaged(store_path):
   assert _names(store_path) == ['3', '4']
 
 
+def test_retention_keeps_what_nobody_verified_until_enough_is(store_path):
+  store = CheckpointStore(store_path, 3)
+  _check(store.restore(_state(0)), 2)  # Whether 1 is good was not looked at.
+  assert store.save(3, _state(3), _host(3))
+  assert _names(store_path) == ['1', '2', '3']
+  assert store.save(4, _state(4), _host(4))
+  assert _names(store_path) == ['2', '3', '4']
+
+
 def test_an_empty_or_absent_store_is_a_fresh_start(tmp_path):
   assert CheckpointStore(tmp_path / 'new', 2).restore(_state(0)) is None
   assert checkpoint.load(tmp_path / 'absent', _state(0)) is None
@@ -198,6 +207,18 @@ def test_all_of_200_bit_flips_are_detected(store_path):
   assert detected == 200
   assert in_data > 20 and in_manifest > 3
   assert checkpoint.verify(store_path, 2) is None
+
+
+def test_damage_to_what_the_manifest_says_of_itself_is_detected(store_path):
+  path = store_path / '2' / 'manifest-2.json'
+  data = path.read_bytes()
+  assert b'"format"' in data[-40:] and b'"step"' in data[-40:]
+  for place in range(len(data) - 40, len(data)):
+    for bit in range(8):
+      flipped = bytearray(data)
+      flipped[place] ^= 1 << bit
+      path.write_bytes(flipped)
+      assert checkpoint.verify(store_path, 2) is not None
 
 
 def test_an_added_file_is_noticed(store_path):
