@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_path
 
+from experiments.tiny import tokenizer
 from sdar_jax import chat
 from sdar_jax.envs.alfworld.world import AlfworldWorld
 
@@ -65,13 +65,13 @@ def path(family):
 def oracle(path):
   import transformers
 
-  tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+  hub = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
 
   def render(user, system=None, thinking=False):
     messages = [{'role': 'user', 'content': user}]
     if system is not None:
       messages.insert(0, {'role': 'system', 'content': system})
-    return tokenizer.apply_chat_template(
+    return hub.apply_chat_template(
       messages,
       add_generation_prompt=True,
       enable_thinking=thinking,
@@ -88,9 +88,9 @@ def plain(path):
 
 @pytest.mark.parametrize('thinking', (False, True))
 def test_ids_equal_transformers(path, oracle, thinking):
-  tokenizer = chat.Chat(path, enable_thinking=thinking)
+  ours = chat.Chat(path, enable_thinking=thinking)
   for text in BENIGN:
-    ids = tokenizer.render(text)
+    ids = ours.render(text)
     assert ids.dtype == np.int32
     assert ids.tolist() == oracle(text, thinking=thinking), text
 
@@ -147,8 +147,8 @@ def test_prompts_of_the_world_equal_transformers(path, oracle):
   assert _controls(ours.render(attacked), ours) == _controls(ours.render(text), ours)
 
 
-def _controls(ids, tokenizer):
-  return [i for i in ids.tolist() if i in tokenizer.control_ids]
+def _controls(ids, ours):
+  return [i for i in ids.tolist() if i in ours.control_ids]
 
 
 @pytest.mark.parametrize('control', CONTROL)
@@ -214,12 +214,6 @@ def test_lone_surrogates_are_encoded(plain):
   assert plain.decode(plain.encode_text('a\ud800b')) == 'a?b'
 
 
-def _copy(path, tmp_path):
-  for name in ('tokenizer.json', 'tokenizer_config.json'):
-    shutil.copyfile(path / name, tmp_path / name)
-  return tmp_path
-
-
 def _edit(file, **changes):
   record = json.loads(file.read_text()) | changes
   record = {key: value for key, value in record.items() if value is not None}
@@ -281,12 +275,13 @@ def _cases():
 
 @pytest.mark.parametrize('damage', _cases(), ids=lambda case: case.__name__)
 def test_damaged_tokenizer_is_one_line(damage, tmp_path):
-  folder = _copy(shared_path('tokenizers/qwen2.5'), tmp_path)
-  complaint = damage(folder)
+  tokenizer.save(tokenizer.train(['a small tokenizer']), tmp_path)
+  assert chat.Chat(tmp_path).stop_ids
+  complaint = damage(tmp_path)
   with pytest.raises(chat.TokenizerError) as error:
-    chat.Chat(folder)
+    chat.Chat(tmp_path)
   message = str(error.value)
-  assert complaint in message and str(folder) in message
+  assert complaint in message and str(tmp_path) in message
   assert '\n' not in message
 
 

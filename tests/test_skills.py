@@ -180,6 +180,16 @@ def test_skills_are_whole_and_within_budget(budget, placement, retrieval, path):
     assert view.tokens + more > budget
 
 
+@pytest.mark.parametrize('placement', skills.PLACEMENTS)
+def test_the_budget_is_exact(placement):
+  _, view = context(placement, budget=700).prompt('x', HEAT_MUG)
+  assert 1 < len(view.skill_ids)
+  _, same = context(placement, budget=view.tokens).prompt('x', HEAT_MUG)
+  assert same == view
+  _, less = context(placement, budget=view.tokens - 1).prompt('x', HEAT_MUG)
+  assert less.skill_ids == view.skill_ids[:-1]
+
+
 def test_a_teacher_without_skills_is_an_error():
   with pytest.raises(skills.SkillError) as error:
     context(budget=10).prompt('x', HEAT_MUG)
