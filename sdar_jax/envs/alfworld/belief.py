@@ -7,9 +7,9 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from sdar_jax.envs.alfworld.engine import NOTHING_HAPPENS
 from sdar_jax.envs.base import Exchange, Observation
 
-NOTHING_HAPPENS = 'Nothing happens.'
 _NAME = r'([a-z]+ \d+)'
 _ENTITY = re.compile(_NAME)
 _INTRO = re.compile(r'Looking quickly around you, you see (.*)')

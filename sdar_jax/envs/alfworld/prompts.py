@@ -8,6 +8,7 @@ has read so far in the episode, boiled down to a few short lines.
 from collections.abc import Sequence
 
 from sdar_jax.envs.alfworld.belief import Belief, believe
+from sdar_jax.envs.alfworld.engine import NOTHING_HAPPENS
 from sdar_jax.envs.base import Exchange, Observation, Task
 
 VERSION = 1
@@ -89,12 +90,12 @@ def compact(
 
 def _last(history: Sequence[Exchange], observation: Observation, length: int) -> str:
   """The last actions, oldest first; '?' after one that did nothing."""
-  outcomes = [exchange.observation for exchange in history[1:]] + [observation.text]
-  pairs = list(zip(history, outcomes, strict=bool(history)))
-  words = []
-  for exchange, outcome in pairs[len(pairs) - min(length, len(pairs)) :]:
-    failed = believe((), Observation(outcome)).failed
-    words.append(exchange.action + ' ?' * failed)
+  texts = [exchange.observation for exchange in history] + [observation.text]
+  words = [
+    exchange.action + ' ?' * (outcome.strip() == NOTHING_HAPPENS)
+    for exchange, outcome in zip(history, texts[1:], strict=True)
+  ]
+  words = words[len(words) - min(length, len(words)) :]
   return 'did ' + ', '.join(words) if words else ''
 
 

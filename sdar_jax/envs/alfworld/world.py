@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdar_jax.envs import base
-from sdar_jax.envs.alfworld import engine, generated, prompts
+from sdar_jax.envs.alfworld import engine, generated, official, prompts
 from sdar_jax.envs.alfworld import expert as experts
 from sdar_jax.envs.alfworld import parser as parsers
 
-SOURCES = ('generated',)
+SOURCES = ('generated', 'official')
 EXPERTS = (*experts.ORDERS, 'oracle')
 
 
@@ -65,6 +65,7 @@ class AlfworldWorld:
     self.parser = parser
     self.instruction = prompts.instruction(prompt_style)
     self.skills_path = Path(__file__).with_name('skills.json')
+    self._tasks: dict[str, base.TaskSet] = {}
 
   @property
   def digest(self) -> str:
@@ -74,8 +75,15 @@ class AlfworldWorld:
     return hashlib.sha256(json.dumps(truth).encode()).hexdigest()
 
   def tasks(self, split: str) -> base.TaskSet:
-    """The tasks of 'train', 'valid_seen' or 'valid_unseen'."""
-    return generated.GeneratedTasks(split, self.size, train_tasks=self.train_tasks)
+    """The tasks of 'train', 'valid_seen', 'valid_unseen'; official ones read once."""
+    if split not in self._tasks:
+      self._tasks[split] = self._read_tasks(split)
+    return self._tasks[split]
+
+  def _read_tasks(self, split: str) -> base.TaskSet:
+    if self.source == 'generated':
+      return generated.GeneratedTasks(split, self.size, train_tasks=self.train_tasks)
+    return official.OfficialTasks(self.data_dir, split)
 
   def make_env(self) -> engine.AlfworldEnv:
     """A fresh environment."""
