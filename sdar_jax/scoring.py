@@ -91,7 +91,7 @@ def token_logprobs(
   padding = (0, count * chunk - (length - 1))
   hidden = jnp.pad(hidden[:, :-1], ((0, 0), padding, (0, 0)))
   targets = jnp.pad(tokens[:, 1:], ((0, 0), padding))
-  hidden = hidden.reshape(batch, count, chunk, -1).swapaxes(0, 1)
+  hidden = hidden.reshape(batch, count, chunk, config.hidden_size).swapaxes(0, 1)
   targets = targets.reshape(batch, count, chunk).swapaxes(0, 1)
 
   @jax.checkpoint
@@ -99,7 +99,7 @@ def token_logprobs(
     return _score_chunk(config, params, *inputs, temperature, valid_vocab)
 
   def whole(chunks):
-    row = chunks.swapaxes(0, 1).reshape(batch, -1)[:, : length - 1]
+    row = chunks.swapaxes(0, 1).reshape(batch, count * chunk)[:, : length - 1]
     return jnp.pad(row, ((0, 0), (1, 0)))
 
   logprobs, entropy = jax.lax.map(score, (hidden, targets))

@@ -22,13 +22,8 @@ import safetensors
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from safetensors.numpy import save_file
 
-from sdar_jax.models import qwen, sharding, tensors
-from sdar_jax.models.hf_config import (
-  WeightError,
-  config_record,
-  read_config,
-  read_json,
-)
+from sdar_jax.models import hf_config, qwen, sharding, tensors
+from sdar_jax.models.hf_config import WeightError
 
 __all__ = ['WeightError', 'load', 'read_config', 'save', 'snapshot']
 
@@ -41,11 +36,12 @@ COMPARE_ROWS = 4096  # Rows of the two embeddings that are compared at a time.
 HUB_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*')
 
 
-def snapshot(path: str) -> pathlib.Path:
-  """A local directory for `path`: itself, or a hub repository's weights and JSON.
+def snapshot(path: str, patterns: tuple[str, ...]) -> pathlib.Path:
+  """A local directory for `path`: itself, or a hub repository's files.
 
   Args:
     path: a directory, or a hub id such as 'Qwen/Qwen2.5-3B-Instruct'.
+    patterns: the files to fetch from the hub, as globs.
 
   Returns:
     The directory.
@@ -60,15 +56,28 @@ def snapshot(path: str) -> pathlib.Path:
     raise WeightError(f'{path}: not a directory, nor a hub id such as Qwen/Qwen3-0.6B')
   try:
     return pathlib.Path(
-      huggingface_hub.snapshot_download(
-        str(path), allow_patterns=['*.safetensors', '*.json']
-      )
+      huggingface_hub.snapshot_download(str(path), allow_patterns=list(patterns))
     )
   except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
     cause = str(error).strip().split('\n')[0][:120]
     raise WeightError(
       f'{path}: no such directory, and the hub did not give it ({cause})'
     ) from error
+
+
+def read_config(path: str) -> qwen.ModelConfig:
+  """The hyperparameters in config.json of a directory or hub id; reads no weights.
+
+  Args:
+    path: a directory, or a hub id.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    WeightError: the file is missing or damaged, or describes another architecture.
+  """
+  return hf_config.read_config(snapshot(path, ('*.json',)))
 
 
 def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> Any:
@@ -95,7 +104,7 @@ def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> Any:
 def _read_index(folder):
   """File name -> names of the tensors that the index promises in it."""
   path = folder / INDEX
-  record = read_json(path)
+  record = hf_config.read_json(path)
   weight_map = record['weight_map'] if 'weight_map' in record else None
   if not isinstance(weight_map, dict) or not weight_map:
     raise WeightError(f'{path}: key "weight_map" is missing or empty')
@@ -222,8 +231,8 @@ def load(
     WeightError: a file is missing, damaged or does not fit config.json.
     ValueError: the model does not divide by the mesh.
   """
-  folder = snapshot(path)
-  config = read_config(folder)
+  folder = snapshot(path, ('*.safetensors', '*.json'))
+  config = hf_config.read_config(folder)
   specs = config.param_specs()
   placements = None if mesh is None else sharding.param_shardings(config, mesh)
   device = SingleDeviceSharding(jax.devices()[0])
@@ -319,7 +328,7 @@ def save(
     _publish(folder / file, write)
     weight_map.update(dict.fromkeys(arrays, file))
     total += sum(array.nbytes for array in arrays.values())
-  records = {'config.json': config_record(config, dtype.name)}
+  records = {'config.json': hf_config.config_record(config, dtype.name)}
   if count > 1:
     index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
     records = {INDEX: index, **records}

@@ -1,0 +1,377 @@
+"""The decoder against recorded logits, numpy loops, and itself in other forms."""
+
+import dataclasses
+
+import golden_models
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdar_jax.models import attention, qwen
+
+SMALL = {
+  family: qwen.ModelConfig(
+    family=family,
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    rope_theta=1e4,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=family == 'qwen3',
+  )
+  for family in qwen.FAMILIES
+}
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+  """On accelerators, float32 products would be computed with fewer bits."""
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
+def wide_params(config, seed=0):
+  """Random parameters far from the initial ones: biases and norms matter."""
+  params = qwen.init_params(config, jax.random.key(seed))
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+  moved = [
+    leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)
+  ]
+  return jax.tree.unflatten(tree, moved)
+
+
+def rows(batch=3, length=11, seed=0, vocab=97):
+  tokens = jax.random.randint(jax.random.key(seed), (batch, length), 0, vocab)
+  return tokens, golden_models.positions_of(tokens)
+
+
+def run(config, params, tokens, positions, **kwargs):
+  step = jax.jit(lambda p, t, q: qwen.forward(config, p, t, q, **kwargs)[0])
+  return step(params, tokens, positions)
+
+
+# --- recorded logits ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', golden_models.NAMES)
+def test_logits_are_those_recorded(name, monkeypatch):
+  if name == golden_models.ROUNDED:
+    golden_models.round_frequencies(monkeypatch)
+  config, params, record = golden_models.load(name)
+  tokens = record['tokens']
+  hidden = run(config, params, tokens, golden_models.positions_of(tokens))
+  got = np.asarray(qwen.logits(config, params, hidden))
+  real = record['attention_mask']
+  np.testing.assert_allclose(got[real], record['logits'][real], rtol=0, atol=1e-5)
+
+
+def test_the_rounded_record_is_as_far_as_transformers_is():
+  # transformers 5.23 with torch 2.13 in float32 differs from this record by 4.26e-4.
+  config, params, record = golden_models.load(golden_models.ROUNDED)
+  tokens, real = record['tokens'], record['attention_mask']
+  hidden = run(config, params, tokens, golden_models.positions_of(tokens))
+  error = np.abs(np.asarray(qwen.logits(config, params, hidden)) - record['logits'])
+  np.testing.assert_allclose(error[real].max(), 4.26e-4, rtol=0.02)
+
+
+@pytest.mark.parametrize('name', golden_models.NAMES)
+def test_greedy_continuation_is_the_recorded_one(name):
+  config, params, record = golden_models.load(name)
+  want, start = record['greedy'][0], 16
+  cache = qwen.init_cache(config, 1, len(want), jnp.float32)
+  prompt = jnp.asarray(want[None, :start], jnp.int32)
+  hidden, cache = qwen.forward(
+    config, params, prompt, golden_models.positions_of(prompt), cache=cache
+  )
+  layers = qwen.unstack(params)
+  step = jax.jit(lambda t, q, c: qwen.forward(config, layers, t, q, cache=c))
+  ids = list(want[:start])
+  for position in range(start, len(want)):
+    ids.append(int(jnp.argmax(qwen.logits(config, params, hidden[0, -1]))))
+    token = jnp.full((1, 1), ids[-1], jnp.int32)
+    hidden, cache = step(token, jnp.full((1, 1), position), cache)
+  assert ids == list(want)
+
+
+# --- parts against numpy -----------------------------------------------------------
+
+
+def numpy_attention(query, keys, values, query_positions, key_positions):
+  """One head and one query at a time, in float64."""
+  batch, length, heads, width = query.shape
+  group = heads // keys.shape[1]
+  out = np.zeros(query.shape)
+  for b, t, n in np.ndindex(batch, length, heads):
+    seen = np.flatnonzero(key_positions[b] <= query_positions[b, t])
+    scores = keys[b, n // group][:, seen].T @ query[b, t, n] / np.sqrt(width)
+    weights = np.exp(scores - scores.max())
+    out[b, t, n] = weights / weights.sum() @ values[b, n // group][seen]
+  return out
+
+
+@pytest.mark.parametrize('length', [1, 5])
+@pytest.mark.parametrize('wrap', [jax.jit, lambda fun: fun])
+def test_attention_is_the_sum_over_visible_keys(length, wrap):
+  rng = np.random.default_rng(0)
+  query = rng.normal(size=(2, length, 6, 8))
+  keys, values = rng.normal(size=(2, 3, 8, 7)), rng.normal(size=(2, 3, 7, 8))
+  query_positions = np.array([[1], [4]]) + np.arange(length)
+  key_positions = rng.permutation(7) * np.ones((2, 1), int)
+  arrays = query, keys, values
+  got = wrap(attention.attend)(
+    *[jnp.asarray(array, jnp.float32) for array in arrays],
+    jnp.asarray(query_positions),
+    jnp.asarray(key_positions),
+  )
+  want = numpy_attention(*arrays, query_positions, key_positions)
+  np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
+
+
+def attend_both(back_end, dtype):
+  rng = np.random.default_rng(1)
+  query = jnp.asarray(rng.normal(size=(2, 64, 4, 64)), dtype)
+  keys = jnp.asarray(rng.normal(size=(2, 2, 64, 64)), dtype)
+  values = jnp.asarray(rng.normal(size=(2, 2, 64, 64)), dtype)
+  positions = jnp.broadcast_to(jnp.arange(64), (2, 64))
+  want = attention.attend(query, keys, values, positions, positions)
+  if back_end == 'cudnn':
+    return want, attention.attend(query, keys, values, positions, positions, 'cudnn')
+  mask = (positions[:, None, :] <= positions[:, :, None])[:, None]
+  flipped = keys.transpose(0, 3, 1, 2), values.transpose(0, 2, 1, 3)
+  return want, jax.nn.dot_product_attention(query, *flipped, mask=mask)
+
+
+def test_attention_equals_the_library():
+  want, got = attend_both('library', jnp.float32)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_cudnn_equals_the_oracle():
+  if jax.default_backend() != 'gpu':
+    pytest.skip('the cudnn back end needs a GPU')
+  want, got = attend_both('cudnn', jnp.bfloat16)
+  as_float = [np.asarray(array, np.float32) for array in (want, got)]
+  np.testing.assert_allclose(*as_float, atol=3e-2)
+
+
+def test_half_precision_softmax_is_computed_in_float32():
+  # 512 equal scores: in bfloat16 the sum of the weights would stall at 256.
+  query = jnp.zeros((1, 1, 1, 2), jnp.bfloat16)
+  keys = jnp.zeros((1, 1, 2, 512), jnp.bfloat16)
+  values = jnp.ones((1, 1, 512, 2), jnp.bfloat16)
+  positions = jnp.arange(512)[None]
+  got = attention.attend(query, keys, values, positions[:, -1:], positions)
+  np.testing.assert_allclose(np.asarray(got, np.float32), 1.0, rtol=1e-2)
+
+
+def test_rotation_is_multiplication_by_a_unit_complex_number():
+  rng = np.random.default_rng(0)
+  x, theta = rng.normal(size=(2, 5, 3, 8)), 1e6
+  positions = rng.integers(0, 3000, (2, 5))
+  angles = positions[:, :, None, None] * theta ** (-np.arange(4) / 4)
+  turned = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * angles)
+  got = attention.rotate(jnp.asarray(x, jnp.float32), jnp.asarray(positions), theta)
+  want = np.concatenate([turned.real, turned.imag], -1)
+  np.testing.assert_allclose(got, want, atol=2e-3)  # 3,000 rad in float32.
+  near = attention.rotate(
+    jnp.asarray(x, jnp.float32), jnp.asarray(positions % 8), theta
+  )
+  angles = (positions % 8)[:, :, None, None] * theta ** (-np.arange(4) / 4)
+  turned = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * angles)
+  want = np.concatenate([turned.real, turned.imag], -1)
+  np.testing.assert_allclose(near, want, atol=3e-6)
+
+
+# --- causality and padding ---------------------------------------------------------
+
+
+@pytest.mark.parametrize('family', qwen.FAMILIES)
+def test_no_gradient_flows_from_later_tokens(family):
+  config = dataclasses.replace(SMALL[family], tie_word_embeddings=False)
+  params = wide_params(config)
+  tokens = jnp.arange(10)[None]  # Each token once: its row is this position's input.
+
+  def at(embedding, position):
+    changed = {**params, 'embed': {'embedding': embedding}}
+    hidden, _ = qwen.forward(config, changed, tokens, tokens)
+    return (hidden[0, position] ** 2).sum()
+
+  embedding = params['embed']['embedding']
+  for position in (0, 4, 9):
+    gradient = np.abs(jax.grad(at)(embedding, position)).sum(-1)[:10]
+    assert (gradient[: position + 1] > 0).all()
+    assert (gradient[position + 1 :] == 0).all()
+
+
+def test_padding_on_the_right_changes_nothing():
+  config = SMALL['qwen2']
+  params = wide_params(config)
+  tokens, positions = rows(length=12)
+  long = run(config, params, tokens, positions)
+  short = run(config, params, tokens[:, :7], positions[:, :7])
+  np.testing.assert_allclose(long[:, :7], short, rtol=1e-5, atol=1e-5)
+
+
+# --- one computation in several forms ----------------------------------------------
+
+
+@pytest.mark.parametrize('family', qwen.FAMILIES)
+def test_unrolled_layers_equal_scanned_ones(family):
+  config = SMALL[family]
+  params = wide_params(config)
+  tokens, positions = rows()
+  scanned = run(config, params, tokens, positions)
+  unrolled = run(config, qwen.unstack(params), tokens, positions)
+  np.testing.assert_allclose(scanned, unrolled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('family', qwen.FAMILIES)
+def test_decoding_with_a_cache_equals_the_whole_row(family):
+  config = SMALL[family]
+  params = wide_params(config)
+  tokens, positions = rows(batch=3, length=11)
+  want = run(config, params, tokens, positions)
+  lengths = jnp.array([5, 2, 4])  # Rows at different positions, as slots are.
+  cache = qwen.init_cache(config, 3, 13, jnp.float32)
+  prompt = jnp.where(jnp.arange(5) < lengths[:, None], tokens[:, :5], 0)
+  first, cache = qwen.forward(config, params, prompt, positions[:, :5], cache=cache)
+  layers = qwen.unstack(params)
+  step = jax.jit(
+    lambda t, q, c: qwen.forward(config, layers, t, q, cache=c), donate_argnums=2
+  )
+  for row in range(3):
+    got = first[row, : lengths[row]]
+    np.testing.assert_allclose(got, want[row, : lengths[row]], rtol=1e-4, atol=1e-4)
+  for offset in range(6):
+    at = (lengths + offset)[:, None]
+    hidden, cache = step(jnp.take_along_axis(tokens, at, 1), at, cache)
+    expected = jnp.take_along_axis(want, at[:, :, None], 1)
+    np.testing.assert_allclose(hidden, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_outside_the_cache_are_dropped():
+  config = SMALL['qwen3']
+  params = wide_params(config)
+  cache = qwen.init_cache(config, 2, 4, jnp.float32)
+  tokens = jnp.array([[5, 6], [5, 6]])
+  positions = jnp.array([[-1, 4], [0, 1]])
+  for form in (params, qwen.unstack(params)):
+    _, new = qwen.forward(config, form, tokens, positions, cache=cache)
+    for array in new.keys + new.values:
+      assert not array[0].any()
+      assert array[1].any()
+
+
+def test_decoding_keeps_one_copy_of_the_cache():
+  config = SMALL['qwen3']
+  params = qwen.init_params(config, jax.random.key(0))
+  cache = qwen.init_cache(config, 4, 4096, jnp.float32)
+
+  def decode(params, cache):
+    layers = qwen.unstack(params)
+
+    def body(state):
+      position, cache = state
+      at = jnp.full((4, 1), position)
+      _, cache = qwen.forward(config, layers, at, at, cache=cache)
+      return position + 1, cache
+
+    return jax.lax.while_loop(lambda state: state[0] < 90, body, (0, cache))
+
+  compiled = jax.jit(decode, donate_argnums=1).lower(params, cache).compile()
+  size = sum(array.nbytes for array in jax.tree.leaves(cache))
+  memory = compiled.memory_analysis()
+  assert memory.alias_size_in_bytes >= size
+  assert memory.temp_size_in_bytes < 0.5 * size
+
+
+def test_remat_changes_no_gradient():
+  config = SMALL['qwen2']
+  params = wide_params(config)
+  tokens, positions = rows()
+
+  def loss(params, remat):
+    hidden, _ = qwen.forward(config, params, tokens, positions, remat=remat)
+    return jnp.sin(hidden).sum()
+
+  gradient = jax.jit(jax.grad(loss), static_argnums=1)
+  with_remat, without = gradient(params, True), gradient(params, False)
+  largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(without))
+  for one, other in zip(jax.tree.leaves(with_remat), jax.tree.leaves(without)):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_remat_stores_less():
+  config = dataclasses.replace(SMALL['qwen3'], num_layers=8)
+  params = qwen.init_params(config, jax.random.key(0))
+  tokens, positions = rows(batch=2, length=256)
+
+  def size(remat):
+    def loss(params):
+      return qwen.forward(config, params, tokens, positions, remat=remat)[0].sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert size(True) < 0.5 * size(False)
+
+
+@pytest.mark.parametrize('name', ['qwen2_tied', 'qwen3_tied'])
+def test_half_precision_is_close(name):
+  config, params, record = golden_models.load(name)
+  tokens, real = record['tokens'], record['attention_mask']
+  positions = golden_models.positions_of(tokens)
+  hidden = run(config, params, tokens, positions, dtype=jnp.bfloat16)
+  got = qwen.logits(config, params, hidden)
+  assert hidden.dtype == jnp.bfloat16
+  assert got.dtype == jnp.float32
+  error = np.abs(np.asarray(got) - record['logits'])[real]
+  assert 1e-4 < error.max() < 0.05  # Not float32 by accident, and near it.
+
+
+# --- configuration and parameters --------------------------------------------------
+
+
+@pytest.mark.parametrize('family', qwen.FAMILIES)
+@pytest.mark.parametrize('tied', [True, False])
+def test_specs_describe_the_parameters(family, tied):
+  config = dataclasses.replace(SMALL[family], tie_word_embeddings=tied)
+  params = qwen.init_params(config, jax.random.key(0), jnp.bfloat16)
+  specs = config.param_specs()
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda s: s.shape, specs)
+  for spec in jax.tree.leaves(specs):
+    assert len(spec.shape) == len(spec.axes)
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.bfloat16}
+  assert 'lm_head' not in params if tied else 'lm_head' in params
+
+
+def test_initial_parameters_depend_on_the_key_and_differ_between_layers():
+  config = SMALL['qwen3']
+  one, same, other = (qwen.init_params(config, jax.random.key(s)) for s in (0, 0, 1))
+  gate = one['layers']['mlp']['gate']['kernel']
+  np.testing.assert_array_equal(gate, same['layers']['mlp']['gate']['kernel'])
+  assert (gate != other['layers']['mlp']['gate']['kernel']).mean() > 0.99
+  assert (gate[0] != gate[1]).mean() > 0.99
+  np.testing.assert_allclose(gate.std(), qwen.INIT_STDDEV, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    ({'family': 'llama'}, "family 'llama'"),
+    ({'attention': 'flash'}, "attention 'flash'"),
+    ({'num_kv_heads': 3}, 'num_heads 4: must divide by num_kv_heads 3'),
+    ({'head_dim': 15}, 'head_dim 15: must be even'),
+    ({'num_layers': 0}, 'num_layers 0: must be at least 1'),
+  ],
+)
+def test_impossible_configurations_are_refused(change, words):
+  with pytest.raises(ValueError, match=words) as caught:
+    dataclasses.replace(SMALL['qwen2'], **change)
+  assert '\n' not in str(caught.value)
