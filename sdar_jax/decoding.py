@@ -224,7 +224,6 @@ class Programs:
   def __init__(
     self,
     config: qwen.ModelConfig,
-    *,
     slots: int,
     length: int,
     valid_vocab: int,
@@ -296,3 +295,16 @@ class Programs:
       return program(*args)
     with jax.set_mesh(self._mesh):
       return program(*args)
+
+
+@functools.lru_cache(maxsize=8)
+def programs(
+  config: qwen.ModelConfig,
+  slots: int,
+  length: int,
+  valid_vocab: int,
+  dtype: Any,
+  mesh: Mesh | None,
+) -> Programs:
+  """The programs for these shapes; samplers of equal shapes share what is compiled."""
+  return Programs(config, slots, length, valid_vocab, dtype, mesh)

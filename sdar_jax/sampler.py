@@ -55,7 +55,7 @@ class Sampler:
     dtype: Any = jnp.float32,
     decode: Callable[[np.ndarray], str] | None = None,
     mesh: Mesh | None = None,
-    prompt_buckets: Sequence[int] | None = None,
+    prefill_buckets: Sequence[int] | None = None,
     prefill_tokens: int = 512,
     decode_chunk: int = 64,
     return_fraction: float = 0.5,
@@ -72,7 +72,7 @@ class Sampler:
       dtype: dtype of computation and of the cache.
       decode: ids to text; needed for stop strings only.
       mesh: a mesh from `sharding.make_mesh`, or None for one device.
-      prompt_buckets: lengths that prompts are padded to; None is equal steps.
+      prefill_buckets: lengths that prompts are padded to; None is equal steps.
       prefill_tokens: tokens of one prefill call, padding included.
       decode_chunk: most tokens per slot before the host looks at stop strings.
       return_fraction: share of the decoding requests that a poll waits for.
@@ -86,15 +86,11 @@ class Sampler:
     self._max_prompt, self._max_response = max_prompt_tokens, max_response_tokens
     self._chunk, self._fraction = decode_chunk, return_fraction
     self._prefill_tokens = prefill_tokens
-    self._buckets = _buckets(prompt_buckets, max_prompt_tokens)
-    self._programs = decoding.Programs(
-      config,
-      slots=slots,
-      # Padding a prompt to its bucket must stay inside the cache.
-      length=max(max_prompt_tokens + max_response_tokens, self._buckets[-1]),
-      valid_vocab=valid_vocab,
-      dtype=dtype,
-      mesh=mesh,
+    self._buckets = _buckets(prefill_buckets, max_prompt_tokens)
+    # Padding a prompt to its bucket must stay inside the cache.
+    length = max(max_prompt_tokens + max_response_tokens, self._buckets[-1])
+    self._programs = decoding.programs(
+      config, slots, length, valid_vocab, jnp.dtype(dtype), mesh
     )
     self.clear()
     self.update(params)
@@ -361,7 +357,7 @@ def _buckets(sizes: Sequence[int] | None, max_prompt_tokens: int) -> tuple[int, 
   sizes = tuple(sorted(sizes))
   if sizes[0] < 1 or sizes[-1] < longest:
     raise ValueError(
-      f'prompt_buckets {sizes}: must be positive and reach max_prompt_tokens - 1 = '
+      f'prefill_buckets {sizes}: must be positive and reach max_prompt_tokens - 1 = '
       f'{longest}'
     )
   return sizes
