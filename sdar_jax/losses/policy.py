@@ -163,7 +163,8 @@ def kl_penalty(
   if kind == 'k2':
     return 0.5 * jnp.square(difference)
   if kind == 'abs':
-    return jnp.abs(difference)
+    # With the subgradient 0 at 0, where the whole batch starts; jnp.abs has 1 there.
+    return difference * jax.lax.stop_gradient(jnp.sign(difference))
   difference = jnp.clip(difference, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
   return jnp.clip(jnp.expm1(difference) - difference, -K3_LIMIT, K3_LIMIT)
 

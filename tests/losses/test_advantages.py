@@ -1,0 +1,301 @@
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdar_jax.losses import advantages
+
+EPS = 1e-6
+ROWS = 12
+
+row = st.tuples(
+  st.sampled_from([0, 7, -3]),  # Group.
+  st.integers(0, 2),  # Trajectory within the group.
+  st.sampled_from([0.0, -0.1, 10.0, 9.9, 0.3]),  # Score.
+  st.integers(0, 2),  # Anchor.
+  st.booleans(),  # A real row.
+)
+tables = st.lists(row, min_size=ROWS, max_size=ROWS)
+
+
+def columns(table):
+  groups, members, scores, anchors, mask = map(np.array, zip(*table))
+  trajectories = groups * 10 + members
+  return groups, trajectories, scores.astype(float), anchors, mask
+
+
+def loop_statistics(groups, trajectories, scores, mask, over):
+  """group -> the scores that its statistics count."""
+  counted, seen = {}, set()
+  for group, trajectory, score, real in zip(groups, trajectories, scores, mask):
+    if not real or (over == 'trajectories' and (group, trajectory) in seen):
+      continue
+    seen.add((group, trajectory))
+    counted.setdefault(group, []).append(score)
+  return counted
+
+
+def loop_group_relative(groups, trajectories, scores, mask, over, divide):
+  counted = loop_statistics(groups, trajectories, scores, mask, over)
+  out = np.zeros(len(scores))
+  for i, group in enumerate(groups):
+    if not mask[i]:
+      continue
+    peers = counted[group]
+    if len(peers) == 1:
+      out[i] = scores[i] / (1 + EPS) if divide else scores[i]
+    elif divide:
+      flat = len(set(peers)) == 1
+      spread = np.std(peers, ddof=1) + EPS
+      out[i] = 0.0 if flat else (scores[i] - np.mean(peers)) / spread
+    else:
+      out[i] = scores[i] - np.mean(peers)
+  return out
+
+
+def on_device(function, *arrays, **settings):
+  with jax.enable_x64(True):
+    jitted = jax.jit(lambda *arrays: function(*arrays, **settings))
+    return np.asarray(jitted(*map(jnp.asarray, arrays)))
+
+
+@pytest.mark.parametrize('over', advantages.STATISTICS_OVER)
+@pytest.mark.parametrize('divide', [False, True])
+def test_group_relative_equals_a_loop(over, divide):
+  settings_ = {'statistics_over': over, 'divide_by_std': divide}
+  device = jax.jit(lambda *arrays: advantages.group_relative(*arrays, **settings_))
+
+  @settings(max_examples=60, deadline=None)
+  @given(tables)
+  def check(table):
+    groups, trajectories, scores, _, mask = columns(table)
+    want = loop_group_relative(groups, trajectories, scores, mask, over, divide)
+    arrays = (scores, groups, trajectories, mask)
+    got = advantages.group_relative(*arrays, **settings_)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+    with jax.enable_x64(True):
+      np.testing.assert_allclose(
+        device(*map(jnp.asarray, arrays)), want, rtol=1e-9, atol=1e-12
+      )
+
+  check()
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables)
+def test_rloo_subtracts_the_mean_of_the_others(table):
+  groups, trajectories, scores, _, mask = columns(table)
+  got = advantages.rloo(scores, groups, trajectories, mask)
+  for i in range(ROWS):
+    others = [
+      scores[j] for j in range(ROWS) if j != i and mask[j] and groups[j] == groups[i]
+    ]
+    want = scores[i] - (np.mean(others) if others else 0.0)
+    np.testing.assert_allclose(got[i], want if mask[i] else 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize('divide', [False, True])
+def test_gigpo_adds_the_comparison_of_equal_states(divide):
+  @settings(max_examples=60, deadline=None)
+  @given(tables)
+  def check(table):
+    groups, trajectories, scores, anchors, mask = columns(table)
+    returns = scores * 0.7 + anchors
+    want = loop_group_relative(groups, trajectories, scores, mask, 'rows', divide)
+    pairs = groups * 100 + anchors
+    step = loop_group_relative(pairs, trajectories, returns, mask, 'rows', divide)
+    sizes = {pair: np.sum((pairs == pair) & mask) for pair in pairs}
+    alone = np.array([sizes[pair] == 1 for pair in pairs])
+    want = want + 0.5 * np.where(alone, 0.0, step)
+    got = advantages.gigpo(
+      scores,
+      returns,
+      groups,
+      trajectories,
+      anchors,
+      mask,
+      step_weight=0.5,
+      divide_by_std=divide,
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-10)
+
+  check()
+
+
+def test_gigpo_on_device_is_gigpo_on_the_host():
+  rng = np.random.default_rng(0)
+  arrays = (
+    rng.standard_normal(40),
+    rng.standard_normal(40),
+    rng.integers(0, 4, 40),
+    rng.integers(0, 9, 40),
+    rng.integers(0, 5, 40),
+    rng.random(40) < 0.8,
+  )
+  want = advantages.gigpo(*arrays)
+  np.testing.assert_allclose(on_device(advantages.gigpo, *arrays), want, atol=1e-10)
+
+
+@pytest.mark.parametrize('score', [0.1, -0.1, 10.0, 1e4 / 3])
+@pytest.mark.parametrize('size', [2, 3, 7, 11])
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_equal_scores_give_exactly_zero(score, size, dtype):
+  scores = np.full(size, score, dtype)
+  ids, mask = np.zeros(size, int), np.ones(size, bool)
+  for over in advantages.STATISTICS_OVER:
+    got = advantages.group_relative(
+      scores, ids, np.arange(size), mask, statistics_over=over
+    )
+    np.testing.assert_array_equal(got, 0)
+  np.testing.assert_array_equal(advantages.rloo(scores, ids, ids + 1, mask)[1:], 0)
+  step = advantages.gigpo(scores, scores, ids, np.arange(size), ids, mask)
+  np.testing.assert_array_equal(step, 0)
+  tokens = np.ones((size, 3), bool)
+  whitened = advantages.reinforce_plus_plus(scores, tokens, mask, gamma=1.0)
+  np.testing.assert_array_equal(whitened, 0)
+
+
+def test_equal_scores_give_exactly_zero_on_device():
+  for score in (0.1, 1e4 / 3):
+    got = advantages.group_relative(
+      jnp.full(7, score), jnp.zeros(7, int), jnp.arange(7), jnp.ones(7, bool)
+    )
+    np.testing.assert_array_equal(got, 0)
+
+
+def test_a_singleton_group_keeps_its_score():
+  one, ids = np.array([10.0]), np.array([3])
+  mask = np.array([True])
+  np.testing.assert_allclose(
+    advantages.group_relative(one, ids, ids, mask), 10 / (1 + EPS)
+  )
+  assert advantages.group_relative(one, ids, ids, mask, divide_by_std=False) == 10
+  assert advantages.rloo(one, ids, ids, mask) == 10
+  # Two rows of one trajectory are one item of statistics over trajectories.
+  got = advantages.group_relative(
+    np.array([10.0, 9.9]),
+    np.array([3, 3]),
+    np.array([5, 5]),
+    np.array([True, True]),
+    statistics_over='trajectories',
+    divide_by_std=False,
+  )
+  np.testing.assert_array_equal(got, [10.0, 9.9])
+
+
+def test_penalties_of_flat_trajectories_are_muted_unless_asked():
+  arrays = (np.array([0.0, -0.1, 0.0]), np.zeros(3, int), np.array([0, 0, 1]))
+  mask = np.ones(3, bool)
+  got = advantages.group_relative(*arrays, mask, statistics_over='trajectories')
+  np.testing.assert_array_equal(got, 0)
+  got = advantages.group_relative(
+    *arrays, mask, statistics_over='trajectories', mute_zero_std=False
+  )
+  np.testing.assert_allclose(got, [0, -0.1 / EPS, 0])
+
+
+@pytest.mark.parametrize('over', advantages.STATISTICS_OVER)
+def test_rows_may_come_in_any_order(over):
+  rng = np.random.default_rng(1)
+  trajectories = rng.integers(0, 9, 40)
+  groups = trajectories // 3
+  # Equal scores within a trajectory, so that any of its rows may be the first.
+  scores = rng.standard_normal(9)[trajectories]
+  mask = np.ones(40, bool)
+  want = advantages.group_relative(
+    scores, groups, trajectories, mask, statistics_over=over
+  )
+  order = rng.permutation(40)
+  got = advantages.group_relative(
+    scores[order], groups[order], trajectories[order], mask, statistics_over=over
+  )
+  np.testing.assert_allclose(got, want[order], rtol=1e-12)
+
+
+def test_padding_rows_change_nothing_whatever_they_hold():
+  rng = np.random.default_rng(2)
+  scores, groups = rng.standard_normal(10), rng.integers(0, 3, 10)
+  trajectories, mask = np.arange(10), np.ones(10, bool)
+  want = advantages.group_relative(scores, groups, trajectories, mask)
+  padded = (
+    np.insert(scores, [0, 5, 10], [np.nan, np.inf, 1e30]),
+    np.insert(groups, [0, 5, 10], groups[:3]),
+    np.insert(trajectories, [0, 5, 10], trajectories[:3]),
+    np.insert(mask, [0, 5, 10], False),
+  )
+  for got in (
+    advantages.group_relative(*padded),
+    on_device(advantages.group_relative, *padded),
+  ):
+    np.testing.assert_allclose(got[padded[3]], want, rtol=1e-12)
+    np.testing.assert_array_equal(got[~padded[3]], 0)
+
+
+def test_reinforce_plus_plus_discounts_and_whitens():
+  scores = np.array([2.0, -1.0, np.nan])
+  mask = np.array([[1, 1, 1, 0], [0, 1, 1, 0], [1, 1, 1, 1]], bool)
+  rows = np.array([True, True, False])
+  returns = np.array([0.5, 1.0, 2.0, -0.5, -1.0])  # gamma 1/2
+  want = (returns - returns.mean()) / np.sqrt(returns.var(ddof=1) + 1e-8)
+  got = advantages.reinforce_plus_plus(scores, mask, rows, gamma=0.5)
+  np.testing.assert_allclose(got[mask & rows[:, None]], want, rtol=1e-12)
+  np.testing.assert_array_equal(got[~(mask & rows[:, None])], 0)
+  device = on_device(advantages.reinforce_plus_plus, scores, mask, rows, gamma=0.5)
+  np.testing.assert_allclose(device, got, atol=1e-12)
+
+
+def test_rlsd_redistributes_within_the_clip():
+  gap = np.array([[0.1, 1.0, -1.0, 1e4, -1e4, np.nan]])
+  mask = np.array([[1, 1, 1, 1, 1, 0]], bool)
+  up, down = np.exp(0.1), np.exp(-0.1)
+  for advantage, weights in (
+    (2.0, [up, 1.2, 0.8, 1.2, 0.8]),
+    (-2.0, [down, 0.8, 1.2, 0.8, 1.2]),
+    (0.0, [1, 1, 1, 1, 1]),
+  ):
+    for xp in (np, jnp):
+      got = advantages.rlsd_credit(
+        xp.asarray([advantage]),
+        xp.asarray(gap),
+        xp.asarray(mask),
+        rlsd_lambda=0.25,
+        rlsd_clip=0.2,
+      )
+      want = advantage * (0.75 + 0.25 * np.array(weights))
+      np.testing.assert_allclose(got[0, :5], want, rtol=1e-6)
+      assert got[0, 5] == 0
+
+
+def test_uniform_credit_covers_the_response_only():
+  mask = np.array([[0, 1, 1], [0, 0, 0]], bool)
+  for xp in (np, jnp):
+    got = advantages.uniform_credit(xp.asarray([2.0, np.nan]), xp.asarray(mask))
+    np.testing.assert_array_equal(got, [[0, 2, 2], [0, 0, 0]])
+
+
+def test_memory_grows_with_rows_not_with_their_square():
+  rows = 20_000
+  rng = np.random.default_rng(3)
+  ids = np.sort(rng.integers(0, 500, rows))
+  arrays = (rng.standard_normal(rows), ids, rng.integers(0, 4000, rows))
+  tracemalloc.start()
+  advantages.group_relative(
+    *arrays, np.ones(rows, bool), statistics_over='trajectories'
+  )
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 1000 * rows  # A [B, B] array of bytes would be 20,000 a row.
+
+
+def test_wrong_inputs_are_named():
+  ids, mask = np.zeros(3, int), np.ones(3, bool)
+  with pytest.raises(ValueError, match='score of row 1 is nan'):
+    advantages.group_relative(np.array([0.0, np.nan, 1.0]), ids, ids, mask)
+  with pytest.raises(ValueError, match="statistics_over='batch'"):
+    advantages.group_relative(np.zeros(3), ids, ids, mask, statistics_over='batch')
+  with pytest.raises(AssertionError):
+    advantages.group_relative(np.zeros(3, int), ids, ids, mask)

@@ -1,0 +1,169 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from sdar_jax.losses import distill, masked, policy
+
+CLIPS = {'clip_low': 0.2, 'clip_high': 0.2, 'dual_clip': 3.0}
+
+
+def power_of_two(batch):
+  """The batch cut to 2 ** k response tokens, so that dividing by them is exact."""
+  mask = batch['response_mask'].copy()
+  keep = 1 << int(mask.sum()).bit_length() - 1
+  mask.ravel()[np.flatnonzero(mask)[keep:]] = False
+  assert mask.sum() == keep
+  return batch | {'response_mask': mask}
+
+
+def loss_and_grad(logprobs, teacher, mask, gate_beta, jit=False):
+  def scalar(logprobs):
+    losses = distill.gated_distillation(logprobs, teacher, mask, gate_beta=gate_beta)
+    normaliser = masked.normaliser_of(mask, 'token-mean')
+    return masked.aggregate(losses, mask, normaliser, 'token-mean')
+
+  function = jax.value_and_grad(scalar)
+  return (jax.jit(function) if jit else function)(logprobs)
+
+
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@pytest.mark.parametrize('gate_beta', [0.0, 1.0, 5.0])
+def test_gradient_is_the_gate_and_nothing_else(make_batch, gate_beta, jit):
+  batch = make_batch(0)
+  mask, teacher = batch['response_mask'], batch['teacher_logprobs']
+  loss, grad = loss_and_grad(batch['logprobs'], teacher, mask, gate_beta, jit)
+  gap = teacher.astype(np.float64) - batch['logprobs']
+  gate = special.expit(gate_beta * gap)
+  np.testing.assert_allclose(loss, (gate * gap)[mask].mean(), rtol=1e-5)
+  np.testing.assert_allclose(grad, -gate * mask / mask.sum(), rtol=2e-6)
+
+
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+def test_gradient_is_exact_where_the_division_is(make_batch, jit):
+  batch = power_of_two(make_batch(1))
+  mask, teacher = batch['response_mask'], batch['teacher_logprobs']
+  _, grad = loss_and_grad(batch['logprobs'], teacher, mask, 5.0, jit)
+  gate = distill.gate(distill.gap(batch['logprobs'], teacher, mask), 5.0)
+  want = -np.asarray(gate) * mask / np.float32(mask.sum())
+  np.testing.assert_array_equal(grad, want)
+
+
+def test_an_agreeing_teacher_gives_loss_zero_and_gradient_minus_half(make_batch):
+  batch = power_of_two(make_batch(2))
+  mask, logprobs = batch['response_mask'], batch['logprobs']
+  loss, grad = loss_and_grad(logprobs, logprobs, mask, 5.0)
+  assert loss == 0
+  np.testing.assert_array_equal(grad, -0.5 * mask / mask.sum())
+
+
+def test_nothing_flows_to_the_teacher_or_through_the_gate(make_batch):
+  batch = make_batch(3)
+  mask = batch['response_mask']
+
+  def scalar(teacher, logprobs):
+    losses = distill.gated_distillation(logprobs, teacher, mask, gate_beta=5.0)
+    gate = distill.gate(distill.gap(logprobs, teacher, mask), 5.0)
+    return jnp.sum(losses), jnp.sum(gate)
+
+  pull = jax.vjp(scalar, batch['teacher_logprobs'], batch['logprobs'])[1]
+  np.testing.assert_array_equal(pull((1.0, 0.0))[0], 0)
+  for grad in pull((0.0, 1.0)):
+    np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.mark.parametrize('zero_advantages', [False, True])
+def test_both_forms_have_one_gradient_on_policy(make_batch, zero_advantages):
+  batch = power_of_two(make_batch(4))
+  mask, old = batch['response_mask'], batch['old_logprobs']
+  teacher, coef = batch['teacher_logprobs'], 0.01
+  advantages = batch['advantages'] * (not zero_advantages)
+  credit = np.where(mask, advantages[:, None], 0).astype(np.float32)
+  gate = distill.gate(distill.gap(old, teacher, mask), 5.0)
+
+  def surrogate(logprobs, credit):
+    losses = policy.clipped_surrogate(logprobs, old, credit, mask, **CLIPS)
+    return masked.aggregate(losses, mask, mask.sum(), 'token-mean')
+
+  def loss_form(logprobs):
+    losses = distill.gated_distillation(logprobs, teacher, mask, gate_beta=5.0)
+    term = masked.aggregate(losses, mask, mask.sum(), 'token-mean')
+    return surrogate(logprobs, credit) + coef * term
+
+  def advantage_form(logprobs):
+    shaped = distill.gate_advantages(credit, gate, mask, distill_coef=coef)
+    return surrogate(logprobs, shaped)
+
+  got, want = jax.grad(advantage_form)(old), jax.grad(loss_form)(old)
+  # One sum, taken before or after the surrogate: equal but for its last bit; with
+  # no advantage there is no sum, and the order of two products is all that differs.
+  np.testing.assert_allclose(got, want, rtol=3e-7, atol=1e-9)
+  np.testing.assert_array_equal(np.asarray(got)[~mask], 0)
+
+
+def test_the_clip_applies_to_the_advantage_form_only():
+  mask, one = jnp.ones((1, 1), bool), jnp.ones((1, 1))
+  shaped = distill.gate_advantages(0 * one, 0.5 * one, mask, distill_coef=0.01)
+  surrogate = lambda x: policy.clipped_surrogate(x, 0 * x, shaped, mask, **CLIPS).sum()
+  far = jnp.log(1.5 * one)
+  np.testing.assert_array_equal(jax.grad(surrogate)(far), 0)
+  loss = lambda x: distill.gated_distillation(x, x, mask, gate_beta=5.0).sum()
+  np.testing.assert_array_equal(jax.grad(loss)(far), -0.5)
+
+
+def test_skill_sd_value_and_numeric_gradient(make_batch):
+  batch = make_batch(5, spread=0.5)
+  mask = batch['response_mask']
+  x, old, teacher = (
+    batch[name].astype(np.float64)
+    for name in ('logprobs', 'old_logprobs', 'teacher_logprobs')
+  )
+
+  def oracle(x):
+    log_ratio = teacher - x
+    return np.exp(x - old) * (np.exp(log_ratio) - 1 - log_ratio) * mask
+
+  with jax.enable_x64(True):
+    losses, pull = jax.vjp(lambda x: distill.skill_sd(x, old, teacher, mask), x)
+    (grad,) = pull(jnp.ones_like(losses))
+  np.testing.assert_allclose(losses, oracle(x), rtol=1e-10, atol=1e-14)
+  numeric = (oracle(x + 1e-5) - oracle(x - 1e-5)) / 2e-5
+  np.testing.assert_allclose(grad, numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_gate_metrics_equal_numpy(make_batch):
+  batch = make_batch(6, rows=12, spread=1.0, padding_rows=1)
+  mask, teacher = batch['response_mask'], batch['teacher_logprobs']
+  gap = distill.gap(batch['logprobs'], teacher, mask)
+  gate = distill.gate(gap, 5.0)
+  metrics = distill.gate_metrics(gap, gate, mask, distill_coef=0.01)
+  gap, gate = np.asarray(gap)[mask], np.asarray(gate)[mask]
+  wants = {
+    'gap': gap.sum(),
+    'gap_positive': (gap > 0).sum(),
+    'gate': gate.sum(),
+    'distill_abs': 0.01 * gate.sum(),
+    'gate_histogram': np.histogram(gate, distill.GATE_BINS, (0, 1))[0],
+  }
+  assert metrics.keys() == wants.keys()
+  for name, want in wants.items():
+    np.testing.assert_allclose(metrics[name][0], want, rtol=1e-5)
+    assert metrics[name][1] == mask.sum()
+
+
+def test_the_histogram_holds_gates_of_zero_and_one():
+  gate, mask = jnp.array([[0.0, 1.0, 0.1, 0.999]]), jnp.ones((1, 4), bool)
+  metrics = distill.gate_metrics(0 * gate, gate, mask, distill_coef=1.0)
+  np.testing.assert_array_equal(metrics['gate_histogram'][0], [1, 1] + 7 * [0] + [2])
+
+
+def test_gap_by_turn_sums_by_turn(make_batch):
+  batch = make_batch(7, padding_rows=2)
+  mask, turns = batch['response_mask'], batch['turn_ids']
+  gap = np.where(mask, batch['logprobs'], np.nan)
+  sums, counts = distill.gap_by_turn(gap, mask, turns, num_turns=3)
+  for turn in range(3):
+    rows = (turns == turn) if turn < 2 else (turns >= 2)
+    np.testing.assert_allclose(sums[turn], np.nansum(gap[rows]), rtol=1e-5)
+    assert counts[turn] == mask[rows].sum()

@@ -1,0 +1,286 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdar_jax import algorithms
+from sdar_jax.algorithms import ALGORITHMS, LossConfig, LossInputs
+from sdar_jax.losses import masked
+
+LENGTH = 6
+FORMS = algorithms.DISTILL_FORMS
+POISON = {
+  'logprobs': -np.inf,
+  'entropy': np.nan,
+  'old_logprobs': -np.inf,
+  'ref_logprobs': np.inf,
+  'teacher_logprobs': np.nan,
+}
+
+
+def inputs_of(batch, hyper, **changes):
+  normaliser = masked.normaliser_of(
+    batch['response_mask'], hyper.aggregation, length=LENGTH
+  )
+  return LossInputs(**(batch | {'normaliser': normaliser} | changes))
+
+
+@functools.cache  # One function object, so that jit compiles once per shape.
+def objective(name, hyper):
+  def scalar(logprobs, entropy, inputs):
+    inputs = inputs._replace(logprobs=logprobs, entropy=entropy)
+    return algorithms.policy_objective(ALGORITHMS[name], hyper, inputs)
+
+  return jax.value_and_grad(scalar, argnums=(0, 1), has_aux=True)
+
+
+def evaluate(name, hyper, inputs, jit=True):
+  """(loss, metrics, gradients by logprobs and entropy)."""
+
+  function = objective(name, hyper)
+  arrays = (inputs.logprobs, inputs.entropy, inputs)
+  (loss, metrics), grads = (jax.jit(function) if jit else function)(*arrays)
+  return loss, metrics, grads
+
+
+def assert_trees_equal(left, right):
+  jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+def test_distill_coef_zero_is_grpo_bit_for_bit(make_batch, form, jit):
+  batch = make_batch(0)
+  zero = LossConfig(distill_coef=0.0, distill_form=form)
+  sdar = evaluate('sdar', zero, inputs_of(batch, zero, teacher_logprobs=None), jit)
+  hyper = LossConfig(distill_form=form)
+  grpo = evaluate('grpo', hyper, inputs_of(batch, hyper), jit)
+  assert sdar[1].keys() == grpo[1].keys()
+  assert_trees_equal(sdar, grpo)
+
+
+def test_terms_with_coefficient_zero_are_not_computed(make_batch):
+  batch = make_batch(1)
+  hyper = LossConfig(distill_coef=0.0, kl_coef=0.0, entropy_coef=0.0)
+  inputs = inputs_of(batch, hyper, ref_logprobs=None, teacher_logprobs=None)
+  assert not hyper.needs_reference
+  assert not ALGORITHMS['sdar'].needs_teacher(hyper)
+
+  def program(name):
+    function = lambda inputs: algorithms.policy_objective(
+      ALGORITHMS[name], hyper, inputs
+    )
+    return str(jax.make_jaxpr(function)(inputs))
+
+  assert program('sdar') == program('grpo')
+  loss, metrics, grads = evaluate('sdar', hyper, inputs)
+  assert metrics.keys().isdisjoint({'kl', 'distill_loss', 'gate'})
+  np.testing.assert_array_equal(grads[1], 0)
+  np.testing.assert_allclose(loss, np.divide(*metrics['policy_loss']), rtol=1e-6)
+  nothing = dataclasses.replace(hyper, policy_coef=0.0)
+  loss, metrics, grads = evaluate('sdar', nothing, inputs)
+  assert loss == 0
+  assert_trees_equal(grads, jax.tree.map(np.zeros_like, grads))
+
+
+def test_the_objective_is_the_sum_of_its_terms(make_batch):
+  hyper = LossConfig(kl_coef=0.3, entropy_coef=0.2, distill_coef=0.5, policy_coef=2.0)
+  loss, metrics, grads = evaluate('sdar', hyper, inputs_of(make_batch(2), hyper))
+  means = masked.finish_metrics(metrics)
+  want = (
+    2.0 * means['policy_loss']
+    + 0.3 * means['kl']
+    - 0.2 * means['entropy']
+    + 0.5 * means['distill_loss']
+  )
+  np.testing.assert_allclose(loss, want, rtol=1e-6)
+  mask = make_batch(2)['response_mask']
+  np.testing.assert_allclose(grads[1], -0.2 * mask / mask.sum(), rtol=1e-6)
+
+
+def test_both_forms_have_one_gradient_on_policy(make_batch):
+  batch = make_batch(3)
+  batch['logprobs'] = batch['old_logprobs']
+  grads = []
+  for form in FORMS:
+    hyper = LossConfig(distill_form=form)
+    grads.append(evaluate('sdar', hyper, inputs_of(batch, hyper))[2])
+  np.testing.assert_allclose(grads[0][0], grads[1][0], rtol=1e-6, atol=1e-9)
+  np.testing.assert_array_equal(grads[0][1], grads[1][1])
+
+
+def test_without_a_policy_term_the_advantage_form_credits_the_gate(make_batch):
+  batch = make_batch(4)
+  batch['logprobs'] = batch['old_logprobs']
+  hyper = LossConfig(
+    policy_coef=0.0, kl_coef=0.0, entropy_coef=0.0, distill_form='advantage'
+  )
+  (grad, _) = evaluate('sdar', hyper, inputs_of(batch, hyper))[2]
+  gap = batch['teacher_logprobs'].astype(np.float64) - batch['logprobs']
+  mask = batch['response_mask']
+  want = -0.01 * mask / (1 + np.exp(-5 * gap)) / mask.sum()
+  np.testing.assert_allclose(grad, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('aggregation', masked.AGGREGATIONS)
+def test_microbatches_add_up_to_the_minibatch(make_batch, form, aggregation):
+  batch = make_batch(5, rows=8, padding_rows=1)
+  hyper = LossConfig(aggregation=aggregation, distill_form=form)
+  inputs = inputs_of(batch, hyper)
+  loss, metrics, grads = evaluate('sdar', hyper, inputs)
+  parts = []
+  for start in range(0, 8, 2):
+    part = {name: value[start : start + 2] for name, value in batch.items()}
+    part = inputs_of(part, hyper, normaliser=inputs.normaliser)
+    parts.append(evaluate('sdar', hyper, part))
+  np.testing.assert_allclose(sum(part[0] for part in parts), loss, rtol=1e-5)
+  for index in (0, 1):
+    whole = np.concatenate([part[2][index] for part in parts])
+    np.testing.assert_allclose(whole, grads[index], rtol=1e-6)
+  added = functools.reduce(masked.add_metrics, [part[1] for part in parts])
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+  jax.tree.map(close, added, metrics)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_rows_may_come_in_any_order(make_batch, form):
+  batch = make_batch(6)
+  order = np.random.default_rng(0).permutation(8)
+  hyper = LossConfig(distill_form=form)
+  loss, _, grads = evaluate('sdar', hyper, inputs_of(batch, hyper))
+  mixed = {name: value[order] for name, value in batch.items()}
+  got, _, mixed_grads = evaluate('sdar', hyper, inputs_of(mixed, hyper))
+  np.testing.assert_allclose(got, loss, rtol=1e-5)
+  for a, b in zip(mixed_grads, grads):
+    np.testing.assert_array_equal(a, np.asarray(b)[order])
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('aggregation', masked.AGGREGATIONS)
+def test_all_masked_is_exactly_zero(make_batch, form, aggregation):
+  batch = make_batch(7)
+  for name, value in POISON.items():
+    batch[name] = np.full_like(batch[name], value)
+  batch['response_mask'] = np.zeros_like(batch['response_mask'])
+  batch['advantages'] = np.full_like(batch['advantages'], np.nan)
+  hyper = LossConfig(aggregation=aggregation, distill_form=form)
+  loss, metrics, grads = evaluate('sdar', hyper, inputs_of(batch, hyper))
+  assert loss == 0
+  assert_trees_equal(grads, jax.tree.map(np.zeros_like, grads))
+  for value in masked.finish_metrics(metrics).values():
+    np.testing.assert_array_equal(value, 0)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_poison_at_padding_changes_no_bit(make_batch, form):
+  batch = make_batch(8, padding_rows=1)
+  hyper = LossConfig(distill_form=form)
+  want = evaluate('sdar', hyper, inputs_of(batch, hyper))
+  mask = batch['response_mask']
+  poison = {n: np.where(mask, batch[n], v).astype('f4') for n, v in POISON.items()}
+  assert_trees_equal(evaluate('sdar', hyper, inputs_of(batch | poison, hyper)), want)
+
+
+def test_a_group_without_variance_has_no_policy_gradient(make_batch):
+  batch = make_batch(9)
+  rows = algorithms.RowData(
+    scores=np.full(8, -0.1, np.float32),
+    group_ids=np.zeros(8, np.int32),
+    trajectory_ids=np.arange(8, dtype=np.int32),
+    row_mask=np.ones(8, bool),
+  )
+  hyper = LossConfig(kl_coef=0.0, entropy_coef=0.0)
+  batch['advantages'] = ALGORITHMS['grpo'].advantages(rows, hyper)
+  grads = evaluate('grpo', hyper, inputs_of(batch, hyper))[2]
+  assert_trees_equal(grads, jax.tree.map(np.zeros_like, grads))
+
+
+WILD = st.sampled_from([1e4, -1e4, 0.0, 50.0, -50.0, 3.0, -3.0, 0.1])
+HYPERS = [
+  LossConfig(distill_form=form, kl_kind=kind)
+  for form, kind in zip(FORMS * 2, ('k1', 'k2', 'k3', 'abs'))
+]
+
+
+@pytest.mark.parametrize('hyper', HYPERS, ids=lambda h: f'{h.distill_form}-{h.kl_kind}')
+def test_wild_log_ratios_give_finite_gradients(make_batch, hyper):
+  batch = make_batch(10, rows=2, tokens=4)
+  inputs = inputs_of(batch, hyper)
+
+  def scalar(logprobs, inputs):
+    inputs = inputs._replace(logprobs=logprobs)
+    return algorithms.policy_objective(ALGORITHMS['sdar'], hyper, inputs)
+
+  function = jax.jit(jax.value_and_grad(scalar, has_aux=True))
+
+  @settings(max_examples=60, deadline=None)
+  @given(st.lists(WILD, min_size=34, max_size=34), st.integers(0, 255))
+  def check(values, bits):
+    wild = np.array(values[:32], np.float32).reshape(4, 2, 4)
+    names = ('logprobs', 'old_logprobs', 'ref_logprobs', 'teacher_logprobs')
+    mask = (bits >> np.arange(8) & 1).astype(bool).reshape(2, 4)
+    changed = inputs._replace(
+      **dict(zip(names, wild)),
+      advantages=np.array(values[32:], np.float32),
+      response_mask=mask,
+    )
+    (loss, metrics), grad = function(changed.logprobs, changed)
+    assert np.isfinite(loss)
+    assert np.isfinite(grad).all()
+    assert np.all(np.asarray(grad)[~mask] == 0)
+    for value, count in metrics.values():
+      assert np.isfinite(value).all() and np.isfinite(count).all()
+
+  check()
+
+
+def test_advantages_on_host_and_device_agree():
+  rng = np.random.default_rng(1)
+  rows = algorithms.RowData(
+    rng.standard_normal(30).astype(np.float32),
+    rng.integers(0, 4, 30),
+    rng.integers(0, 12, 30),
+    rng.random(30) < 0.9,
+  )
+  for hyper in (LossConfig(), LossConfig(statistics_over='trajectories')):
+    advantages = ALGORITHMS['sdar'].advantages
+    want = advantages(rows, hyper)
+    assert isinstance(want, np.ndarray) and want.dtype == np.float32
+    device = jax.jit(advantages, static_argnums=1)
+    got = device(jax.tree.map(jnp.asarray, rows), hyper)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_table_says_who_needs_a_teacher():
+  assert set(ALGORITHMS) == {'grpo', 'sdar'}
+  hyper = LossConfig()
+  assert not ALGORITHMS['grpo'].needs_teacher(hyper)
+  assert ALGORITHMS['sdar'].needs_teacher(hyper)
+  for algorithm in ALGORITHMS.values():
+    hash((algorithm, hyper))  # Static under jit.
+    assert (algorithm.distillation is None) == (algorithm.teacher_context is None)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('aggregation', 'mean'),
+    ('kl_kind', 'k4'),
+    ('distill_form', 'reward'),
+    ('statistics_over', 'batch'),
+    ('clip_low', 1.5),
+    ('clip_high', -0.1),
+    ('dual_clip', 0.5),
+    ('distill_coef', float('nan')),
+    ('kl_coef', -1.0),
+  ],
+)
+def test_wrong_hyperparameters_are_named(name, value):
+  with pytest.raises(ValueError, match=f'^{name}=[^\n]*$'):
+    LossConfig(**{name: value})
