@@ -111,9 +111,10 @@ def pack(
 
   Returns:
     Minibatches with `row_index` [M] i32 (index into `batch_rows`, -1 at padding),
-    `tokens` [M, T] i32, `response_mask` [M, T] bool, `advantages` [M] f32, `turn_ids` [M] i32,
-    `sampler_logprobs` [M, T] f32 and, with a teacher, `teacher_tokens` [M, T'] i32 and
-    `teacher_offset` [M] i32: response token t of `tokens` stands at t + offset there.
+    `tokens` [M, T] i32, `response_mask` [M, T] bool, `advantages` [M] f32,
+    `turn_ids` [M] i32, `sampler_logprobs` [M, T] f32 and, with a teacher,
+    `teacher_tokens` [M, T'] i32 and `teacher_offset` [M] i32: response token t of
+    `tokens` stands at t + offset there.
 
   Raises:
     ValueError: a row exceeds the largest bucket.

@@ -17,7 +17,7 @@ class ConfigError(ValueError):
 
 
 def default() -> ml_collections.ConfigDict:
-  """Every key of a run. Sources: `paper` is arXiv 2605.15155; `ref` its released code."""
+  """Every key. Sources: `paper` is arXiv 2605.15155; `ref` its released code."""
   c = ml_collections.ConfigDict()
   c.seed = 0  # Decides task order, sampling and minibatch order; nothing else does.
   c.steps = 150  # Passes of the training loop (ref: 150 iterations).
@@ -65,6 +65,7 @@ def _world() -> ml_collections.ConfigDict:
 def _skills() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.path = ''  # A skill bank (JSON); '' means the world's own.
+  c.retrieval = 'task+object'  # 'task', 'task+object' or 'all'.
   c.placement = 'user'  # 'user', 'system', or 'reference' (before the template).
   c.token_budget = 1024  # Tokens; whole skills only, never cut.
   return c
@@ -102,8 +103,8 @@ def _rollout() -> ml_collections.ConfigDict:
   c.success_reward = 10.0  # Return of a solved episode (ref: 10).
   c.slots = 128  # Sequences that decode together.
   c.decode_chunk = 32  # Tokens decoded between two looks at the host.
-  c.prefill_batch = 16  # Prompts per prefill call.
-  c.prefill_buckets = (512, 1024, 2048)  # Padded prompt lengths, tokens.
+  c.prefill_tokens = 16_384  # Tokens of one prefill call, padding included.
+  c.prompt_buckets = (512, 1024, 2048)  # Padded prompt lengths, tokens.
   return c
 
 
@@ -160,6 +161,8 @@ def _log() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.trajectories_every = 1  # Steps; 0 is off.
   c.token_rows = 8  # Rows per step whose per-token arrays are written.
+  c.tensorboard = False  # Also write TensorBoard scalars to the workdir.
+  c.wandb_project = ''  # Also send numbers to this Weights & Biases project.
   return c
 
 
@@ -181,6 +184,7 @@ _CHOICES = {
   'world.size': ('small', 'full'),
   'world.prompt_style': ('paper', 'compact'),
   'world.parser': ('reference', 'strict'),
+  'skills.retrieval': ('task', 'task+object', 'all'),
   'skills.placement': ('user', 'system', 'reference'),
   'algorithm.statistics_over': ('rows', 'trajectories'),
   'algorithm.kl_kind': ('k1', 'k2', 'k3', 'abs'),
@@ -218,7 +222,7 @@ _AT_LEAST = {
   'rollout.max_response_tokens': 1,
   'rollout.slots': 1,
   'rollout.decode_chunk': 1,
-  'rollout.prefill_batch': 1,
+  'rollout.prefill_tokens': 1,
   'train.minibatch_rows': 1,
   'train.microbatch_rows': 1,
   'optimizer.learning_rate': 0,
@@ -328,14 +332,13 @@ def _check_relations(config: ml_collections.ConfigDict) -> None:
   for key, rows in (
     ('train.microbatch_rows', c.train.microbatch_rows),
     ('rollout.slots', c.rollout.slots),
-    ('rollout.prefill_batch', c.rollout.prefill_batch),
   ):
     if rows % shards:
       raise ConfigError(
         f'config.{key}={rows} does not divide by mesh.data*mesh.fsdp={shards}'
       )
   for key in (
-    'rollout.prefill_buckets',
+    'rollout.prompt_buckets',
     'train.length_buckets',
     'train.teacher_buckets',
   ):

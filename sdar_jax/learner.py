@@ -1,7 +1,7 @@
 """The jitted step: the one place where the model meets the loss.
 
-Everything here is `jax.jit` over NamedSharding, which is what pjit means today: rows are
-sharded over the mesh axes data and fsdp, weights over fsdp and tensor.
+Everything here is `jax.jit` over NamedSharding, which is what pjit means today: rows
+are sharded over the mesh axes data and fsdp, weights over fsdp and tensor.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """The names of all metrics, with unit and meaning, in one table. NumPy only.
 
-Everything that a run logs is named here or it is an error. `rollout/ train/ eval/` are
-functions of the seed and go to metrics.jsonl; `perf/` depends on the machine and goes
-to timing.jsonl.
+Everything that a run logs is named here or it is an error. `rollout/` and `train/`
+are functions of the seed and go to metrics.jsonl; `perf/` depends on the machine and
+goes to timing.jsonl. Evaluation reports are files of their own, eval/<step>.json.
 """
 
 import re
@@ -86,40 +86,24 @@ METRICS = _table(
     ('train/grad_norm', '1', 'global norm of the gradient before clipping'),
     ('train/learning_rate', '1', 'step size of AdamW'),
     ('train/updates', 'updates', 'optimizer updates in this step'),
-    ('train/skipped_updates', 'updates', 'of those, left out because not finite'),
-    ('train/tokens', 'tokens', 'response tokens trained on'),
-    ('train/nll', 'nats', 'supervised: negative log-likelihood of a response token'),
-    ('eval/success_rate', 'fraction', 'episodes of the panel that were solved'),
-    ('eval/success_low', 'fraction', 'lower end of its Wilson 95 % interval'),
-    ('eval/success_high', 'fraction', 'upper end of its Wilson 95 % interval'),
-    ('eval/success_rate/{type}', 'fraction', 'the same for one task type'),
-    ('eval/n', 'episodes', 'episodes that were played to an end'),
-    ('eval/faults', 'episodes', 'environment errors and timeouts; not in n'),
-    ('eval/turns_mean', 'turns', 'length of an episode'),
-    ('eval/valid_action_rate', 'fraction', 'turns that obey the action format'),
-    (
-      'eval/admissible_action_rate',
-      'fraction',
-      'turns whose action is in the admissible list',
-    ),
-    ('eval/truncated_rate', 'fraction', 'responses cut at max_response_tokens'),
+    ('train/updates_skipped', 'fraction', 'of those, left out because not finite'),
   )
 )
 
 TIMINGS = _table(
   (
     ('perf/step_seconds', 's', 'one whole step'),
+    ('perf/rollout_seconds', 's', 'playing the episodes'),
+    ('perf/batch_seconds', 's', 'rows, teacher prompts, arrays'),
+    ('perf/score_seconds', 's', 'old, initial and teacher log-probs'),
+    ('perf/update_seconds', 's', 'optimizer updates'),
+    ('perf/eval_seconds', 's', 'evaluation, in steps that begin with one'),
+    ('perf/decode_tokens_per_second', 'tokens/s', 'sampled tokens over rollout time'),
     (
-      'perf/{phase}_seconds',
-      's',
-      'one phase of it: rollout, batch, score, update, ...',
+      'perf/train_tokens_per_second',
+      'tokens/s',
+      'prompt and response tokens over scoring and update time',
     ),
-    ('perf/tokens_per_second', 'tokens/s', 'prompt and response tokens over the step'),
-    ('perf/{phase}_tokens_per_second', 'tokens/s', 'the same over one phase'),
-    ('perf/checkpoint_failures', 'saves', 'saves that failed so far'),
-    ('perf/compilations', 'programs', 'XLA compilations so far'),
-    ('perf/host_memory', 'bytes', 'peak resident memory of the process'),
-    ('perf/device_memory', 'bytes', 'peak memory in use on one device'),
   )
 )
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -79,7 +80,7 @@ def run_eval(
   if output is not None:
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(output, json.dumps(result, indent=1).encode())
-  Console(0).result(None, result)
+  Console(0, sys.stdout).results({'success': result})
 
 
 def run_play(

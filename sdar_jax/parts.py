@@ -11,13 +11,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdar_jax import algorithms, chat, files, optimizer, rollout, skills
+from sdar_jax import algorithms, chat, files, optimizer, rollout, skills, writers
+from sdar_jax import config as config_lib
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld import world as alfworld
 from sdar_jax.learner import Learner, LearnerConfig
 from sdar_jax.models import convert, qwen, sharding
-from sdar_jax.sampler import Sampler, SamplingParams
+from sdar_jax.request import SamplingParams
+from sdar_jax.sampler import Sampler
 
 
 def make_world(config: ConfigDict) -> base.World:
@@ -52,6 +54,7 @@ def make_teacher(
   return skills.TeacherContext(
     bank,
     tokenizer,
+    retrieval=config.skills.retrieval,
     placement=config.skills.placement,
     token_budget=config.skills.token_budget,
   )
@@ -130,7 +133,7 @@ def make_sampler(
   c = config.rollout
   budget = config.skills.token_budget if with_skills else 0
   longest = c.max_prompt_tokens + budget
-  buckets = tuple(c.prefill_buckets)
+  buckets = tuple(c.prompt_buckets)
   if buckets[-1] < longest:
     buckets = (*buckets, longest)
   return Sampler(
@@ -139,14 +142,27 @@ def make_sampler(
     slots=c.slots,
     max_prompt_tokens=longest,
     max_response_tokens=c.max_response_tokens,
-    prefill_buckets=buckets,
-    prefill_batch=c.prefill_batch,
+    prompt_buckets=buckets,
+    prefill_tokens=c.prefill_tokens,
     decode_chunk=c.decode_chunk,
     valid_vocab=tokenizer.len_vocab,
     dtype=jnp.dtype(config.model.dtype),
     decode=tokenizer.decode,
     mesh=mesh,
   )
+
+
+def make_sinks(
+  config: ConfigDict, directory: pathlib.Path, resume_step: int | None
+) -> list[writers.Sink]:
+  """Where numbers go besides the work directory's own files."""
+  sinks: list[writers.Sink] = []
+  if config.log.tensorboard:
+    sinks.append(writers.TensorBoardSink(directory / 'tensorboard', resume_step))
+  if config.log.wandb_project:
+    values = config_lib.flatten(config)
+    sinks.append(writers.WandbSink(config.log.wandb_project, directory, values))
+  return sinks
 
 
 def make_loss_config(config: ConfigDict) -> algorithms.LossConfig:

@@ -33,6 +33,17 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
   }
 
 
+def skill_metrics(views: Sequence[SkillView] | None) -> dict[str, float]:
+  """How much privileged text the teachers of a step saw; {} without a teacher."""
+  if not views:
+    return {}
+  return {
+    'train/teacher_skills_mean': _mean([len(view.skill_ids) for view in views]),
+    'train/teacher_skill_tokens_mean': _mean([view.tokens for view in views]),
+    'train/teacher_skill_tokens_min': float(min(view.tokens for view in views)),
+  }
+
+
 def mismatch(scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
   """Sampled against scored log-probs of the same tokens under the same weights.
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sdar_jax.envs import base
-from sdar_jax.sampler import Completion, Request, SamplingParams
+from sdar_jax.request import Completion, Request, SamplingParams
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 # A prompt is made from the user message and the task.
@@ -28,9 +28,11 @@ class Interrupted(Exception):
 class TokenSampler(Protocol):
   """What rollout needs of a sampler."""
 
-  def submit(self, requests: Sequence[Request]) -> None: ...
+  def submit(self, requests: Sequence[Request]) -> None:
+    """Queues requests."""
 
-  def poll(self) -> list[Completion]: ...
+  def poll(self) -> list[Completion]:
+    """Some completions, at least one while requests are out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _advance(
   fault = None
   try:
     result = episode.env.step(parsed.action)
-  except Exception:  # noqa: BLE001 - whatever an environment raises is its fault.
+  except Exception:
     fault = Outcome.ENV_ERROR
     result = base.StepResult(episode.observation, 0.0, True, False)
   episode.turns.append(

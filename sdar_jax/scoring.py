@@ -86,21 +86,27 @@ def token_logprobs(
   if not 0 < valid_vocab <= config.vocab_size:
     raise ValueError(f'valid_vocab {valid_vocab}: must be in 1 .. {config.vocab_size}')
   hidden, _ = qwen.forward(config, params, tokens, positions, dtype=dtype, remat=remat)
-  batch, length = tokens.shape
-  count = -(-(length - 1) // chunk)
-  padding = (0, count * chunk - (length - 1))
-  hidden = jnp.pad(hidden[:, :-1], ((0, 0), padding, (0, 0)))
-  targets = jnp.pad(tokens[:, 1:], ((0, 0), padding))
-  hidden = hidden.reshape(batch, count, chunk, config.hidden_size).swapaxes(0, 1)
-  targets = targets.reshape(batch, count, chunk).swapaxes(0, 1)
 
-  @jax.checkpoint
   def score(inputs):
     return _score_chunk(config, params, *inputs, temperature, valid_vocab)
 
-  def whole(chunks):
-    row = chunks.swapaxes(0, 1).reshape(batch, count * chunk)[:, : length - 1]
-    return jnp.pad(row, ((0, 0), (1, 0)))
+  inputs = (hidden[:, :-1], tokens[:, 1:])
+  if tokens.shape[1] - 1 <= chunk:
+    scores = score(inputs)  # Not a loop of one: XLA keeps one core in loops on CPU.
+  else:
+    scores = _in_chunks(score, inputs, chunk)
+  return tuple(jnp.pad(value, ((0, 0), (1, 0))) for value in scores)
 
-  logprobs, entropy = jax.lax.map(score, (hidden, targets))
-  return whole(logprobs), whole(entropy)
+
+def _in_chunks(score, inputs, chunk):
+  """`score` over pieces of at most `chunk` columns, recomputed in the backward pass."""
+  length = inputs[0].shape[1]
+  count = -(-length // chunk)
+
+  def split(array):
+    widths = [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (array.ndim - 2)
+    array = jnp.pad(array, widths)
+    return array.reshape(array.shape[0], count, chunk, *array.shape[2:]).swapaxes(0, 1)
+
+  scores = jax.lax.map(jax.checkpoint(score), jax.tree.map(split, inputs))
+  return [v.swapaxes(0, 1).reshape(v.shape[1], -1)[:, :length] for v in scores]

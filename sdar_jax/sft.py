@@ -70,9 +70,9 @@ def demonstrations(
     expert.reset(task, observation)
     history: list[base.Exchange] = []
     for _ in range(world.max_turns):
-      action = expert.act(observation)
+      thought, action = expert.plan(observation)
       text = world.render(task, history, observation)
-      response = f'<think>{expert.thought}</think><action>{action}</action>'
+      response = f'<think>{thought}</think><action>{action}</action>'
       yield Demonstration(prompt(text, task), encode(response))
       if random.random() < mistake_rate:
         action = _mistake(observation, random)

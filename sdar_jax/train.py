@@ -1,6 +1,5 @@
 """The training loop, and what a run is made of."""
 
-import dataclasses
 import json
 import pathlib
 import signal
@@ -144,9 +143,9 @@ class Run:
       mesh,
       with_skills=self.algorithm.student_sees_skills or config.eval.with_skills,
     )
-    self.writer = writers.MetricsWriter(
-      self.workdir.path, self.step if resumed else None
-    )
+    resume_step = self.step if resumed else None
+    sinks = parts.make_sinks(config, self.workdir.path, resume_step)
+    self.writer = writers.MetricsWriter(self.workdir.path, resume_step, sinks)
 
   def _host(self) -> dict[str, Any]:
     return {
@@ -230,7 +229,7 @@ class Run:
     trained = {f'train/{k}': v for k, v in metrics.means(sums).items()}
     values = {
       **report.rollout_metrics(groups),
-      **skills.measure_views(views or ()),
+      **report.skill_metrics(views),
       **report.mismatch(scores),
       **trained,
       'train/updates': len(sums),
@@ -245,6 +244,8 @@ class Run:
         gate_beta=self.loss.gate_beta,
       )
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
+    if views is not None:
+      self.writer.teacher(self.step, {'rows_per_skill': skills.count_views(views)})
     timings = self.clock.timings(groups)
     self.writer.write(self.step, values, timings)
     self.console.step(self.step, {**values, **timings})
@@ -301,8 +302,9 @@ class Run:
 
   def save(self) -> None:
     """Saves the state at the end of a pass of the loop."""
-    if self.saved_step != self.step:
-      self.store.save(self.step, self.state, self._host())
+    if self.saved_step != self.step and self.store.save(
+      self.step, self.state, self._host()
+    ):
       self.saved_step = self.step
 
 
@@ -323,7 +325,9 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
         loop(run)
     except rollout.Interrupted:
       run.save()
-      run.console.line(f'stopped on request; step {run.step} is saved')
+      run.console.line(f'stopped on request after step {run.saved_step}')
+    finally:
+      run.writer.close()
 
 
 def loop(run: Run) -> None:

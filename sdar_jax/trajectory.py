@@ -12,7 +12,7 @@ import numpy as np
 SCHEMA_VERSION = 1
 
 
-class Outcome(str, enum.Enum):
+class Outcome(enum.StrEnum):
   """How an episode ended. An infrastructure fault is never a zero reward."""
 
   SUCCESS = 'success'
@@ -23,6 +23,7 @@ class Outcome(str, enum.Enum):
 
   @property
   def is_fault(self) -> bool:
+    """Whether infrastructure, not the policy, ended the episode."""
     return self in (Outcome.ENV_ERROR, Outcome.TIMEOUT)
 
 
@@ -76,6 +77,7 @@ class Trajectory:
 
   @property
   def success(self) -> bool:
+    """Whether the world counts the task as solved."""
     return self.outcome is Outcome.SUCCESS
 
 

@@ -19,8 +19,10 @@ LAYERS = {
   'models': 1,
   'chat': 1,
   'skills': 1,
+  'request': 0,
   'sampling': 1,
   'workdir': 1,
+  'decoding': 2,
   'sampler': 2,
   'batching': 2,
   'scoring': 2,
@@ -39,7 +41,6 @@ LAYERS = {
   'modes': 6,
   'main': 7,
 }
-# Below metrics and writers within their layer: a room of its own order.
 WITHOUT_JAX = (
   'trajectory',
   'config',
@@ -49,6 +50,8 @@ WITHOUT_JAX = (
   'chat',
   'skills',
   'workdir',
+  'request',
+  'rollout',
   'batching',
   'metrics',
   'writers',

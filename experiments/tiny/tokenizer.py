@@ -1,7 +1,5 @@
 """Builds the small model's tokenizer from the prompts that the model will read.
 
-  python -m experiments.tiny.tokenizer --output=runs/tiny
-
 A byte-level BPE with Qwen3's control tokens and message layout, so that any text can be
 written, in which every entity is one token (' cabinet 3') and so is every common word,
 be it the first of its line ('\\nold') or not. Tags of the answer format are one token
@@ -15,13 +13,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tokenizers
-from absl import app, flags
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from sdar_jax.envs import base
 from sdar_jax.skills import SkillBank
-
-_OUTPUT = flags.DEFINE_string('output', 'runs/tiny', 'Directory to write.')
 
 CONTROL = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
 TAGS = ('<think>', '</think>', '<action>', '</action>')
@@ -170,18 +165,3 @@ def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
 
 def _token(name: str, special: bool) -> tokenizers.AddedToken:
   return tokenizers.AddedToken(name, special=special, normalized=False)
-
-
-def main(argv: list[str]) -> None:
-  """Builds the tokenizer for experiments/alfworld.py:model=tiny."""
-  del argv
-  from experiments import alfworld
-  from sdar_jax import parts
-
-  output = pathlib.Path(_OUTPUT.value)
-  build(parts.make_world(alfworld.get_config('model=tiny')), output)
-  print(f'{output}: tokenizer.json, tokenizer_config.json')
-
-
-if __name__ == '__main__':
-  app.run(main)

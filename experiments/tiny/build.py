@@ -1,0 +1,77 @@
+"""Rebuilds the small model from nothing: tokenizer, random weights, imitation.
+
+  python -m experiments.tiny.build [--output=runs/tiny] [--rows=N]
+
+A Qwen3 decoder with a vocabulary of its own learns from scripted experts in generated
+training rooms. Prompts with skills are answered by the expert that knows likely places,
+prompts without by one that explores blindly; so the same weights are a student and,
+when they are shown skills, a better informed teacher. README.md beside this file tells
+what the build that ships took and gave.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from experiments import alfworld
+from experiments.tiny import tokenizer
+from sdar_jax import chat, modes, parts
+from sdar_jax.models import convert, qwen
+
+_OUTPUT = flags.DEFINE_string('output', 'runs/tiny', 'Directory to write.')
+_ROWS = flags.DEFINE_integer('rows', 200_000, 'Turns to imitate.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of weights, games and mistakes.')
+
+
+def model_config(vocab_size: int) -> qwen.ModelConfig:
+  """The architecture: Qwen3 at 128 wide and 3 deep, 0.7 M parameters."""
+  return qwen.ModelConfig(
+    family='qwen3',
+    vocab_size=vocab_size,
+    hidden_size=128,
+    intermediate_size=384,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    rope_theta=10_000.0,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+  )
+
+
+def training_config(path: pathlib.Path):
+  """experiments/alfworld.py:model=tiny with the settings of imitation."""
+  c = alfworld.get_config('model=tiny')
+  c.model.path = str(path)
+  c.model.tokenizer = str(path)
+  c.seed = _SEED.value
+  c.sft.rows = _ROWS.value
+  c.sft.muon = True
+  c.sft.prompt_weight = 0.1
+  c.optimizer.learning_rate = 4e-3
+  c.optimizer.warmup_steps = 100
+  c.optimizer.weight_decay = 0.0
+  c.train.microbatch_rows = 32
+  c.train.minibatch_rows = 32
+  return c
+
+
+def main(argv: list[str]) -> None:
+  """Builds into a directory that holds no weights yet."""
+  del argv
+  output = pathlib.Path(_OUTPUT.value)
+  start = output / 'start'  # The random weights that imitation begins with.
+  start.mkdir(parents=True)
+  c = training_config(start)
+  tokenizer.build(parts.make_world(c), start)
+  model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
+  params = qwen.init_params(model, jax.random.key(_SEED.value), jnp.float32)
+  convert.save(start, model, params, jnp.float32)
+  modes.run_sft(c, None, output)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,56 @@
+"""Runs one scored update on several meshes of 8 host devices; see test_mesh.py."""
+
+import os
+import sys
+
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import jax
+import jax.numpy as jnp
+import micro
+import numpy as np
+
+from sdar_jax.models import qwen, sharding
+
+
+def run(mesh):
+  """Scores, gradient norm, loss and parameters after two updates, on the host."""
+  learner = micro.learner(mesh)
+  params = qwen.init_params(micro.MODEL, jax.random.key(0), jnp.float32)
+  ref = qwen.init_params(micro.MODEL, jax.random.key(1), jnp.float32)
+  shardings = sharding.param_shardings(micro.MODEL, mesh)
+  state = learner.init_state(jax.device_put(params, shardings))
+  batch = learner.to_device([micro.minibatch(0), micro.minibatch(1)])
+  batch = learner.score(state.params, jax.device_put(ref, shardings), batch)
+  out = {}
+  for i, minibatch in enumerate(batch):
+    for name in ('old_logprobs', 'ref_logprobs', 'teacher_logprobs'):
+      out[f'{name}/{i}'] = minibatch[name]
+    state, metrics = learner.train_step(state, minibatch)
+    for name, (total, _) in metrics.items():
+      out[f'{name}/{i}'] = total
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+    out['params' + jax.tree_util.keystr(path)] = leaf
+  spread = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state))
+  return jax.device_get(out), spread
+
+
+def main():
+  one, _ = run(sharding.make_mesh(1, 1, 1, jax.devices()[:1]))
+  worst = 0.0
+  for shape in ((8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2)):
+    many, spread = run(sharding.make_mesh(*shape))
+    assert spread == 8, (shape, spread)
+    for name, value in one.items():
+      scale = max(float(np.max(np.abs(value))), 1e-3)
+      error = float(np.max(np.abs(many[name] - value))) / scale
+      worst = max(worst, error)
+      if not error <= 1e-5:
+        print(f'{shape} {name}: relative error {error:.2e}')
+        sys.exit(1)
+  print(f'worst relative error {worst:.2e}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,74 @@
+"""A model of a few thousand weights and minibatches for it, shared by tests."""
+
+import numpy as np
+
+from sdar_jax import algorithms, optimizer
+from sdar_jax.learner import Learner, LearnerConfig
+from sdar_jax.models import qwen, sharding
+
+VOCAB, VALID = 64, 61
+EPS = 1e-3
+MODEL = qwen.ModelConfig(
+  family='qwen3',
+  vocab_size=VOCAB,
+  hidden_size=32,
+  intermediate_size=64,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  rope_theta=10_000.0,
+  rms_norm_eps=1e-6,
+  tie_word_embeddings=True,
+)
+
+
+def learner(mesh=None, *, microbatch_rows=8, rate=1e-2, algorithm='sdar', **loss):
+  """A learner of `MODEL` with AdamW.
+
+  Its eps is large: Adam's first step with a small one is the sign of the gradient, which
+  amplifies the rounding of tiny gradients without bound.
+  """
+  config = LearnerConfig(
+    microbatch_rows=microbatch_rows,
+    temperature=1.0,
+    valid_vocab=VALID,
+    dtype='float32',
+    remat=False,
+    logprob_chunk=8,
+    learning_rate=rate,
+    warmup_steps=0,
+  )
+  tx = optimizer.make_optimizer(
+    b1=0.9, b2=0.999, eps=EPS, weight_decay=0.01, max_grad_norm=1.0
+  )
+  row = algorithms.ALGORITHMS[algorithm]
+  mesh = mesh or sharding.make_mesh(1, 1, 1)
+  return Learner(MODEL, config, row, algorithms.LossConfig(**loss), tx, mesh)
+
+
+def minibatch(seed=0, rows=16, width=20, teacher_width=28, padding=2):
+  """Random rows with prompts of different lengths; the last `padding` are empty."""
+  random = np.random.default_rng(seed)
+  out = {
+    'row_index': np.arange(rows, dtype=np.int32),
+    'tokens': np.zeros((rows, width), np.int32),
+    'response_mask': np.zeros((rows, width), bool),
+    'advantages': random.normal(size=rows).astype(np.float32),
+    'turn_ids': random.integers(0, 5, rows).astype(np.int32),
+    'sampler_logprobs': np.zeros((rows, width), np.float32),
+    'teacher_tokens': np.zeros((rows, teacher_width), np.int32),
+    'teacher_offset': np.zeros(rows, np.int32),
+  }
+  for i in range(rows - padding):
+    start, size = random.integers(2, 12), random.integers(1, 8)
+    offset = int(random.integers(-1, 8))
+    response = random.integers(0, VALID, size)
+    out['tokens'][i, :start] = random.integers(0, VALID, start)
+    out['tokens'][i, start : start + size] = response
+    out['response_mask'][i, start : start + size] = True
+    begin = start + offset
+    out['teacher_tokens'][i, :begin] = random.integers(0, VALID, begin)
+    out['teacher_tokens'][i, begin : begin + size] = response
+    out['teacher_offset'][i] = offset
+  return out

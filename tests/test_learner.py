@@ -1,0 +1,137 @@
+"""The jitted step against plain loops, and its behaviour when numbers go bad."""
+
+import jax
+import jax.numpy as jnp
+import micro
+import numpy as np
+import optax
+import pytest
+
+from sdar_jax.models import qwen
+
+
+def _params(seed=0):
+  return qwen.init_params(micro.MODEL, jax.random.key(seed), jnp.float32)
+
+
+def _response_logprobs(params, prompt, response):
+  """One row without padding: log-softmax over the valid ids, token by token."""
+  tokens = jnp.asarray([[*prompt, *response]])
+  positions = jnp.arange(tokens.shape[1])[None]
+  hidden, _ = qwen.forward(micro.MODEL, params, tokens, positions)
+  logits = qwen.logits(micro.MODEL, params, hidden)[0, :, : micro.VALID]
+  logprobs = jax.nn.log_softmax(logits)
+  first = len(prompt)
+  return [float(logprobs[first + i - 1, token]) for i, token in enumerate(response)]
+
+
+def test_scores_are_those_of_single_rows():
+  learner, params, ref = micro.learner(), _params(0), _params(1)
+  arrays = micro.minibatch(rows=8)
+  (scored,) = learner.score(params, ref, learner.to_device([arrays]))
+  scored = {k: np.asarray(v).reshape(-1, v.shape[-1]) for k, v in scored.items()}
+  for i in range(6):
+    mask = arrays['response_mask'][i]
+    start, size = int(np.argmax(mask)), int(mask.sum())
+    response = arrays['tokens'][i][mask]
+    begin = start + arrays['teacher_offset'][i]
+    prompts = {
+      'old_logprobs': (params, arrays['tokens'][i][:start]),
+      'ref_logprobs': (ref, arrays['tokens'][i][:start]),
+      'teacher_logprobs': (params, arrays['teacher_tokens'][i][:begin]),
+    }
+    for name, (weights, prompt) in prompts.items():
+      expected = _response_logprobs(weights, prompt, response)
+      got = scored[name][i][start : start + size]
+      np.testing.assert_allclose(got, expected, atol=2e-5, err_msg=name)
+
+
+def _one_update(microbatch_rows=8, **kwargs):
+  learner = micro.learner(microbatch_rows=microbatch_rows, **kwargs)
+  state = learner.init_state(_params())
+  batch = learner.to_device([micro.minibatch()])
+  (scored,) = learner.score(state.params, _params(1), batch)
+  return learner.train_step(state, scored)
+
+
+@pytest.mark.parametrize(
+  'aggregation', ['token-mean', 'seq-mean-token-mean', 'seq-mean-token-sum-norm']
+)
+def test_an_update_does_not_depend_on_the_microbatch_size(aggregation):
+  whole, whole_metrics = _one_update(16, aggregation=aggregation)
+  parts, parts_metrics = _one_update(2, aggregation=aggregation)
+  for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params)):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  for name, (total, count) in whole_metrics.items():
+    np.testing.assert_allclose(total, parts_metrics[name][0], rtol=2e-4, atol=1e-5)
+    if name not in ('loss', 'grad_norm', 'learning_rate', 'updates_skipped'):
+      np.testing.assert_allclose(count, parts_metrics[name][1])
+
+
+def test_update_is_adamw_on_the_gradient():
+  """optax.adamw with a plain gradient of the same objective gives the same weights."""
+  learner = micro.learner(rate=1e-3, kl_coef=0.0, entropy_coef=0.0, distill_coef=0.0)
+  state = learner.init_state(_params())
+  arrays = micro.minibatch(padding=0)
+  (scored,) = learner.score(state.params, None, learner.to_device([arrays]))
+  flat = {k: np.asarray(v).reshape(-1, *v.shape[2:]) for k, v in scored.items()}
+
+  def loss(params):
+    tokens = jnp.asarray(flat['tokens'])
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    hidden, _ = qwen.forward(micro.MODEL, params, tokens, positions)
+    logits = qwen.logits(micro.MODEL, params, hidden)[..., : micro.VALID]
+    logprobs = jax.nn.log_softmax(logits)[:, :-1]
+    picked = jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1)[..., 0]
+    mask = flat['response_mask'][:, 1:]
+    # On policy every ratio is 1, where the surrogate's gradient is the score function.
+    return -jnp.sum(mask * flat['advantages'][:, None] * picked) / mask.sum()
+
+  grads = jax.grad(loss)(state.params)
+  tx = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(1e-3, b1=0.9, b2=0.999, eps=micro.EPS, weight_decay=0.01),
+  )
+  updates, _ = tx.update(grads, tx.init(state.params), state.params)
+  expected = optax.apply_updates(state.params, updates)
+  new, metrics = learner.train_step(state, scored)
+  np.testing.assert_allclose(
+    metrics['grad_norm'][0], optax.global_norm(grads), rtol=1e-4
+  )
+  for a, b in zip(jax.tree.leaves(new.params), jax.tree.leaves(expected)):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_updates_that_are_not_finite_are_skipped_and_counted():
+  learner = micro.learner()
+  state = learner.init_state(_params())
+  before = jax.device_get((state.params, state.opt_state))
+  bad = micro.minibatch()
+  bad['advantages'][3] = np.nan
+  good = micro.minibatch(1)
+  bad, good = learner.score(state.params, _params(1), learner.to_device([bad, good]))
+  for count in (1, 2):
+    state, metrics = learner.train_step(state, bad)
+    assert int(state.skipped) == int(state.skipped_in_a_row) == count
+    assert float(metrics['updates_skipped'][0]) == 1
+  after = jax.device_get((state.params, state.opt_state))
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+  state, _ = learner.train_step(state, good)
+  assert (int(state.skipped), int(state.skipped_in_a_row)) == (2, 0)
+  moved = jax.tree.map(lambda a, b: np.any(a != b), before[0], dict(state.params))
+  assert all(jax.tree.leaves(moved))
+
+
+def test_zero_coefficients_leave_grpo_bit_for_bit():
+  sdar, _ = _one_update(algorithm='sdar', distill_coef=0.0)
+  grpo, _ = _one_update(algorithm='grpo')
+  jax.tree.map(np.testing.assert_array_equal, sdar.params, grpo.params)
+  other, _ = _one_update(algorithm='sdar', distill_coef=0.5)
+  leaves = zip(jax.tree.leaves(other.params), jax.tree.leaves(grpo.params))
+  assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in leaves)
+
+
+def test_warm_up_counts_passes_of_the_loop():
+  learner = micro.learner(rate=1.0)
+  state = learner.init_state(_params())
+  assert int(learner.finish_step(learner.finish_step(state)).step) == 2

@@ -1,0 +1,163 @@
+"""The host loop with a scripted world and sampler: identity, limits, faults."""
+
+import numpy as np
+import pytest
+
+from sdar_jax import rollout
+from sdar_jax.envs import base
+from sdar_jax.request import Completion, SamplingParams
+from sdar_jax.trajectory import Outcome
+
+
+class _CountingEnv:
+  """Says numbers; the episode is won by saying the task's number."""
+
+  def reset(self, task):
+    self.goal, self.said = task.payload, []
+    return base.Observation('start', ('1', '2', '3', 'boom'))
+
+  def step(self, action):
+    if action == 'boom':
+      raise RuntimeError('broken')
+    self.said.append(action)
+    won = action == self.goal
+    observation = base.Observation(f'said {action}', ('1', '2', '3'))
+    done = won or action == 'quit'
+    return base.StepResult(observation, float(won), done, won)
+
+
+class _World:
+  name, max_turns = 'counting', 3
+
+  def make_env(self):
+    return _CountingEnv()
+
+  def render(self, task, history, observation):
+    past = ' '.join(f'{e.observation}>{e.action}' for e in history)
+    return f'{task.goal} | {past} | {observation.text}'
+
+  def parse(self, response, observation):
+    return base.ParsedAction(response, bool(response))
+
+
+class _ScriptedSampler:
+  """Completes in an order of its own; the text is a function of identity alone."""
+
+  def __init__(self, script, shuffle):
+    self.script, self.random = script, np.random.default_rng(shuffle)
+    self.waiting, self.requests = [], []
+
+  def submit(self, requests):
+    self.waiting += requests
+    self.requests += requests
+
+  def poll(self):
+    self.random.shuffle(self.waiting)
+    count = int(self.random.integers(1, len(self.waiting) + 1))
+    now, self.waiting = self.waiting[:count], self.waiting[count:]
+    return [self._complete(request) for request in now]
+
+  def _complete(self, request):
+    ids = np.frombuffer(self.script(request.identity).encode(), np.uint8)
+    logprobs = np.zeros(len(ids), np.float32)
+    return Completion(request.request_id, ids.astype(np.int32), logprobs, 'stop')
+
+
+def _prompt(text, task):
+  return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+
+def _decode(ids):
+  return bytes(np.asarray(ids, np.uint8)).decode()
+
+
+def _agent(limit=1000):
+  return rollout.Agent(_prompt, _decode, SamplingParams(max_tokens=9), limit)
+
+
+def _tasks():
+  return [base.Task(f'task {i}', 'kind', f'say {i}', {}, str(i)) for i in range(1, 4)]
+
+
+def _collect(script, shuffle=0, **kwargs):
+  sampler = _ScriptedSampler(script, shuffle)
+  groups = rollout.collect(
+    _World(), _tasks(), sampler, _agent(), group_size=2, identity=(7, 5), **kwargs
+  )
+  return groups, sampler
+
+
+def _third_turn_says_two(identity):
+  return '2' if identity[-1] == 2 else '1'
+
+
+def test_outcomes_rewards_and_turns():
+  groups, _ = _collect(_third_turn_says_two, success_reward=10.0)
+  assert [g.task.task_id for g in groups] == ['task 1', 'task 2', 'task 3']
+  for group, outcome, turns, total in zip(
+    groups,
+    (Outcome.SUCCESS, Outcome.SUCCESS, Outcome.MAX_TURNS),
+    (1, 3, 3),
+    (10.0, 10.0, 0.0),
+  ):
+    for member, trajectory in enumerate(group.trajectories):
+      assert trajectory.outcome is outcome
+      assert trajectory.member == member
+      assert len(trajectory.turns) == turns
+      assert trajectory.episode_return == total
+
+
+def test_only_live_environments_are_prompted():
+  _, sampler = _collect(_third_turn_says_two)
+  assert len(sampler.requests) == 2 * (1 + 3 + 3)
+
+
+def test_identity_is_seed_step_task_member_turn():
+  _, sampler = _collect(_third_turn_says_two)
+  keys = [request.identity for request in sampler.requests]
+  assert len(set(keys)) == len(keys)
+  for request in sampler.requests:
+    group_id, member = request.request_id
+    task = rollout.task_key(_tasks()[group_id].task_id)
+    assert request.identity[:4] == (7, 5, task, member)
+
+
+def test_trajectories_do_not_depend_on_the_order_of_completion():
+  def texts(shuffle):
+    groups, _ = _collect(_third_turn_says_two, shuffle)
+    return [
+      [(t.prompt_text, t.action, t.observation) for t in trajectory.turns]
+      for group in groups
+      for trajectory in group.trajectories
+    ]
+
+  assert all(texts(shuffle) == texts(0) for shuffle in range(1, 6))
+
+
+def test_prompts_hold_the_whole_history():
+  groups, _ = _collect(_third_turn_says_two)
+  last = groups[2].trajectories[0].turns[-1]
+  assert last.prompt_text == 'say 3 | start>1 said 1>1 | said 1'
+  assert last.prompt_ids.tolist() == list(last.prompt_text.encode())
+  assert last.admissible and last.valid
+
+
+def test_an_exception_in_a_world_is_an_outcome():
+  groups, _ = _collect(lambda identity: 'boom' if identity[-1] == 1 else '1')
+  outcomes = [t.outcome for g in groups for t in g.trajectories]
+  assert outcomes == [Outcome.SUCCESS] * 2 + [Outcome.ENV_ERROR] * 4
+
+
+def test_a_long_history_is_dropped_and_a_long_prompt_refused():
+  sampler = _ScriptedSampler(lambda identity: '9', 0)
+  groups = rollout.collect(
+    _World(), _tasks(), sampler, _agent(20), group_size=1, identity=(0,)
+  )
+  assert groups[0].trajectories[0].turns[-1].prompt_text == 'say 1 |  | said 9'
+  with pytest.raises(ValueError, match=r'max_prompt_tokens=5'):
+    rollout.collect(_World(), _tasks(), sampler, _agent(5), group_size=1, identity=(0,))
+
+
+def test_a_request_to_stop_is_heard_between_polls():
+  with pytest.raises(rollout.Interrupted):
+    _collect(_third_turn_says_two, should_stop=lambda: True)
