@@ -19,7 +19,6 @@ _CONTENT = re.compile(rf'(?:On the|The) {_NAME}(?: is open\. In it)?, you see (.
 _TAKE = re.compile(rf'You pick up the {_NAME} from the {_NAME}\.')
 _MOVE = re.compile(rf'You move the {_NAME} to the {_NAME}\.')
 _CLOSE = re.compile(rf'You close the {_NAME}\.')
-_OPEN = re.compile(rf'You open the {_NAME}\.')
 _CHANGE = re.compile(rf'You (clean|heat|cool) the {_NAME} using')
 _USE = re.compile(rf'You turn on the {_NAME}\.')
 _CARRY = re.compile(rf'You are carrying: a {_NAME}')
@@ -49,7 +48,6 @@ class Belief:
     here: where the agent stands; empty in the middle of the room.
     holding: the object in hand; empty for none.
     states: object -> subset of {'clean', 'hot', 'cool'}, as changed by the agent.
-    origin: object -> the receptacle it was last taken from.
     lit: lamps that the agent turned on.
     refused: (object, receptacle) pairs that could not be taken or put there.
     inert: (object, receptacle class) pairs: held there, but no treatment was offered.
@@ -63,7 +61,6 @@ class Belief:
   here: str = ''
   holding: str = ''
   states: dict[str, set[str]] = dataclasses.field(default_factory=dict)
-  origin: dict[str, str] = dataclasses.field(default_factory=dict)
   lit: set[str] = dataclasses.field(default_factory=set)
   refused: set[tuple[str, str]] = dataclasses.field(default_factory=set)
   inert: set[tuple[str, str]] = dataclasses.field(default_factory=set)
@@ -94,8 +91,6 @@ class Belief:
     if found := _ARRIVE.search(text):
       self.here = found.group(1)
       self.visits[self.here] = self.visits.get(self.here, 0) + 1
-    if found := _OPEN.search(text):
-      self.closed.discard(found.group(1))
     if found := _CLOSED.search(text):
       self.closed.add(found.group(1))
     if (found := _CONTENT.search(text)) and found.group(1) in self.receptacles:
@@ -112,7 +107,6 @@ class Belief:
     if found := _TAKE.search(text):
       item, place = found.groups()
       self.holding = item
-      self.origin[item] = place
       if item in self.contents.get(place, ()):
         self.contents[place].remove(item)
     elif found := _MOVE.search(text):

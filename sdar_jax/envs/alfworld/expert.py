@@ -267,9 +267,8 @@ class ObservingExpert:
     for command in offered:
       if command.startswith(f'move {held} to '):
         return command
-    belief = self.belief
-    places = [belief.origin[held]] if held in belief.origin else belief.receptacles
-    options = [place for place in places if (held, place) not in belief.refused]
+    refused = self.belief.refused
+    options = [name for name in self.belief.receptacles if (held, name) not in refused]
     return self._put_into(held, options[0], offered) if options else ''
 
 
