@@ -20,6 +20,7 @@ FLAGS = ('isclean', 'ishot', 'iscool', 'issliced', 'istoggled', 'ison', 'opened'
 CHANGEABLE = frozenset(
   FLAGS + ('inreceptacle', 'holds', 'holdsany', 'atlocation', 'objectatlocation')
 )
+MAX_CASES = 50_000  # visited while grounding; official goals need up to 1,400
 UNTRACKED = frozenset({'checked'})
 _OPERATORS = frozenset({'and', 'or', 'not', 'imply', 'exists', 'forall', '='})
 
@@ -43,10 +44,14 @@ class Grounder:
     self._facts = facts
     self._rigid = rigid
     self._index: dict[str, dict[tuple, list[str]]] = {}
+    self._cases = 0
 
   def ground(self, formula: list, binding: Mapping[str, str] | None = None) -> Node:
     """Grounds a parsed formula (nested lists of lower-cased words)."""
     binding = binding or {}
+    self._cases += 1
+    if self._cases > MAX_CASES:
+      raise ValueError(f'the goal has more than {MAX_CASES} cases')
     if not isinstance(formula, list) or not formula or isinstance(formula[0], list):
       raise ValueError(f'goal: expected a formula, got {str(formula)[:80]!r}')
     head, *rest = formula

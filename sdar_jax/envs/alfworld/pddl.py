@@ -120,10 +120,14 @@ def _object_types(section: str) -> dict[str, str]:
 
 def _facts(section: str, types: Mapping[str, str]) -> frozenset[goals.Atom]:
   """Reads :init; numeric assignments (distances, total-cost) are left out."""
+  if re.search(r'\(\s*not\b', section):
+    raise ProblemError(
+      'PDDL problem: (:init) holds a (not ...); it may only list facts'
+    )
   facts = set()
   for inside in re.findall(r'\(([^()]*)\)', section):
     words = tuple(inside.split())
-    if not words or words[0] in ('total-cost', 'distance', 'not'):
+    if not words or words[0] in ('total-cost', 'distance'):
       continue
     facts.add(words)
   for fact in facts:
