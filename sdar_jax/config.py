@@ -104,7 +104,7 @@ def _rollout() -> ml_collections.ConfigDict:
   c.slots = 128  # Sequences that decode together.
   c.decode_chunk = 32  # Tokens decoded between two looks at the host.
   c.prefill_tokens = 16_384  # Tokens of one prefill call, padding included.
-  c.prompt_buckets = (512, 1024, 2048)  # Padded prompt lengths, tokens.
+  c.prefill_buckets = (512, 1024, 2048)  # Padded prompt lengths, tokens.
   return c
 
 
@@ -338,7 +338,7 @@ def _check_relations(config: ml_collections.ConfigDict) -> None:
         f'config.{key}={rows} does not divide by mesh.data*mesh.fsdp={shards}'
       )
   for key in (
-    'rollout.prompt_buckets',
+    'rollout.prefill_buckets',
     'train.length_buckets',
     'train.teacher_buckets',
   ):

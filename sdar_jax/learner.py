@@ -46,6 +46,7 @@ class LearnerConfig:
   """What the learner needs to know; field meanings as in sdar_jax/config.py."""
 
   microbatch_rows: int
+  max_response_tokens: int
   temperature: float
   valid_vocab: int
   dtype: str
@@ -159,7 +160,9 @@ class Learner:
   ) -> tuple[TrainState, dict[str, Any]]:
     mask = minibatch['response_mask']
     normaliser = masked.normaliser_of(
-      mask.reshape(-1, mask.shape[-1]), self._loss.aggregation
+      mask.reshape(-1, mask.shape[-1]),
+      self._loss.aggregation,
+      length=self._config.max_response_tokens,
     )
 
     def loss_fn(params: Any, arrays: Minibatch) -> tuple[jax.Array, dict[str, Any]]:

@@ -75,7 +75,7 @@ def _main(argv: list[str]) -> int:
     _run(_CONFIG.value)
   except checkpoint.SaveError as error:
     return _fail(error, 74)
-  except (train.NonFiniteError, train.EmptyStepError) as error:
+  except (train.NonFiniteError, train.EmptyStepError, FloatingPointError) as error:
     return _fail(error, 70)
   except (ValueError, OSError) as error:
     return _fail(error, 2)

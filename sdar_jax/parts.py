@@ -111,7 +111,8 @@ def load_model(
       f'tokenizer of {tokenizer.len_vocab} ids, model {config.model.path} of'
       f' {model.vocab_size}: set config.model.tokenizer to the one that belongs to it'
     )
-  return convert.load(config.model.path, mesh, jnp.float32)
+  model, params = convert.load(config.model.path, mesh, jnp.float32)
+  return dataclasses.replace(model, attention=config.model.attention), params
 
 
 def model_digest(config: ConfigDict) -> str:
@@ -133,7 +134,7 @@ def make_sampler(
   c = config.rollout
   budget = config.skills.token_budget if with_skills else 0
   longest = c.max_prompt_tokens + budget
-  buckets = tuple(c.prompt_buckets)
+  buckets = tuple(c.prefill_buckets)
   if buckets[-1] < longest:
     buckets = (*buckets, longest)
   return Sampler(
@@ -142,7 +143,7 @@ def make_sampler(
     slots=c.slots,
     max_prompt_tokens=longest,
     max_response_tokens=c.max_response_tokens,
-    prompt_buckets=buckets,
+    prefill_buckets=buckets,
     prefill_tokens=c.prefill_tokens,
     decode_chunk=c.decode_chunk,
     valid_vocab=tokenizer.len_vocab,
@@ -194,6 +195,7 @@ def make_learner(
   )
   settings = LearnerConfig(
     microbatch_rows=config.train.microbatch_rows,
+    max_response_tokens=config.rollout.max_response_tokens,
     temperature=config.rollout.temperature,
     valid_vocab=tokenizer.len_vocab,
     dtype=config.model.dtype,

@@ -1,5 +1,6 @@
 """What happened in one step, as named numbers. NumPy only."""
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,12 @@ def skill_metrics(views: Sequence[SkillView] | None) -> dict[str, float]:
     'train/teacher_skill_tokens_mean': _mean([view.tokens for view in views]),
     'train/teacher_skill_tokens_min': float(min(view.tokens for view in views)),
   }
+
+
+def skills_seen(views: Sequence[SkillView]) -> dict[str, int]:
+  """How many rows' teachers saw each skill, most seen first."""
+  counts = collections.Counter(skill for view in views for skill in view.skill_ids)
+  return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def mismatch(scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:

@@ -152,7 +152,7 @@ class Run:
       'task_cursor': self.cursor,
       'seed': self.config.seed,
       'config_digest': self.workdir.digest,
-      'world_digest': self.tasks.digest,
+      'world_digest': self.world.digest,
       'model_digest': self.model_digest,
     }
 
@@ -245,7 +245,7 @@ class Run:
       )
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
     if views is not None:
-      self.writer.teacher(self.step, {'rows_per_skill': skills.count_views(views)})
+      self.writer.teacher(self.step, {'rows_per_skill': report.skills_seen(views)})
     timings = self.clock.timings(groups)
     self.writer.write(self.step, values, timings)
     self.console.step(self.step, {**values, **timings})

@@ -31,6 +31,7 @@ def learner(mesh=None, *, microbatch_rows=8, rate=1e-2, algorithm='sdar', **loss
   """
   config = LearnerConfig(
     microbatch_rows=microbatch_rows,
+    max_response_tokens=8,
     temperature=1.0,
     valid_vocab=VALID,
     dtype='float32',

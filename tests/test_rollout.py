@@ -1,88 +1,22 @@
 """The host loop with a scripted world and sampler: identity, limits, faults."""
 
-import numpy as np
+import fakes
 import pytest
 
 from sdar_jax import rollout
-from sdar_jax.envs import base
-from sdar_jax.request import Completion, SamplingParams
 from sdar_jax.trajectory import Outcome
 
 
-class _CountingEnv:
-  """Says numbers; the episode is won by saying the task's number."""
-
-  def reset(self, task):
-    self.goal, self.said = task.payload, []
-    return base.Observation('start', ('1', '2', '3', 'boom'))
-
-  def step(self, action):
-    if action == 'boom':
-      raise RuntimeError('broken')
-    self.said.append(action)
-    won = action == self.goal
-    observation = base.Observation(f'said {action}', ('1', '2', '3'))
-    done = won or action == 'quit'
-    return base.StepResult(observation, float(won), done, won)
-
-
-class _World:
-  name, max_turns = 'counting', 3
-
-  def make_env(self):
-    return _CountingEnv()
-
-  def render(self, task, history, observation):
-    past = ' '.join(f'{e.observation}>{e.action}' for e in history)
-    return f'{task.goal} | {past} | {observation.text}'
-
-  def parse(self, response, observation):
-    return base.ParsedAction(response, bool(response))
-
-
-class _ScriptedSampler:
-  """Completes in an order of its own; the text is a function of identity alone."""
-
-  def __init__(self, script, shuffle):
-    self.script, self.random = script, np.random.default_rng(shuffle)
-    self.waiting, self.requests = [], []
-
-  def submit(self, requests):
-    self.waiting += requests
-    self.requests += requests
-
-  def poll(self):
-    self.random.shuffle(self.waiting)
-    count = int(self.random.integers(1, len(self.waiting) + 1))
-    now, self.waiting = self.waiting[:count], self.waiting[count:]
-    return [self._complete(request) for request in now]
-
-  def _complete(self, request):
-    ids = np.frombuffer(self.script(request.identity).encode(), np.uint8)
-    logprobs = np.zeros(len(ids), np.float32)
-    return Completion(request.request_id, ids.astype(np.int32), logprobs, 'stop')
-
-
-def _prompt(text, task):
-  return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
-
-
-def _decode(ids):
-  return bytes(np.asarray(ids, np.uint8)).decode()
-
-
-def _agent(limit=1000):
-  return rollout.Agent(_prompt, _decode, SamplingParams(max_tokens=9), limit)
-
-
-def _tasks():
-  return [base.Task(f'task {i}', 'kind', f'say {i}', {}, str(i)) for i in range(1, 4)]
-
-
 def _collect(script, shuffle=0, **kwargs):
-  sampler = _ScriptedSampler(script, shuffle)
+  sampler = fakes.ScriptedSampler(script, shuffle)
   groups = rollout.collect(
-    _World(), _tasks(), sampler, _agent(), group_size=2, identity=(7, 5), **kwargs
+    fakes.World(),
+    fakes.tasks(),
+    sampler,
+    fakes.agent(),
+    group_size=2,
+    identity=(7, 5),
+    **kwargs,
   )
   return groups, sampler
 
@@ -118,7 +52,7 @@ def test_identity_is_seed_step_task_member_turn():
   assert len(set(keys)) == len(keys)
   for request in sampler.requests:
     group_id, member = request.request_id
-    task = rollout.task_key(_tasks()[group_id].task_id)
+    task = rollout.task_key(fakes.tasks()[group_id].task_id)
     assert request.identity[:4] == (7, 5, task, member)
 
 
@@ -149,13 +83,15 @@ def test_an_exception_in_a_world_is_an_outcome():
 
 
 def test_a_long_history_is_dropped_and_a_long_prompt_refused():
-  sampler = _ScriptedSampler(lambda identity: '9', 0)
+  sampler = fakes.ScriptedSampler(lambda identity: '9', 0)
   groups = rollout.collect(
-    _World(), _tasks(), sampler, _agent(20), group_size=1, identity=(0,)
+    fakes.World(), fakes.tasks(), sampler, fakes.agent(20), group_size=1, identity=(0,)
   )
   assert groups[0].trajectories[0].turns[-1].prompt_text == 'say 1 |  | said 9'
   with pytest.raises(ValueError, match=r'max_prompt_tokens=5'):
-    rollout.collect(_World(), _tasks(), sampler, _agent(5), group_size=1, identity=(0,))
+    rollout.collect(
+      fakes.World(), fakes.tasks(), sampler, fakes.agent(5), group_size=1, identity=(0,)
+    )
 
 
 def test_a_request_to_stop_is_heard_between_polls():

@@ -1,0 +1,63 @@
+"""Runs `main` in a process that dies by SIGKILL at a named moment; see test_resume.py.
+
+  python tests/run_killed.py MOMENT COUNT [main's flags]
+
+MOMENT is one of `MOMENTS` or 'never'; the process dies the COUNT-th time it is reached.
+`forget:PART` instead resumes with one part of the saved state left out.
+"""
+
+import os
+import signal
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from sdar_jax import checkpoint as checkpoints
+from sdar_jax import evaluate, learner, main, rollout, train
+
+MOMENTS = {
+  'rollout': (rollout, '_advance'),
+  'score': (learner.Learner, 'score'),
+  'update': (learner.Learner, 'finish_step'),
+  'save': (checkpoints.CheckpointStore, '_publish'),
+  'eval': (evaluate, 'summarise'),
+}
+
+
+def _die_at(moment: str, count: int) -> None:
+  owner, name = MOMENTS[moment]
+  original, seen = getattr(owner, name), [0]
+
+  def wrapper(*args, **kwargs):
+    seen[0] += 1
+    if seen[0] == count:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+
+  setattr(owner, name, wrapper)
+
+
+def _forget(part: str) -> None:
+  original = train.Run._restore
+
+  def restore(run):
+    fresh, cursor = jax.tree.map(jnp.copy, run.state), run.cursor
+    found = original(run)
+    if part == 'task_cursor':
+      run.cursor = cursor
+    else:
+      run.state = run.state._replace(**{part: getattr(fresh, part)})
+    return found
+
+  train.Run._restore = restore
+
+
+if __name__ == '__main__':
+  moment, count = sys.argv[1], int(sys.argv[2])
+  if moment.startswith('forget:'):
+    _forget(moment.partition(':')[2])
+  elif moment != 'never':
+    _die_at(moment, count)
+  sys.argv = ['main', *sys.argv[3:]]
+  main.main()
