@@ -118,9 +118,9 @@ class OfficialTasks(Sequence[Task]):
 
 def read_aim(game_id: str) -> aims.Aim:
   """What a game asks for, by its id (split/type-Object-Movable-Target-scene/trial)."""
-  parts = game_id.split('/')[1].split('-') if '/' in game_id else []
+  parts = game_id.split('/')[1].split('-')
   if len(parts) != 5:
-    raise GameError(f'game {game_id}: its id does not name type, object and target')
+    raise ValueError(f'its id {game_id[:80]} does not name type, object and target')
   task_type, name, _, target, _ = parts
   if task_type == aims.LOOK:
     return aims.Aim(task_type, name, '', target)
@@ -155,15 +155,12 @@ def _read_folder(folder: Path, split: str, grammar: str) -> Iterator[_Record]:
   """Games as alfworld-download lays them out: <split>/<task>/<trial>/game.tw-pddl."""
   inside = os.path.realpath(folder)
   for path in sorted((folder / split).glob(f'*/*/{GAME_FILE}')):
-    game_id = path.parent.relative_to(folder).as_posix()
-    _check_id(game_id, path)
-    if not _playable(game_id):
-      continue
-    if os.path.commonpath([inside, os.path.realpath(path)]) != inside:
-      raise GameError(
-        f'{path}: leads out of {folder}; copy the game instead of linking'
-      )
     with _naming(str(path)):
+      game_id = _checked_id(path.parent.relative_to(folder).as_posix())
+      if not _playable(game_id):
+        continue
+      if os.path.commonpath([inside, os.path.realpath(path)]) != inside:
+        raise ValueError(f'leads out of {folder}; copy the game instead of linking it')
       if path.stat().st_size > MAX_BYTES:
         raise ValueError(f'larger than {MAX_BYTES} bytes')
       game = json.loads(path.read_bytes())
@@ -200,27 +197,26 @@ def _read_packed(path: Path, split: str, grammar: str) -> Iterator[_Record]:
     while line := lines.readline(MAX_BYTES):
       number += 1
       with _naming(f'{path}, line {number}'):
-        record = _packed_record(line, grammar)
-      if record.game_id.startswith(f'{split}/') and _playable(record.game_id):
+        record = _packed_record(line, split, grammar)
+      if record is not None:
         yield record
 
 
-def _packed_record(line: bytes, grammar: str) -> _Record:
-  """Reads one line of a packed file."""
-  if not line.endswith(b'}\n') and not line.endswith(b'}'):
-    raise ValueError('the line is cut off')
+def _packed_record(line: bytes, split: str, grammar: str) -> _Record | None:
+  """Reads one line of a packed file; None for a game that is not played."""
   row = json.loads(line)
-  game_id = _text(row, 'id')
-  _check_id(game_id, Path(game_id))
-  read_aim(game_id)
+  game_id = _checked_id(_text(row, 'id'))
+  if not game_id.startswith(f'{split}/') or not _playable(game_id):
+    return None
   return _record(game_id, _text(row, 'task'), grammar, _text(row, 'pddl_problem'))
 
 
-def _check_id(game_id: str, path: Path) -> None:
+def _checked_id(game_id: str) -> str:
   """Refuses ids that could mean a path elsewhere."""
   parts = game_id.split('/')
   if not _SAFE_ID.fullmatch(game_id) or len(parts) < 2 or {'.', '..'} & set(parts):
-    raise GameError(f'{str(path)!r}: not a game id (letters, digits, _.-/ only)')
+    raise ValueError(f'{game_id[:80]!r} is not a game id (letters, digits, _.-/ only)')
+  return game_id
 
 
 def _text(row: dict, key: str) -> str:
@@ -232,6 +228,7 @@ def _text(row: dict, key: str) -> str:
 
 def _record(game_id: str, goal: str, grammar: str, problem: str) -> _Record:
   """Compresses a game after a cheap look at whether it is whole."""
+  read_aim(game_id)
   whole = '(:init' in problem and '(:goal' in problem
   if not whole or problem.count('(') != problem.count(')'):
     raise ValueError('its pddl_problem is not whole')
