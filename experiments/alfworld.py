@@ -93,8 +93,8 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rollout.prefill_buckets = (64, 96, 160)
   c.train.minibatch_rows = 256
   c.train.microbatch_rows = 64
-  c.train.length_buckets = (56, 72, 96, 128, 184)
-  c.train.teacher_buckets = (96, 128, 160, 248)
+  c.train.length_buckets = (56, 64, 80, 96, 128, 184)
+  c.train.teacher_buckets = (64, 80, 96, 128, 248)
   c.train.shuffle_rows = True
   c.optimizer.learning_rate = 3e-4
   c.eval.split = 'valid_unseen'

@@ -21,7 +21,7 @@ from sdar_jax import chat, modes, parts
 from sdar_jax.models import convert, qwen
 
 _OUTPUT = flags.DEFINE_string('output', 'runs/tiny', 'Directory to write.')
-_ROWS = flags.DEFINE_integer('rows', 200_000, 'Turns to imitate.')
+_ROWS = flags.DEFINE_integer('rows', 96_000, 'Turns to imitate.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of weights, games and mistakes.')
 
 
