@@ -57,7 +57,12 @@ def _fail(error: Exception, code: int) -> int:
   """One line on stderr; SDAR_TRACEBACK=1 shows where it came from."""
   if os.environ.get('SDAR_TRACEBACK') == '1':
     raise error
-  print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+  text = str(error)
+  if isinstance(error, (AttributeError, KeyError)):
+    text = f'--config names an unknown key: {text}'
+  if 'Traceback' in text:  # ml_collections quotes the config file's own error whole.
+    text = text.strip().splitlines()[-1]
+  print(f'error: {" ".join(text.split())}', file=sys.stderr)
   return code
 
 

@@ -320,6 +320,7 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
   stop = StopSignal()
   with Workdir(path, config) as workdir:
     run = Run(config, workdir, stop)
+    workdir.record()
     try:
       with run.console:
         loop(run)

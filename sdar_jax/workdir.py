@@ -47,8 +47,8 @@ os.register_at_fork(after_in_child=_forget_locks)
 class Workdir:
   """Holds a work directory for one run; use it as a context manager.
 
-  On entry the directory is made, locked (the kernel frees the lock however the process
-  ends) and its `config.json` written, or compared if it is there.
+  On entry the directory is made and locked (the kernel frees the lock however the
+  process ends), and its `config.json` compared if it is there; `record` writes it.
 
   Args:
     path: the directory.
@@ -82,7 +82,7 @@ class Workdir:
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = _acquire(self.path / '.lock')
-      self._snapshot()
+      self._compare()
     except OSError as error:
       self._release()
       raise WorkdirError(
@@ -105,21 +105,27 @@ class Workdir:
   def _is_harmless(self, key: str) -> bool:
     return any(key == name or key.startswith(f'{name}.') for name in self._harmless)
 
-  def _snapshot(self) -> None:
+  def _compare(self) -> None:
     path = self.path / 'config.json'
-    if path.exists():
-      changed = _difference(_read_config(path), self._values)
-      harmful = {k: v for k, v in changed.items() if not self._is_harmless(k)}
-      if harmful:
-        raise WorkdirError(
-          f'workdir {self.path}: its run was started with another configuration:'
-          f' {_describe(harmful)}; restore the values or choose another workdir'
-        )
-      if not changed:
-        return
+    if not path.exists():
+      return
+    changed = _difference(_read_config(path), self._values)
+    harmful = {k: v for k, v in changed.items() if not self._is_harmless(k)}
+    if harmful:
+      raise WorkdirError(
+        f'workdir {self.path}: its run was started with another configuration:'
+        f' {_describe(harmful)}; restore the values or choose another workdir'
+      )
+    if changed:
       _log.info('workdir %s: changed on resume: %s', self.path, _describe(changed))
+
+  def record(self) -> None:
+    """Writes config.json: from now on the directory belongs to this configuration.
+
+    Called when the parts of a run stand, so that wrong input leaves no trace.
+    """
     text = json.dumps(self._values, indent=1, sort_keys=True) + '\n'
-    files.write_atomic(path, text.encode())
+    files.write_atomic(self.path / 'config.json', text.encode())
 
 
 def _acquire(path: pathlib.Path) -> int:
