@@ -204,7 +204,17 @@ def test_every_admissible_command_does_something_and_no_other_does():
       assert list(admissible) == sorted(set(admissible))
 
 
-@settings(max_examples=300, deadline=None)
+def test_space_around_a_command_does_not_matter():
+  """As TextWorld answers; space within a command and case do matter."""
+  env, task = AlfworldEnv(), task_of(problems.build('pick', 'Apple', 'Desk'))
+  env.reset(task)
+  looked = env.step('look')
+  assert env.step(' look\n') == looked
+  assert env.step('Look').observation.text == NOTHING_HAPPENS
+  assert env.step('go  to desk 1').observation.text == NOTHING_HAPPENS
+
+
+@settings(max_examples=200, deadline=None)
 @given(st.one_of(st.text(), st.text('go takelmv1234/ \n\t\x00\ud800', max_size=200)))
 def test_wild_text_does_nothing(action):
   env = AlfworldEnv()

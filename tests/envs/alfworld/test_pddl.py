@@ -177,6 +177,33 @@ def test_any_goal_agrees_with_the_naive_evaluator(formula, seed):
     assert env.won == naive.true(env)
 
 
+@pytest.mark.parametrize(
+  'goal, at_the_start',
+  [
+    ('(forall (?r - receptacle) (inReceptacle Apple_bar_2 ?r))', False),
+    ('(exists (?r - receptacle) (inReceptacle Apple_bar_2 ?r))', True),
+    ('(forall (?r - receptacle) (not (opened ?r)))', True),
+    ('(imply (opened Fridge_bar_1) (isHot Pot_bar_1))', True),
+    ('(imply (not (opened Fridge_bar_1)) (isHot Pot_bar_1))', False),
+    (
+      '(exists (?o - object) (and (objectType ?o PotType)'
+      ' (exists (?o - object) (and (objectType ?o MugType) (inReceptacle ?o'
+      ' Desk_bar_1)))))',
+      True,
+    ),
+    ('(exists (?o - location) (receptacleAtLocation Desk_bar_1 ?o))', True),
+    ('(exists (?o - otype) (receptacleAtLocation Desk_bar_1 ?o))', False),
+    ('(exists (?o - object) (canContain DeskType ?o))', True),
+    ('(forall (?r - receptacle) (exists (?o - object) (inReceptacle ?o ?r)))', True),
+  ],
+)
+def test_quantifiers(goal, at_the_start):
+  text = SMALL[: SMALL.index('(:goal')] + f'(:goal {goal}))'
+  naive = Naive(text)
+  found = [(env.won, naive.true(env)) for env in walked(text, 0, 40)]
+  assert found[0][0] is at_the_start and all(ours == truth for ours, truth in found)
+
+
 def test_official_goals_agree_with_the_naive_evaluator():
   tasks = OfficialTasks(str(shared_path('data/alfworld')), 'valid_seen')
   for index in range(0, len(tasks), 20):
