@@ -103,7 +103,7 @@ def test_the_reference_run_is_complete(unbroken):
   result = _result(unbroken)
   assert [json.loads(line)['step'] for line in result['metrics']] == [1, 2, 3, 4]
   assert sorted(result['reports']) == [f'{i:06d}.json' for i in (0, 2, 4)]
-  assert result['host']['task_cursor'] == 2 * STEPS
+  assert result['host']['host']['task_cursor'] == 2 * STEPS
   assert len(result['weights']) > 10
 
 

@@ -1,9 +1,13 @@
 """The host loop with a scripted world and sampler: identity, limits, faults."""
 
 import fakes
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sdar_jax import rollout
+from sdar_jax import batching, rollout
+from sdar_jax.request import Completion
 from sdar_jax.trajectory import Outcome
 
 
@@ -97,3 +101,58 @@ def test_a_long_history_is_dropped_and_a_long_prompt_refused():
 def test_a_request_to_stop_is_heard_between_polls():
   with pytest.raises(rollout.Interrupted):
     _collect(_third_turn_says_two, should_stop=lambda: True)
+
+
+class _WildSampler(fakes.ScriptedSampler):
+  """Completes with given ids, whatever text they decode to, and remembers them."""
+
+  def __init__(self, responses):
+    super().__init__(None, 0)
+    self.responses, self.given = responses, {}
+
+  def _complete(self, request):
+    ids = self.responses[len(self.given) % len(self.responses)]
+    ids = np.asarray(ids, np.int32)
+    logprobs = -np.arange(len(ids), dtype=np.float32)
+    self.given[request.identity[2:]] = (request.prompt_ids, ids, logprobs)
+    return Completion(request.request_id, ids, logprobs, 'stop')
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=9), min_size=1))
+def test_what_is_trained_on_is_what_was_sampled(responses):
+  """Id for id from the sampler to the batch, though the text does not encode back."""
+  sampler = _WildSampler(responses)
+  agent = rollout.Agent(
+    fakes.prompt,
+    lambda ids: bytes(np.asarray(ids, np.uint8)).decode('utf-8', 'replace'),
+    fakes.agent().sampling,
+    1000,
+  )
+  groups = rollout.collect(
+    fakes.World(), fakes.tasks(), sampler, agent, group_size=2, identity=(0, 0)
+  )
+  rows = batching.rows(groups, invalid_penalty=0.0)
+  packed = batching.pack(
+    rows,
+    None,
+    np.zeros(len(rows), np.float32),
+    order=np.arange(len(rows))[::-1],
+    minibatch_rows=4,
+    length_buckets=(1024,),
+    teacher_buckets=(1024,),
+  )
+  trained = {}
+  for arrays in packed:
+    for i, index in enumerate(arrays['row_index']):
+      if index >= 0:
+        row, mask = rows[index], arrays['response_mask'][i]
+        key = (rollout.task_key(row.task.task_id), row.trajectory.member, row.turn_id)
+        start = int(np.argmax(mask))
+        trained[key] = (
+          arrays['tokens'][i][:start].tolist(),
+          arrays['tokens'][i][mask].tolist(),
+          arrays['sampler_logprobs'][i][mask].tolist(),
+        )
+  given_ids = {k: tuple(part.tolist() for part in v) for k, v in sampler.given.items()}
+  assert trained == given_ids
