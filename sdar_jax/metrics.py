@@ -5,7 +5,6 @@ are functions of the seed and go to metrics.jsonl; `perf/` depends on the machin
 goes to timing.jsonl. Evaluation reports are files of their own, eval/<step>.json.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -114,13 +113,9 @@ def find(name: str, table: Mapping[str, Metric] = METRICS) -> Metric:
   Raises:
     ValueError: the table has none.
   """
-  if name in table:
-    return table[name]
-  for known, metric in table.items():
-    pattern = re.sub(r'\\\{\w+\\\}', r'[^/]+', re.escape(known))
-    if re.fullmatch(pattern, name):
-      return metric
-  raise ValueError(f'metric {name!r} is not in the tables of sdar_jax/metrics.py')
+  if name not in table:
+    raise ValueError(f'metric {name!r} is not in the tables of sdar_jax/metrics.py')
+  return table[name]
 
 
 def means(parts: Iterable[Mapping[str, tuple[Any, Any]]]) -> dict[str, Value]:
