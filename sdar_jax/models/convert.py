@@ -174,7 +174,7 @@ def _check_tied_head(config, found):
   embed = found['model.embed_tokens.weight'][1].get_slice('model.embed_tokens.weight')
   equal = head.get_shape() == embed.get_shape()
   for start in range(0, config.vocab_size, COMPARE_ROWS):
-    rows = slice(start, start + COMPARE_ROWS)
+    rows = slice(start, min(start + COMPARE_ROWS, config.vocab_size))
     if not equal or not np.array_equal(head[rows], embed[rows]):
       raise WeightError(
         f'{path}: tensor lm_head.weight differs from model.embed_tokens.weight, but '
@@ -195,22 +195,28 @@ def _read(opened, name, tensor, shape, placement, dtype):
   return jax.make_array_from_callback(shape, placement, part)
 
 
+@functools.lru_cache
+def _insert(placement):
+  """A jitted function that puts one layer into a stacked array, in place."""
+  return jax.jit(
+    lambda stacked, one, layer: stacked.at[layer].set(one),
+    donate_argnums=0,
+    out_shardings=placement,
+  )
+
+
 def _read_stacked(config, found, tensor, shape, placement, dtype):
   """The layers of one parameter, put one by one into the stacked array."""
   layer_placement = placement
   if isinstance(placement, NamedSharding):
-    layer_placement = NamedSharding(placement.mesh, PartitionSpec(*placement.spec[1:]))
-  stacked = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=placement)()
-  insert = jax.jit(
-    lambda whole, one, layer: whole.at[layer].set(one),
-    donate_argnums=0,
-    out_shardings=placement,
-  )
+    layer_spec = PartitionSpec(*placement.spec[1:])
+    layer_placement = NamedSharding(placement.mesh, layer_spec)
+  stacked = jnp.zeros(shape, dtype, device=placement)
   for layer in range(config.num_layers):
     name = tensor.name.format(layer)
     opened = found[name][1]
     one = _read(opened, name, tensor, shape[1:], layer_placement, dtype)
-    stacked = insert(stacked, one, layer)
+    stacked = _insert(placement)(stacked, one, layer)
   return stacked
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from sdar_jax.models import qwen
 
 MAX_JSON_BYTES = 64 * 2**20
+MAX_NUMBER = 2**31 - 1
 ARCHITECTURES = {'qwen2': 'Qwen2ForCausalLM', 'qwen3': 'Qwen3ForCausalLM'}
 
 
@@ -40,8 +41,12 @@ def _number(record, key, path, kind=int):
     raise WeightError(f'{path}: key {key!r} is missing')
   value = record[key]
   allowed = (int,) if kind is int else (int, float)
-  if isinstance(value, bool) or not isinstance(value, allowed) or not value > 0:
-    raise WeightError(f'{path}: {key} is {value!r}, a positive {kind.__name__} wanted')
+  numeric = isinstance(value, allowed) and not isinstance(value, bool)
+  if not numeric or not 0 < value <= MAX_NUMBER:
+    raise WeightError(
+      f'{path}: {key} is {str(value)[:40]!r}, a positive {kind.__name__} up to '
+      f'{MAX_NUMBER} wanted'
+    )
   return kind(value)
 
 

@@ -12,6 +12,7 @@ unrolled and every layer's cache array is updated in place.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -93,13 +94,7 @@ class ModelConfig:
     embedding = {'embedding': ParamSpec(vocab, ('vocab', 'embed'))}
     specs = {
       'embed': embedding,
-      'layers': jax.tree.map(
-        lambda box: ParamSpec(
-          (self.num_layers, *box.value.shape), ('layers', *box.names)
-        ),
-        jax.eval_shape(lambda key: _init_layer(self, key), jax.random.key(0)),
-        is_leaf=lambda node: isinstance(node, nn.LogicallyPartitioned),
-      ),
+      'layers': jax.tree.map(lambda spec: spec, _layer_specs(self)),
       'final_norm': {'scale': ParamSpec((self.hidden_size,), ('norm',))},
     }
     if not self.tie_word_embeddings:
@@ -227,6 +222,19 @@ def _init_layer(config: ModelConfig, key: jax.Array) -> Any:
   return Layer(config, jnp.float32).init(key, x, positions, None)['params']
 
 
+@functools.lru_cache
+def _layer_specs(config: ModelConfig) -> dict[str, Any]:
+  """The specs of the stacked layers, from the names that the modules give."""
+  return jax.tree.map(
+    lambda box: ParamSpec(
+      (config.num_layers, *box.value.shape), ('layers', *box.names)
+    ),
+    jax.eval_shape(lambda key: _init_layer(config, key), jax.random.key(0)),
+    is_leaf=lambda node: isinstance(node, nn.LogicallyPartitioned),
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
 def init_params(
   config: ModelConfig, key: jax.Array, dtype: Any = jnp.float32
 ) -> Params:

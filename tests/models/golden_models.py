@@ -9,7 +9,6 @@ would be wrong by radians), so the tests round them instead, for that record onl
 
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -41,4 +40,3 @@ def round_frequencies(monkeypatch):
     return exact(width, theta).astype(jnp.bfloat16).astype(jnp.float32)
 
   monkeypatch.setattr(attention, 'frequencies', rounded)
-  jax.clear_caches()

@@ -1,6 +1,7 @@
 """The decoder against recorded logits, numpy loops, and itself in other forms."""
 
 import dataclasses
+import functools
 
 import golden_models
 import jax
@@ -35,6 +36,7 @@ def full_precision():
     yield
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def wide_params(config, seed=0):
   """Random parameters far from the initial ones: biases and norms matter."""
   params = qwen.init_params(config, jax.random.key(seed))
@@ -52,8 +54,17 @@ def rows(batch=3, length=11, seed=0, vocab=97):
 
 
 def run(config, params, tokens, positions, **kwargs):
+  """Hidden states of whole rows."""
   step = jax.jit(lambda p, t, q: qwen.forward(config, p, t, q, **kwargs)[0])
   return step(params, tokens, positions)
+
+
+def run_logits(config, params, tokens, **kwargs):
+  """Logits of whole rows."""
+  step = jax.jit(
+    lambda p, t, q: qwen.logits(config, p, qwen.forward(config, p, t, q, **kwargs)[0])
+  )
+  return step(params, tokens, golden_models.positions_of(tokens))
 
 
 # --- recorded logits ---------------------------------------------------------------
@@ -64,9 +75,7 @@ def test_logits_are_those_recorded(name, monkeypatch):
   if name == golden_models.ROUNDED:
     golden_models.round_frequencies(monkeypatch)
   config, params, record = golden_models.load(name)
-  tokens = record['tokens']
-  hidden = run(config, params, tokens, golden_models.positions_of(tokens))
-  got = np.asarray(qwen.logits(config, params, hidden))
+  got = np.asarray(run_logits(config, params, record['tokens']))
   real = record['attention_mask']
   np.testing.assert_allclose(got[real], record['logits'][real], rtol=0, atol=1e-5)
 
@@ -74,28 +83,30 @@ def test_logits_are_those_recorded(name, monkeypatch):
 def test_the_rounded_record_is_as_far_as_transformers_is():
   # transformers 5.23 with torch 2.13 in float32 differs from this record by 4.26e-4.
   config, params, record = golden_models.load(golden_models.ROUNDED)
-  tokens, real = record['tokens'], record['attention_mask']
-  hidden = run(config, params, tokens, golden_models.positions_of(tokens))
-  error = np.abs(np.asarray(qwen.logits(config, params, hidden)) - record['logits'])
+  real = record['attention_mask']
+  got = np.asarray(run_logits(config, params, record['tokens']))
+  error = np.abs(got - record['logits'])
   np.testing.assert_allclose(error[real].max(), 4.26e-4, rtol=0.02)
 
 
 @pytest.mark.parametrize('name', golden_models.NAMES)
 def test_greedy_continuation_is_the_recorded_one(name):
   config, params, record = golden_models.load(name)
-  want, start = record['greedy'][0], 16
+  want, start = record['greedy'][0], 16  # The first 16 are the prompt.
   cache = qwen.init_cache(config, 1, len(want), jnp.float32)
-  prompt = jnp.asarray(want[None, :start], jnp.int32)
-  hidden, cache = qwen.forward(
-    config, params, prompt, golden_models.positions_of(prompt), cache=cache
-  )
-  layers = qwen.unstack(params)
-  step = jax.jit(lambda t, q, c: qwen.forward(config, layers, t, q, cache=c))
+  layers = jax.jit(qwen.unstack)(params)
+
+  @jax.jit
+  def step(token, position, cache):
+    tokens, positions = token[None, None], position[None, None]
+    hidden, cache = qwen.forward(config, layers, tokens, positions, cache=cache)
+    return jnp.argmax(qwen.logits(config, layers, hidden[0, -1])), cache
+
   ids = list(want[:start])
-  for position in range(start, len(want)):
-    ids.append(int(jnp.argmax(qwen.logits(config, params, hidden[0, -1]))))
-    token = jnp.full((1, 1), ids[-1], jnp.int32)
-    hidden, cache = step(token, jnp.full((1, 1), position), cache)
+  for position in range(len(want) - 1):
+    best, cache = step(jnp.int32(ids[position]), jnp.int32(position), cache)
+    if position >= start - 1:
+      ids.append(int(best))
   assert ids == list(want)
 
 
@@ -203,8 +214,9 @@ def test_no_gradient_flows_from_later_tokens(family):
     return (hidden[0, position] ** 2).sum()
 
   embedding = params['embed']['embedding']
+  gradient_at = jax.jit(jax.grad(at))
   for position in (0, 4, 9):
-    gradient = np.abs(jax.grad(at)(embedding, position)).sum(-1)[:10]
+    gradient = np.abs(gradient_at(embedding, position)).sum(-1)[:10]
     assert (gradient[: position + 1] > 0).all()
     assert (gradient[position + 1 :] == 0).all()
 
@@ -227,7 +239,7 @@ def test_unrolled_layers_equal_scanned_ones(family):
   params = wide_params(config)
   tokens, positions = rows()
   scanned = run(config, params, tokens, positions)
-  unrolled = run(config, qwen.unstack(params), tokens, positions)
+  unrolled = run(config, jax.jit(qwen.unstack)(params), tokens, positions)
   np.testing.assert_allclose(scanned, unrolled, rtol=1e-5, atol=1e-5)
 
 
@@ -240,8 +252,9 @@ def test_decoding_with_a_cache_equals_the_whole_row(family):
   lengths = jnp.array([5, 2, 4])  # Rows at different positions, as slots are.
   cache = qwen.init_cache(config, 3, 13, jnp.float32)
   prompt = jnp.where(jnp.arange(5) < lengths[:, None], tokens[:, :5], 0)
-  first, cache = qwen.forward(config, params, prompt, positions[:, :5], cache=cache)
-  layers = qwen.unstack(params)
+  fill = jax.jit(lambda *args: qwen.forward(config, *args[:3], cache=args[3]))
+  first, cache = fill(params, prompt, positions[:, :5], cache)
+  layers = jax.jit(qwen.unstack)(params)
   step = jax.jit(
     lambda t, q, c: qwen.forward(config, layers, t, q, cache=c), donate_argnums=2
   )
@@ -261,8 +274,9 @@ def test_positions_outside_the_cache_are_dropped():
   cache = qwen.init_cache(config, 2, 4, jnp.float32)
   tokens = jnp.array([[5, 6], [5, 6]])
   positions = jnp.array([[-1, 4], [0, 1]])
-  for form in (params, qwen.unstack(params)):
-    _, new = qwen.forward(config, form, tokens, positions, cache=cache)
+  write = jax.jit(lambda p: qwen.forward(config, p, tokens, positions, cache=cache)[1])
+  for form in (params, jax.jit(qwen.unstack)(params)):
+    new = write(form)
     for array in new.keys + new.values:
       assert not array[0].any()
       assert array[1].any()
@@ -325,13 +339,9 @@ def test_remat_stores_less():
 @pytest.mark.parametrize('name', ['qwen2_tied', 'qwen3_tied'])
 def test_half_precision_is_close(name):
   config, params, record = golden_models.load(name)
-  tokens, real = record['tokens'], record['attention_mask']
-  positions = golden_models.positions_of(tokens)
-  hidden = run(config, params, tokens, positions, dtype=jnp.bfloat16)
-  got = qwen.logits(config, params, hidden)
-  assert hidden.dtype == jnp.bfloat16
+  got = run_logits(config, params, record['tokens'], dtype=jnp.bfloat16)
   assert got.dtype == jnp.float32
-  error = np.abs(np.asarray(got) - record['logits'])[real]
+  error = np.abs(np.asarray(got) - record['logits'])[record['attention_mask']]
   assert 1e-4 < error.max() < 0.05  # Not float32 by accident, and near it.
 
 
@@ -347,7 +357,7 @@ def test_specs_describe_the_parameters(family, tied):
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda s: s.shape, specs)
   for spec in jax.tree.leaves(specs):
     assert len(spec.shape) == len(spec.axes)
-  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.bfloat16}
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
   assert 'lm_head' not in params if tied else 'lm_head' in params
 
 

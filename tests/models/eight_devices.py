@@ -1,0 +1,59 @@
+"""Loads a model onto meshes of 8 host devices and runs it; see test_sharding.py."""
+
+import os
+
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import pathlib
+import tempfile
+
+import golden_models
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdar_jax.models import convert, qwen, sharding
+
+MESHES = ((8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2))
+
+
+def check(name, sizes, config, want, tokens, expected):
+  """Values, sharding and hidden states of one mesh."""
+  mesh = sharding.make_mesh(*sizes)
+  _, params = convert.load(str(golden_models.FOLDER / name), mesh, jnp.float32)
+  jax.tree.map(np.testing.assert_array_equal, params, want)
+  shardings = sharding.param_shardings(config, mesh)
+  for leaf, place in zip(jax.tree.leaves(params), jax.tree.leaves(shardings)):
+    assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+  table = params['embed']['embedding']
+  part = table.addressable_shards[0].data.size
+  assert part * sizes[1] * sizes[2] == table.size
+  with jax.set_mesh(mesh):
+    tokens = jax.device_put(tokens, sharding.batch_sharding(mesh))
+    positions = golden_models.positions_of(tokens)
+    step = jax.jit(lambda p, t, q: qwen.forward(config, p, t, q)[0])
+    hidden = step(params, tokens, positions)
+  scale = float(np.abs(expected).max())
+  np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-5 * scale)
+  with tempfile.TemporaryDirectory() as folder:
+    convert.save(folder, config, params, jnp.float32)
+    _, back = convert.load(folder, None, jnp.float32)
+  jax.tree.map(np.testing.assert_array_equal, back, want)
+  print(f'{name} {sizes}: equal')
+
+
+def main():
+  assert jax.device_count() == 8
+  assert pathlib.Path(golden_models.FOLDER).is_dir()
+  for name, meshes in (('qwen2_untied_bf16', MESHES[:2]), ('qwen3_tied', MESHES[2:])):
+    config, want, record = golden_models.load(name)
+    tokens = jnp.asarray(np.tile(record['tokens'], (8, 1))[:16])
+    positions = golden_models.positions_of(tokens)
+    expected, _ = qwen.forward(config, want, tokens, positions)
+    for sizes in meshes:
+      check(name, sizes, config, want, tokens, np.asarray(expected))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,80 @@
+"""The sharding table, its errors, and weights read straight onto eight devices."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from sdar_jax.models import presets, sharding
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def abstract_mesh(*sizes):
+  return AbstractMesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+@pytest.mark.parametrize('sizes', [(2, 1, 7), (0, 1, 1), (-1, -1, 1)])
+def test_a_mesh_that_is_not_the_devices(sizes):
+  with pytest.raises(ValueError, match=f'data={sizes[0]} fsdp={sizes[1]}') as caught:
+    sharding.make_mesh(*sizes, devices=jax.devices()[:1])
+  assert '\n' not in str(caught.value)
+
+
+def test_parameters_are_split_as_the_table_says():
+  mesh = abstract_mesh(2, 4, 2)
+  found = sharding.param_shardings(presets.PRESETS['qwen2.5-7b'], mesh)
+  attention = found['layers']['attention']
+  for got, want in [
+    (found['embed']['embedding'], ('tensor', 'fsdp')),
+    (found['lm_head']['embedding'], ('tensor', 'fsdp')),
+    (attention['query']['kernel'], (None, 'fsdp', 'tensor', None)),
+    (attention['key']['bias'], (None, 'tensor', None)),
+    (attention['out']['kernel'], (None, 'tensor', None, 'fsdp')),
+    (found['layers']['mlp']['gate']['kernel'], (None, 'fsdp', 'tensor')),
+    (found['layers']['mlp']['down']['kernel'], (None, 'tensor', 'fsdp')),
+    (found['layers']['mlp_norm']['scale'], (None, None)),
+  ]:
+    assert got == NamedSharding(mesh, PartitionSpec(*want))
+
+
+def test_few_key_heads_and_an_odd_vocabulary_are_replicated():
+  config = dataclasses.replace(presets.PRESETS['qwen2.5-3b'], vocab_size=1001)
+  found = sharding.param_shardings(config, abstract_mesh(1, 1, 4))
+  assert found['layers']['attention']['key']['kernel'].spec == PartitionSpec(
+    None, 'fsdp', None, None
+  )
+  assert found['embed']['embedding'].spec == PartitionSpec(None, 'fsdp')
+  query = found['layers']['attention']['query']['kernel']
+  assert query.spec == PartitionSpec(None, 'fsdp', 'tensor', None)
+
+
+@pytest.mark.parametrize(
+  'name, sizes, words',
+  [
+    ('qwen2.5-0.5b', (1, 1, 4), 'heads=14 does not divide by mesh tensor=4'),
+    ('qwen2.5-0.5b', (1, 3, 1), 'embed=896 does not divide by mesh fsdp=3'),
+  ],
+)
+def test_other_sizes_must_divide(name, sizes, words):
+  with pytest.raises(ValueError, match=words) as caught:
+    sharding.param_shardings(presets.PRESETS[name], abstract_mesh(*sizes))
+  assert '\n' not in str(caught.value)
+
+
+def test_eight_devices_hold_and_compute_what_one_does():
+  done = subprocess.run(
+    [sys.executable, str(HERE / 'eight_devices.py')],
+    capture_output=True,
+    text=True,
+    timeout=800,
+    env={'PYTHONPATH': f'{ROOT}:{HERE}', 'PATH': '/usr/bin:/bin'},
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+  assert done.stdout.count('equal') == 4

@@ -1,0 +1,190 @@
+"""Chunked scoring against the whole [B, T, V] computation and recorded values."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdar_jax import scoring
+from sdar_jax.models import attention, convert, qwen
+
+GOLDEN = pathlib.Path(__file__).resolve().parent / 'golden' / 'models'
+CONFIG = qwen.ModelConfig(
+  family='qwen2',
+  vocab_size=53,
+  hidden_size=16,
+  intermediate_size=24,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=4,
+  rope_theta=1e4,
+  rms_norm_eps=1e-6,
+  tie_word_embeddings=False,
+)
+VALID = 47
+
+
+def options(**changes):
+  return {
+    'temperature': 0.7,
+    'valid_vocab': VALID,
+    'dtype': jnp.float32,
+    'remat': False,
+    'chunk': 4,
+    **changes,
+  }
+
+
+def inputs(length=11):
+  params = qwen.init_params(CONFIG, jax.random.key(0))
+  params = jax.tree.map(lambda leaf: np.float32(5) * np.asarray(leaf), params)
+  tokens = jax.random.randint(jax.random.key(1), (3, length), 0, VALID)
+  positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+  return params, tokens, positions
+
+
+def naive(params, tokens, positions, temperature):
+  """All logits at once, the impossible ids cut off."""
+  hidden, _ = qwen.forward(CONFIG, params, tokens, positions)
+  scores = qwen.logits(CONFIG, params, hidden)[:, :-1, :VALID] / temperature
+  every = jax.nn.log_softmax(scores)
+  logprobs = jnp.take_along_axis(every, tokens[:, 1:, None], -1)[..., 0]
+  entropy = -(jnp.exp(every) * every).sum(-1)
+  first = ((0, 0), (1, 0))
+  return jnp.pad(logprobs, first), jnp.pad(entropy, first)
+
+
+@pytest.mark.parametrize(
+  'chunk, wrap', [(1, jax.jit), (4, jax.jit), (5, lambda fun: fun), (64, jax.jit)]
+)
+def test_values_are_those_of_the_whole_computation(chunk, wrap):
+  params, tokens, positions = inputs()
+  got = wrap(
+    lambda *args: scoring.token_logprobs(CONFIG, *args, **options(chunk=chunk))
+  )(params, tokens, positions)
+  want = jax.jit(naive)(params, tokens, positions, 0.7)
+  for one, other in zip(got, want):
+    assert one.dtype == jnp.float32
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_those_of_the_whole_computation():
+  params, tokens, positions = inputs()
+  weights = jax.random.normal(jax.random.key(2), (2, *tokens.shape))
+
+  def loss(score):
+    return lambda params: sum(
+      (weight * value).sum()
+      for weight, value in zip(weights, score(params, tokens, positions))
+    )
+
+  chunked = loss(
+    lambda *args: scoring.token_logprobs(CONFIG, *args, **options(remat=True))
+  )
+  want = jax.jit(jax.grad(loss(lambda *args: naive(*args, 0.7))))(params)
+  got = jax.jit(jax.grad(chunked))(params)
+  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    scale = float(jnp.abs(other).max())
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * scale)
+
+
+def score(params, tokens, positions, **changes):
+  """Jitted `token_logprobs`."""
+  chosen = options(**changes)
+  step = jax.jit(lambda *args: scoring.token_logprobs(CONFIG, *args, **chosen))
+  return step(params, tokens, positions)
+
+
+def test_ids_without_a_token_have_no_probability():
+  params, tokens, positions = inputs()
+  head = np.array(params['lm_head']['embedding'])
+  head[VALID:] *= 1e4
+  changed = {**params, 'lm_head': {'embedding': head}}
+  got, entropy = score(changed, tokens, positions)
+  want, _ = score(params, tokens, positions)
+  np.testing.assert_array_equal(got, want)
+  assert np.isfinite(entropy).all()
+  assert (entropy[:, 1:] <= np.log(VALID)).all()
+  impossible, _ = score(params, tokens.at[0, 5].set(VALID), positions)
+  assert impossible[0, 5] < -1e38
+
+
+def test_gradients_stay_finite_where_a_token_is_impossible():
+  params, tokens, positions = inputs()
+  tokens = tokens.at[0, 5].set(VALID)
+  kept = jnp.ones(tokens.shape, bool).at[0, 5].set(False)
+
+  def loss(params):
+    logprobs, entropy = score(params, tokens, positions)
+    return jnp.where(kept, logprobs, 0.0).sum() + entropy.sum()
+
+  for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
+    assert np.isfinite(leaf).all()
+
+
+def test_the_first_column_is_zero_and_one_column_is_enough():
+  params, tokens, positions = inputs(length=1)
+  for value in score(params, tokens, positions):
+    np.testing.assert_array_equal(value, np.zeros((3, 1), np.float32))
+
+
+def test_half_precision_scores_are_summed_in_float32():
+  params, tokens, positions = inputs()
+  got, _ = score(params, tokens, positions, dtype=jnp.bfloat16)
+  want, _ = jax.jit(naive)(params, tokens, positions, 0.7)
+  assert got.dtype == jnp.float32
+  np.testing.assert_allclose(got, want, atol=0.15)
+
+
+def test_no_array_of_all_logits_exists():
+  config = qwen.ModelConfig(**{**vars(CONFIG), 'vocab_size': 20_000})
+  params = jax.eval_shape(lambda: qwen.init_params(config, jax.random.key(0)))
+  tokens = jax.ShapeDtypeStruct((2, 512), jnp.int32)
+
+  def size(chunk):
+    def loss(params, tokens, positions):
+      logprobs, entropy = scoring.token_logprobs(
+        config, params, tokens, positions, **options(chunk=chunk, remat=True)
+      )
+      return (logprobs + entropy).sum()
+
+    lowered = jax.jit(jax.grad(loss)).lower(params, tokens, tokens)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+  logits = 2 * 512 * 20_000 * 4
+  assert size(512) > logits
+  assert size(32) < 0.4 * logits
+
+
+@pytest.mark.parametrize('changes', [{'chunk': 0}, {'valid_vocab': 54}])
+def test_sizes_out_of_range_are_refused(changes):
+  params, tokens, positions = inputs()
+  name = next(iter(changes))
+  with pytest.raises(ValueError, match=f'{name} {changes[name]}: must be'):
+    scoring.token_logprobs(CONFIG, params, tokens, positions, **options(**changes))
+
+
+@pytest.mark.parametrize('name', ['qwen2_tied', 'qwen2_untied_bf16', 'qwen3_tied'])
+def test_logprobs_are_those_recorded(name, monkeypatch):
+  if name == 'qwen2_untied_bf16':  # See tests/models/golden_models.py for why.
+    exact = attention.frequencies
+    monkeypatch.setattr(
+      attention,
+      'frequencies',
+      lambda *args: exact(*args).astype(jnp.bfloat16).astype(jnp.float32),
+    )
+  config, params = convert.load(str(GOLDEN / name), None, jnp.float32)
+  record = np.load(GOLDEN / name / 'expected.npz')
+  tokens = jnp.asarray(record['tokens'], jnp.int32)
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  with jax.default_matmul_precision('highest'):
+    chosen = options(temperature=1.0, valid_vocab=config.vocab_size, chunk=20)
+    step = jax.jit(lambda *args: scoring.token_logprobs(config, *args, **chosen)[0])
+    got = step(params, tokens, positions)
+  real = record['attention_mask'][:, 1:].astype(bool)
+  np.testing.assert_allclose(
+    np.asarray(got)[:, 1:][real], record['token_logprobs'][real], rtol=0, atol=1e-5
+  )
