@@ -116,14 +116,15 @@ def test_both_forms_have_one_gradient_on_policy(make_batch):
 
 def test_without_a_policy_term_the_advantage_form_credits_the_gate(make_batch):
   batch = make_batch(4)
-  batch['logprobs'] = batch['old_logprobs']
+  batch['logprobs'] = batch['old_logprobs'] + np.float32(0.1)  # Inside the clip.
   hyper = LossConfig(
     policy_coef=0.0, kl_coef=0.0, entropy_coef=0.0, distill_form='advantage'
   )
   (grad, _) = evaluate('sdar', hyper, inputs_of(batch, hyper))[2]
-  gap = batch['teacher_logprobs'].astype(np.float64) - batch['logprobs']
+  # The gate of the step's start, like any other advantage.
+  gap = batch['teacher_logprobs'].astype(np.float64) - batch['old_logprobs']
   mask = batch['response_mask']
-  want = -0.01 * mask / (1 + np.exp(-5 * gap)) / mask.sum()
+  want = -0.01 * np.exp(0.1) * mask / (1 + np.exp(-5 * gap)) / mask.sum()
   np.testing.assert_allclose(grad, want, rtol=1e-5)
 
 
