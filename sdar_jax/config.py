@@ -53,6 +53,7 @@ def _world() -> ml_collections.ConfigDict:
   c.name = 'alfworld'
   c.source = 'generated'  # 'generated' or 'official'.
   c.data_dir = ''  # Official games; '' means $ALFWORLD_DATA.
+  c.grammar = 'new'  # Official games' wording: 'new', 'old', or 'file' for its own.
   c.size = 'full'  # Generated rooms: 'small' or 'full'.
   c.train_tasks = 100_000  # Generated training tasks before they repeat.
   c.max_turns = 50  # Turns per episode (ref: ALFWorld 50).
@@ -181,6 +182,7 @@ _CHOICES = {
   'model.attention': ('xla', 'cudnn'),
   'world.name': ('alfworld',),
   'world.source': ('generated', 'official'),
+  'world.grammar': ('new', 'old', 'file'),
   'world.size': ('small', 'full'),
   'world.prompt_style': ('paper', 'compact'),
   'world.parser': ('reference', 'strict'),

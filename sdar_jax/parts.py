@@ -28,6 +28,7 @@ def make_world(config: ConfigDict) -> base.World:
   return alfworld.AlfworldWorld(
     source=c.source,
     data_dir=c.data_dir,
+    grammar=c.grammar,
     size=c.size,
     train_tasks=c.train_tasks,
     max_turns=c.max_turns,

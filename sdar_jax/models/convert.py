@@ -286,6 +286,7 @@ def _publish(path: pathlib.Path, write) -> None:
   partial = path.with_name(path.name + '.partial')
   try:
     write(partial)
+    partial.chmod(0o644)  # safetensors makes its files private.
     os.replace(partial, path)
   except (OSError, safetensors.SafetensorError) as error:
     partial.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ class AlfworldWorld:
   Args:
     source: 'generated' or 'official' games.
     data_dir: where the official games lie; '' means $ALFWORLD_DATA.
+    grammar: wording of official games: 'new', 'old', or 'file' for each file's own.
     size: of generated rooms, 'small' or 'full'.
     train_tasks: how many generated training games there are.
     max_turns: turns per episode.
@@ -45,6 +46,7 @@ class AlfworldWorld:
     source: str = 'generated',
     data_dir: str = '',
     *,
+    grammar: str = 'new',
     size: str = 'full',
     train_tasks: int = generated.SPLITS['train'],
     max_turns: int = 50,
@@ -57,6 +59,7 @@ class AlfworldWorld:
     _check('parser', parser, parsers.MODES)
     self.source = source
     self.data_dir = data_dir
+    self.grammar = grammar
     self.size = size
     self.train_tasks = train_tasks
     self.max_turns = max_turns
@@ -83,7 +86,7 @@ class AlfworldWorld:
   def _read_tasks(self, split: str) -> base.TaskSet:
     if self.source == 'generated':
       return generated.GeneratedTasks(split, self.size, train_tasks=self.train_tasks)
-    return official.OfficialTasks(self.data_dir, split)
+    return official.OfficialTasks(self.data_dir, split, self.grammar)
 
   def make_env(self) -> engine.AlfworldEnv:
     """A fresh environment."""
