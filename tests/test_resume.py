@@ -118,6 +118,7 @@ def test_killed_and_started_again(cache, unbroken, tmp_path, moment, count):
   assert _result(workdir) == _result(unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('part', ['params', 'opt_state', 'step', 'task_cursor'])
 def test_every_saved_part_is_needed(cache, unbroken, tmp_path, part):
   """The control: a resume that forgets one part is not the unbroken run."""
