@@ -13,7 +13,6 @@ import numpy as np
 
 from sdar_jax.models import qwen, sharding
 
-
 DIFFERENCES = ('gap', 'approx_kl', 'log_ratio_abs', 'distill_loss')
 
 

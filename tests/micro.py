@@ -26,8 +26,8 @@ MODEL = qwen.ModelConfig(
 def learner(mesh=None, *, microbatch_rows=8, rate=1e-2, algorithm='sdar', **loss):
   """A learner of `MODEL` with AdamW.
 
-  Its eps is large: Adam's first step with a small one is the sign of the gradient, which
-  amplifies the rounding of tiny gradients without bound.
+  Its eps is large: Adam's first step with a small one is the sign of the gradient,
+  which amplifies the rounding of tiny gradients without bound.
   """
   config = LearnerConfig(
     microbatch_rows=microbatch_rows,
