@@ -8,7 +8,7 @@ request's randomness is a function of its identity.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,6 +64,17 @@ class _Episode:
   prompt_text: str = ''
   prompt_ids: Any = None
 
+  def ended(self, outcome: Outcome) -> Trajectory:
+    """The record of the episode."""
+    return Trajectory(
+      task_id=self.task.task_id,
+      task_type=self.task.task_type,
+      group_id=self.group_id,
+      member=self.member,
+      turns=self.turns,
+      outcome=outcome,
+    )
+
 
 def task_key(task_id: str) -> int:
   """A stable 63-bit integer for a task id."""
@@ -101,37 +112,8 @@ def collect(
     Interrupted: `should_stop` became true.
     ValueError: a prompt without history exceeds `agent.max_prompt_tokens`.
   """
-  played: dict[tuple[int, int], Trajectory] = {}
-  for trajectory in play(
-    world,
-    tasks,
-    sampler,
-    agent,
-    group_size=group_size,
-    identity=identity,
-    success_reward=success_reward,
-    should_stop=should_stop,
-  ):
-    played[trajectory.group_id, trajectory.member] = trajectory
-  return [
-    Group(i, task, [played[i, member] for member in range(group_size)])
-    for i, task in enumerate(tasks)
-  ]
-
-
-def play(
-  world: base.World,
-  tasks: Sequence[base.Task],
-  sampler: TokenSampler,
-  agent: Agent,
-  *,
-  group_size: int,
-  identity: tuple[int, ...],
-  success_reward: float = 1.0,
-  should_stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Trajectory]:
-  """As `collect`, but yields each trajectory as it ends, in no stated order."""
   live: dict[tuple[int, int], _Episode] = {}
+  played: dict[tuple[int, int], Trajectory] = {}
   requests = []
   for group_id, task in enumerate(tasks):
     for member in range(group_size):
@@ -145,21 +127,17 @@ def play(
       raise Interrupted
     requests = []
     for completion in sampler.poll():
-      episode = live[completion.request_id]
-      outcome = _advance(world, agent, episode, completion, success_reward)
+      key = completion.request_id
+      outcome = _advance(world, agent, live[key], completion, success_reward)
       if outcome is None:
-        requests.append(_request(world, agent, episode, identity))
+        requests.append(_request(world, agent, live[key], identity))
       else:
-        del live[completion.request_id]
-        yield Trajectory(
-          episode.task.task_id,
-          episode.task.task_type,
-          episode.group_id,
-          episode.member,
-          episode.turns,
-          outcome,
-        )
+        played[key] = live.pop(key).ended(outcome)
     sampler.submit(requests)
+  return [
+    Group(i, task, [played[i, member] for member in range(group_size)])
+    for i, task in enumerate(tasks)
+  ]
 
 
 def _request(
