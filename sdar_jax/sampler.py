@@ -199,8 +199,7 @@ class Sampler:
 
   def _admit(self) -> None:
     """Gives free slots to waiting requests and fills their part of the cache."""
-    filled: set[int] = set()
-    copies, late_copies = [], []
+    copies: list[tuple[int, int]] = []
     prefills: dict[int, list[tuple[np.ndarray, int]]] = {}
     while self._waiting and self._free:
       job = self._waiting.popleft()
@@ -213,18 +212,16 @@ class Sampler:
         continue
       if source is None:
         self._resident[name], self._held[slot] = slot, name
-        filled.add(slot)
         bucket = next(size for size in self._buckets if size >= len(prefix))
         prefills.setdefault(bucket, []).append((prefix, slot))
       elif source != slot:
-        (late_copies if source in filled else copies).append((source, slot))
-    # Copies of older prompts first: a prefill may overwrite what they read.
-    for batch in _batches(copies, COPIES_PER_CALL):
-      self._copy(batch)
+        copies.append((source, slot))
     for bucket, rows in prefills.items():
       for batch in _batches(rows, self._prefill_rows(bucket)):
         self._prefill(batch, bucket)
-    for batch in _batches(late_copies, COPIES_PER_CALL):
+    # Last, to find what was just prefilled. No prefill overwrites an older source: a
+    # source that was free went to the request itself, and the others are in use.
+    for batch in _batches(copies, COPIES_PER_CALL):
       self._copy(batch)
 
   def _take_slot(self, source: int | None) -> int:

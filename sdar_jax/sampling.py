@@ -92,7 +92,8 @@ def keep_mask(scores: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Arra
   mass = jnp.where(keep, jnp.exp(negated[:, :1] - negated), 0)
   before = jnp.cumsum(mass, axis=-1) - mass
   nucleus = before < top_p[:, None] * mass.sum(-1, keepdims=True)
-  keep &= nucleus | (top_p[:, None] >= 1) | (rank == 0)
+  # At 1 by name: the sum reaches its total before the last unlikely ids.
+  keep &= nucleus | (top_p[:, None] >= 1)
   unsorted = jnp.zeros(scores.shape, bool)
   return unsorted.at[jnp.arange(rows)[:, None], ids].set(keep)
 

@@ -229,7 +229,8 @@ def test_stop_ids_end_a_response_and_belong_to_it():
   free = _play(_sampler(), requests)
   stop = (5, 17, 40)
   requests = [_request(i, max_tokens=MAX_RESPONSE, stop_ids=stop) for i in range(40)]
-  done = _play(_sampler(), requests)
+  sampler = _sampler()
+  done = _play(sampler, requests)
   reasons = set()
   for name, whole in free.items():
     hits = [i for i, token in enumerate(whole.token_ids) if token in stop]
@@ -238,6 +239,9 @@ def test_stop_ids_end_a_response_and_belong_to_it():
     assert done[name].stop_reason == ('stop' if hits else 'length')
     reasons.add(done[name].stop_reason)
   assert reasons == {'stop', 'length'}
+  # The slots' next requests know nothing of it.
+  requests = [_request(i, max_tokens=MAX_RESPONSE) for i in range(40)]
+  _same(_play(sampler, requests), free)
 
 
 @pytest.mark.parametrize('chunk', [1, 3, 64])
@@ -274,6 +278,23 @@ def test_update_is_picked_up():
   after = _play(sampler, requests)
   _same(after, _play(_sampler(params=_params(1)), requests))
   assert any((before[i].logprobs[0] != after[i].logprobs[0]) for i in range(10))
+
+
+def test_update_makes_stored_prompts_stale():
+  request = _request(0, np.arange(12))
+  sampler = _sampler()
+  _play(sampler, [request])
+  sampler.update(_params(1))
+  again = _play(sampler, [request])
+  _same(again, _play(_sampler(params=_params(1)), [request]))
+
+
+def test_a_stored_prompt_survives_while_its_slot_is_idle():
+  requests = [_request(i, np.arange(i, i + 12)) for i in range(4)]
+  sampler = _sampler()
+  first = _play(sampler, requests)
+  _play(sampler, [_request(9, max_tokens=MAX_RESPONSE)])
+  _same(_play(sampler, requests), first)
 
 
 def test_an_idle_poll_returns_nothing():

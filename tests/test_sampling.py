@@ -141,6 +141,13 @@ def test_keep_mask_equals_a_loop(jit):
     np.testing.assert_array_equal(got[row, :VALID], want[:VALID] > 0, str(row))
 
 
+def test_top_p_of_one_keeps_what_the_sum_no_longer_sees():
+  scores = np.full((1, VOCAB), -20, np.float32)
+  scores[0, 7] = 0
+  keep = sampling.keep_mask(scores, np.zeros(1, np.int32), np.ones(1, np.float32))
+  assert np.asarray(keep).all()
+
+
 @pytest.mark.parametrize('width', [1, 2, 127, 128, 129, 1000])
 def test_inverse_cdf_never_leaves_the_support(width):
   rng = np.random.default_rng(width)
