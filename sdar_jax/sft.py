@@ -34,7 +34,7 @@ class Demonstration:
 
 
 def demonstrations(
-  world: Any,
+  world: base.TeachableWorld,
   tasks: base.TaskSet,
   *,
   plain: Prompt,
@@ -47,14 +47,14 @@ def demonstrations(
   """Expert turns, for ever: episode i plays task i with draws of its own.
 
   Args:
-    world: gives `make_env`, `render`, `expert(kind, seed)` and `max_turns`.
+    world: the world and its experts.
     tasks: the training tasks, used in order.
     plain: the prompt without skills.
     skilled: the prompt with skills.
     encode: response text to ids.
     skilled_fraction: of the episodes.
-    mistake_rate: chance that a random admissible action, or nonsense, is played in
-      place of the expert's, whose answer to the situation is still what is imitated.
+    mistake_rate: chance that a mistake is played in place of the expert's action,
+      whose answer to the situation is still what is imitated.
     seed: of the draws.
   """
   index = 0
@@ -62,7 +62,7 @@ def demonstrations(
     task = tasks[index % len(tasks)]
     random = np.random.default_rng([seed, index])
     with_skills = bool(random.random() < skilled_fraction)
-    kind = 'likely' if with_skills else 'blind'
+    kind = world.demonstrators[0 if with_skills else 1]
     expert = world.expert(kind, seed=int(random.integers(2**31)))
     prompt = skilled if with_skills else plain
     env = world.make_env()
@@ -72,10 +72,10 @@ def demonstrations(
     for _ in range(world.max_turns):
       thought, action = expert.plan(observation)
       text = world.render(task, history, observation)
-      response = f'<think>{thought}</think><action>{action}</action>'
+      response = world.response(thought, action)
       yield Demonstration(prompt(text, task), encode(response))
       if random.random() < mistake_rate:
-        action = _mistake(observation, random)
+        action = world.mistake(observation, random)
       result = env.step(action)
       history.append(base.Exchange(observation.text, action))
       observation = result.observation
@@ -83,14 +83,6 @@ def demonstrations(
       if result.done:
         break
     index += 1
-
-
-def _mistake(observation: base.Observation, random: np.random.Generator) -> str:
-  choices = observation.admissible
-  action = choices[int(random.integers(len(choices)))]
-  if random.random() < 0.5:  # Something the world will not understand.
-    action = action.rpartition(' ')[0] + f' {int(random.integers(1, 30))}'
-  return action
 
 
 def batches(

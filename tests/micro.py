@@ -23,7 +23,15 @@ MODEL = qwen.ModelConfig(
 )
 
 
-def learner(mesh=None, *, microbatch_rows=8, rate=1e-2, algorithm='sdar', **loss):
+def learner(
+  mesh=None,
+  *,
+  microbatch_rows=8,
+  rate=1e-2,
+  algorithm='sdar',
+  dtype='float32',
+  **loss,
+):
   """A learner of `MODEL` with AdamW.
 
   Its eps is large: Adam's first step with a small one is the sign of the gradient,
@@ -34,7 +42,7 @@ def learner(mesh=None, *, microbatch_rows=8, rate=1e-2, algorithm='sdar', **loss
     max_response_tokens=8,
     temperature=1.0,
     valid_vocab=VALID,
-    dtype='float32',
+    dtype=dtype,
     remat=False,
     logprob_chunk=8,
     learning_rate=rate,

@@ -3,7 +3,8 @@
   python tests/run_killed.py MOMENT COUNT [main's flags]
 
 MOMENT is one of `MOMENTS` or 'never'; the process dies the COUNT-th time it is reached.
-`forget:PART` instead resumes with one part of the saved state left out.
+`forget:PART` instead resumes with one part of the saved state left out, and `poison`
+makes every update from the COUNT-th on see an advantage that is not a number.
 """
 
 import os
@@ -53,10 +54,25 @@ def _forget(part: str) -> None:
   train.Run._restore = restore
 
 
+def _poison(count: int) -> None:
+  original, seen = learner.Learner.train_step, [0]
+
+  def train_step(self, state, minibatch):
+    seen[0] += 1
+    if seen[0] >= count:
+      nans = jnp.full_like(minibatch['advantages'], jnp.nan)
+      minibatch = {**minibatch, 'advantages': nans}
+    return original(self, state, minibatch)
+
+  learner.Learner.train_step = train_step
+
+
 if __name__ == '__main__':
   moment, count = sys.argv[1], int(sys.argv[2])
   if moment.startswith('forget:'):
     _forget(moment.partition(':')[2])
+  elif moment == 'poison':
+    _poison(count)
   elif moment != 'never':
     _die_at(moment, count)
   sys.argv = ['main', *sys.argv[3:]]

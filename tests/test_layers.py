@@ -14,6 +14,7 @@ LAYERS = {
   'statistics': 0,
   'losses': 0,
   'envs/base': 0,
+  'envs/action_parser': 0,
   'algorithms': 1,
   'envs/alfworld': 1,
   'models': 1,

@@ -122,6 +122,30 @@ def test_updates_that_are_not_finite_are_skipped_and_counted():
   assert all(jax.tree.leaves(moved))
 
 
+def test_bfloat16_compute_keeps_float32_weights_and_moments():
+  """Updates far below bfloat16's resolution of a weight still add up."""
+  rate, updates = 1e-6, 8
+  learner = micro.learner(rate=rate, dtype='bfloat16')
+  state = learner.init_state(_params())
+  before = jax.device_get(state.params)
+  (scored,) = learner.score(
+    state.params, _params(1), learner.to_device([micro.minibatch()])
+  )
+  exact = micro.learner(rate=rate)
+  (other,) = exact.score(state.params, _params(1), exact.to_device([micro.minibatch()]))
+  assert np.any(np.asarray(scored['old_logprobs']) != np.asarray(other['old_logprobs']))
+  for _ in range(updates):
+    state, _ = learner.train_step(state, scored)
+  moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+  for leaf in [*jax.tree.leaves(state.params), *moments]:
+    assert leaf.dtype == jnp.float32
+  embedding = before['embed']['embedding']
+  moved = np.abs(np.asarray(state.params['embed']['embedding']) - embedding)
+  step = np.abs(embedding) * 2.0**-8  # Half the distance of two bfloat16 numbers.
+  assert np.median(moved[embedding != 0]) > rate / 10
+  assert (moved < step)[np.abs(embedding) > 0.01].all()
+
+
 def test_zero_coefficients_leave_grpo_bit_for_bit():
   sdar, _ = _one_update(algorithm='sdar', distill_coef=0.0)
   grpo, _ = _one_update(algorithm='grpo')

@@ -170,3 +170,26 @@ def test_a_second_run_in_the_workdir_is_refused(cache, tmp_path):
 def test_another_seed_is_another_run(cache, unbroken, tmp_path):
   error = _run(cache, unbroken, '--config.seed=5', expect=2)
   assert 'seed' in error.splitlines()[-1]
+
+
+def test_three_bad_updates_in_a_row_stop_the_run_with_the_last_good_state(
+  cache, tmp_path
+):
+  """Two updates a step; from the third on every gradient is not a number."""
+  workdir = tmp_path / 'run'
+  error = _run(
+    cache, workdir, '--config.checkpoint.keep=4', moment='poison', count=3, expect=70
+  )
+  assert '3 updates in a row were not finite at step 3' in error
+  assert str(workdir / 'checkpoints') in error and 'Traceback' not in error
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').open()]
+  assert [line['train/updates_skipped'] for line in lines] == [0, 1, 1]
+  saved = {
+    step: {
+      name: digest
+      for name, digest in _weights(workdir / 'checkpoints' / str(step)).items()
+      if 'params' in name or 'opt_state' in name
+    }
+    for step in (1, 2, 3)
+  }
+  assert len(saved[1]) > 10 and saved[1] == saved[2] == saved[3]

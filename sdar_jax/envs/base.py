@@ -5,8 +5,31 @@ parser, a prompt and an expert, tied together by one `World` object.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
+
+
+class EnvironmentFault(RuntimeError):
+  """Infrastructure failed, not the policy: the episode must not be trained on.
+
+  Attributes:
+    kind: what failed, one short word for counting, e.g. 'refused' or 'crash'.
+  """
+
+  def __init__(self, kind: str, message: str):
+    super().__init__(f'{kind}: {message}')
+    self.kind = kind
+    self.message = message
+
+  def __reduce__(
+    self,
+  ) -> Any:  # Exceptions with two arguments do not pickle by default.
+    return type(self), (self.kind, self.message)
+
+
+class EnvironmentTimeout(EnvironmentFault):
+  """A fault whose cause is a missed deadline."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +61,22 @@ class Observation:
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-  """One environment step: `reward` is the world's own, `success` ends with `done`."""
+  """One environment step.
+
+  Attributes:
+    observation: what the agent sees next.
+    reward: what the world pays for this action.
+    done: the episode is over.
+    success: it is over and the task is solved.
+    score: of an episode that is over, the world's graded result in [0, 1] where it has
+      one (WebShop's task score); None where success says it all.
+  """
 
   observation: Observation
   reward: float
   done: bool
   success: bool
+  score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +107,11 @@ class TextEnv(Protocol):
     """Starts `task` and returns the first observation."""
 
   def step(self, action: str) -> StepResult:
-    """Plays one action. Never raises for wild text: that is a wasted turn."""
+    """Plays one action. Never raises for wild text: that is a wasted turn.
+
+    Raises:
+      EnvironmentFault: something that the world depends on failed.
+    """
 
 
 class TaskSet(Protocol):
@@ -91,10 +128,21 @@ class TaskSet(Protocol):
 
 
 class World(Protocol):
-  """A world, as rollout and evaluation see it."""
+  """A world, as rollout and evaluation see it. Picklable; made from plain settings.
+
+  Attributes:
+    name: of the world.
+    max_turns: turns per episode.
+    instruction: the words that end every user message; '' for none.
+    skills_path: the world's own skill bank.
+    digest: hex SHA-256 over everything that decides what episodes consist of.
+  """
 
   name: str
   max_turns: int
+  instruction: str
+  skills_path: Path
+  digest: str
 
   def tasks(self, split: str) -> TaskSet:
     """The tasks of a split ('train', 'valid_seen', 'valid_unseen', ...)."""
@@ -109,3 +157,42 @@ class World(Protocol):
 
   def parse(self, response: str, observation: Observation) -> ParsedAction:
     """Cuts the action out of a response; never raises."""
+
+  def prefetch(self, actions: Iterable[str]) -> None:
+    """Told of all actions that are about to be played, before the first of them.
+
+    A world whose environments share something slow answers them together here; most
+    have nothing to do. Never raises: a fault surfaces in the `step` that meets it.
+    """
+
+
+class Expert(Protocol):
+  """A scripted player that says what to do next from wherever an episode stands."""
+
+  def reset(self, task: Task, observation: Observation) -> None:
+    """A new episode."""
+
+  def plan(self, observation: Observation) -> tuple[str, str]:
+    """A short thought, and the action to play now."""
+
+  def observe(self, action: str, observation: Observation) -> None:
+    """Told what was played (not always what it planned) and what came of it."""
+
+
+class TeachableWorld(World, Protocol):
+  """A world that also has experts to imitate, for `--mode=sft`.
+
+  Attributes:
+    demonstrators: the kinds of expert that teach prompts with skills and without.
+  """
+
+  demonstrators: tuple[str, str]
+
+  def expert(self, kind: str, seed: int = 0) -> Expert:
+    """A scripted expert; `seed` orders what it does not know better."""
+
+  def response(self, thought: str, action: str) -> str:
+    """A response of this world's format: the inverse of `parse`."""
+
+  def mistake(self, observation: Observation, random: Any) -> str:
+    """A plausible wrong action, drawn from the numpy Generator `random`."""

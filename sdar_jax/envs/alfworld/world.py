@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from sdar_jax.envs import action_parser as parsers
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld import engine, generated, official, prompts
 from sdar_jax.envs.alfworld import expert as experts
-from sdar_jax.envs.alfworld import parser as parsers
 
 SOURCES = ('generated', 'official')
 EXPERTS = (*experts.ORDERS, 'oracle')
@@ -40,6 +41,7 @@ class AlfworldWorld:
   """
 
   name = 'alfworld'
+  demonstrators = ('likely', 'blind')
 
   def __init__(
     self,
@@ -109,6 +111,9 @@ class AlfworldWorld:
       return parsers.parse_strict(response, observation.admissible)
     return parsers.parse_reference(response)
 
+  def prefetch(self, actions: Iterable[str]) -> None:
+    """Nothing is shared between environments."""
+
   def expert(
     self, kind: str, seed: int = 0, env: engine.AlfworldEnv | None = None
   ) -> experts.ObservingExpert:
@@ -120,3 +125,15 @@ class AlfworldWorld:
     if env is None:
       raise ValueError("expert 'oracle' reads the state: give it env=")
     return experts.OracleExpert(env)
+
+  def response(self, thought: str, action: str) -> str:
+    """What an expert would write."""
+    return f'<think>{thought}</think><action>{action}</action>'
+
+  def mistake(self, observation: base.Observation, random: Any) -> str:
+    """A random admissible action, or one that names something else."""
+    choices = observation.admissible
+    action = choices[int(random.integers(len(choices)))]
+    if random.random() < 0.5:  # Something the world will not understand.
+      action = action.rpartition(' ')[0] + f' {int(random.integers(1, 30))}'
+    return action

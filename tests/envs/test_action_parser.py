@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_path
 
-from sdar_jax.envs.alfworld.parser import (
+from sdar_jax.envs.action_parser import (
   ALFWORLD_FALLBACK,
   WEBSHOP_FALLBACK,
   parse_reference,
   parse_strict,
 )
 
-SAMPLE = Path(__file__).parents[2] / 'golden/action_parsers.jsonl.xz'
+SAMPLE = Path(__file__).parents[1] / 'golden/action_parsers.jsonl.xz'
 FALLBACK = {'alfworld': ALFWORLD_FALLBACK, 'webshop': WEBSHOP_FALLBACK}
 PIECES = [
   *('<think>', '</think>', '<action>', '</action>', '<THINK>', '<Action>', '<action'),
