@@ -11,18 +11,24 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from sdar_jax.envs import worlds
+
 
 class ConfigError(ValueError):
   """A configuration that cannot run: one line naming the key and what to change."""
 
 
-def default() -> ml_collections.ConfigDict:
-  """Every key. Sources: `paper` is arXiv 2605.15155; `ref` its released code."""
+def default(world: str = 'alfworld') -> ml_collections.ConfigDict:
+  """Every key. Sources: `paper` is arXiv 2605.15155; `ref` its released code.
+
+  Args:
+    world: whose settings `config.world` holds; see `envs.worlds.find`.
+  """
   c = ml_collections.ConfigDict()
   c.seed = 0  # Decides task order, sampling and minibatch order; nothing else does.
   c.steps = 150  # Passes of the training loop (ref: 150 iterations).
   c.model = _model()
-  c.world = _world()
+  c.world = _world(world)
   c.skills = _skills()
   c.algorithm = _algorithm()
   c.rollout = _rollout()
@@ -48,19 +54,9 @@ def _model() -> ml_collections.ConfigDict:
   return c
 
 
-def _world() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.name = 'alfworld'
-  c.source = 'generated'  # 'generated' or 'official'.
-  c.data_dir = ''  # Official games; '' means $ALFWORLD_DATA.
-  c.grammar = 'new'  # Official games' wording: 'new', 'old', or 'file' for its own.
-  c.size = 'full'  # Generated rooms: 'small' or 'full'.
-  c.train_tasks = 100_000  # Generated training tasks before they repeat.
-  c.max_turns = 50  # Turns per episode (ref: ALFWorld 50).
-  c.history_length = 2  # Past exchanges in the prompt (ref: 2).
-  c.prompt_style = 'paper'  # 'paper', or 'compact' for the small model.
-  c.parser = 'reference'  # 'reference' or 'strict'.
-  return c
+def _world(name: str) -> ml_collections.ConfigDict:
+  """The arguments of the world's constructor, whose docstring says what they mean."""
+  return ml_collections.ConfigDict({'name': name, **worlds.settings(name)})
 
 
 def _skills() -> ml_collections.ConfigDict:
@@ -180,12 +176,6 @@ def _sft() -> ml_collections.ConfigDict:
 _CHOICES = {
   'model.dtype': ('float32', 'bfloat16'),
   'model.attention': ('xla', 'cudnn'),
-  'world.name': ('alfworld',),
-  'world.source': ('generated', 'official'),
-  'world.grammar': ('new', 'old', 'file'),
-  'world.size': ('small', 'full'),
-  'world.prompt_style': ('paper', 'compact'),
-  'world.parser': ('reference', 'strict'),
   'skills.retrieval': ('task', 'task+object', 'all'),
   'skills.placement': ('user', 'system', 'reference'),
   'algorithm.statistics_over': ('rows', 'trajectories'),
@@ -203,9 +193,6 @@ _CHOICES = {
 _AT_LEAST = {
   'steps': 1,
   'model.logprob_chunk': 1,
-  'world.train_tasks': 1,
-  'world.max_turns': 1,
-  'world.history_length': 0,
   'skills.token_budget': 1,
   'algorithm.invalid_penalty': 0,
   'algorithm.policy_coef': 0,
@@ -299,7 +286,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_keys(values: dict[str, Any]) -> None:
-  expected = flatten(default())
+  if 'world.name' not in values:
+    raise ConfigError('config.world.name is missing: start from config.default()')
+  expected = flatten(default(values['world.name']))
   for key in sorted(set(expected) - set(values)):
     raise ConfigError(f'config.{key} is missing: start from sdar_jax.config.default()')
   for key in sorted(set(values) - set(expected)):

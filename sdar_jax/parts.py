@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from sdar_jax import algorithms, chat, files, optimizer, rollout, skills, writers
 from sdar_jax import config as config_lib
 from sdar_jax.config import ConfigError
-from sdar_jax.envs import base
-from sdar_jax.envs.alfworld import world as alfworld
+from sdar_jax.envs import base, worlds
 from sdar_jax.learner import Learner, LearnerConfig
 from sdar_jax.models import convert, qwen, sharding
 from sdar_jax.request import SamplingParams
@@ -24,18 +23,8 @@ from sdar_jax.sampler import Sampler
 
 def make_world(config: ConfigDict) -> base.World:
   """The world of `config.world`."""
-  c = config.world
-  return alfworld.AlfworldWorld(
-    source=c.source,
-    data_dir=c.data_dir,
-    grammar=c.grammar,
-    size=c.size,
-    train_tasks=c.train_tasks,
-    max_turns=c.max_turns,
-    history_length=c.history_length,
-    prompt_style=c.prompt_style,
-    parser=c.parser,
-  )
+  values = config.world.to_dict()
+  return worlds.make(values.pop('name'), values)
 
 
 def make_chat(config: ConfigDict, world: base.World) -> chat.Chat:

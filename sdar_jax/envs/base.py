@@ -100,6 +100,18 @@ class Exchange:
   action: str
 
 
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+  """Raises ValueError unless a world's setting is one of `choices`."""
+  if value not in choices:
+    raise ValueError(f'config.world.{key}={value!r}: must be one of {tuple(choices)}')
+
+
+def check_at_least(key: str, value: int, bound: int) -> None:
+  """Raises ValueError if a world's setting is below `bound`."""
+  if value < bound:
+    raise ValueError(f'config.world.{key}={value}: must be at least {bound}')
+
+
 class TextEnv(Protocol):
   """One environment: a picklable object, its state its own."""
 

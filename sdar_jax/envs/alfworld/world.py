@@ -8,16 +8,11 @@ from typing import Any
 
 from sdar_jax.envs import action_parser as parsers
 from sdar_jax.envs import base
-from sdar_jax.envs.alfworld import engine, generated, official, prompts
+from sdar_jax.envs.alfworld import engine, generated, official, prompts, rooms
 from sdar_jax.envs.alfworld import expert as experts
 
 SOURCES = ('generated', 'official')
 EXPERTS = (*experts.ORDERS, 'oracle')
-
-
-def _check(key: str, value: str, allowed: Sequence[str]) -> None:
-  if value not in allowed:
-    raise ValueError(f'config.world.{key}={value!r}: must be one of {tuple(allowed)}')
 
 
 class AlfworldWorld:
@@ -29,8 +24,8 @@ class AlfworldWorld:
     grammar: wording of official games: 'new', 'old', or 'file' for each file's own.
     size: of generated rooms, 'small' or 'full'.
     train_tasks: how many generated training games there are.
-    max_turns: turns per episode.
-    history_length: past exchanges that a prompt shows.
+    max_turns: turns per episode (ref: 50).
+    history_length: past exchanges that a prompt shows (ref: 2).
     prompt_style: 'paper', or 'compact' for the small model.
     parser: 'reference' or 'strict'.
 
@@ -56,9 +51,14 @@ class AlfworldWorld:
     prompt_style: str = 'paper',
     parser: str = 'reference',
   ):
-    _check('source', source, SOURCES)
-    _check('prompt_style', prompt_style, prompts.STYLES)
-    _check('parser', parser, parsers.MODES)
+    base.check_choice('source', source, SOURCES)
+    base.check_choice('grammar', grammar, (*engine.GRAMMARS, 'file'))
+    base.check_choice('size', size, rooms.SIZES)
+    base.check_choice('prompt_style', prompt_style, prompts.STYLES)
+    base.check_choice('parser', parser, parsers.MODES)
+    base.check_at_least('train_tasks', train_tasks, 1)
+    base.check_at_least('max_turns', max_turns, 1)
+    base.check_at_least('history_length', history_length, 0)
     self.source = source
     self.data_dir = data_dir
     self.grammar = grammar
