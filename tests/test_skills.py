@@ -16,7 +16,7 @@ from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
 
 ROOT = Path(__file__).resolve().parents[1]
 ALFWORLD = ROOT / 'sdar_jax/envs/alfworld/skills.json'
-TINY = ROOT / 'experiments/tiny/skills.json'
+TINY = ROOT / 'experiments/tiny/alfworld/skills.json'
 BANKS = {'alfworld': ALFWORLD, 'tiny': TINY}
 HEAT_MUG = {'task_type': aims.HEAT, 'object': 'mug', 'target': 'desk'}
 

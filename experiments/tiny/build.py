@@ -1,12 +1,13 @@
-"""Rebuilds the small model from nothing: tokenizer, random weights, imitation.
+"""Rebuilds a small model from nothing: tokenizer, random weights, imitation.
 
-  python -m experiments.tiny.build [--output=runs/tiny] [--rows=N]
+  python -m experiments.tiny.build --world=alfworld|webshop|search_qa \
+    [--output=runs/tiny/alfworld] [--rows=N]
 
 A Qwen3 decoder with a vocabulary of its own learns from scripted experts in generated
-training rooms. Prompts with skills are answered by the expert that knows likely places,
-prompts without by one that explores blindly; so the same weights are a student and,
+training tasks. Prompts with skills are answered by an informed expert, prompts without
+by one that does not know what the skills say; so the same weights are a student and,
 when they are shown skills, a better informed teacher. README.md beside this file tells
-what the build that ships took and gave.
+what the builds that ship took and gave.
 """
 
 import pathlib
@@ -15,12 +16,15 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from experiments import alfworld
+from experiments import alfworld, search_qa, webshop
 from experiments.tiny import tokenizer
-from sdar_jax import chat, modes, parts
+from sdar_jax import chat, modes, parts, skills
 from sdar_jax.models import convert, qwen
 
-_OUTPUT = flags.DEFINE_string('output', 'runs/tiny', 'Directory to write.')
+EXPERIMENTS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
+
+_WORLD = flags.DEFINE_enum('world', 'alfworld', list(EXPERIMENTS), 'Where it acts.')
+_OUTPUT = flags.DEFINE_string('output', '', "Directory; '' means runs/tiny/WORLD.")
 _ROWS = flags.DEFINE_integer('rows', 96_000, 'Turns to imitate.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of weights, games and mistakes.')
 
@@ -43,8 +47,8 @@ def model_config(vocab_size: int) -> qwen.ModelConfig:
 
 
 def training_config(path: pathlib.Path):
-  """experiments/alfworld.py:model=tiny with the settings of imitation."""
-  c = alfworld.get_config('model=tiny')
+  """The experiment's `model=tiny` with the settings of imitation."""
+  c = EXPERIMENTS[_WORLD.value].get_config('model=tiny')
   c.model.path = str(path)
   c.model.tokenizer = str(path)
   c.seed = _SEED.value
@@ -62,11 +66,12 @@ def training_config(path: pathlib.Path):
 def main(argv: list[str]) -> None:
   """Builds into a directory that holds no weights yet."""
   del argv
-  output = pathlib.Path(_OUTPUT.value)
+  output = pathlib.Path(_OUTPUT.value or f'runs/tiny/{_WORLD.value}')
   start = output / 'start'  # The random weights that imitation begins with.
   start.mkdir(parents=True)
   c = training_config(start)
-  tokenizer.build(parts.make_world(c), start)
+  bank = skills.SkillBank.load(c.skills.path)
+  tokenizer.build(parts.make_world(c), bank, start)
   model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
   params = qwen.init_params(model, jax.random.key(_SEED.value), jnp.float32)
   convert.save(start, model, params, jnp.float32)

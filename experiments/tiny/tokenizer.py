@@ -10,7 +10,6 @@ import collections
 import json
 import pathlib
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
@@ -19,7 +18,13 @@ from sdar_jax.envs import base
 from sdar_jax.skills import SkillBank
 
 CONTROL = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
-TAGS = ('<think>', '</think>', '<action>', '</action>')
+TAGS = {
+  'alfworld': ('<think>', '</think>', '<action>', '</action>'),
+  'webshop': ('<think>', '</think>', '<action>', '</action>'),
+  'search_qa': (
+    *('<think>', '</think>', '<search>', '</search>', '<answer>', '</answer>'),
+  ),
+}
 # Qwen3's layout for messages without tools, written anew.
 TEMPLATE = (
   '{%- for message in messages %}'
@@ -31,25 +36,29 @@ TEMPLATE = (
   "{{- '<think>\\n\\n</think>\\n\\n' }}"
   '{%- endif %}{%- endif %}'
 )
-_BANK = pathlib.Path(__file__).with_name('skills.json')
 _BYTES = 256
 _MERGES = 160  # Learned byte pairs: for words that are not tokens of their own.
 _MIN_COUNT = 20  # A word or entity seen this often becomes one token...
 _MAX_TOKENS = 1200  # ...the most frequent first, up to so many tokens in all.
 _GAMES = 400  # Training games whose prompts are read.
-_NUMBERS = range(1, 5)  # Entity numbers that are always one token.
+_NUMBERS = range(1, 5)  # ALFWorld's entity numbers that are always one token.
 
 _WORD = r'[ \n]?\p{L}+'
 _ENTITY = r'[ \n]?[a-z]+ [1-9]\d?(?!\d)'
 _REST = r' ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+'
 
 
-def train(texts: Iterable[str], names: Iterable[str] = ()) -> tokenizers.Tokenizer:
+def train(
+  texts: Iterable[str],
+  names: Iterable[str] = (),
+  tags: Iterable[str] = TAGS['alfworld'],
+) -> tokenizers.Tokenizer:
   """A tokenizer for `texts`.
 
   Args:
     texts: what the model will read and write, without control tokens and tags.
     names: text of which every word and entity is to be one token, however rare.
+    tags: of the answer format; one token each.
 
   Returns:
     A tokenizer: byte-level BPE, whole words and entities first, NFC like Qwen's.
@@ -76,7 +85,7 @@ def train(texts: Iterable[str], names: Iterable[str] = ()) -> tokenizers.Tokeniz
   built.pre_tokenizer = whole
   built.decoder = decoders.ByteLevel()
   built.add_special_tokens([_token(name, special=True) for name in CONTROL])
-  built.add_tokens([_token(name, special=False) for name in TAGS])
+  built.add_tokens([_token(name, special=False) for name in tags])
   return built
 
 
@@ -98,12 +107,12 @@ def save(tokenizer: tokenizers.Tokenizer, output: pathlib.Path) -> None:
   (output / 'tokenizer_config.json').write_text(text)
 
 
-def corpus(world: Any, games: int = _GAMES) -> Iterator[str]:
+def corpus(world: base.TeachableWorld, games: int = _GAMES) -> Iterator[str]:
   """What the model reads and writes in `games` training games, turn by turn."""
   tasks = world.tasks('train')
   for index in range(games):
     task = tasks[index]
-    expert = world.expert(('likely', 'blind')[index // 2 % 2], seed=index)
+    expert = world.expert(world.demonstrators[index // 2 % 2], seed=index)
     env = world.make_env()
     observation = env.reset(task)
     expert.reset(task, observation)
@@ -127,6 +136,8 @@ def names(bank: SkillBank) -> Iterator[str]:
   classes = {*bank.objects}
   for skill in bank.everything():
     yield f'\n{skill.text}'
+  if bank.world != 'alfworld':
+    return
   for skill in bank.objects.values():
     classes.update(skill.principle.split())
   for name in sorted(classes):
@@ -134,10 +145,9 @@ def names(bank: SkillBank) -> Iterator[str]:
     yield from (f' {name} {number}' for number in _NUMBERS)
 
 
-def build(world: Any, output: pathlib.Path) -> None:
+def build(world: base.TeachableWorld, bank: SkillBank, output: pathlib.Path) -> None:
   """Reads `world`'s prompts and writes the tokenizer's files to `output`."""
-  bank = SkillBank.load(_BANK)
-  save(train(corpus(world), names(bank)), output)
+  save(train(corpus(world), names(bank), TAGS[world.name]), output)
 
 
 def _pieces(

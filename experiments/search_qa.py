@@ -1,0 +1,84 @@
+"""Search-QA: the paper's experiment, and the same on a corpus of our own.
+
+  python -m sdar_jax.main --config=experiments/search_qa.py:model=tiny \
+    --workdir=runs/search_qa
+  python -m sdar_jax.main --workdir=runs/paper-search \
+    --config=experiments/search_qa.py:model=qwen2.5-3b,world=official \
+    --config.world.data_dir=QUESTIONS --config.world.retriever=http \
+    --config.world.url=http://127.0.0.1:8000/retrieve \
+    --config.model.path=Qwen/Qwen2.5-3B-Instruct
+
+Arguments (comma-separated): model=tiny|qwen2.5-0.5b|...|qwen3-8b, algo=sdar|grpo,
+world=generated|official, seed=N. `tiny` is the small model of experiments/tiny: it runs
+on two CPU cores; its expected result is in README.md. The real models take the
+hyperparameters of the paper's released search scripts (ZJU-REAL/SDAR at 8b85c23,
+examples/sdar_trainer), which ran on 4 H800. Their KL coefficient is 0.001 where the
+paper's appendix C says 0.01 for all worlds.
+"""
+
+import ml_collections
+
+from experiments import arguments
+from sdar_jax import config as config_lib
+
+
+def get_config(argument: str = '') -> ml_collections.ConfigDict:
+  """The configuration; `argument` is what follows the colon of --config."""
+  choice = arguments.parse(argument)
+  c = config_lib.default('search_qa')
+  arguments.apply(c, choice)
+  if choice['model'] == 'tiny':
+    _tiny(c)
+  else:
+    _paper(c)
+  return c
+
+
+def _paper(c: ml_collections.ConfigDict) -> None:
+  """What the search scripts set otherwise than ALFWorld's, which are the defaults."""
+  c.rollout.tasks_per_step = 128
+  c.rollout.success_reward = 1.0
+  c.rollout.slots = 256
+  c.rollout.max_prompt_tokens = 4096
+  c.rollout.prefill_buckets = (512, 1024, 2048, 4096)
+  c.train.microbatch_rows = 16
+  c.train.length_buckets = (1024, 1536, 2560, 4608)
+  c.train.teacher_buckets = (2048, 2560, 3584, 5632)
+  c.optimizer.warmup_steps = 15
+  c.algorithm.kl_coef = 0.001
+  c.algorithm.invalid_penalty = 0.01
+  c.eval.split = 'test'
+  c.eval.tasks = 0  # All questions.
+  c.eval.temperature = 0.0
+
+
+def _tiny(c: ml_collections.ConfigDict) -> None:
+  """The small model on two CPU cores."""
+  c.model.path = 'experiments/tiny/search_qa'
+  c.model.enable_thinking = True
+  c.steps = 20
+  c.world.prompt_style = 'compact'
+  c.world.parser = 'strict'
+  c.skills.path = 'experiments/tiny/search_qa/skills.json'
+  c.skills.token_budget = 64
+  c.rollout.tasks_per_step = 16
+  c.rollout.success_reward = 1.0
+  c.rollout.slots = 64
+  c.rollout.decode_chunk = 8
+  c.rollout.max_prompt_tokens = 256
+  c.rollout.max_response_tokens = 24
+  c.rollout.prefill_tokens = 2048
+  c.rollout.prefill_buckets = (64, 128, 256)
+  c.train.minibatch_rows = 128
+  c.train.microbatch_rows = 64
+  c.train.length_buckets = (64, 96, 128, 192, 280)
+  c.train.teacher_buckets = (96, 128, 160, 224, 344)
+  c.train.shuffle_rows = True
+  c.optimizer.learning_rate = 3e-4
+  c.algorithm.distill_coef = 0.5
+  c.algorithm.entropy_coef = 0.005
+  c.eval.split = 'valid_unseen'
+  c.eval.tasks = 500
+  c.eval.every = 10
+  c.eval.temperature = 1.0
+  c.checkpoint.every = 5
