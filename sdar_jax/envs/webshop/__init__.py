@@ -1,0 +1,1 @@
+"""WebShop: our own engine, generated or official catalogues, prompts and experts."""
