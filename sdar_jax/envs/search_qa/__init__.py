@@ -1,0 +1,1 @@
+"""Search-QA: questions answered by searching, in text."""
