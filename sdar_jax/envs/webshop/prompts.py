@@ -1,0 +1,141 @@
+"""The user message of a turn, in our own words. Two styles.
+
+`paper` is for real models: role, request, the last few turns, the page and the possible
+actions, then how to answer. `compact` is for the small model: what the agent has read
+so far in the episode, boiled down to a few short lines.
+"""
+
+from collections.abc import Sequence
+
+from sdar_jax.envs.base import Exchange, Observation, Task
+from sdar_jax.envs.webshop import wish
+from sdar_jax.envs.webshop.belief import (
+  DETAIL,
+  ITEM,
+  RESULTS,
+  Belief,
+  argument,
+  believe,
+  without_instruction,
+)
+from sdar_jax.envs.webshop.wish import Wish
+
+VERSION = 1
+STYLES = ('paper', 'compact')
+PAPER_INSTRUCTION = (
+  'First think about what the request demands, what the page shows and which action '
+  'brings you closer, between <think> and </think>. Then give the one action you '
+  'choose between <action> and </action>: a link exactly as listed, or a search with '
+  'words of your own in the brackets.'
+)
+_TITLE_WORDS = 2  # Of a title, in the compact style.
+_ACTION_WORDS = 3  # Of a past action, in the compact style.
+
+
+def instruction(style: str) -> str:
+  """The words that end every message of this style: how to answer."""
+  return PAPER_INSTRUCTION if style == 'paper' else ''
+
+
+def paper(
+  task: Task, history: Sequence[Exchange], observation: Observation, length: int
+) -> str:
+  """The prompt for real models.
+
+  Args:
+    task: for its goal.
+    history: all past turns.
+    observation: the current one.
+    length: how many past turns to show.
+  """
+  parts = [
+    'You shop in an online store that you see as text, one action per turn. Find a '
+    'product that meets the request, choose the options it names, then buy it.',
+    f'The request: {task.goal}',
+  ]
+  if history:
+    shown = history[len(history) - min(length, len(history)) :]
+    lines = [f'Turns taken so far: {len(history)}.']
+    if shown:
+      lines[0] += f' The last {len(shown)}:'
+    for number, exchange in enumerate(shown, len(history) - len(shown) + 1):
+      page = without_instruction(exchange.observation)
+      lines.append(f'Turn {number}, the page: {page}')
+      lines.append(f'Turn {number}, you did: {exchange.action}')
+    parts.append('\n'.join(lines))
+  page = without_instruction(observation.text)
+  parts.append(f'Turn {len(history) + 1}, the page: {page}')
+  actions = '\n'.join(f'- {text}' for text in observation.admissible)
+  parts.append(f'Actions possible now:\n{actions}')
+  parts.append(PAPER_INSTRUCTION)
+  return '\n\n'.join(parts)
+
+
+def compact(
+  task: Task, history: Sequence[Exchange], observation: Observation, length: int
+) -> str:
+  """The prompt for the small model: only what the pages so far have told.
+
+  Lines: the goal; the last actions, '?' marking one that did nothing; the kind of page
+  and what it shows. A product is its id, the first words of its title and its price in
+  whole dollars; 'no' marks one that a page has shown not to fit, 'yes' one that has all
+  that is wished for. The marks and the chosen options are a view of the whole history,
+  since a policy without memory needs to know what it has been through.
+  """
+  asked = wish.read(task.goal)
+  belief = believe(history, observation)
+  lines = [_goal(asked) if asked else task.goal, _last(belief, length)]
+  if belief.page == RESULTS:
+    page = [str(belief.number)] if belief.number > 1 else []
+    lines.append(' '.join([RESULTS, *page, belief.query]))
+    lines += [f'{asin} {_shown(belief, asin, asked)}' for asin in belief.results]
+  elif belief.page == ITEM:
+    lines.append(f'{ITEM} {_shown(belief, belief.item, asked)}')
+    options = belief.options(observation)
+    lines += [' '.join([name, *values]) for name, values in options.items()]
+    chosen = belief.chosen(observation)
+    lines.append(' '.join(['chose', *chosen.values()]) if chosen else '')
+  elif belief.page == DETAIL:
+    lines.append(f'{belief.detail} {_shown(belief, belief.item, asked)}')
+    lines += [line.lower() for line in belief.lines]
+  else:
+    lines.append(belief.page)
+  return '\n'.join(line for line in lines if line)
+
+
+def _goal(asked: Wish) -> str:
+  """'backpack waterproof padded color red size large under 40'."""
+  options = [word for pair in asked.options.items() for word in pair]
+  return ' '.join([asked.kind, *asked.attributes, *options, 'under', str(asked.limit)])
+
+
+def _last(belief: Belief, length: int) -> str:
+  """The last actions in short, oldest first; '?' after one that did nothing."""
+  words = []
+  for action, idle in belief.past[len(belief.past) - min(length, len(belief.past)) :]:
+    text = 'search' if argument(action, 'search') else argument(action, 'click')
+    words.append(' '.join((text or action).split()[:_ACTION_WORDS]) + ' ?' * idle)
+  return 'did ' + ', '.join(words) if words else ''
+
+
+def _shown(belief: Belief, asin: str, asked: Wish | None) -> str:
+  """'velmo trek 35 no'."""
+  listing = belief.listings[asin]
+  words = [*listing.words[:_TITLE_WORDS], str(listing.dollars)]
+  if asked and belief.lacks(asked, asin):
+    words.append('no')
+  elif asked and belief.confirmed(asked, asin):
+    words.append('yes')
+  return ' '.join(words)
+
+
+def render(
+  style: str,
+  task: Task,
+  history: Sequence[Exchange],
+  observation: Observation,
+  length: int,
+) -> str:
+  """The user message of the next turn in `style`, which shows `length` past turns."""
+  write = paper if style == 'paper' else compact
+  return write(task, history, observation, length)
