@@ -24,7 +24,9 @@ _POSSESSIVE = re.compile("['\u2019\uff07][sS]$")
 # Characters whose class is listed, not derived (Unicode 9, WordBreakProperty.txt).
 _LISTED = {
   'm': ':\xb7\u02d7\u0387\u05f4\u2027\ufe13\ufe55\uff1a',  # between letters
-  'n': ',;\u037e\u0589\u060c\u060d\u066c\u07f8\u2044\ufe10\ufe14\ufe50\ufe54\uff0c\uff1b',
+  'n': (  # between digits
+    ',;\u037e\u0589\u060c\u060d\u066c\u07f8\u2044\ufe10\ufe14\ufe50\ufe54\uff0c\uff1b'
+  ),
   'b': '.\u2018\u2019\u2024\ufe52\uff07\uff0e',  # between either
   'q': "'",
   'w': '"',

@@ -38,7 +38,9 @@ _STEP_3 = {
   'ness': '',
 }
 _STEP_4 = dict.fromkeys(
-  'ement ance ence able ible ment ant ent ion ism ate iti ous ive ize al er ic ou'.split(),
+  (
+    'ement ance ence able ible ment ant ent ion ism ate iti ous ive ize al er ic ou'
+  ).split(),
   '',
 )
 
