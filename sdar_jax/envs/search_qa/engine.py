@@ -12,6 +12,7 @@ wasted turn. What comes back is a block of documents, two lines each:
   </information>
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from sdar_jax.envs import base
@@ -27,6 +28,7 @@ NO_ACTION = (
   ' up, or <answer>a short answer</answer> to finish.'
 )
 SEARCH, ANSWER = 'search', 'answer'
+_SURROGATES = re.compile('[\ud800-\udfff]')
 
 
 class SearchQAEnv:
@@ -124,8 +126,8 @@ def format_documents(
   """
   if not passages:
     return f'<information>\n{NO_DOCUMENTS}\n</information>'
-  titles = [' '.join(passage.title.split()) for passage in passages]
-  texts = [' '.join(passage.text.split()) for passage in passages]
+  titles = [_one_line(passage.title) for passage in passages]
+  texts = [_one_line(passage.text) for passage in passages]
   lengths = [len(title) + len(text) for title, text in zip(titles, texts)]
   limit = _fair_limit(lengths, max_characters)
   lines = []
@@ -142,6 +144,15 @@ def read_documents(observation: str) -> list[Passage]:
     Passage(head.partition(': ')[2], text)
     for head, text in zip(lines[::2], lines[1::2])
   ]
+
+
+def encodable(text: str) -> str:
+  """Replaces lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
+  return _SURROGATES.sub('\ufffd', text)
+
+
+def _one_line(text: str) -> str:
+  return encodable(' '.join(text.split()))
 
 
 def _fair_limit(lengths: Sequence[int], total: int) -> int:

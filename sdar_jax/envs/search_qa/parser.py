@@ -4,13 +4,10 @@ Either mode gives the action that `engine.SearchQAEnv` plays: `<search>query</se
 `<answer>text</answer>`, or '' where there is none.
 """
 
-import re
-
 from sdar_jax.envs.base import ParsedAction
-from sdar_jax.envs.search_qa.engine import ANSWER, SEARCH, write_action
+from sdar_jax.envs.search_qa.engine import ANSWER, SEARCH, encodable, write_action
 
 MODES = ('reference', 'strict')
-_SURROGATES = re.compile('[\ud800-\udfff]')
 # What a case-blind regular expression takes for ASCII letters, one character for one.
 _FOLD = {**{ord(c): c.lower() for c in map(chr, range(65, 91))}, 0x17F: 's'}
 
@@ -88,4 +85,4 @@ def _between(text: str, folded: str, kind: str) -> str | None:
 
 def _action(kind: str, text: str) -> str:
   """An action that UTF-8 can encode."""
-  return write_action(kind, _SURROGATES.sub('\ufffd', text))
+  return write_action(kind, encodable(text))

@@ -6,6 +6,8 @@ a fault can never be taken for text.
 """
 
 import collections
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -54,6 +56,14 @@ class Retriever(Protocol):
 
   def search_many(self, queries: Sequence[str], topk: int) -> list[Answer]:
     """One answer per query, in order; each has at most `topk` passages, best first."""
+
+
+def corpus_digest(passages: Iterable[Passage]) -> str:
+  """Hex SHA-256 over titles and texts in order."""
+  total = hashlib.sha256()
+  for passage in passages:
+    total.update(f'{json.dumps(passage[:2])}\n'.encode())
+  return total.hexdigest()
 
 
 class Searcher:
