@@ -92,54 +92,72 @@ def pack(
   *,
   order: np.ndarray,
   minibatch_rows: int,
+  microbatch_rows: int,
   length_buckets: Sequence[int],
   teacher_buckets: Sequence[int],
-) -> list[Arrays]:
-  """Rows to minibatches of one fixed shape each.
+) -> list[list[Arrays]]:
+  """Rows to minibatches, each a list of microbatches of a few fixed shapes.
 
-  The rows are dealt evenly over the fewest minibatches that hold them, so that no
-  minibatch is a small remainder; what is left of each is padding, masked out.
+  The rows are dealt evenly over the fewest minibatches that hold them, so that none is
+  a small remainder. Inside a minibatch rows of similar length go together, longest
+  first, and each microbatch is as wide as its own longest row needs: what an update
+  computes does not depend on that, only how much padding it computes on. Padding rows
+  are masked out and stand with the shortest.
 
   Args:
     batch_rows: [B] rows.
     teacher_prompts: [B] privileged prompts of the same rows, or None.
     advantages: [B] f32, group-relative.
     order: [B] permutation.
-    minibatch_rows: M rows per minibatch.
+    minibatch_rows: most rows per minibatch.
+    microbatch_rows: m rows per microbatch.
     length_buckets: allowed T.
     teacher_buckets: allowed T of the teacher's rows.
 
   Returns:
-    Minibatches with `row_index` [M] i32 (index into `batch_rows`, -1 at padding),
-    `tokens` [M, T] i32, `response_mask` [M, T] bool, `advantages` [M] f32,
-    `turn_ids` [M] i32, `sampler_logprobs` [M, T] f32 and, with a teacher,
-    `teacher_tokens` [M, T'] i32 and `teacher_offset` [M] i32: response token t of
+    Minibatches of microbatches with `row_index` [m] i32 (index into `batch_rows`, -1 at
+    padding), `tokens` [m, T] i32, `response_mask` [m, T] bool, `advantages` [m] f32,
+    `turn_ids` [m] i32, `sampler_logprobs` [m, T] f32 and, with a teacher,
+    `teacher_tokens` [m, T'] i32 and `teacher_offset` [m] i32: response token t of
     `tokens` stands at t + offset there.
 
   Raises:
     ValueError: a row exceeds the largest bucket.
   """
-  count = max(1, math.ceil(len(batch_rows) / minibatch_rows))
-  lengths = [len(r.turn.prompt_ids) + len(r.turn.response_ids) for r in batch_rows]
-  width = bucket(max(lengths, default=1), length_buckets, 'train.length_buckets')
-  teacher_width = 0
+  lengths = np.asarray([_length(r.turn.prompt_ids, r.turn) for r in batch_rows], int)
+  teacher_lengths = None
   if teacher_prompts is not None:
-    longest = max(
-      (len(p) + len(r.turn.response_ids) for p, r in zip(teacher_prompts, batch_rows)),
-      default=1,
-    )
-    teacher_width = bucket(longest, teacher_buckets, 'train.teacher_buckets')
+    pairs = zip(teacher_prompts, batch_rows, strict=True)
+    teacher_lengths = np.asarray([_length(p, row.turn) for p, row in pairs], int)
   out = []
-  for part in np.array_split(order, count):
-    arrays = _empty(minibatch_rows, width, teacher_width)
-    for i, index in enumerate(part):
-      prompt = None if teacher_prompts is None else teacher_prompts[index]
-      arrays['row_index'][i] = index
-      arrays['turn_ids'][i] = batch_rows[index].turn_id
-      arrays['advantages'][i] = advantages[index]
-      _fill(arrays, i, batch_rows[index].turn, prompt)
-    out.append(arrays)
+  for part in np.array_split(order, max(1, math.ceil(len(order) / minibatch_rows))):
+    part = part[np.argsort(-lengths[part], kind='stable')]
+    minibatch = []
+    for start in range(0, max(len(part), 1), microbatch_rows):
+      indices = part[start : start + microbatch_rows]
+      width = bucket(_longest(lengths, indices), length_buckets, 'train.length_buckets')
+      teacher_width = 0
+      if teacher_lengths is not None:
+        longest = _longest(teacher_lengths, indices)
+        teacher_width = bucket(longest, teacher_buckets, 'train.teacher_buckets')
+      arrays = _empty(microbatch_rows, width, teacher_width)
+      for i, index in enumerate(indices):
+        prompt = None if teacher_prompts is None else teacher_prompts[index]
+        arrays['row_index'][i] = index
+        arrays['turn_ids'][i] = batch_rows[index].turn_id
+        arrays['advantages'][i] = advantages[index]
+        _fill(arrays, i, batch_rows[index].turn, prompt)
+      minibatch.append(arrays)
+    out.append(minibatch)
   return out
+
+
+def _length(prompt: np.ndarray, turn: Turn) -> int:
+  return len(prompt) + len(turn.response_ids)
+
+
+def _longest(lengths: np.ndarray, indices: np.ndarray) -> int:
+  return int(lengths[indices].max(initial=1))
 
 
 def _empty(count: int, width: int, teacher_width: int) -> Arrays:

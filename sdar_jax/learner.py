@@ -19,7 +19,8 @@ from sdar_jax import algorithms, optimizer, scoring
 from sdar_jax.losses import masked
 from sdar_jax.models import qwen, sharding
 
-Minibatch = dict[str, Any]
+Microbatch = dict[str, Any]
+Minibatch = list[Microbatch]
 _ROWS = ('data', 'fsdp')
 
 
@@ -45,7 +46,6 @@ class TrainState(NamedTuple):
 class LearnerConfig:
   """What the learner needs to know; field meanings as in sdar_jax/config.py."""
 
-  microbatch_rows: int
   max_response_tokens: int
   temperature: float
   valid_vocab: int
@@ -72,10 +72,19 @@ class Learner:
     self._algorithm, self._loss = algorithm, loss
     self._tx, self._mesh = tx, mesh
     self._replicated = NamedSharding(mesh, PartitionSpec())
-    self._rows = NamedSharding(mesh, PartitionSpec(None, _ROWS))
+    self._rows = NamedSharding(mesh, PartitionSpec(_ROWS))
     self._params = sharding.param_shardings(model, mesh)
-    self._score_step = jax.jit(self._score_microbatches)
-    self._train_step = jax.jit(self._update, donate_argnums=0)
+    self._score_tokens = jax.jit(
+      lambda params, tokens: self._logprobs(params, tokens)[0]
+    )
+    self._align = jax.jit(_align)
+    self._gradient = jax.jit(
+      self._loss_and_gradient, out_shardings=(self._replicated, self._params)
+    )
+    self._add = jax.jit(
+      lambda total, part: jax.tree.map(jnp.add, total, part), donate_argnums=0
+    )
+    self._apply = jax.jit(self._optimizer_update, donate_argnums=0)
     self._finish = jax.jit(lambda s: s._replace(step=s.step + 1), donate_argnums=0)
 
   def init_state(self, params: Any) -> TrainState:
@@ -96,14 +105,32 @@ class Learner:
     )
 
   def to_device(self, batch: Sequence[Minibatch]) -> list[Minibatch]:
-    """Moves minibatches [M, ...] to the device as [M / microbatch, microbatch, ...]."""
-    size = self._config.microbatch_rows
+    """Moves what the device needs of packed minibatches there, sharded by rows.
+
+    Each microbatch gets the `normaliser` of its whole minibatch, so that losses and
+    gradients of microbatches add up to the minibatch's.
+    """
     out = []
     for minibatch in batch:
-      arrays = {k: v for k, v in minibatch.items() if k in _ON_DEVICE}
-      arrays = {k: v.reshape(-1, size, *v.shape[1:]) for k, v in arrays.items()}
-      out.append(jax.device_put(arrays, self._rows))
+      normaliser = self._normaliser([m['response_mask'] for m in minibatch])
+      parts = []
+      for microbatch in minibatch:
+        arrays = {k: v for k, v in microbatch.items() if k in _ON_DEVICE}
+        arrays = jax.device_put(arrays, self._rows)
+        arrays['normaliser'] = jax.device_put(normaliser, self._replicated)
+        parts.append(arrays)
+      out.append(parts)
     return out
+
+  def _normaliser(self, masks: list[np.ndarray]) -> np.ndarray:
+    width = max(mask.shape[1] for mask in masks)
+    padded = [np.pad(mask, ((0, 0), (0, width - mask.shape[1]))) for mask in masks]
+    value = masked.normaliser_of(
+      np.concatenate(padded),
+      self._loss.aggregation,
+      length=self._config.max_response_tokens,
+    )
+    return np.asarray(value, np.int32)
 
   def score(
     self, params: Any, ref_params: Any | None, batch: Sequence[Minibatch]
@@ -115,13 +142,30 @@ class Learner:
       ref_params: the initial policy, or None when no loss term reads it.
       batch: device minibatches.
     """
-    return [{**m, **self._score_step(params, ref_params, m)} for m in batch]
+    return [[self._score(params, ref_params, m) for m in part] for part in batch]
+
+  def _score(
+    self, params: Any, ref_params: Any | None, arrays: Microbatch
+  ) -> Microbatch:
+    out = {**arrays, 'old_logprobs': self._score_tokens(params, arrays['tokens'])}
+    if ref_params is not None:
+      out['ref_logprobs'] = self._score_tokens(ref_params, arrays['tokens'])
+    if 'teacher_tokens' in arrays:
+      values = self._score_tokens(params, arrays['teacher_tokens'])
+      out['teacher_logprobs'] = self._align(values, arrays)
+    return out
 
   def train_step(
     self, state: TrainState, minibatch: Minibatch
   ) -> tuple[TrainState, dict[str, Any]]:
     """One optimizer update. Donates `state`. Metrics are (sum, count) pairs."""
-    return self._train_step(state, minibatch)
+    total = None
+    for microbatch in minibatch:
+      part = self._gradient(state.params, microbatch)
+      total = part if total is None else self._add(total, part)
+    (loss, metrics), grads = total
+    state, update_metrics = self._apply(state, grads, loss)
+    return state, {**metrics, **update_metrics}
 
   def finish_step(self, state: TrainState) -> TrainState:
     """Counts one pass of the loop. Donates `state`."""
@@ -141,31 +185,10 @@ class Learner:
       chunk=self._config.logprob_chunk,
     )
 
-  def _score_microbatches(
-    self, params: Any, ref_params: Any | None, minibatch: Minibatch
-  ) -> Minibatch:
-    def score(arrays: Minibatch) -> Minibatch:
-      out = {'old_logprobs': self._logprobs(params, arrays['tokens'])[0]}
-      if ref_params is not None:
-        out['ref_logprobs'] = self._logprobs(ref_params, arrays['tokens'])[0]
-      if 'teacher_tokens' in arrays:
-        values = self._logprobs(params, arrays['teacher_tokens'])[0]
-        out['teacher_logprobs'] = _align(values, arrays)
-      return out
+  def _loss_and_gradient(self, params: Any, arrays: Microbatch) -> Any:
+    """((loss, metrics), gradient) of a microbatch: its share of the minibatch's."""
 
-    return jax.lax.map(score, minibatch)
-
-  def _update(
-    self, state: TrainState, minibatch: Minibatch
-  ) -> tuple[TrainState, dict[str, Any]]:
-    mask = minibatch['response_mask']
-    normaliser = masked.normaliser_of(
-      mask.reshape(-1, mask.shape[-1]),
-      self._loss.aggregation,
-      length=self._config.max_response_tokens,
-    )
-
-    def loss_fn(params: Any, arrays: Minibatch) -> tuple[jax.Array, dict[str, Any]]:
+    def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
       logprobs, entropy = self._logprobs(params, arrays['tokens'])
       inputs = algorithms.LossInputs(
         logprobs=logprobs,
@@ -176,27 +199,16 @@ class Learner:
         advantages=arrays['advantages'],
         response_mask=arrays['response_mask'],
         turn_ids=arrays['turn_ids'],
-        normaliser=normaliser,
+        normaliser=arrays['normaliser'],
       )
       return algorithms.policy_objective(self._algorithm, self._loss, inputs)
 
-    def accumulate(total: Any, arrays: Minibatch) -> tuple[Any, None]:
-      value = jax.value_and_grad(loss_fn, has_aux=True)(state.params, arrays)
-      return jax.tree.map(jnp.add, total, value), None
+    return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
-    first = jax.tree.map(lambda x: x[0], minibatch)
-    shapes = jax.eval_shape(
-      jax.value_and_grad(loss_fn, has_aux=True), state.params, first
-    )
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    ((loss, metrics), grads), _ = jax.lax.scan(accumulate, zeros, minibatch)
-    state, update_metrics = self._apply(state, loss, grads)
-    return state, {**metrics, **update_metrics}
-
-  def _apply(
-    self, state: TrainState, loss: jax.Array, grads: Any
+  def _optimizer_update(
+    self, state: TrainState, grads: Any, loss: jax.Array
   ) -> tuple[TrainState, dict[str, Any]]:
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     good = jnp.isfinite(norm) & jnp.isfinite(loss)
     rate = optimizer.learning_rate(
       state.step,
@@ -231,7 +243,7 @@ _ON_DEVICE = (
 )
 
 
-def _align(teacher_logprobs: jax.Array, arrays: Minibatch) -> jax.Array:
+def _align(teacher_logprobs: jax.Array, arrays: Microbatch) -> jax.Array:
   """Moves the teacher's [B, T'] log-probs to the places of the student's tokens."""
   width = arrays['tokens'].shape[1]
   places = jnp.arange(width)[None, :] + arrays['teacher_offset'][:, None]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from typing import Any
 
@@ -184,7 +185,6 @@ def make_learner(
     max_grad_norm=c.max_grad_norm,
   )
   settings = LearnerConfig(
-    microbatch_rows=config.train.microbatch_rows,
     max_response_tokens=config.rollout.max_response_tokens,
     temperature=config.rollout.temperature,
     valid_vocab=tokenizer.len_vocab,
@@ -216,12 +216,12 @@ def _epoch_order(seed: int, epoch: int, size: int) -> Any:
   return np.random.default_rng([seed, epoch]).permutation(size)
 
 
-def fetch(batch: list[dict[str, Any]], host: list[dict[str, Any]]) -> list[dict]:
-  """Scores back on the host, [M, T] each, beside what the host knew already."""
+def fetch(batch: list[Any], host: list[Any]) -> list[dict[str, Any]]:
+  """Microbatches of all minibatches on the host: what it knew, and the scores."""
   out = []
-  for on_device, on_host in zip(batch, host):
-    names = [k for k in on_device if k.endswith('logprobs')]
-    arrays = jax.device_get({k: on_device[k] for k in names})
-    flat = {k: v.reshape(-1, v.shape[-1]) for k, v in arrays.items()}
-    out.append({**on_host, **flat})
+  for on_device, on_host in zip(
+    itertools.chain(*batch), itertools.chain(*host), strict=True
+  ):
+    scores = {k: v for k, v in on_device.items() if k.endswith('logprobs')}
+    out.append({**on_host, **jax.device_get(scores)})
   return out

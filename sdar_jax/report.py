@@ -55,7 +55,7 @@ def mismatch(scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
   """Sampled against scored log-probs of the same tokens under the same weights.
 
   Args:
-    scores: minibatches with `response_mask`, `sampler_logprobs` and `old_logprobs`,
+    scores: microbatches with `response_mask`, `sampler_logprobs` and `old_logprobs`,
       on the host.
   """
   gaps = np.concatenate(
@@ -75,35 +75,35 @@ def token_records(
   count: int,
   gate_beta: float,
 ) -> list[dict[str, Any]]:
-  """Per-token arrays of the first `count` rows, for a viewer.
+  """Per-token arrays of the step's first `count` rows, for a viewer.
 
   `advantage` is the row's, the same for each of its tokens; `gap` and `gate` are the
   teacher's under pre-update weights.
   """
-  out = []
-  for minibatch in scores:
-    for i, index in enumerate(minibatch['row_index']):
-      if len(out) == count or index < 0:
-        break
-      row, mask = rows[index], minibatch['response_mask'][i]
+  out = {}
+  for microbatch in scores:
+    for i, index in enumerate(microbatch['row_index']):
+      if not 0 <= index < count:
+        continue
+      row, mask = rows[index], microbatch['response_mask'][i]
       record = {
         'trajectory_id': row.trajectory_id,
         'turn_id': row.turn_id,
         'response_ids': row.turn.response_ids.tolist(),
-        'advantage': float(minibatch['advantages'][i]),
+        'advantage': float(microbatch['advantages'][i]),
       }
       names = ('sampler_logprobs', 'old_logprobs', 'ref_logprobs', 'teacher_logprobs')
       for name in names:
-        if name in minibatch:
-          record[name] = minibatch[name][i][mask].tolist()
+        if name in microbatch:
+          record[name] = microbatch[name][i][mask].tolist()
       if views is not None:
-        gap = (minibatch['teacher_logprobs'] - minibatch['old_logprobs'])[i][mask]
+        gap = (microbatch['teacher_logprobs'] - microbatch['old_logprobs'])[i][mask]
         record['gap'] = gap.tolist()
         record['gate'] = (1 / (1 + np.exp(-gate_beta * gap))).tolist()
         record['teacher_skills'] = list(views[index].skill_ids)
         record['teacher_skill_tokens'] = views[index].tokens
-      out.append(record)
-  return out
+      out[index] = record
+  return [out[index] for index in sorted(out)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -178,7 +178,7 @@ def make_step(
     (_, nll), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
     updates, opt_state = tx.update(grads, opt_state, params)
     params = jax.tree.map(lambda p, u: p + schedule(i) * u, params, updates)
-    return params, opt_state, {'nll': nll, 'grad_norm': optax.global_norm(grads)}
+    return params, opt_state, {'nll': nll, 'grad_norm': optax.tree.norm(grads)}
 
   return jax.jit(step, donate_argnums=(0, 1))
 

@@ -204,7 +204,7 @@ class Run:
     pairs = ((row.turn.prompt_text, row.task.metadata) for row in rows)
     return skills.teacher_rows(self.teacher, pairs)
 
-  def pack(self, rows: list[batching.Row], teacher: Any) -> list[batching.Arrays]:
+  def pack(self, rows: list[batching.Row], teacher: Any) -> list[Any]:
     """Minibatches of the rows with their advantages."""
     c = self.config.train
     data = algorithms.RowData(**batching.identities(rows))
@@ -218,6 +218,7 @@ class Run:
       np.asarray(advantages),
       order=order,
       minibatch_rows=c.minibatch_rows,
+      microbatch_rows=c.microbatch_rows,
       length_buckets=c.length_buckets,
       teacher_buckets=c.teacher_buckets,
     )

@@ -23,12 +23,12 @@ def run(mesh):
   ref = qwen.init_params(micro.MODEL, jax.random.key(1), jnp.float32)
   shardings = sharding.param_shardings(micro.MODEL, mesh)
   state = learner.init_state(jax.device_put(params, shardings))
-  batch = learner.to_device([micro.minibatch(0), micro.minibatch(1)])
+  batch = learner.to_device([micro.split(micro.minibatch(i)) for i in (0, 1)])
   batch = learner.score(state.params, jax.device_put(ref, shardings), batch)
   out = {}
   for i, minibatch in enumerate(batch):
     for name in ('old_logprobs', 'ref_logprobs', 'teacher_logprobs'):
-      out[f'{name}/{i}'] = minibatch[name]
+      out[f'{name}/{i}'] = micro.joined(minibatch, name)
     state, metrics = learner.train_step(state, minibatch)
     for name, (total, _) in metrics.items():
       out[f'{name}/{i}'] = total

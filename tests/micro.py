@@ -26,7 +26,6 @@ MODEL = qwen.ModelConfig(
 def learner(
   mesh=None,
   *,
-  microbatch_rows=8,
   rate=1e-2,
   algorithm='sdar',
   dtype='float32',
@@ -38,7 +37,6 @@ def learner(
   which amplifies the rounding of tiny gradients without bound.
   """
   config = LearnerConfig(
-    microbatch_rows=microbatch_rows,
     max_response_tokens=8,
     temperature=1.0,
     valid_vocab=VALID,
@@ -81,3 +79,14 @@ def minibatch(seed=0, rows=16, width=20, teacher_width=28, padding=2):
     out['teacher_tokens'][i, begin : begin + size] = response
     out['teacher_offset'][i] = offset
   return out
+
+
+def split(arrays, size=8):
+  """A minibatch as its microbatches of `size` rows."""
+  rows = len(arrays['tokens'])
+  return [{k: v[i : i + size] for k, v in arrays.items()} for i in range(0, rows, size)]
+
+
+def joined(minibatch, name):
+  """`name` of all rows of a minibatch, on the host."""
+  return np.concatenate([np.asarray(m[name]) for m in minibatch])

@@ -60,8 +60,9 @@ def _poison(count: int) -> None:
   def train_step(self, state, minibatch):
     seen[0] += 1
     if seen[0] >= count:
-      nans = jnp.full_like(minibatch['advantages'], jnp.nan)
-      minibatch = {**minibatch, 'advantages': nans}
+      minibatch = [
+        {**m, 'advantages': jnp.full_like(m['advantages'], jnp.nan)} for m in minibatch
+      ]
     return original(self, state, minibatch)
 
   learner.Learner.train_step = train_step

@@ -1,5 +1,7 @@
 """Rows and minibatches against loops that put every token where it belongs."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -65,8 +67,10 @@ def test_a_group_with_a_fault_is_left_out_whole():
   assert {row.group_id for row in rows} == {0, 2}
 
 
-@pytest.mark.parametrize('minibatch_rows', [4, 5, 64])
-def test_every_sampled_id_is_trained_on_once_and_nothing_else(minibatch_rows):
+@pytest.mark.parametrize('minibatch_rows, microbatch_rows', [(4, 2), (6, 3), (64, 8)])
+def test_every_sampled_id_is_trained_on_once_and_nothing_else(
+  minibatch_rows, microbatch_rows
+):
   random = np.random.default_rng(1)
   rows = batching.rows(_groups(random), invalid_penalty=0.1)
   teacher = [random.integers(1, 99, 12).astype(np.int32) for _ in rows]
@@ -78,12 +82,19 @@ def test_every_sampled_id_is_trained_on_once_and_nothing_else(minibatch_rows):
     advantages,
     order=order,
     minibatch_rows=minibatch_rows,
+    microbatch_rows=microbatch_rows,
     length_buckets=(8, 16),
     teacher_buckets=(16, 32),
   )
   seen = []
-  for arrays in packed:
-    assert arrays['tokens'].shape == (minibatch_rows, 16)
+  for arrays in itertools.chain(*packed):
+    longest = max(
+      (len(rows[i].turn.prompt_ids) + len(rows[i].turn.response_ids))
+      for i in arrays['row_index']
+      if i >= 0
+    )
+    width = 8 if longest <= 8 else 16
+    assert arrays['tokens'].shape == (microbatch_rows, width)
     for i, index in enumerate(arrays['row_index']):
       mask = arrays['response_mask'][i]
       if index < 0:
@@ -105,8 +116,9 @@ def test_every_sampled_id_is_trained_on_once_and_nothing_else(minibatch_rows):
         arrays['sampler_logprobs'][i][mask], turn.sampler_logprobs
       )
   assert sorted(seen) == list(range(len(rows)))
-  sizes = [int((arrays['row_index'] >= 0).sum()) for arrays in packed]
-  assert max(sizes) - min(sizes) <= 1
+  sizes = [sum(int((m['row_index'] >= 0).sum()) for m in part) for part in packed]
+  assert max(sizes) - min(sizes) <= 1 and max(sizes) <= minibatch_rows
+  assert [len(part) for part in packed] == [-(-n // microbatch_rows) for n in sizes]
 
 
 def test_order_is_a_function_of_seed_and_step():
@@ -137,6 +149,7 @@ def test_missing_logprobs_are_not_filled_in():
       np.zeros(1, np.float32),
       order=np.arange(1),
       minibatch_rows=2,
+      microbatch_rows=2,
       length_buckets=(16,),
       teacher_buckets=(16,),
     )

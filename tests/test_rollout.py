@@ -1,6 +1,8 @@
 """The host loop with a scripted world and sampler: identity, limits, faults."""
 
 import fakes
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -139,11 +141,12 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
     np.zeros(len(rows), np.float32),
     order=np.arange(len(rows))[::-1],
     minibatch_rows=4,
+    microbatch_rows=2,
     length_buckets=(1024,),
     teacher_buckets=(1024,),
   )
   trained = {}
-  for arrays in packed:
+  for arrays in itertools.chain(*packed):
     for i, index in enumerate(arrays['row_index']):
       if index >= 0:
         row, mask = rows[index], arrays['response_mask'][i]

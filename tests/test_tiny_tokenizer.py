@@ -14,6 +14,7 @@ from sdar_jax import chat, skills
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld.world import AlfworldWorld
 
+TAGS = builder.TAGS['alfworld']
 BANK = Path(builder.__file__).with_name('alfworld') / 'skills.json'
 FILES = ('tokenizer.json', 'tokenizer_config.json')
 
@@ -44,7 +45,7 @@ def tiny(path):
 
 def test_size_and_ids(tiny):
   assert 600 <= tiny.len_vocab <= 1200
-  first = tiny.len_vocab - len(builder.CONTROL) - len(builder.TAGS['alfworld'])
+  first = tiny.len_vocab - len(builder.CONTROL) - len(TAGS)
   assert tiny.control_ids == frozenset(range(first, tiny.len_vocab))
   assert tiny.stop_ids == (first + 2, first)
 
@@ -87,7 +88,7 @@ def test_unknown_entities_are_spelled(tiny):
 @given(
   st.lists(
     st.text(st.characters(codec='utf-8'), max_size=20)
-    | st.sampled_from((*builder.CONTROL, *builder.TAGS['alfworld'], ' cabinet 1', '\n')),
+    | st.sampled_from((*builder.CONTROL, *TAGS, ' cabinet 1', '\n')),
     max_size=6,
   ).map(''.join)
 )
