@@ -1,6 +1,6 @@
 """The generated shop: a seeded catalogue of our own, and what people want from it.
 
-`shop.json` states what exists. In every category four product lines, named by a title's
+`shop.json` states what exists. In every category five product lines, named by a title's
 first word, have two attributes each; attributes stand on the features page only, where
 neither search results nor the search engine show them. So whoever knows the lines buys
 well at once, and others have to look or to guess. Everything derives from the version
@@ -27,8 +27,8 @@ VERSION = 1
 SPLITS = {'train': 5000, 'valid_seen': 500, 'valid_unseen': 500, 'test': 500}
 _SHARES = {'train': 10, 'valid_seen': 2, 'valid_unseen': 4, 'test': 4}
 _UNSEEN = ('valid_unseen', 'test')
-_PER_LINE = 10  # Products of each line and kind...
-_HELD_OUT = 3  # ...of which so many are goals in the unseen splits only.
+_PER_LINE = 8  # Products of each line and kind...
+_HELD_OUT = 2  # ...of which so many are goals in the unseen splits only.
 _PRICES = tuple(10 * tens + ones for tens in range(1, 6) for ones in (2, 5, 8))
 _ROOM = (10, 10, 20, 30)  # Limits lie less than so much above the price.
 _STARTS = tuple(a + b for a in 'bdfklmnprst' for b in 'aeo')
