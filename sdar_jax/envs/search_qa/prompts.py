@@ -1,0 +1,122 @@
+"""The user message of a turn, in our own words. Two styles.
+
+`paper` is for real models: the question, the last searches with all that they found,
+where the episode stands, then how to answer. `compact` is for the small model: the
+question, every search within the window with the first sentence of each document, and
+how many turns are left, all in lower case.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from sdar_jax.envs.base import Exchange, Observation, Task
+from sdar_jax.envs.search_qa import engine
+
+VERSION = 1
+STYLES = ('paper', 'compact')
+PAPER_INSTRUCTION = (
+  'First think about what is known so far and what is still missing, between <think> '
+  'and </think>. Then do one of two things. If something is missing, write a short '
+  'query between <search> and </search>; the documents that fit it best will be shown '
+  'to you. If you know enough, write only the answer itself, as briefly as it can be '
+  'said, between <answer> and </answer>; that ends the task.'
+)
+_SENTENCE_END = re.compile(r'[.?!](?= |$)')
+_MAX_WORDS = 16  # Of a document in the compact style.
+
+
+def instruction(style: str) -> str:
+  """The words that end every message of this style: how to answer."""
+  return PAPER_INSTRUCTION if style == 'paper' else ''
+
+
+def _turns(
+  history: Sequence[Exchange], observation: Observation, length: int
+) -> Iterator[tuple[int, str, str]]:
+  """(turn, action, what came of it) of the last `length` turns."""
+  results = [exchange.observation for exchange in history[1:]] + [observation.text]
+  turns = list(zip(range(1, len(history) + 1), history, results, strict=False))
+  for turn, exchange, result in turns[len(turns) - min(length, len(turns)) :]:
+    yield turn, exchange.action, result
+
+
+def paper(
+  task: Task,
+  history: Sequence[Exchange],
+  observation: Observation,
+  length: int,
+  max_turns: int,
+) -> str:
+  """The prompt for real models.
+
+  Args:
+    task: for its question.
+    history: all past turns.
+    observation: what came of the last of them.
+    length: how many past turns to show.
+    max_turns: turns per episode.
+  """
+  parts = [
+    'You answer a question with the help of a library that you can search, one search '
+    'per turn.',
+    f'Question: {engine.question_text(task.goal)}',
+  ]
+  for turn, action, result in _turns(history, observation, length):
+    kind, text = engine.read_action(action)
+    told = f'you searched for: {text}' if kind else 'you did nothing that counts'
+    parts.append(f'In turn {turn} {told}\n{result}')
+  standing = f'This is turn {len(history) + 1} of {max_turns}.'
+  if len(history) + 1 >= max_turns:
+    standing += ' It is the last one: only an answer still counts.'
+  parts += [standing, PAPER_INSTRUCTION]
+  return '\n\n'.join(parts)
+
+
+def compact(
+  task: Task,
+  history: Sequence[Exchange],
+  observation: Observation,
+  length: int,
+  max_turns: int,
+) -> str:
+  """The prompt for the small model.
+
+  Lines: the question; for each past turn `query` and what was searched for, then `doc`
+  and a sentence for each document (`query` alone where nothing was searched); how many
+  turns are left, this one included. Arguments as for `paper`.
+  """
+  lines = [engine.question_text(task.goal).lower()]
+  for _, action, result in _turns(history, observation, length):
+    kind, text = engine.read_action(action)
+    lines.append(f'query {text.lower()}' if kind == engine.SEARCH else 'query')
+    lines += [f'doc {sentence}' for sentence in sentences(result)]
+  lines.append(f'left {max(max_turns - len(history), 1)}')
+  return '\n'.join(lines)
+
+
+def sentences(observation: str) -> list[str]:
+  """What the compact style says of an observation's documents, one line each.
+
+  The first sentence in lower case, without its final mark and without what lies beyond
+  its sixteenth word, headed by the document's title where it does not name it.
+  """
+  out = []
+  for passage in engine.read_documents(observation):
+    first = _SENTENCE_END.split(passage.text, maxsplit=1)[0].lower()
+    title = passage.title.lower()
+    told = first if title in first else f'{title} {first}'
+    out.append(' '.join(told.split()[:_MAX_WORDS]))
+  return out
+
+
+def render(
+  style: str,
+  task: Task,
+  history: Sequence[Exchange],
+  observation: Observation,
+  length: int,
+  max_turns: int,
+) -> str:
+  """The user message of the next turn in `style`, which shows `length` past turns."""
+  write = paper if style == 'paper' else compact
+  return write(task, history, observation, length, max_turns)
