@@ -1,8 +1,27 @@
-"""Goals: what to buy, which options to choose, and what it may cost."""
+"""Goals: what to buy, which options to choose, and what it may cost.
+
+Two ways to draw what is random about a goal. `reference_goals` repeats the original,
+whose goals depend on the state of one generator. `Goals` is ours: the price bound
+derives from the goal's identity, and splits are disjoint in goals and in words.
+"""
 
 import dataclasses
+import hashlib
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from sdar_jax.envs.webshop.catalogue import Catalogue, Instruction, Product, own_price
 
 NO_BOUND = 1_000_000.0
+SPLIT_SIZES = {'test': 500, 'valid': 1000}  # The rest is 'train'.
+_BOUNDS = [10.0 * step for step in range(1, 100)]
+
+Options = tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +49,199 @@ class Goal:
   product_category: str
   instruction_text: str
   attributes: tuple[str, ...]
-  options: tuple[tuple[str, str], ...]
+  options: Options
   price_upper: float
   weight: float = 1.0
+
+
+def make_goal(
+  product: Product,
+  instruction: Instruction,
+  options: Options,
+  bound: float | None = None,
+  weight: float = 1.0,
+) -> Goal:
+  """A goal of a product; its price bound is drawn by identity unless it is given."""
+  words = _words(instruction, options)
+  identity = (product.asin, instruction.attributes, options, words)
+  goal_id = f'{product.asin}-{_hash(identity, 6):012x}'
+  if bound is None:
+    bound = draw_bound(own_price(product), random.Random(f'bound/{goal_id}'))
+  if bound != NO_BOUND:
+    words += f', and price lower than {bound:.2f} dollars'
+  return Goal(
+    goal_id=goal_id,
+    asin=product.asin,
+    category=product.category,
+    query=product.query,
+    name=product.title,
+    product_category=product.product_category,
+    instruction_text=words,
+    attributes=instruction.attributes,
+    options=options,
+    price_upper=bound,
+    weight=weight,
+  )
+
+
+def draw_bound(price: float, rng: random.Random) -> float:
+  """The larger of two out of the next four multiples of 10 dollars above a price."""
+  above = [bound for bound in _BOUNDS if bound > price][:4]
+  return max(rng.sample(above, 2)) if len(above) > 1 else NO_BOUND
+
+
+def reference_goals(
+  catalogue: Catalogue,
+  prices: Mapping[str, float],
+  rng: random.Random,
+  shuffle_seed: int = 233,
+  human: bool = False,
+) -> list[Goal]:
+  """All goals with the original's draws, in the original's order.
+
+  Args:
+    catalogue: the products.
+    prices: of every product, drawn from the same generator just before.
+    rng: the generator; left as the original leaves its own.
+    shuffle_seed: 233 in the original, the environment's seed in SDAR's copy.
+    human: the goals that people wrote instead of the synthetic ones.
+  """
+  goals, said = [], Counter()
+  for row in range(len(catalogue)):
+    product = catalogue[row]
+    for instruction in _instructions(product, human):
+      bound = draw_bound(prices[product.asin], rng)
+      for options in _choices(product, instruction, human):
+        goals.append(make_goal(product, instruction, options, bound))
+        said.update(instruction.attributes)
+  if not human:
+    goals = [dataclasses.replace(goal, weight=_weight(goal, said)) for goal in goals]
+  rng.seed(shuffle_seed)
+  rng.shuffle(goals)
+  return goals
+
+
+def _weight(goal: Goal, said: Counter) -> float:
+  """Rare attributes weigh more: the mean of one over how many goals say them."""
+  return sum(1.0 / said[name] for name in goal.attributes) / len(goal.attributes)
+
+
+class Goals(Sequence[Goal]):
+  """All goals of a catalogue, made one at a time; a sequence in catalogue order.
+
+  Args:
+    catalogue: the products.
+    human: the goals that people wrote instead of the synthetic ones.
+  """
+
+  def __init__(self, catalogue: Catalogue, human: bool = False):
+    self.catalogue, self.human = catalogue, human
+    counts = catalogue.goals[:, int(human)]
+    self._rows = np.flatnonzero(counts)
+    self._ends = np.cumsum(counts[self._rows])
+
+  def __len__(self) -> int:
+    return int(self._ends[-1]) if len(self._ends) else 0
+
+  def __getitem__(self, index: int) -> Goal:
+    index = range(len(self))[index]
+    source = int(np.searchsorted(self._ends, index, side='right'))
+    number = index - (int(self._ends[source - 1]) if source else 0)
+    product = self.catalogue[int(self._rows[source])]
+    return make_goal(product, *self._wishes(product, number))
+
+  def _wishes(self, product: Product, number: int) -> tuple[Instruction, Options]:
+    """The `number`-th instruction and choice of options of a product."""
+    if self.human:
+      instruction = product.human[number]
+      return instruction, next(_choices(product, instruction, human=True))
+    options = []
+    for name in sorted(product.options, reverse=True):  # The last turns fastest.
+      values = product.options[name]
+      number, choice = divmod(number, len(values))
+      options.append((name, values[choice]))
+    return product.synthetic, tuple(reversed(options))
+
+  def split(self, sizes: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
+    """Indices of the goals of each split, in an order of their own.
+
+    Goals that share their words (without the price) or their product, options and
+    attributes are one family; families stay together. They are ordered by hash, so a
+    goal's place depends on nothing but the goals themselves.
+
+    Args:
+      sizes: how many goals each split takes; what is left is 'train'.
+
+    Raises:
+      ValueError: there are too few goals.
+    """
+    sizes = dict(SPLIT_SIZES) if sizes is None else dict(sizes)
+    if len(self) <= sum(sizes.values()):
+      raise ValueError(f'splits {sizes} need more goals than the {len(self)} there are')
+    families, counts = self._families()
+    order = np.argsort(families, kind='stable')
+    starts = np.cumsum(counts) - counts
+    left, parts = dict(sizes), {name: [] for name in (*sizes, 'train')}
+    for start, count in zip(starts.tolist(), counts.tolist()):
+      name = next((name for name in left if left[name] >= count), 'train')
+      if name != 'train':
+        left[name] -= count
+      parts[name].append(order[start : start + count])
+    if any(left.values()):
+      raise ValueError(f'splits {sizes}: {left} could not be filled by whole families')
+    return {name: np.concatenate(part) for name, part in parts.items()}
+
+  def _families(self) -> tuple[np.ndarray, np.ndarray]:
+    """A number per goal, equal within families and random in order; their sizes."""
+    keys = np.fromiter(
+      (key for wish in self._enumerate() for key in wish), np.uint64, 2 * len(self)
+    )
+    words, sames = keys[::2], keys[1::2]
+    links = [np.unique(key, return_inverse=True)[1] for key in (words, sames)]
+    families, before = words.copy(), None
+    while before is None or (families != before).any():
+      before = families.copy()
+      for link in links:
+        least = np.full(link.max() + 1, np.iinfo(np.uint64).max, np.uint64)
+        np.minimum.at(least, link, families)
+        families = least[link]
+    _, families, counts = np.unique(families, return_inverse=True, return_counts=True)
+    return families, counts
+
+  def _enumerate(self) -> Iterator[tuple[int, int]]:
+    """Per goal: a hash of its words, and one of its product, options, attributes."""
+    for row in self._rows.tolist():
+      product = self.catalogue[row]
+      for instruction in _instructions(product, self.human):
+        for options in _choices(product, instruction, self.human):
+          same = (product.asin, options, instruction.attributes)
+          yield _hash(_words(instruction, options), 8), _hash(same, 8)
+
+
+def _instructions(product: Product, human: bool) -> tuple[Instruction, ...]:
+  if human:
+    return product.human
+  return () if product.synthetic is None else (product.synthetic,)
+
+
+def _choices(
+  product: Product, instruction: Instruction, human: bool
+) -> Iterator[Options]:
+  """What options a goal may ask for: all combinations, or what a person said."""
+  if human:
+    yield tuple(('', value) for value in instruction.options)
+    return
+  names = sorted(product.options)
+  for values in itertools.product(*(product.options[name] for name in names)):
+    yield tuple(zip(names, values))
+
+
+def _words(instruction: Instruction, options: Options) -> str:
+  """The instruction without its price bound."""
+  listed = ', and '.join(f'{name}: {value}' for name, value in options if name)
+  return f'{instruction.text} with {listed}' if listed else instruction.text
+
+
+def _hash(value: object, size: int) -> int:
+  data = json.dumps(value).encode()
+  return int.from_bytes(hashlib.blake2b(data, digest_size=size).digest())
