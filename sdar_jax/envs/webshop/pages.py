@@ -1,0 +1,111 @@
+"""The shop's pages as text, and what can be clicked on them.
+
+The wording is the original's in its text mode, misspellings included: what an agent
+reads must be what was published. A page is the pieces of text that a browser would
+show, joined by `SEPARATOR`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from sdar_jax.envs.webshop.catalogue import Product
+
+SEPARATOR = ' [SEP] '
+SEARCH, BACK, PREVIOUS, NEXT = 'Search', 'Back to Search', '< Prev', 'Next >'
+BUY = 'Buy Now'
+SUB_PAGES = ('Description', 'Features', 'Reviews')
+PER_PAGE = 10
+_RATING = 'N.A.'  # The released catalogues have no reviews.
+_RECEIPT_HEAD = (
+  'Thank you for shopping with us!',
+  'Your code:',
+  'None',
+  '(Paste it in your MTurk interface.)',
+  'Purchased',
+  'asin',
+)
+_RECEIPT_TAIL = (
+  'attrs',
+  'None',
+  'category',
+  'None',
+  'query',
+  'None',
+  'product category',
+  'None',
+  'Target',
+  'asin',
+  'options',
+  'attrs',
+  'price upper',
+  'instuction text',
+  'category',
+  'product category',
+  'query',
+  'Goal',
+  'None',
+  'Reward',
+  'Your score (min 0.0, max 1.0)',
+)
+
+
+def join(pieces: Iterable[str]) -> str:
+  """One text of the pieces; a browser shows neither empty ones nor lone line ends."""
+  return SEPARATOR.join(piece.strip() for piece in pieces if piece not in ('', '\n'))
+
+
+def instruction(text: str) -> str:
+  """How every page but the last one begins."""
+  return join(('Instruction:', text))
+
+
+def start(head: str) -> tuple[str, list[str]]:
+  """The page with the search bar; `head` is `instruction(text)`."""
+  return join(('WebShop', head, SEARCH)), [SEARCH.lower()]
+
+
+def entry(product: Product) -> str:
+  """A product among results."""
+  return join((product.asin, product.title, product.price_text))
+
+
+def results(
+  head: str, number: int, total: int, shown: Sequence[tuple[str, str]]
+) -> tuple[str, list[str]]:
+  """Page `number` of results; `shown` holds the asin and the entry of each product."""
+  buttons = [BACK, PREVIOUS, NEXT] if number > 1 else [BACK, NEXT]
+  found = f'Page {number} (Total results: {total})'
+  entries = [text for _, text in shown]
+  text = SEPARATOR.join((head, BACK, found, *buttons[1:], *entries))
+  clickables = [button.lower() for button in buttons]
+  return text, clickables + [asin.lower() for asin, _ in shown]
+
+
+def item(product: Product) -> tuple[str, list[str]]:
+  """A product's own page, without the instruction at its head."""
+  options = [
+    piece for name, values in product.options.items() for piece in (name, *values)
+  ]
+  price, rating = f'Price: {product.price_text}', f'Rating: {_RATING}'
+  tail = (product.title, price, rating, *SUB_PAGES, BUY)
+  clickables = [button.lower() for button in (BACK, PREVIOUS, *SUB_PAGES, BUY)]
+  clickables += [value for values in product.options.values() for value in values]
+  return join((BACK, PREVIOUS, *options, *tail)), list(dict.fromkeys(clickables))
+
+
+def sub_page(product: Product, name: str) -> tuple[str, list[str]]:
+  """Description, features or (no) reviews, without the instruction at its head."""
+  text = join((BACK, PREVIOUS, product.description if name == 'description' else ''))
+  if name == 'features':  # Here empty lines are shown.
+    text = SEPARATOR.join((text, *(line.strip() for line in product.bullet_points)))
+  return text, [BACK.lower(), PREVIOUS.lower()]
+
+
+def receipt(asin: str, options: Mapping[str, str], score: float) -> str:
+  """The last page, on which nothing can be clicked."""
+  chosen = json.dumps(dict(options), sort_keys=True)
+  for sign in "<>&'":  # Safe inside HTML, as the original's templates write it.
+    chosen = chosen.replace(sign, f'\\u{ord(sign):04x}')
+  bought = (asin, 'options', chosen)
+  score_lines = (str(score), 'Reward Details', 'None')
+  return join((*_RECEIPT_HEAD, *bought, *_RECEIPT_TAIL, *score_lines))
