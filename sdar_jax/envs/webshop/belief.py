@@ -6,21 +6,21 @@ import re
 from collections.abc import Sequence
 
 from sdar_jax.envs.base import Exchange, Observation
+from sdar_jax.envs.webshop.engine import read_action
+from sdar_jax.envs.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SEARCH, SEPARATOR
 from sdar_jax.envs.webshop.wish import Wish
 
-SEPARATOR = ' [SEP] '
 START, RESULTS, ITEM, DETAIL, DONE = 'start', 'results', 'item', 'detail', 'done'
 _NUMBER = re.compile(r'Page (\d+) \(Total results: \d+\)')
 _PRICE = re.compile(r'\$(\d+(?:\.\d+)?)')
-_ACTION = re.compile(r'(search|click)\[(.+)\]')
-_LINKS = ('Back to Search', '< Prev', 'Next >')
+_LINKS = (BACK, PREVIOUS, NEXT)
 _IDLE = frozenset({'a', 'an', 'and', 'for', 'in', 'of', 'the', 'to', 'with'})
 
 
 def argument(action: str, verb: str) -> str:
   """'red' of 'click[Red]' for verb 'click'; '' if the action is not of that verb."""
-  match = _ACTION.match(action)
-  return match[2].lower() if match and match[1] == verb else ''
+  played = read_action(action)
+  return played[1] if played and played[0] == verb else ''
 
 
 def without_instruction(text: str) -> str:
@@ -101,11 +101,11 @@ class Belief:
     parts = without_instruction(text).split(SEPARATOR)
     numbers = [int(n[1]) for n in map(_NUMBER.fullmatch, parts[:2]) if n]
     prices = [i for i, part in enumerate(parts) if part.startswith('Price: ')]
-    if parts == ['Search']:
+    if parts == [SEARCH]:
       self.page = START
     elif numbers:
       self._read_results(action, parts, numbers[0])
-    elif prices and parts[-1] == 'Buy Now':
+    elif prices and parts[-1] == BUY:
       self._read_item(clicked, parts, prices[-1])
     elif parts[0].startswith('Thank you'):
       self.page = DONE
