@@ -45,7 +45,7 @@ _LAST = {
     ' Staircase Island Carpet Winter Candle Ladder Anchor Feather Kettle Meadow'
   ),
 }
-_INVENTED = {'given': 40, 'family': 60, 'town': 60, 'company': 60, 'river': 24}
+_INVENTED = {'given': 40, 'family': 60, 'town': 60, 'company': 40, 'river': 16}
 _FILLERS = (
   'Little else is recorded.',
   'No picture has survived.',

@@ -94,6 +94,7 @@ _ALL = (
   Relation('market', 'town', 'town', 'market', 'shares a market with'),
   Relation('mayor', 'town', 'person', 'mayor', 'elected as mayor'),
 )
+KEYS = tuple(relation.key for relation in _ALL)
 RELATIONS = {relation.name: relation for relation in _ALL}
 # The task types: what is asked, hop by hop; the outermost relation comes last.
 CHAINS = {
