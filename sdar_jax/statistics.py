@@ -1,8 +1,23 @@
-"""Intervals for reported numbers. Plain Python."""
+"""Intervals, tests and sample sizes for reported numbers. No JAX.
+
+What is compared are tables of results, `values[s, k]`: seed s on task k, all seeds on
+the same tasks. An interval here is for new seeds and new tasks of the same kind, unless
+its function says otherwise.
+"""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
 
 Z_95 = 1.959963984540054  # Standard normal quantile of 0.975.
+POWER = 0.8  # Of a detectable difference: the chance that it is detected.
+MOST_SEEDS = 1000  # More are not worth naming.
+_EXACT = 16  # Numbers whose signs are all enumerated, 2**16 ways.
+_DRAWS = 9_999  # Random sign patterns where there are more.
+_NODES = 1_000  # Points of the seed variance's distribution in `power`.
 
 
 def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
@@ -35,3 +50,269 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
   low = 0.0 if successes == 0 else centre - half
   high = 1.0 if successes == n else centre + half
   return low, high
+
+
+class Estimate(NamedTuple):
+  """A mean over seeds and tasks; floats, or arrays with the batch's shape.
+
+  Attributes:
+    mean: over all seeds and tasks.
+    low: lower end of the 95 % interval; NaN with one seed.
+    high: upper end.
+    seed_variance: of one seed's mean on these tasks, chance within episodes included.
+    task_variance: of the mean, from which tasks the panel happens to have.
+  """
+
+  mean: float
+  low: float
+  high: float
+  seed_variance: float
+  task_variance: float
+
+
+def two_way_interval(
+  values: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Estimate:
+  r"""Mean and 95 % interval for new seeds and new tasks.
+
+  \[ y_{sk} = \mu + a_s + b_k + e_{sk}, \quad
+     V_a = \frac{\mathrm{var}_s(\bar y_{s\cdot})}{S}, \quad
+     V_b = \frac{\max(MS_b - MS_e, 0)}{SK}, \quad
+     \bar y \pm t_{.975}(\nu) \sqrt{V_a + V_b} \]
+
+  with \( 1/\nu = \rho/(S-1) + (1-\rho)/(K-1) \) and \( \rho = V_a/(V_a + V_b) \), the
+  mean squares of the two-way table without replication. Where no value differs from
+  another, the interval is Wilson's for K like trials: \( \pm z^2/(K + z^2) \).
+
+  Simulated coverage (tests/test_statistics.py) is 93 to 97 % with 3, 5 and 10 seeds
+  wherever the variance comes from; with 2 seeds down to 90 %. Two usual ways fail for
+  few seeds: the percentile bootstrap over seeds and tasks covers less than 80 % with 3
+  seeds, because 3 values resampled spread too little and a normal tail is too thin;
+  Satterthwaite's degrees of freedom, with \( \rho^2 \) for \( \rho \), 92 %.
+
+  Args:
+    values: [..., S, K] float, result of seed s on task k.
+    bounds: what a mean can be at least and at most; the interval is cut there.
+
+  Raises:
+    ValueError: there are fewer than 2 tasks.
+
+  Source: Searle, Casella, McCulloch, Variance Components (1992), ch. 4, for the mean
+    squares; the degrees of freedom are ours.
+  """
+  values = np.asarray(values, np.float64)
+  seeds, tasks = values.shape[-2:]
+  if tasks < 2:
+    raise ValueError(f'{tasks} task: an interval needs at least 2')
+  mean = values.mean((-2, -1))
+  if seeds < 2:
+    nothing = np.full_like(mean, np.nan)
+    return _estimate(mean, nothing, nothing, nothing, nothing)
+  by_seed, by_task = values.mean(-1), values.mean(-2)
+  seed_variance = by_seed.var(-1, ddof=1)
+  rest = values - by_seed[..., None] - by_task[..., None, :] + mean[..., None, None]
+  error = (rest**2).sum((-2, -1)) / ((seeds - 1) * (tasks - 1))
+  task_variance = by_task.var(-1, ddof=1) / tasks - error / (seeds * tasks)
+  task_variance = np.maximum(task_variance, 0.0)
+  half = _half_width(seed_variance / seeds, task_variance, seeds, tasks)
+  # Rounding leaves 1e-34 where nothing varies.
+  same = np.ptp(values, (-2, -1)) == 0
+  half = np.where(same, Z_95**2 / (tasks + Z_95**2), half)
+  low, high = np.maximum(mean - half, bounds[0]), np.minimum(mean + half, bounds[1])
+  return _estimate(mean, low, high, seed_variance, task_variance)
+
+
+def _estimate(*arrays: np.ndarray) -> Estimate:
+  return Estimate(*(float(a) if a.ndim == 0 else a for a in arrays))
+
+
+def _half_width(
+  from_seeds: np.ndarray, from_tasks: np.ndarray, seeds: int, tasks: int
+) -> np.ndarray:
+  total = from_seeds + from_tasks
+  share = np.divide(from_seeds, total, out=np.ones_like(total), where=total > 0)
+  degrees = 1 / (share / (seeds - 1) + (1 - share) / (tasks - 1))
+  return special.stdtrit(degrees, 0.975) * np.sqrt(total)
+
+
+def power(
+  difference: float,
+  *,
+  seed_variance: float,
+  task_variance: float,
+  seeds: int,
+  tasks: int,
+) -> float:
+  r"""Chance that `two_way_interval` excludes 0 when this is the true difference.
+
+  \[ E_W P(|N(\delta, V_a + V_b)| > h(W V_a, V_b)), \quad W \sim \chi^2_{S-1}/(S-1) \]
+
+  where h is the interval's half width. V_b counts as known: there are many tasks.
+
+  Args:
+    difference: the true one, in the unit of the values.
+    seed_variance: of one seed's mean, as in `Estimate`.
+    task_variance: of the mean, as in `Estimate`; it does not shrink with seeds.
+    seeds: number of seeds, at least 2.
+    tasks: number of tasks.
+  """
+  ranks = (np.arange(_NODES) + 0.5) / _NODES
+  scale = special.gammaincinv((seeds - 1) / 2, ranks) * 2 / (seeds - 1)
+  from_seeds, from_tasks = seed_variance / seeds, np.full(_NODES, task_variance)
+  half = _half_width(scale * from_seeds, from_tasks, seeds, tasks)
+  deviation = math.sqrt(from_seeds + task_variance)
+  if deviation == 0:
+    return float(difference != 0)
+  above = special.ndtr((difference - half) / deviation)
+  below = special.ndtr((-difference - half) / deviation)
+  return float((above + below).mean())
+
+
+def detectable_difference(
+  *, seed_variance: float, task_variance: float, seeds: int, tasks: int
+) -> float:
+  """The true difference that this many seeds and tasks detect with `POWER`.
+
+  Args:
+    seed_variance: of the paired difference of one seed, as in `Estimate`.
+    task_variance: likewise.
+    seeds: number of seeds; one alone detects nothing: NaN.
+    tasks: number of tasks.
+  """
+  if seeds < 2:
+    return math.nan
+  given = {'seed_variance': seed_variance, 'task_variance': task_variance}
+  given |= {'seeds': seeds, 'tasks': tasks}
+  low, high = 0.0, math.sqrt(seed_variance + task_variance)
+  if high == 0:
+    return 0.0
+  while power(high, **given) < POWER:
+    high *= 2
+  for _ in range(40):
+    middle = (low + high) / 2
+    low, high = (middle, high) if power(middle, **given) < POWER else (low, middle)
+  return high
+
+
+def seeds_needed(
+  difference: float, *, seed_variance: float, task_variance: float, tasks: int
+) -> int | None:
+  """The fewest seeds that detect `difference` with `POWER` on a panel of this size.
+
+  Returns:
+    None where `MOST_SEEDS` do not: then only more tasks could.
+  """
+
+  def enough(seeds: int) -> bool:
+    chance = power(
+      difference,
+      seed_variance=seed_variance,
+      task_variance=task_variance,
+      seeds=seeds,
+      tasks=tasks,
+    )
+    return chance >= POWER
+
+  low, high = 1, MOST_SEEDS
+  if difference == 0 or not enough(high):
+    return None
+  while high - low > 1:
+    middle = (low + high) // 2
+    low, high = (low, middle) if enough(middle) else (middle, high)
+  return high
+
+
+class Test(NamedTuple):
+  """A two-sided p-value, and the smallest that so many numbers could have given."""
+
+  p: float
+  smallest: float
+
+
+def sign_flip_test(differences: np.ndarray) -> Test:
+  r"""Permutation test of differences that are symmetric about 0 if nothing differs.
+
+  \[ p = P(|\sum_i \sigma_i d_i| \ge |\sum_i d_i|), \quad \sigma_i = \pm 1 \]
+
+  exact up to 16 numbers; beyond, (1 + hits) / (1 + draws) over 9,999 drawn patterns.
+
+  Args:
+    differences: [N] float; swapping the two sides of a pair flips its sign.
+
+  Source: Fisher (1935), The Design of Experiments, section 21.
+  """
+  differences = np.round(np.ravel(differences), 12)
+  observed = abs(differences.sum()) * (1 - 1e-9)  # Ties count, whatever the rounding.
+  if differences.size <= _EXACT:
+    sums = np.zeros(1)
+    for value in differences:
+      sums = np.concatenate([sums + value, sums - value])
+    smallest = min(1.0, 2.0 / sums.size)
+    return Test(float(np.mean(np.abs(sums) >= observed)), smallest)
+  random = np.random.default_rng(0)  # The same numbers give the same p.
+  sums = np.zeros(_DRAWS)
+  for size, count in zip(*np.unique(np.abs(differences), return_counts=True)):
+    if size:
+      sums += size * (2 * random.binomial(count, 0.5, _DRAWS) - count)
+  hits = int(np.sum(np.abs(sums) >= observed))
+  return Test((1 + hits) / (1 + _DRAWS), 1 / (1 + _DRAWS))
+
+
+def probability_of_improvement(
+  ours: Sequence[float], theirs: Sequence[float]
+) -> tuple[float, float, float]:
+  r"""Chance that a new seed of ours beats a new seed of theirs on this panel.
+
+  \[ \theta = P(X > Y) + P(X = Y)/2, \quad
+     |\hat\theta - \theta| \le t_{.975}(m + n - 2) \sqrt{v(\theta)}, \quad
+     v = \frac{\theta(1-\theta)}{mn}
+     \left(1 + k \frac{1-\theta}{2-\theta} + k \frac{\theta}{1+\theta}\right) \]
+
+  with \( k = (m+n)/2 - 1 \); the interval is every \( \theta \) that obeys it. Few
+  seeds allow few estimates, so it cannot cover exactly 95 %: it covers that or more.
+
+  Args:
+    ours: results of m seeds.
+    theirs: results of n seeds.
+
+  Returns:
+    The estimate and its 95 % interval, fractions; the interval is (0, 1) where both
+    have one seed.
+
+  Source: Mann and Whitney (1947); Newcombe (2006), Statistics in Medicine 25, 559-573,
+    method 5, with Student's quantile for the normal one.
+  """
+  x, y = np.asarray(ours, np.float64)[:, None], np.asarray(theirs, np.float64)
+  m, n = x.size, y.size
+  estimate = float(np.mean((x > y) + 0.5 * (x == y)))
+  if m + n < 3:
+    return estimate, 0.0, 1.0
+  k, quantile = (m + n) / 2 - 1, special.stdtrit(m + n - 2, 0.975)
+  theta = np.linspace(0, 1, 10_001)
+  spread = 1 + k * (1 - theta) / (2 - theta) + k * theta / (1 + theta)
+  allowed = quantile**2 * theta * (1 - theta) * spread / (m * n)
+  inside = theta[(estimate - theta) ** 2 <= allowed + 1e-12]
+  return estimate, float(inside.min()), float(inside.max())
+
+
+def curve_weights(steps: Sequence[int]) -> np.ndarray:
+  r"""Weights whose sum with a learning curve is its normalised area.
+
+  \[ A = \frac{1}{x_n - x_1} \sum_i \frac{y_i + y_{i+1}}{2} (x_{i+1} - x_i) \]
+
+  Args:
+    steps: [E] int, rising, where the curve was measured.
+
+  Returns:
+    [E] float that sums to 1: the area lies where the curve's values lie.
+
+  Raises:
+    ValueError: the steps do not rise.
+  """
+  x = np.asarray(steps, np.float64)
+  if x.size == 0 or np.any(np.diff(x) <= 0):
+    raise ValueError(f'steps {list(steps)}: must rise')
+  if x.size == 1:
+    return np.ones(1)
+  widths = np.diff(x) / (x[-1] - x[0])
+  return (np.append(widths, 0) + np.append(0, widths)) / 2
