@@ -82,13 +82,15 @@ def _post(
     target = (parts.path or '/') + (f'?{parts.query}' if parts.query else '')
     headers = {'Content-Type': 'application/json', 'Connection': 'close'}
     connection.request('POST', target, body, headers)
-    return _read(connection.getresponse())
+    return _read(connection.getresponse(), max_bytes)
   finally:
     sock.close()
 
 
-def _read(response: http.client.HTTPResponse) -> tuple[int, bytes]:
+def _read(response: http.client.HTTPResponse, max_bytes: int) -> tuple[int, bytes]:
   """Reads in pieces: a length that a server merely claims is never allocated."""
+  if response.length is not None and response.length > max_bytes:
+    raise TooLarge
   pieces = []
   while piece := response.read(_PIECE):
     pieces.append(piece)
@@ -135,14 +137,14 @@ class _Bounded:
 
   def makefile(self, mode: str) -> io.BufferedReader:
     del mode  # Always 'rb'.
-    return io.BufferedReader(_Reader(self._receive, self._max_bytes))
+    return io.BufferedReader(_Reader(self._receive, self._max_bytes), _PIECE)
 
   def _receive(self, buffer: memoryview) -> int:
     self._sock.settimeout(_left(self._until))
     return self._sock.recv_into(buffer)
 
   def close(self) -> None:
-    self._sock.close()
+    """Leaves it open: http.client closes before it reads a reply that ends so."""
 
 
 class _Reader(io.RawIOBase):

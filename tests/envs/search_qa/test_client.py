@@ -1,0 +1,276 @@
+"""The client against a server that does everything wrong."""
+
+import collections
+import json
+import random
+import socket
+import threading
+import time
+
+import faulty
+import pytest
+
+from sdar_jax.envs.base import EnvironmentFault, EnvironmentTimeout, Task
+from sdar_jax.envs.search_qa.client import Circuit, HttpRetriever, read_reply
+from sdar_jax.envs.search_qa.datasets import Question
+from sdar_jax.envs.search_qa.engine import SearchQAEnv
+from sdar_jax.envs.search_qa.retrieval import Passage, Searcher
+
+QUICK = {'deadline': 1.0, 'pause': 0.01}
+QUERIES = ['who', 'where', 'when']
+
+
+def expected(query, topk=3):
+  return tuple(Passage(query, f'rank {i}', 9.0 - i) for i in range(topk))
+
+
+def ask(behave, queries=QUERIES, **options):
+  """(answers, what the server was asked)."""
+  with faulty.FaultyServer(behave) as server:
+    client = HttpRetriever(server.url, **{**QUICK, **options})
+    return client.search_many(queries, 3), server.requests
+
+
+@pytest.mark.parametrize('shape', ['batch', 'single'])
+@pytest.mark.parametrize(
+  'behave', [faulty.good, faulty.good_bye, faulty.endless, faulty.chunked]
+)
+def test_either_shape_is_answered(behave, shape):
+  answers, requests = ask(behave, shape=shape)
+  assert answers == [expected(query) for query in QUERIES]
+  options = {'topk': 3, 'return_scores': True}
+  if shape == 'batch':
+    assert requests == [{'queries': QUERIES, **options}]
+  else:
+    assert sorted(r['query'] for r in requests) == sorted(QUERIES)
+    assert all(r == {'query': r['query'], **options} for r in requests)
+
+
+FAULTS = {
+  # What the server does, the fault that it is, and how often it was asked for one query.
+  '500': (faulty.status(500), 'http_500', 3),
+  '503': (faulty.status(503), 'http_503', 3),
+  '429': (faulty.status(429), 'http_429', 3),
+  '404': (faulty.status(404), 'http_404', 1),
+  '302': (faulty.status(302, 'Location: http://127.0.0.1/\r\n'), 'http_302', 1),
+  'hang': (faulty.hang, 'timeout', 3),
+  'drip': (faulty.drip_headers, 'timeout', 3),
+  'drip content': (faulty.drip_content, 'timeout', 3),
+  'html': (faulty.says(b'<html>Bad gateway</html>'), 'garbage', 3),
+  'latin': (faulty.says('{"result": "é"}'.encode('latin-1')), 'garbage', 3),
+  'empty': (faulty.says(b''), 'garbage', 3),
+  'deep': (faulty.deep_lists, 'garbage', 3),
+  'ssh': (faulty.raw(b'SSH-2.0-OpenSSH_9.6\r\n'), 'garbage', 3),
+  'schema': (faulty.says({'results': []}), 'schema', 3),
+  'too few': (faulty.one_too_few, 'count', 3),
+  'too many': (faulty.one_too_many, 'count', 3),
+  '10 MB': (faulty.ten_megabytes, 'too_large', 3),
+  'half': (faulty.half, 'dropped', 3),
+  'reset': (faulty.reset, 'dropped', 3),
+  '10 MB, no length': (
+    faulty.raw(b'HTTP/1.1 200 OK\r\n\r\n' + b' ' * 10 * 2**20),
+    'too_large',
+    3,
+  ),
+  'claims 1 EB': (faulty.says(b'{}', length=2**60), 'too_large', 3),
+  'chunk of 1 EB': (
+    faulty.raw(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n' + b'f' * 15),
+    'dropped',
+    3,
+  ),
+  'endless headers': (faulty.raw(b'HTTP/1.1 200 OK\r\n' + b'a: b\r\n' * 999), None, 3),
+}
+
+
+@pytest.mark.parametrize('name', FAULTS)
+def test_every_fault_is_one_of_a_kind(name):
+  behave, kind, tries = FAULTS[name]
+  start = time.monotonic()
+  deadline = 1.0 if kind == 'timeout' else 10.0
+  (answer,), requests = ask(behave, ['who'], deadline=deadline)
+  assert time.monotonic() - start < deadline + 4.0  # On a busy machine.
+  assert isinstance(answer, EnvironmentFault)
+  assert answer.kind == (kind or 'garbage')
+  assert isinstance(answer, EnvironmentTimeout) == (kind == 'timeout')
+  assert '\n' not in str(answer) and len(requests) == tries
+
+
+@pytest.mark.parametrize('name', [n for n in FAULTS if n not in ('404', '302')])
+def test_a_fault_that_passes_costs_nothing(name):
+  behave = faulty.first(1, FAULTS[name][0])
+  answers, requests = ask(behave, ['who'], deadline=6.0)
+  assert answers == [expected('who')] and len(requests) == 2
+
+
+def test_nobody_listens():
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]
+  client = HttpRetriever(f'http://127.0.0.1:{port}/retrieve', **QUICK)
+  answers = client.search_many(QUERIES, 3)
+  assert [answer.kind for answer in answers] == ['refused'] * 3
+  client = HttpRetriever('http://no-such-host.invalid/', **QUICK)
+  assert client.search_many(['who'], 3)[0].kind == 'unreachable'
+
+
+def test_a_poisonous_query_costs_the_others_nothing():
+  queries = [f'poison {i}' if i == 5 else f'q{i}' for i in range(20)]
+  answers, _ = ask(faulty.poisoned, queries, batch=8, deadline=10.0)
+  assert answers.pop(5).kind == 'http_500'
+  assert answers == [expected(query) for query in queries if query != 'poison 5']
+
+
+@pytest.mark.parametrize('shape', ['batch', 'single'])
+def test_faults_are_counted_exactly(shape):
+  queries = [f'poison {i}' if i % 7 == 0 else f'q{i}' for i in range(40)]
+  answers, _ = ask(
+    faulty.poisoned, queries, shape=shape, deadline=20.0, batch=4, patience=99
+  )
+  faults = collections.Counter(
+    a.kind if isinstance(a, EnvironmentFault) else 'none' for a in answers
+  )
+  assert faults == {'http_500': 6, 'none': 34}
+  for query, answer in zip(queries, answers):
+    assert 'poison' in query or answer == expected(query)
+
+
+def test_a_server_that_dies_between_batches():
+  behave = faulty.first(2, faulty.good, then=faulty.reset)
+  answers, _ = ask(behave, [f'q{i}' for i in range(12)], batch=3, connections=1)
+  assert answers[:6] == [expected(f'q{i}') for i in range(6)]
+  assert [answer.kind for answer in answers[6:]] == ['dropped'] * 6
+
+
+def test_all_queries_share_one_deadline():
+  queries, start = [f'q{i}' for i in range(64)], time.monotonic()
+  answers, requests = ask(faulty.hang, queries, batch=4, connections=4, patience=999)
+  assert time.monotonic() - start < 1.0 + 4.0
+  assert {answer.kind for answer in answers} == {'timeout'}
+  assert len(answers) == 64 and len(requests) <= 16 * 3
+
+
+def test_the_circuit_opens_and_closes_again():
+  behave = faulty.first(6, faulty.status(500))
+  with faulty.FaultyServer(behave) as server:
+    client = HttpRetriever(server.url, patience=2, cooldown=0.5, **QUICK)
+    kinds = [client.search_many(['who'], 3)[0].kind for _ in range(4)]
+    assert kinds == ['http_500', 'http_500', 'open_circuit', 'open_circuit']
+    assert len(server.requests) == 6
+    time.sleep(0.6)
+    assert client.search_many(['who'], 3) == [expected('who')]
+    assert client.search_many(['who'], 3) == [expected('who')]
+
+
+def test_the_first_failure_after_the_pause_opens_the_circuit_anew():
+  circuit = Circuit(patience=2, cooldown=0.1)
+  for _ in range(2):
+    circuit.check()
+    circuit.failed()
+  with pytest.raises(EnvironmentFault, match='open_circuit'):
+    circuit.check()
+  time.sleep(0.15)
+  circuit.check()
+  circuit.failed()
+  with pytest.raises(EnvironmentFault, match='open_circuit'):
+    circuit.check()
+  time.sleep(0.15)
+  circuit.succeeded()
+  circuit.failed()
+  circuit.check()
+
+
+def test_64_clients_at_once_get_their_own_answers():
+  chance = random.Random(1)
+  unlucky = {f'c{i} q{j}' for i in range(64) for j in range(4) if chance.random() < 0.1}
+  assert len(unlucky) > 12
+
+  def behave(sock, request, number):
+    time.sleep(number % 5 / 200)
+    with server.lock:
+      fails = [query for query in faulty.asked(request) if query in unlucky]
+      unlucky.difference_update(fails)
+    (faulty.status(503) if fails else faulty.good)(sock, request, number)
+
+  def play(client, name):
+    queries = [f'{name} q{j}' for j in range(4)]
+    answers[name] = queries, client.search_many(queries, 3)
+
+  answers = {}
+  with faulty.FaultyServer(behave) as server:
+    options = {'deadline': 30.0, 'pause': 0.01, 'tries': 6}
+    threads = [
+      threading.Thread(
+        target=play,
+        args=(HttpRetriever(server.url, ('batch', 'single')[i % 2], **options), f'c{i}'),
+      )
+      for i in range(64)
+    ]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+  assert len(answers) == 64 and not unlucky
+  for queries, found in answers.values():
+    assert found == [expected(query) for query in queries]
+
+
+HIT = {'document': {'contents': 'T\nt'}, 'score': 1}
+
+
+@pytest.mark.parametrize(
+  'reply, kind',
+  [
+    ([], 'schema'),
+    ({'result': None}, 'schema'),
+    ({'result': [None]}, 'schema'),
+    ({'result': {'0': [HIT]}}, 'schema'),
+    ({'result': [[{'contents': 'T\nt'}]]}, 'schema'),
+    ({'result': [[{'document': 'T\nt', 'score': 1}]]}, 'schema'),
+    ({'result': [[{'document': {'contents': 3}, 'score': 1}]]}, 'schema'),
+    ({'result': [[{'document': {'contents': 'T'}}]]}, 'schema'),
+    ({'result': [[{'document': {'contents': 'T'}, 'score': None}]]}, 'schema'),
+    ({'result': [[{'document': {'contents': 'T'}, 'score': 10**400}]]}, 'schema'),
+    ({'result': [['error: index is loading']]}, 'schema'),
+    ({'result': [[{'document': {'contents': 'T'}, 'score': float('nan')}]]}, 'garbage'),
+    ({'result': []}, 'count'),
+    ({'result': [[HIT], [HIT]]}, 'count'),
+    ({'result': [[HIT] * 4]}, 'count'),
+  ],
+)
+def test_replies_of_the_wrong_shape(reply, kind):
+  with pytest.raises(EnvironmentFault) as caught:
+    read_reply(json.dumps(reply).encode(), 1, 3)
+  assert caught.value.kind == kind
+
+
+def test_fewer_hits_than_asked_for_are_an_answer():
+  reply = {'result': [[], [HIT], [HIT] * 3]}
+  answers = read_reply(json.dumps(reply).encode(), 3, 3)
+  assert [len(answer) for answer in answers] == [0, 1, 3]
+  assert answers[1] == (Passage('T', 't', 1.0),)
+
+
+@pytest.mark.parametrize('name', ['500', 'html', 'schema', 'hang', 'half'])
+def test_a_fault_is_raised_and_never_observed(name):
+  with faulty.FaultyServer(FAULTS[name][0]) as server:
+    env = SearchQAEnv(Searcher(lambda: HttpRetriever(server.url, **QUICK)))
+    question = Question('1', 'who', ('Ada',), 'nq')
+    env.reset(Task('t', 'nq', 'who', {}, question))
+    with pytest.raises(EnvironmentFault) as caught:
+      env.step('<search>who</search>')
+    assert caught.value.kind == FAULTS[name][1]
+
+
+@pytest.mark.parametrize(
+  'url',
+  ['', 'localhost:8000', 'ftp://a/b', 'http://', 'http://a:b/', 'http://a/ b', 'http://é'],
+)
+def test_a_wrong_url_is_one_line(url):
+  with pytest.raises(ValueError, match=r'^config\.world\.url=.*$'):
+    HttpRetriever(url)
+
+
+def test_wrong_settings_are_one_line():
+  with pytest.raises(ValueError, match=r'^config\.world\.shape='):
+    HttpRetriever('http://a/', 'both')
+  with pytest.raises(ValueError, match='must be positive'):
+    HttpRetriever('http://a/', deadline=0)
