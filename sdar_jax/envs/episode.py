@@ -25,6 +25,19 @@ class Job(NamedTuple):
   actions: tuple[str, ...]
 
 
+class Failure(NamedTuple):
+  """What befell an environment: the call may succeed in a fresh one.
+
+  Attributes:
+    kind: 'crash', 'hang', 'error' (it raised), 'garbage' (what it returned is no
+      answer) or 'diverged' (a replay did not answer as before).
+    message: one line.
+  """
+
+  kind: str
+  message: str
+
+
 class Stage:
   """The environments of one process."""
 
@@ -41,8 +54,21 @@ class Stage:
     """Tells the world what is about to be played."""
     self._world.prefetch([action for job in jobs for action in job.actions])
 
-  def play(self, job: Job) -> Iterator[Any]:
-    """Yields what each call returned, unchecked; a fault is the last."""
+  def play(self, job: Job) -> Iterator[Answer | base.EnvironmentFault | Failure]:
+    """Yields what each call came to; a fault or failure is the last."""
+    kind = base.StepResult if job.task is None else base.Observation
+    for value in self._calls(job):
+      if isinstance(value, base.EnvironmentFault | Failure):
+        yield value
+        return
+      try:
+        yield check(value, kind)
+      except ValueError as error:
+        yield Failure('garbage', str(error))
+        return
+      kind = base.StepResult
+
+  def _calls(self, job: Job) -> Iterator[Any]:
     try:
       if job.task is not None:
         self._envs[job.ident] = self._world.make_env()
@@ -52,9 +78,9 @@ class Stage:
     except base.EnvironmentFault as fault:
       yield fault
     except TimeoutError as error:  # An environment that keeps a deadline itself.
-      yield base.EnvironmentTimeout('hang', one_line(error))
+      yield Failure('hang', one_line(error))
     except Exception as error:  # Whatever it raises is this episode's fault alone.
-      yield base.EnvironmentFault('error', f'{type(error).__name__}: {one_line(error)}')
+      yield Failure('error', f'{type(error).__name__}: {one_line(error)}')
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,6 +96,7 @@ class Episode:
     home: the process that holds its environment; None if there is none.
     tries: failures of the present call.
     answer: what the present call came to; None while it came to nothing.
+    failure: why the answer is a fault, unless that is the world's own word.
   """
 
   ident: int
@@ -80,6 +107,7 @@ class Episode:
   home: Any = None
   tries: int = 0
   answer: Answer | base.EnvironmentFault | None = None
+  failure: Failure | None = None
   _heard: list[Answer] = dataclasses.field(default_factory=list)
 
   def job(self, home: Any) -> Job:
@@ -96,27 +124,28 @@ class Episode:
     Raises:
       ValueError: `value` is no answer.
     """
+    if isinstance(value, Failure):
+      self.fail(value)
+      return True
     if isinstance(value, base.EnvironmentFault):
-      self._fail(value)
+      self.answer, self.failure, self.home = value, None, None
       return True
     first = job.task is not None and not self._heard
     self._heard.append(check(value, base.Observation if first else base.StepResult))
     if len(self._heard) < len(job.actions) + (job.task is not None):
       return False
     if job.task is not None and self._heard[:-1] != self.log:
-      self.fail('diverged', 'a replay did not answer as before')
+      self.fail(Failure('diverged', 'a replay did not answer as before'))
     else:
-      self.answer = value
+      self.answer, self.failure = value, None
     return True
 
-  def fail(self, kind: str, message: str) -> None:
-    """Ends the call with a fault; its environment is not to be used again."""
-    late = kind in ('hang', 'quarantined')
+  def fail(self, failure: Failure) -> None:
+    """Ends the call with a failure; its environment is not to be used again."""
+    late = failure.kind in ('hang', 'quarantined')
     fault = base.EnvironmentTimeout if late else base.EnvironmentFault
-    self._fail(fault(kind, f'task {self.task.task_id}: {message}'))
-
-  def _fail(self, fault: base.EnvironmentFault) -> None:
-    self.answer, self.home = fault, None
+    self.answer = fault(failure.kind, f'task {self.task.task_id}: {failure.message}')
+    self.failure, self.home = failure, None
 
 
 def check(value: Any, kind: type[Answer]) -> Answer:

@@ -15,16 +15,14 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sdar_jax.envs import base, worker
-from sdar_jax.envs.episode import Episode, Stage
+from sdar_jax.envs.episode import Episode, Failure, Stage
 
 Key = Hashable
 
-# What befalls an environment and is tried again, by the kind that faults are counted
-# under. A fault of another kind is the world's own last word on the call.
-RETRIED = ('crash', 'hang', 'error', 'garbage', 'diverged')
 HANGS = 2  # At the same place of a task, before the task is quarantined.
 DEATHS = 3  # Of every worker, one after another with nothing delivered, end the run.
 _CLOSE_SECONDS = 3.0  # For workers to end by themselves.
+_QUARANTINED = Failure('quarantined', f'it hung {HANGS} times at the same place')
 
 
 class PoolError(RuntimeError):
@@ -116,7 +114,7 @@ class Pool(abc.ABC):
       episodes = [self._live[key] for key in waiting]
       for episode in episodes:
         if episode.task.task_id in self._quarantine:
-          episode.fail('quarantined', f'hung {HANGS} times at the same place')
+          episode.fail(_QUARANTINED)
       # What failed comes last, so that it cannot keep the others from their turn.
       episodes.sort(key=lambda episode: episode.tries)
       self._exchange([episode for episode in episodes if episode.answer is None])
@@ -137,14 +135,16 @@ class Pool(abc.ABC):
       return answer
     self._counts[answer.kind] += 1
     episode.tries += 1
-    if answer.kind == 'hang':
+    failure = episode.failure
+    if failure is None or failure is _QUARANTINED:  # The world's word, or ours.
+      return answer
+    if failure.kind == 'hang':
       place = (episode.task.task_id, *episode.actions)
       self._hangs[place] += 1
       if self._hangs[place] >= HANGS:
         self._quarantine.add(episode.task.task_id)
         return None  # Ends as quarantined.
-    again = answer.kind in RETRIED and episode.tries <= self._retries
-    return None if again else answer
+    return None if episode.tries <= self._retries else answer
 
   @property
   @abc.abstractmethod
@@ -174,11 +174,7 @@ class InProcessPool(Pool):
     self._stage.prefetch(jobs)
     for episode, job in zip(episodes, jobs):
       for value in self._stage.play(job):
-        try:
-          episode.hear(value, job)
-        except ValueError as error:
-          episode.fail('garbage', str(error))
-          break
+        episode.hear(value, job)
 
   def _forget(self, episode: Episode) -> None:
     self._stage.forget([episode.ident])
@@ -265,7 +261,7 @@ class WorkerPool(Pool):
       self._counts[each.kind] += 1
       self._fruitless.append(None)
     else:
-      each.culprit.fail(each.kind, each.message)
+      each.culprit.fail(Failure(each.kind, each.message))
       self._fruitless.append(each.culprit.task.task_id)
     deaths, idle = len(self._fruitless), self._fruitless.count(None)
     causes = idle + len(set(self._fruitless) - {None})

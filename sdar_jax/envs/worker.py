@@ -22,7 +22,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, BinaryIO
 
 from sdar_jax.envs import base
-from sdar_jax.envs.episode import Episode, Job, Stage, check, one_line
+from sdar_jax.envs.episode import Answer, Episode, Failure, Job, Stage, one_line
 
 _LENGTH = struct.Struct('!Q')
 _START_SECONDS = 60.0  # Allowed to a new worker on top of the deadline.
@@ -151,6 +151,8 @@ class Worker:
       self._notes -= 1
       return
     ident, value = _decode(fields)
+    if isinstance(value, Failure) and value.kind == 'garbage':
+      raise ValueError(value.message)
     if not self._queue or ident != self._queue[0][0].ident:
       raise ValueError('an answer nobody asked for')
     episode, job = self._queue[0]
@@ -179,25 +181,20 @@ def _pack(message: Any) -> bytes:
   return _LENGTH.pack(len(data)) + data
 
 
-def _encode(ident: int, value: Any) -> bytes:
-  """One line for what a call came to; what is no answer becomes a line that says so."""
-  try:
-    content = _content(value)
-  except ValueError as error:
-    content = ['garbage', str(error)]
-  return json.dumps([ident, *content]).encode() + b'\n'
-
-
-def _content(value: Any) -> list[Any]:
-  if isinstance(value, base.EnvironmentFault):
+def _encode(ident: int, value: Answer | base.EnvironmentFault | Failure) -> bytes:
+  """One line for what a call came to."""
+  if isinstance(value, Failure):
+    content = ['failure', *value]
+  elif isinstance(value, base.EnvironmentFault):
     late = isinstance(value, base.EnvironmentTimeout)
-    return ['fault', late, str(value.kind), str(value.message)]
-  if isinstance(value, base.Observation):
-    check(value, base.Observation)
-    return ['observation', value.text, value.admissible]
-  seen = check(value, base.StepResult).observation
-  rest = [value.reward, value.done, value.success, value.score]
-  return ['step', seen.text, seen.admissible, *rest]
+    content = ['fault', late, str(value.kind), str(value.message)]
+  elif isinstance(value, base.Observation):
+    content = ['observation', value.text, value.admissible]
+  else:
+    seen = value.observation
+    content = ['step', seen.text, seen.admissible]
+    content += [value.reward, value.done, value.success, value.score]
+  return json.dumps([ident, *content]).encode() + b'\n'
 
 
 def _decode(fields: Any) -> tuple[int, Any]:
@@ -215,8 +212,8 @@ def _decode(fields: Any) -> tuple[int, Any]:
     case [int(ident), 'fault', bool(late), str(kind), str(message)]:
       fault = base.EnvironmentTimeout if late else base.EnvironmentFault
       return ident, fault(kind, message)
-    case [int(), 'garbage', str(message)]:
-      raise ValueError(message)
+    case [int(ident), 'failure', str(kind), str(message)]:
+      return ident, Failure(kind, message)
   raise ValueError('a line that says nothing')
 
 
@@ -224,7 +221,8 @@ def serve(descriptor: int) -> None:
   """Plays what the parent asks for until the parent is gone.
 
   The first message is the world, answered by `null`. Every other is (episodes to
-  forget, jobs), answered by `null` after the prefetch and a line per call.
+  forget, jobs), answered by `null` after the prefetch and a line per call; after
+  garbage it plays no more.
   """
   gone = contextlib.suppress(ConnectionError)
   with gone, socket.socket(fileno=descriptor) as link:
@@ -241,6 +239,8 @@ def serve(descriptor: int) -> None:
         for job in jobs:
           for value in stage.play(job):
             link.sendall(_encode(job.ident, value))
+            if isinstance(value, Failure) and value.kind == 'garbage':
+              return
 
 
 def _receive(requests: BinaryIO) -> Any:
