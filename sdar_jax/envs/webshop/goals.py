@@ -29,8 +29,8 @@ class Goal:
   """One thing to buy: the payload of a WebShop `Task`.
 
   Attributes:
-    goal_id: stable identity, '{asin}-{12 hex digits}'; everything random about the
-      goal (its price bound) derives from it.
+    goal_id: stable identity, '{asin}-{12 hex digits}', with '-2' and so on where a
+      product lists a choice twice; all that is random about the goal derives from it.
     asin: the product the goal was made of.
     category: of that product, as `query`, `name` (its title) and `product_category`.
     instruction_text: the instruction as the pages show it.
@@ -59,12 +59,17 @@ def make_goal(
   instruction: Instruction,
   options: Options,
   bound: float | None = None,
-  weight: float = 1.0,
+  repeat: int = 0,
 ) -> Goal:
-  """A goal of a product; its price bound is drawn by identity unless it is given."""
+  """A goal of a product, the `repeat`-th that asks for the same.
+
+  Its price bound is drawn by its identity unless it is given.
+  """
   words = _words(instruction, options)
   identity = (product.asin, instruction.attributes, options, words)
   goal_id = f'{product.asin}-{_hash(identity, 6):012x}'
+  if repeat:
+    goal_id += f'-{repeat + 1}'
   if bound is None:
     bound = draw_bound(own_price(product), random.Random(f'bound/{goal_id}'))
   if bound != NO_BOUND:
@@ -80,7 +85,6 @@ def make_goal(
     attributes=instruction.attributes,
     options=options,
     price_upper=bound,
-    weight=weight,
   )
 
 
@@ -148,19 +152,9 @@ class Goals(Sequence[Goal]):
     source = int(np.searchsorted(self._ends, index, side='right'))
     number = index - (int(self._ends[source - 1]) if source else 0)
     product = self.catalogue[int(self._rows[source])]
-    return make_goal(product, *self._wishes(product, number))
-
-  def _wishes(self, product: Product, number: int) -> tuple[Instruction, Options]:
-    """The `number`-th instruction and choice of options of a product."""
-    if self.human:
-      instruction = product.human[number]
-      return instruction, next(_choices(product, instruction, human=True))
-    options = []
-    for name in sorted(product.options, reverse=True):  # The last turns fastest.
-      values = product.options[name]
-      number, choice = divmod(number, len(values))
-      options.append((name, values[choice]))
-    return product.synthetic, tuple(reversed(options))
+    wishes = _wishes(product, self.human)
+    instruction, options, repeat = next(itertools.islice(wishes, number, None))
+    return make_goal(product, instruction, options, repeat=repeat)
 
   def split(self, sizes: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
     """Indices of the goals of each split, in an order of their own.
@@ -212,10 +206,20 @@ class Goals(Sequence[Goal]):
     """Per goal: a hash of its words, and one of its product, options, attributes."""
     for row in self._rows.tolist():
       product = self.catalogue[row]
-      for instruction in _instructions(product, self.human):
-        for options in _choices(product, instruction, self.human):
-          same = (product.asin, options, instruction.attributes)
-          yield _hash(_words(instruction, options), 8), _hash(same, 8)
+      for instruction, options, _ in _wishes(product, self.human):
+        same = (product.asin, options, instruction.attributes)
+        yield _hash(_words(instruction, options), 8), _hash(same, 8)
+
+
+def _wishes(
+  product: Product, human: bool
+) -> Iterator[tuple[Instruction, Options, int]]:
+  """Every instruction with every choice of options, and how often it came before."""
+  seen = Counter()
+  for instruction in _instructions(product, human):
+    for options in _choices(product, instruction, human):
+      yield instruction, options, seen[instruction, options]
+      seen[instruction, options] += 1
 
 
 def _instructions(product: Product, human: bool) -> tuple[Instruction, ...]:
