@@ -7,77 +7,38 @@ sums over sorted segments: memory is O(rows).
 """
 
 import chex
-import numpy as np
 
 from sdar_jax.losses.masked import Array, namespace
+from sdar_jax.losses.segments import centre, paid, segment_sum, segments_of
 
 EPS = 1e-6  # Added to a group's standard deviation.
-WHITEN_EPS = 1e-8  # Added to a batch's variance.
 STATISTICS_OVER = ('rows', 'trajectories')
 LOG_WEIGHT_LIMIT = 20.0
 
 
-def _paid(xp, scores, row_mask):
-  """Scores with 0 at padding rows; on the host, none of the rest may be NaN."""
-  chex.assert_type([scores, row_mask], [float, bool])
-  scores = xp.where(row_mask, scores, xp.zeros_like(scores))
-  if xp is np and not np.isfinite(scores).all():
-    row = int(np.argmin(np.isfinite(scores)))
-    raise ValueError(f'score of row {row} is {scores[row]}: rewards must be finite')
-  return scores
-
-
-def _segments(xp, *keys):
-  """Dense segment number of each row, and the index of its segment's first row."""
-  order = xp.lexsort(keys[::-1])  # Stable, so equal keys stay in row order.
-  ordered = [key[order] for key in keys]
-  changed = xp.zeros(order.shape[0] - 1, bool)
-  for key in ordered:
-    changed = changed | (key[1:] != key[:-1])
-  start = xp.zeros(1, changed.dtype)
-  dense = xp.cumsum(xp.concatenate([start, changed]))
-  first = order[xp.searchsorted(dense, dense)]
-  back = xp.argsort(order)
-  return dense[back], first[back]
-
-
-def _segment_sum(xp, segments, values):
-  """Per row, the sum of `values` over the row's segment."""
-  bound = 'minlength' if xp is np else 'length'  # Under jit the length is static.
-  sums = xp.bincount(segments, weights=values, **{bound: segments.shape[0]})
-  return sums[segments]
-
-
-def _centre(xp, scores, weights, segments, first):
-  """Scores minus their segment's weighted mean; standard deviation; count.
-
-  Everything is relative to the segment's first row, so that equal scores give
-  exactly 0 whatever rounding a mean would bring.
-  """
-  shifted = scores - scores[first]
-  count = _segment_sum(xp, segments, weights)
-  mean = _segment_sum(xp, segments, weights * shifted) / count
-  centred = shifted - mean
-  squares = _segment_sum(xp, segments, weights * centred**2)
-  return centred, xp.sqrt(squares / xp.maximum(count - 1, 1)), count
-
-
-def _group_statistics(scores, group_ids, trajectory_ids, row_mask, statistics_over):
-  """(namespace, masked scores, centred scores, std, count) of every row's group."""
+def _counted(xp, group_ids, trajectory_ids, row_mask, statistics_over):
+  """(segment, its first row, weight in its statistics) of every row."""
   if statistics_over not in STATISTICS_OVER:
     raise ValueError(
       f'statistics_over={statistics_over!r}: expected one of {STATISTICS_OVER}'
     )
+  segments, first = segments_of(xp, ~row_mask, group_ids)
+  if statistics_over == 'rows':
+    return segments, first, xp.ones_like(row_mask)
+  _, leader = segments_of(xp, ~row_mask, group_ids, trajectory_ids)
+  return segments, first, leader == xp.arange(leader.shape[0])
+
+
+def _group_statistics(scores, group_ids, trajectory_ids, row_mask, statistics_over):
+  """(namespace, masked scores, centred scores, std, count) of every row's group."""
   chex.assert_rank([scores, group_ids, trajectory_ids, row_mask], 1)
   chex.assert_equal_shape([scores, group_ids, trajectory_ids, row_mask])
   xp = namespace(scores, group_ids, trajectory_ids, row_mask)
-  scores = _paid(xp, scores, row_mask)
-  segments, first = _segments(xp, ~row_mask, group_ids)
-  weights = xp.ones_like(scores)
-  if statistics_over == 'trajectories':
-    _, leader = _segments(xp, ~row_mask, group_ids, trajectory_ids)
-    weights = (leader == xp.arange(leader.shape[0])).astype(scores.dtype)
-  return xp, scores, *_centre(xp, scores, weights, segments, first)
+  scores = paid(xp, scores, row_mask)
+  segments, first, counted = _counted(
+    xp, group_ids, trajectory_ids, row_mask, statistics_over
+  )
+  return xp, scores, *centre(xp, scores, counted.astype(scores.dtype), segments, first)
 
 
 def group_relative(
@@ -105,7 +66,8 @@ def group_relative(
     trajectory_ids: [B] int, unique within a group at least.
     row_mask: [B] bool, False for padding rows.
     statistics_over: 'rows' (the reference's cross_steps=True) or 'trajectories'.
-    divide_by_std: False leaves out the denominator.
+    divide_by_std: False leaves out the denominator, as Dr.GRPO does (which also
+      aggregates with 'seq-mean-token-sum-norm').
     mute_zero_std: with 'trajectories', a group whose first rows score alike has
       sigma = 0 although a later row may differ by a penalty. True gives that whole
       group 0; False divides by 1e-6 as the reference does, so that a penalty of 0.1
@@ -117,8 +79,8 @@ def group_relative(
   Raises:
     ValueError: unknown `statistics_over`; on the host, a score that is not finite.
 
-  Source: DeepSeekMath (arXiv 2402.03300) sec. 4.1.2;
-    verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
+  Source: DeepSeekMath (arXiv 2402.03300) sec. 4.1.2; Dr.GRPO (arXiv 2503.20783)
+    sec. 3; verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
   """
   xp, masked_scores, centred, std, count = _group_statistics(
     scores, group_ids, trajectory_ids, row_mask, statistics_over
@@ -168,41 +130,89 @@ def rloo(
   return xp.where(row_mask, advantages, 0.0).astype(scores.dtype)
 
 
-def reinforce_plus_plus(
-  scores: Array, response_mask: Array, row_mask: Array, *, gamma: float
+def pass_at_k(
+  scores: Array,
+  group_ids: Array,
+  trajectory_ids: Array,
+  row_mask: Array,
+  *,
+  statistics_over: str = 'rows',
+  divide_by_std: bool = True,
 ) -> Array:
-  r"""REINFORCE++: discounted token returns, whitened over the batch's tokens.
+  r"""GRPO for pass@k: the best member of a group gets its lead over the second best.
 
-  \[ G_{it} = \gamma^{n_i(t)} s_i, \quad n_i(t) = \text{response tokens after } t,
-     \quad A = (G - \bar G) / \sqrt{\mathrm{var}(G) + 10^{-8}} \]
+  \[ A_{best} = \frac{s_{(1)} - s_{(2)}}{\sigma_g + 10^{-6}}, \qquad
+     A_i = 0 \text{ for all others} \]
 
-  The variance is unbiased; a batch of one token gives 0.
+  A group without a second item, or whose two best are equal, gets exactly 0. Over
+  'rows' the best and the second best may be two turns of one successful episode,
+  which cancel; over 'trajectories' every row of the best trajectory gets the lead.
 
   Args:
-    scores: [B] float, return units, paid at the last response token.
-    response_mask: [B, T] bool.
+    scores: [B] float, return units.
+    group_ids: [B] int.
+    trajectory_ids: [B] int, unique within a group at least.
     row_mask: [B] bool, False for padding rows.
-    gamma: discount per token, in [0, 1].
+    statistics_over: what competes and what sigma_g counts: 'rows' (the reference) or
+      'trajectories' (first rows).
+    divide_by_std: False leaves out the denominator.
 
   Returns:
-    [B, T] advantages in units of the batch's deviation, 0 where masked.
+    [B] advantages in units of sigma (or return units), 0 for padding rows.
 
-  Source: Hu 2025 (arXiv 2501.03262) sec. 3; verl/trainer/ppo/core_algos.py of
-    ZJU-REAL/SDAR@8b85c23.
+  Raises:
+    ValueError: unknown `statistics_over`; on the host, a score that is not finite.
+
+  Source: verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23
+    (compute_grpo_passk_outcome_advantage), after arXiv 2503.19595.
   """
-  chex.assert_rank([scores, response_mask, row_mask], [1, 2, 1])
-  xp = namespace(scores, response_mask, row_mask)
-  mask = response_mask & row_mask[:, None]
-  after = xp.cumsum(mask[:, ::-1], axis=1)[:, ::-1] - mask
-  paid = _paid(xp, scores, row_mask)
-  returns = paid[:, None] * gamma ** after.astype(scores.dtype)
-  # Relative to the first token, so that equal returns give exactly 0.
-  shifted = returns - returns.ravel()[xp.argmax(mask.ravel())]
-  count = xp.sum(mask)
-  mean = xp.sum(xp.where(mask, shifted, 0.0)) / xp.maximum(count, 1)
-  centred = xp.where(mask, shifted - mean, 0.0)
-  variance = xp.sum(centred**2) / xp.maximum(count - 1, 1)
-  return (centred / xp.sqrt(variance + WHITEN_EPS)).astype(scores.dtype)
+  xp, masked_scores, _, std, count = _group_statistics(
+    scores, group_ids, trajectory_ids, row_mask, statistics_over
+  )
+  segments, _, counted = _counted(
+    xp, group_ids, trajectory_ids, row_mask, statistics_over
+  )
+  order = xp.lexsort((-masked_scores, ~counted, segments))
+  start = xp.searchsorted(segments[order], segments)
+  best, second = order[start], order[xp.minimum(start + 1, order.shape[0] - 1)]
+  lead = masked_scores[best] - masked_scores[second]
+  if statistics_over == 'rows':
+    wins = best == xp.arange(best.shape[0])
+  else:
+    wins = trajectory_ids == trajectory_ids[best]
+  if divide_by_std:
+    lead = lead / (std + EPS)
+  wins = wins & (count > 1) & row_mask
+  return xp.where(wins, lead, 0.0).astype(scores.dtype)
+
+
+def varying_groups(returns: Array, group_ids: Array, row_mask: Array) -> Array:
+  r"""DAPO's dynamic sampling: which groups have something to compare.
+
+  \[ keep_g \iff \exists\, i, j \in g: R_i \ne R_j \]
+
+  Args:
+    returns: [B] float, return units: the episode's return without row penalties,
+      one entry per row or per trajectory.
+    group_ids: [B] int.
+    row_mask: [B] bool, False for padding rows.
+
+  Returns:
+    [B] bool, whether the entry's group is kept; False for padding rows.
+
+  Raises:
+    ValueError: on the host, a return that is not finite.
+
+  Source: DAPO (arXiv 2503.14476) eq. 11; the dynamic filter of
+    ZJU-REAL/SDAR@8b85c23 over episode rewards.
+  """
+  chex.assert_rank([returns, group_ids, row_mask], 1)
+  chex.assert_equal_shape([returns, group_ids, row_mask])
+  xp = namespace(returns, group_ids, row_mask)
+  returns = paid(xp, returns, row_mask)
+  segments, first = segments_of(xp, ~row_mask, group_ids)
+  differs = (returns != returns[first]).astype(returns.dtype)
+  return row_mask & (segment_sum(xp, segments, differs) > 0)
 
 
 def gigpo(
@@ -245,9 +255,9 @@ def gigpo(
     scores, group_ids, trajectory_ids, row_mask, divide_by_std=divide_by_std
   )
   xp = namespace(scores, step_returns, group_ids, anchor_ids, row_mask)
-  returns = _paid(xp, step_returns, row_mask)
-  segments, first = _segments(xp, ~row_mask, group_ids, anchor_ids)
-  step, std, _ = _centre(xp, returns, xp.ones_like(returns), segments, first)
+  returns = paid(xp, step_returns, row_mask)
+  segments, first = segments_of(xp, ~row_mask, group_ids, anchor_ids)
+  step, std, _ = centre(xp, returns, xp.ones_like(returns), segments, first)
   if divide_by_std:
     step = step / (std + EPS)
   step = xp.where(row_mask, step, 0.0)

@@ -4,28 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from group_tables import EPS, ROWS, columns, on_device, tables
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sdar_jax.losses import advantages
-
-EPS = 1e-6
-ROWS = 12
-
-row = st.tuples(
-  st.sampled_from([0, 7, -3]),  # Group.
-  st.integers(0, 2),  # Trajectory within the group.
-  st.sampled_from([0.0, -0.1, 10.0, 9.9, 0.3]),  # Score.
-  st.integers(0, 2),  # Anchor.
-  st.booleans(),  # A real row.
-)
-tables = st.lists(row, min_size=ROWS, max_size=ROWS)
-
-
-def columns(table):
-  groups, members, scores, anchors, mask = map(np.array, zip(*table))
-  trajectories = groups * 10 + members
-  return groups, trajectories, scores.astype(float), anchors, mask
 
 
 def loop_statistics(groups, trajectories, scores, mask, over):
@@ -55,12 +37,6 @@ def loop_group_relative(groups, trajectories, scores, mask, over, divide):
     else:
       out[i] = scores[i] - np.mean(peers)
   return out
-
-
-def on_device(function, *arrays, **settings):
-  with jax.enable_x64(True):
-    jitted = jax.jit(lambda *arrays: function(*arrays, **settings))
-    return np.asarray(jitted(*map(jnp.asarray, arrays)))
 
 
 @pytest.mark.parametrize('over', advantages.STATISTICS_OVER)
@@ -154,9 +130,8 @@ def test_equal_scores_give_exactly_zero(score, size, dtype):
   np.testing.assert_array_equal(advantages.rloo(scores, ids, ids + 1, mask)[1:], 0)
   step = advantages.gigpo(scores, scores, ids, np.arange(size), ids, mask)
   np.testing.assert_array_equal(step, 0)
-  tokens = np.ones((size, 3), bool)
-  whitened = advantages.reinforce_plus_plus(scores, tokens, mask, gamma=1.0)
-  np.testing.assert_array_equal(whitened, 0)
+  best = advantages.pass_at_k(scores, ids, np.arange(size), mask)
+  np.testing.assert_array_equal(best, 0)
 
 
 def test_equal_scores_give_exactly_zero_on_device():
@@ -233,19 +208,6 @@ def test_padding_rows_change_nothing_whatever_they_hold():
   ):
     np.testing.assert_allclose(got[padded[3]], want, rtol=1e-12)
     np.testing.assert_array_equal(got[~padded[3]], 0)
-
-
-def test_reinforce_plus_plus_discounts_and_whitens():
-  scores = np.array([2.0, -1.0, np.nan])
-  mask = np.array([[1, 1, 1, 0], [0, 1, 1, 0], [1, 1, 1, 1]], bool)
-  rows = np.array([True, True, False])
-  returns = np.array([0.5, 1.0, 2.0, -0.5, -1.0])  # gamma 1/2
-  want = (returns - returns.mean()) / np.sqrt(returns.var(ddof=1) + 1e-8)
-  got = advantages.reinforce_plus_plus(scores, mask, rows, gamma=0.5)
-  np.testing.assert_allclose(got[mask & rows[:, None]], want, rtol=1e-12)
-  np.testing.assert_array_equal(got[~(mask & rows[:, None])], 0)
-  device = on_device(advantages.reinforce_plus_plus, scores, mask, rows, gamma=0.5)
-  np.testing.assert_allclose(device, got, atol=1e-12)
 
 
 def test_rlsd_redistributes_within_the_clip():

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdar_jax.losses import advantages, distill, masked, policy
+from sdar_jax.losses import advantages, distill, masked, policy, returns
 
 GOLDEN = Path(__file__).resolve().parents[1] / 'golden' / 'losses.npz'
 CASES = (0, 1)
@@ -107,7 +107,7 @@ def advantage_outputs(case, hyper):
       divide_by_std=std,
     )
   out = {name: advantages.uniform_credit(row, mask) for name, row in out.items()}
-  out['reinforcepp_adv'] = advantages.reinforce_plus_plus(
+  out['reinforcepp_adv'] = returns.reinforce_plus_plus(
     scores, mask, rows, gamma=float(hyper['hp/gamma'])
   )
   # The record was made with the current log-probs as the student's.
