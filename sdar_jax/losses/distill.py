@@ -1,8 +1,11 @@
 """Self-distillation: the gap to the privileged teacher, its gate, and their losses.
 
 The teacher is the same network under a privileged prompt; only the sampled token's
-log-probability enters.
+log-probability enters here. Other gates are in `gates`, whole distributions in
+`divergence`.
 """
+
+import math
 
 import chex
 import jax
@@ -55,6 +58,66 @@ def gate(gap: Array, gate_beta: float) -> jax.Array:
   return jax.lax.stop_gradient(jax.nn.sigmoid(gate_beta * gap))
 
 
+def weighted(
+  logprobs: Array, teacher_logprobs: Array, weights: Array, mask: Array
+) -> jax.Array:
+  r"""The distillation term under any gate, per token.
+
+  \[ \ell = \mathrm{sg}[w]\,(\log\pi_T - \log\pi_\theta), \qquad
+     \partial\ell/\partial\log\pi_\theta = -w \]
+
+  Args:
+    logprobs: [B, T] float, nats; the only input with a gradient.
+    teacher_logprobs: [B, T] float, nats.
+    weights: [B, T] float: w, a gate (see `gates`) or signed.
+    mask: [B, T] bool.
+
+  Returns:
+    [B, T] nats, to be minimised; 0 where masked.
+
+  Source: SDAR (arXiv 2605.15155), propositions 1-2, with w for its gate.
+  """
+  chex.assert_rank([logprobs, teacher_logprobs, weights], 2)
+  logprobs, teacher_logprobs, weights = masked.fill(
+    mask, logprobs, teacher_logprobs, weights
+  )
+  teacher_logprobs, weights = jax.lax.stop_gradient((teacher_logprobs, weights))
+  return weights * (teacher_logprobs - logprobs)
+
+
+def ratio_weights(
+  weights: Array,
+  logprobs: Array,
+  old_logprobs: Array,
+  mask: Array,
+  *,
+  ratio_limit: float,
+) -> jax.Array:
+  r"""A gate with the truncated importance ratio, for minibatches off the policy.
+
+  \[ w_t \min(\mathrm{sg}[\pi_\theta/\pi_{old}],\ c) \]
+
+  With it the gradient of `weighted` is the current policy's again, up to the
+  truncation. At ratio 1 it leaves the weights as they are, bit for bit.
+
+  Args:
+    weights: [B, T] float: w.
+    logprobs: [B, T] float, nats.
+    old_logprobs: [B, T] float, nats.
+    mask: [B, T] bool.
+    ratio_limit: c, >= 1.
+
+  Returns:
+    [B, T], 0 where masked; no gradient.
+
+  Source: ours; truncation after Ionides 2008 (truncated importance sampling).
+  """
+  chex.assert_rank([weights, logprobs, old_logprobs], 2)
+  logprobs, old_logprobs, weights = masked.fill(mask, logprobs, old_logprobs, weights)
+  log_ratio = jnp.minimum(logprobs - old_logprobs, math.log(ratio_limit))
+  return jax.lax.stop_gradient(weights * jnp.exp(log_ratio))
+
+
 def gated_distillation(
   logprobs: Array, teacher_logprobs: Array, mask: Array, *, gate_beta: float
 ) -> jax.Array:
@@ -80,8 +143,7 @@ def gated_distillation(
     of ZJU-REAL/SDAR@8b85c23.
   """
   weights = gate(gap(logprobs, teacher_logprobs, mask), gate_beta)
-  logprobs, teacher_logprobs = masked.fill(mask, logprobs, teacher_logprobs)
-  return weights * (jax.lax.stop_gradient(teacher_logprobs) - logprobs)
+  return weighted(logprobs, teacher_logprobs, weights, mask)
 
 
 def gate_advantages(
@@ -108,6 +170,36 @@ def gate_advantages(
   """
   advantages, gate = masked.fill(mask, advantages, gate)
   return advantages + distill_coef * gate
+
+
+def opsd(
+  logprobs: Array, teacher_logprobs: Array, mask: Array, *, gap_clip: float
+) -> jax.Array:
+  r"""On-policy self-distillation as it is meant: the gap is the credit, both ways.
+
+  \[ \ell = -\mathrm{sg}[\mathrm{clip}(\Delta, -\tau, \tau)]\,\log\pi_\theta \]
+
+  Without the clip the expected gradient on the policy's own samples is that of
+  KL(pi_theta || pi_T): tokens that the teacher finds likelier go up, others down. What
+  ZJU-REAL/SDAR@8b85c23 runs under this name is `gated_distillation`, which pushes
+  every token up; its GRPO+OPSD has gate_beta = 0, where the gate is 1/2 and the
+  gradient does not contain the teacher at all.
+
+  Args:
+    logprobs: [B, T] float, nats; the only input with a gradient.
+    teacher_logprobs: [B, T] float, nats.
+    mask: [B, T] bool.
+    gap_clip: tau, nats, > 0; math.inf for none.
+
+  Returns:
+    [B, T] nats squared, to be minimised (only its gradient means anything); 0 where
+    masked.
+
+  Source: OPSD (arXiv 2601.18734), its sampled-token form; issue 16 of ZJU-REAL/SDAR.
+  """
+  credit = jnp.clip(gap(logprobs, teacher_logprobs, mask), -gap_clip, gap_clip)
+  (logprobs,) = masked.fill(mask, logprobs)
+  return -credit * logprobs
 
 
 def skill_sd(
