@@ -118,7 +118,8 @@ class MemoryCatalogue:
   def __init__(self, products: Iterable[Product]):
     self._products = list(products)
     self.asins = [product.asin for product in self._products]
-    self.goals = np.array([product.goals for product in self._products], np.int32)
+    goals = [product.goals for product in self._products]
+    self.goals = np.array(goals, np.int32).reshape(-1, 2)
     self._rows = {asin: row for row, asin in enumerate(self.asins)}
     self._rows_with = defaultdict(list)
     for row, product in enumerate(self._products):

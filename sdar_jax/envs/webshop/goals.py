@@ -172,8 +172,7 @@ class Goals(Sequence[Goal]):
     sizes = dict(SPLIT_SIZES) if sizes is None else dict(sizes)
     if len(self) <= sum(sizes.values()):
       raise ValueError(f'splits {sizes} need more goals than the {len(self)} there are')
-    families, counts = self._families()
-    order = np.argsort(families, kind='stable')
+    counts, order = self._families()
     starts = np.cumsum(counts) - counts
     left, parts = dict(sizes), {name: [] for name in (*sizes, 'train')}
     for start, count in zip(starts.tolist(), counts.tolist()):
@@ -186,7 +185,7 @@ class Goals(Sequence[Goal]):
     return {name: np.concatenate(part) for name, part in parts.items()}
 
   def _families(self) -> tuple[np.ndarray, np.ndarray]:
-    """A number per goal, equal within families and random in order; their sizes."""
+    """Sizes of the families, in a random order, and the goals in that order."""
     keys = np.fromiter(
       (key for wish in self._enumerate() for key in wish), np.uint64, 2 * len(self)
     )
@@ -194,13 +193,13 @@ class Goals(Sequence[Goal]):
     links = [np.unique(key, return_inverse=True)[1] for key in (words, sames)]
     families, before = words.copy(), None
     while before is None or (families != before).any():
-      before = families.copy()
+      before = families
       for link in links:
         least = np.full(link.max() + 1, np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(least, link, families)
         families = least[link]
-    _, families, counts = np.unique(families, return_inverse=True, return_counts=True)
-    return families, counts
+    _, counts = np.unique(families, return_counts=True)
+    return counts, np.lexsort((sames, families))
 
   def _enumerate(self) -> Iterator[tuple[int, int]]:
     """Per goal: a hash of its words, and one of its product, options, attributes."""
