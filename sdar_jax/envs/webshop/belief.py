@@ -13,6 +13,7 @@ from sdar_jax.envs.webshop.wish import Wish
 START, RESULTS, ITEM, DETAIL, DONE = 'start', 'results', 'item', 'detail', 'done'
 _NUMBER = re.compile(r'Page (\d+) \(Total results: \d+\)')
 _PRICE = re.compile(r'\$(\d+(?:\.\d+)?)')
+_PRICES = re.compile(r'\$[\d.e+]+( to \$[\d.e+]+)?')
 _LINKS = (BACK, PREVIOUS, NEXT)
 _IDLE = frozenset({'a', 'an', 'and', 'for', 'in', 'of', 'the', 'to', 'with'})
 
@@ -115,10 +116,14 @@ class Belief:
   def _read_results(self, action: str, parts: list[str], number: int) -> None:
     self.page, self.number = RESULTS, number
     self.query = argument(action, 'search') or self.query
-    rows = [part for part in parts[2:] if part not in _LINKS]
-    self.results = [asin.lower() for asin in rows[::3]]
-    for asin, title, price in zip(self.results, rows[1::3], rows[2::3]):
-      self.listings[asin] = _listing(title, price)
+    rows = iter(part for part in parts[2:] if part not in _LINKS)
+    self.results = []
+    for asin in map(str.lower, rows):
+      title = next(rows, '')
+      # A product without a title has its price there.
+      price = title if _PRICES.fullmatch(title) else next(rows, '')
+      self.results.append(asin)
+      self.listings[asin] = _listing('' if title == price else title, price)
 
   def _read_item(self, clicked: str, parts: list[str], price: int) -> None:
     if self.page == ITEM and clicked in self.offered[self.item]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from sdar_jax.envs.base import Task
 from sdar_jax.envs.webshop import store
+from sdar_jax.envs.webshop.catalogue import Catalogue
 from sdar_jax.envs.webshop.goals import Goals
 from sdar_jax.envs.webshop.nouns import NounSource
 from sdar_jax.envs.webshop.shop import Shop
@@ -49,10 +50,10 @@ def _open_shop(root: Path, size: str, noun_source: str) -> Shop:
 
 @functools.cache
 def _split_goals(
-  root: Path, size: str, human: bool
+  catalogue: Catalogue, human: bool
 ) -> tuple[Goals, Mapping[str, np.ndarray]]:
-  """All goals, and the indices of those of every split."""
-  goals = Goals(_open_shop(root, size, 'rule').catalogue, human)
+  """All goals, and the indices of those of every split; found once per process."""
+  goals = Goals(catalogue, human)
   return goals, goals.split()
 
 
@@ -60,22 +61,18 @@ class OfficialTasks(Sequence[Task]):
   """The tasks of one split of the official goals.
 
   Args:
-    data_dir: the folder of the official files; '' means $WEBSHOP_DATA.
+    catalogue: the official products.
     split: 'train', 'valid' or 'test'.
-    size: of the catalogue, 'small' or 'full'.
     human: goals that people wrote, not the synthetic ones.
   """
 
-  def __init__(
-    self, data_dir: str, split: str, size: str = 'small', human: bool = False
-  ):
+  def __init__(self, catalogue: Catalogue, split: str, human: bool = False):
     if split not in SPLITS:
       raise ValueError(f'split {split!r}: official goals have {", ".join(SPLITS)}')
     self.split = split
-    self._goals, indices = _split_goals(data_root(data_dir), size, human)
+    self._goals, indices = _split_goals(catalogue, human)
     self._indices = indices[split]
-    products = self._goals.catalogue.digest
-    truth = ['official', VERSION, products, human, split, len(self._indices)]
+    truth = ['official', VERSION, catalogue.digest, human, split, len(self._indices)]
     self.digest = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
 
   def __len__(self) -> int:

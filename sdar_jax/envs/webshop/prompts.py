@@ -120,6 +120,8 @@ def _last(belief: Belief, length: int) -> str:
 
 def _shown(belief: Belief, asin: str, asked: Wish | None) -> str:
   """'velmo trek 35 no'."""
+  if asin not in belief.listings:
+    return 'unknown'
   listing = belief.listings[asin]
   words = [*listing.words[:_TITLE_WORDS], str(listing.dollars)]
   if asked and belief.lacks(asked, asin):

@@ -115,7 +115,7 @@ class WebshopWorld:
   def _read_tasks(self, split: str) -> base.TaskSet:
     if self.source == 'generated':
       return generated.GeneratedTasks(split)
-    return official.OfficialTasks(self.data_dir, split, self.size, self.human_goals)
+    return official.OfficialTasks(self.shop.catalogue, split, self.human_goals)
 
   def make_env(self) -> engine.WebshopEnv:
     """A fresh environment; all share one shop."""
