@@ -45,12 +45,14 @@ def main():
     many, spread = run(sharding.make_mesh(*shape))
     assert spread == 8, (shape, spread)
     for name, value in one.items():
-      scale = max(float(np.max(np.abs(value))), 1e-3)
+      cancels = name.startswith(DIFFERENCES)
+      # Sums over some sixty tokens of differences that cancel: their own size is no
+      # scale for their rounding.
+      scale = max(float(np.max(np.abs(value))), 1e-2 if cancels else 1e-3)
       error = float(np.max(np.abs(many[name] - value))) / scale
-      if not name.startswith(DIFFERENCES):
+      if not cancels:
         worst = max(worst, error)
-      # Sums of differences cancel, so their own size is no scale for their rounding.
-      if not error <= (1e-3 if name.startswith(DIFFERENCES) else 1e-5):
+      if not error <= (1e-3 if cancels else 1e-5):
         print(f'{shape} {name}: relative error {error:.2e}')
         sys.exit(1)
   print(f'worst relative error {worst:.2e}')

@@ -24,6 +24,8 @@ from sdar_jax.models import attention, sharding
 
 FAMILIES = ('qwen2', 'qwen3')
 INIT_STDDEV = 0.02  # Qwen's initializer_range.
+# So few layers are unrolled: on CPU, XLA runs what is inside a loop on one core.
+UNROLLED_LAYERS = 4
 
 Params = dict[str, Any]
 
@@ -160,7 +162,7 @@ class Attention(nn.Module):
       ),
       name='out',
     )
-    return out(mixed), layer_cache
+    return out(mixed.reshape(-1, *mixed.shape[2:])).reshape(x.shape), layer_cache
 
   def _heads(self, name, axis, count, x):
     project = nn.DenseGeneral(
@@ -173,7 +175,9 @@ class Attention(nn.Module):
       bias_init=_initializer(nn.initializers.zeros, axis, 'head_dim'),
       name=name,
     )
-    return project(x)
+    # Flat, as in `Mlp`: a weight's gradient then contracts over one axis.
+    heads = project(x.reshape(-1, x.shape[-1]))
+    return heads.reshape(*x.shape[:-1], count, self.config.head_dim)
 
 
 class Mlp(nn.Module):
@@ -185,11 +189,13 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x):
     """Maps [B, T, D] to [B, T, D]."""
-    hidden = self.config.intermediate_size
+    hidden, shape = self.config.intermediate_size, x.shape
+    # Weight gradients contract over one axis: on CPU 1.5 times as fast as over two.
+    x = x.reshape(-1, shape[-1])
     gate = self._dense('gate', hidden, ('embed', 'mlp'))(x)
     up = self._dense('up', hidden, ('embed', 'mlp'))(x)
     down = self._dense('down', self.config.hidden_size, ('mlp', 'embed'))
-    return down(nn.silu(gate) * up)
+    return down(nn.silu(gate) * up).reshape(shape)
 
   def _dense(self, name, features, axes):
     init = _initializer(nn.initializers.normal(INIT_STDDEV), *axes)
@@ -298,7 +304,9 @@ def unstack(params: Params) -> Params:
 
 
 def _scan_layers(layer, params, x, positions, cache, remat):
-  """Runs the stacked layers by one scan."""
+  """Runs the stacked layers by one scan; unrolled if they are few and stored."""
+  few = jax.tree.leaves(params)[0].shape[0] <= UNROLLED_LAYERS
+  scan = functools.partial(jax.lax.scan, unroll=few and not remat)
 
   def body(x, layer_inputs):
     layer_params, layer_cache = layer_inputs
@@ -307,9 +315,9 @@ def _scan_layers(layer, params, x, positions, cache, remat):
   if remat:
     body = jax.checkpoint(body, prevent_cse=False)
   if cache is None:
-    return jax.lax.scan(body, x, (params, None))[0], None
+    return scan(body, x, (params, None))[0], None
   stacked = (jnp.stack(cache.keys), jnp.stack(cache.values))
-  x, (keys, values) = jax.lax.scan(body, x, (params, stacked))
+  x, (keys, values) = scan(body, x, (params, stacked))
   return x, Cache(tuple(keys), tuple(values))
 
 
