@@ -6,7 +6,7 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_path
 
@@ -77,6 +77,7 @@ def test_matches(text, golden, exact, sub):
   assert (exact_match(text, golden), sub_match(text, golden)) == (exact, sub)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='aAnthe .,\u00a0\u2014É-\n'))
 def test_normalisation_done_word_by_word(text):
   kept = ''.join(c for c in text.lower() if c not in string.punctuation)

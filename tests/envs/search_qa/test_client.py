@@ -11,12 +11,13 @@ import faulty
 import pytest
 
 from sdar_jax.envs.base import EnvironmentFault, EnvironmentTimeout, Task
+from sdar_jax.envs.search_qa import client as client_module
 from sdar_jax.envs.search_qa.client import Circuit, HttpRetriever, read_reply
 from sdar_jax.envs.search_qa.datasets import Question
 from sdar_jax.envs.search_qa.engine import SearchQAEnv
 from sdar_jax.envs.search_qa.retrieval import Passage, Searcher
 
-QUICK = {'deadline': 1.0, 'pause': 0.01}
+QUICK = {'deadline': 30.0, 'pause': 0.01}
 QUERIES = ['who', 'where', 'when']
 
 
@@ -47,7 +48,7 @@ def test_either_shape_is_answered(behave, shape):
 
 
 FAULTS = {
-  # What the server does, the fault that it is, and how often it was asked for one query.
+  # What the server does, the fault that it is, and how often it is asked one query.
   '500': (faulty.status(500), 'http_500', 3),
   '503': (faulty.status(503), 'http_503', 3),
   '429': (faulty.status(429), 'http_429', 3),
@@ -86,19 +87,22 @@ FAULTS = {
 def test_every_fault_is_one_of_a_kind(name):
   behave, kind, tries = FAULTS[name]
   start = time.monotonic()
-  deadline = 1.0 if kind == 'timeout' else 10.0
+  deadline = 1.0 if kind == 'timeout' else 30.0
   (answer,), requests = ask(behave, ['who'], deadline=deadline)
   assert time.monotonic() - start < deadline + 4.0  # On a busy machine.
   assert isinstance(answer, EnvironmentFault)
   assert answer.kind == (kind or 'garbage')
   assert isinstance(answer, EnvironmentTimeout) == (kind == 'timeout')
-  assert '\n' not in str(answer) and len(requests) == tries
+  assert '\n' not in str(answer)
+  # A busy server may miss a request that times out.
+  assert len(requests) == tries or (kind == 'timeout' and len(requests) < tries)
 
 
 @pytest.mark.parametrize('name', [n for n in FAULTS if n not in ('404', '302')])
 def test_a_fault_that_passes_costs_nothing(name):
   behave = faulty.first(1, FAULTS[name][0])
-  answers, requests = ask(behave, ['who'], deadline=6.0)
+  deadline = 6.0 if FAULTS[name][1] == 'timeout' else 30.0
+  answers, requests = ask(behave, ['who'], deadline=deadline)
   assert answers == [expected('who')] and len(requests) == 2
 
 
@@ -114,7 +118,7 @@ def test_nobody_listens():
 
 def test_a_poisonous_query_costs_the_others_nothing():
   queries = [f'poison {i}' if i == 5 else f'q{i}' for i in range(20)]
-  answers, _ = ask(faulty.poisoned, queries, batch=8, deadline=10.0)
+  answers, _ = ask(faulty.poisoned, queries, batch=8)
   assert answers.pop(5).kind == 'http_500'
   assert answers == [expected(query) for query in queries if query != 'poison 5']
 
@@ -122,9 +126,7 @@ def test_a_poisonous_query_costs_the_others_nothing():
 @pytest.mark.parametrize('shape', ['batch', 'single'])
 def test_faults_are_counted_exactly(shape):
   queries = [f'poison {i}' if i % 7 == 0 else f'q{i}' for i in range(40)]
-  answers, _ = ask(
-    faulty.poisoned, queries, shape=shape, deadline=20.0, batch=4, patience=99
-  )
+  answers, _ = ask(faulty.poisoned, queries, shape=shape, batch=4, patience=99)
   faults = collections.Counter(
     a.kind if isinstance(a, EnvironmentFault) else 'none' for a in answers
   )
@@ -142,37 +144,54 @@ def test_a_server_that_dies_between_batches():
 
 def test_all_queries_share_one_deadline():
   queries, start = [f'q{i}' for i in range(64)], time.monotonic()
-  answers, requests = ask(faulty.hang, queries, batch=4, connections=4, patience=999)
+  options = {'batch': 4, 'connections': 4, 'patience': 999}
+  answers, requests = ask(faulty.hang, queries, deadline=1.0, **options)
   assert time.monotonic() - start < 1.0 + 4.0
   assert {answer.kind for answer in answers} == {'timeout'}
   assert len(answers) == 64 and len(requests) <= 16 * 3
 
 
-def test_the_circuit_opens_and_closes_again():
+@pytest.fixture(name='clock')
+def fixture_clock(monkeypatch):
+  """The client's clock, which a test may put forward."""
+
+  class Clock:
+    ahead = 0.0
+    sleep = staticmethod(time.sleep)
+
+    @classmethod
+    def monotonic(cls):
+      return time.monotonic() + cls.ahead
+
+  monkeypatch.setattr(client_module, 'time', Clock)
+  return Clock
+
+
+def test_the_circuit_opens_and_closes_again(clock):
   behave = faulty.first(6, faulty.status(500))
   with faulty.FaultyServer(behave) as server:
-    client = HttpRetriever(server.url, patience=2, cooldown=0.5, **QUICK)
+    client = HttpRetriever(server.url, patience=2, cooldown=60.0, **QUICK)
     kinds = [client.search_many(['who'], 3)[0].kind for _ in range(4)]
     assert kinds == ['http_500', 'http_500', 'open_circuit', 'open_circuit']
     assert len(server.requests) == 6
-    time.sleep(0.6)
+    clock.ahead = 61.0
     assert client.search_many(['who'], 3) == [expected('who')]
     assert client.search_many(['who'], 3) == [expected('who')]
 
 
-def test_the_first_failure_after_the_pause_opens_the_circuit_anew():
-  circuit = Circuit(patience=2, cooldown=0.1)
+def test_the_first_failure_after_the_pause_opens_the_circuit_anew(clock):
+  circuit = Circuit(patience=2, cooldown=60.0)
   for _ in range(2):
     circuit.check()
     circuit.failed()
   with pytest.raises(EnvironmentFault, match='open_circuit'):
     circuit.check()
-  time.sleep(0.15)
+  clock.ahead = 61.0
   circuit.check()
   circuit.failed()
   with pytest.raises(EnvironmentFault, match='open_circuit'):
     circuit.check()
-  time.sleep(0.15)
+  clock.ahead = 122.0
   circuit.succeeded()
   circuit.failed()
   circuit.check()
@@ -196,13 +215,12 @@ def test_64_clients_at_once_get_their_own_answers():
 
   answers = {}
   with faulty.FaultyServer(behave) as server:
-    options = {'deadline': 30.0, 'pause': 0.01, 'tries': 6}
+    options = {**QUICK, 'tries': 6}
+    shapes = ['batch', 'single'] * 32
+    clients = [HttpRetriever(server.url, shape, **options) for shape in shapes]
     threads = [
-      threading.Thread(
-        target=play,
-        args=(HttpRetriever(server.url, ('batch', 'single')[i % 2], **options), f'c{i}'),
-      )
-      for i in range(64)
+      threading.Thread(target=play, args=(client, f'c{i}'))
+      for i, client in enumerate(clients)
     ]
     for thread in threads:
       thread.start()
@@ -252,7 +270,8 @@ def test_fewer_hits_than_asked_for_are_an_answer():
 @pytest.mark.parametrize('name', ['500', 'html', 'schema', 'hang', 'half'])
 def test_a_fault_is_raised_and_never_observed(name):
   with faulty.FaultyServer(FAULTS[name][0]) as server:
-    env = SearchQAEnv(Searcher(lambda: HttpRetriever(server.url, **QUICK)))
+    options = {**QUICK, 'deadline': 1.0 if name == 'hang' else 30.0}
+    env = SearchQAEnv(Searcher(lambda: HttpRetriever(server.url, **options)))
     question = Question('1', 'who', ('Ada',), 'nq')
     env.reset(Task('t', 'nq', 'who', {}, question))
     with pytest.raises(EnvironmentFault) as caught:
@@ -262,7 +281,15 @@ def test_a_fault_is_raised_and_never_observed(name):
 
 @pytest.mark.parametrize(
   'url',
-  ['', 'localhost:8000', 'ftp://a/b', 'http://', 'http://a:b/', 'http://a/ b', 'http://é'],
+  [
+    '',
+    'localhost:8000',
+    'ftp://a/b',
+    'http://',
+    'http://a:b/',
+    'http://a/ b',
+    'http://é',
+  ],
 )
 def test_a_wrong_url_is_one_line(url):
   with pytest.raises(ValueError, match=r'^config\.world\.url=.*$'):

@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_jax.envs.base import EnvironmentFault, EnvironmentTimeout, Task
@@ -46,7 +46,7 @@ def started(search=None, question='Who wrote about it', golden=('Ada', 'the Coun
 
 @pytest.mark.parametrize(
   'question, shown',
-  [('Who', 'Who?'), ('Who?', 'Who?'), (' Who ? \n', 'Who ?'), ('Name it.', 'Name it.?')],
+  [('Who', 'Who?'), ('Who?', 'Who?'), (' Who ? \n', 'Who ?'), ('Say.', 'Say.?')],
 )
 def test_the_first_observation_is_the_question(question, shown):
   _, observation = started(question=question)
@@ -82,8 +82,11 @@ def test_a_search_shows_documents():
 
 @pytest.mark.parametrize(
   'action',
-  ['', ' ', 'search[a]', '<search></search>', '<search> \n</search>', 'a<search>b</search>']
-  + ['<search>b', '<answer>', '</search>', '<think>a</think><answer>b</answer>', '\x00'],
+  [
+    *('', ' ', '\x00', 'search[a]', '<search></search>', '<search> \n</search>'),
+    *('a<search>b</search>', '<search>b', '<answer>', '</search>'),
+    '<think>a</think><answer>b</answer>',
+  ],
 )
 def test_other_text_wastes_a_turn(action):
   search, parrot = searcher()
@@ -108,6 +111,7 @@ def test_the_last_turn_does_not_search():
   assert env.step('<answer>Ada</answer>').success
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_wild_text_never_raises(text):
   env, _ = started()
@@ -115,6 +119,7 @@ def test_wild_text_never_raises(text):
     env.step(action).observation.text.encode()
 
 
+@settings(deadline=None)
 @given(st.sampled_from(['search', 'answer']), st.text(min_size=1, max_size=50))
 def test_actions_are_read_as_they_are_written(kind, text):
   stripped = text.strip()
@@ -127,6 +132,7 @@ def test_long_queries_are_cut():
   assert kind == 'search' and query == ('ab ' * 1000)[: engine.MAX_QUERY].strip()
 
 
+@settings(deadline=None)
 @given(
   st.lists(st.tuples(st.text(max_size=60), st.text(max_size=400)), min_size=1),
   st.integers(0, 900),

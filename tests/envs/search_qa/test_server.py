@@ -1,0 +1,198 @@
+"""Our own server: the same answers as in process, and what it refuses."""
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from shared import shared_path
+
+from sdar_jax.envs.search_qa import dense, server
+from sdar_jax.envs.search_qa.bm25 import BM25Retriever
+from sdar_jax.envs.search_qa.client import HttpRetriever
+from sdar_jax.envs.search_qa.datasets import read_corpus
+from sdar_jax.envs.search_qa.retrieval import Passage
+
+PASSAGES = [Passage(f'Town {i}', f'On the river {i % 7} .\nOld.') for i in range(50)]
+QUERIES = [f'town {i} river' for i in range(30)] + ['nothing known', '\u2028é"']
+
+
+@pytest.fixture(name='serving')
+def fixture_serving():
+  running = []
+
+  def serve(retriever):
+    instance = server.Server(('127.0.0.1', 0), retriever)
+    threading.Thread(target=instance.serve_forever, args=(0.01,), daemon=True).start()
+    running.append(instance)
+    return instance
+
+  yield serve
+  for instance in running:
+    instance.shutdown()
+    instance.server_close()
+
+
+@contextlib.contextmanager
+def flag_values(**values):
+  """The command's flags as if they had been given."""
+  parsed = flags.FLAGS.is_parsed()
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(**values):
+    yield
+  if not parsed:
+    flags.FLAGS.unparse_flags()
+
+
+def post(instance, body, path=server.PATH, headers=None):
+  connection = http.client.HTTPConnection(*instance.server_address[:2], timeout=10)
+  body = body if isinstance(body, bytes) else json.dumps(body).encode()
+  connection.request('POST', path, body, headers or {})
+  response = connection.getresponse()
+  out = response.status, json.loads(response.read())
+  connection.close()
+  return out
+
+
+@pytest.mark.parametrize('shape', ['batch', 'single'])
+def test_answers_are_the_same_as_in_process(serving, shape):
+  retriever = BM25Retriever(PASSAGES)
+  client = HttpRetriever(serving(retriever).url, shape, batch=7)
+  assert client.search_many(QUERIES, 3) == retriever.search_many(QUERIES, 3)
+
+
+def test_real_answers_are_the_same_as_in_process(serving):
+  folder = shared_path('data/search_qa')
+  retriever = BM25Retriever(read_corpus(folder / 'hotpot100_corpus.json'))
+  rows = json.loads((folder / 'hotpot100_questions.json').read_text())
+  queries = [row['question'] for row in rows]
+  client = HttpRetriever(serving(retriever).url)
+  assert client.search_many(queries, 3) == retriever.search_many(queries, 3)
+
+
+def test_a_dense_index_is_served_and_its_faults_are_500(serving, tmp_path):
+  pytest.importorskip('faiss')
+  np.save(tmp_path / 'v.npy', np.eye(50, dtype='f4'))
+
+  def encode(texts):
+    return np.eye(50)[[int(text) for text in texts]]
+
+  index = dense.open_index(tmp_path / 'v.npy')
+  client = HttpRetriever(
+    serving(dense.DenseRetriever(index, PASSAGES, encode)).url, pause=0.01
+  )
+  answers = client.search_many(['3', '49', 'no number', '7'], 1)
+  assert answers.pop(2).kind == 'http_500'
+  assert [answer[0].title for answer in answers] == ['Town 3', 'Town 49', 'Town 7']
+
+
+def test_both_public_shapes(serving):
+  instance = serving(BM25Retriever(PASSAGES))
+  many = {'queries': ['town 3'], 'topk': 1, 'return_scores': True}
+  status, reply = post(instance, many)
+  (hit,) = reply['result'][0]
+  assert status == 200 and set(hit) == {'document', 'score'}
+  assert hit['document']['contents'] == PASSAGES[3].contents
+  one = {'query': 'town 3', 'topk': 1, 'return_scores': True}
+  assert post(instance, one) == (200, reply)
+  status, reply = post(instance, {'query': 'town 3'})
+  assert (status, len(reply['result'][0])) == (200, 3)
+  assert reply['result'][0][0] == hit['document']
+
+
+@pytest.mark.parametrize(
+  'body, status',
+  [
+    (b'', 400),
+    (b'<html>', 400),
+    (b'[' * 100_000, 400),
+    (b'\xff', 400),
+    ([], 400),
+    ({}, 400),
+    ({'query': 'a', 'queries': ['a']}, 400),
+    ({'queries': 'a'}, 400),
+    ({'queries': []}, 400),
+    ({'queries': ['a'] * (server.MAX_QUERIES + 1)}, 400),
+    ({'queries': [1]}, 400),
+    ({'query': None}, 400),
+    ({'query': 'a' * (server.MAX_QUERY + 1)}, 400),
+    ({'query': 'a', 'topk': 0}, 400),
+    ({'query': 'a', 'topk': server.MAX_TOPK + 1}, 400),
+    ({'query': 'a', 'topk': True}, 400),
+    ({'query': 'a', 'topk': 2.0}, 400),
+    ({'query': 'a', 'return_scores': 1}, 400),
+  ],
+)
+def test_a_wrong_request_is_refused_in_one_line(serving, body, status):
+  got, reply = post(serving(BM25Retriever(PASSAGES)), body)
+  assert got == status and list(reply) == ['error'] and '\n' not in reply['error']
+
+
+def test_limits_and_other_paths(serving):
+  instance = serving(BM25Retriever(PASSAGES))
+  assert post(instance, {'query': 'a'}, '/')[0] == 404
+  large = {'Content-Length': str(server.MAX_BODY + 1)}
+  assert post(instance, b'', headers=large)[0] == 413
+  assert post(instance, b'', headers={'Content-Length': '9' * 5000})[0] == 413
+  for length in ('-1', 'many', '²'.encode('latin-1')):
+    assert post(instance, b'', headers={'Content-Length': length})[0] == 411
+  assert post(instance, {'query': 'town 3', 'topk': 1})[0] == 200
+
+
+def test_a_client_that_goes_away_says_nothing(serving, capfd):
+  instance = serving(BM25Retriever(PASSAGES))
+  for _ in range(3):
+    with socket.create_connection(instance.server_address[:2]) as sock:
+      sock.sendall(b'POST /retrieve HTTP/1.1\r\nContent-Length: 99\r\n\r\n{')
+      linger = b'\x01\x00\x00\x00\x00\x00\x00\x00'  # Closes with a reset.
+      sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+  assert post(instance, {'query': 'town 3', 'topk': 1})[0] == 200
+  assert capfd.readouterr().err == ''
+
+
+def test_the_command_serves_a_corpus_until_it_is_interrupted(tmp_path):
+  path = tmp_path / 'corpus.jsonl'
+  rows = [{'contents': passage.contents} for passage in PASSAGES]
+  path.write_text('\n'.join(map(json.dumps, rows)))
+  arguments = ['-m', 'sdar_jax.envs.search_qa.server', f'--corpus={path}', '--port=0']
+  with subprocess.Popen(
+    [sys.executable, *arguments], stdout=subprocess.PIPE, text=True
+  ) as process:
+    url = re.search(r'http://127\.0\.0\.1:\d+/retrieve', process.stdout.readline())[0]
+    answers = HttpRetriever(url).search_many(QUERIES, 3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+  assert answers == BM25Retriever(PASSAGES).search_many(QUERIES, 3)
+
+
+@pytest.mark.parametrize(
+  'values, complaint',
+  [
+    ({}, '--corpus=FILE'),
+    ({'corpus': '/no/such.jsonl'}, 'No such file'),
+    ({'corpus': '/no/such.jsonl', 'index': 'a.npy'}, r'package\.module:function'),
+  ],
+)
+def test_the_commands_errors_are_one_line(values, complaint):
+  with flag_values(**values):
+    with pytest.raises(SystemExit, match=rf'^server: .*{complaint}.*$') as caught:
+      server.main(['server'])
+  assert '\n' not in str(caught.value)
+
+
+def test_a_port_in_use_is_one_line(serving, tmp_path):
+  path = tmp_path / 'corpus.jsonl'
+  path.write_text('{"contents": "a"}')
+  port = serving(BM25Retriever(PASSAGES)).server_address[1]
+  with flag_values(corpus=str(path), port=port):
+    with pytest.raises(SystemExit, match=r'^server: .*in use'):
+      server.main(['server'])
