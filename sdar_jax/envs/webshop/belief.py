@@ -96,7 +96,7 @@ class Belief:
     """Takes in the page that came of `action`; '' for an episode's first page."""
     clicked = argument(action, 'click')
     picks = self.page == ITEM and clicked in self.offered[self.item]
-    if action:
+    if self._text:  # Not the first page.
       self.past.append((action, text == self._text and not picks))
     self._text = text
     parts = without_instruction(text).split(SEPARATOR)

@@ -158,7 +158,9 @@ def _split_of(place: int, name: str) -> str | None:
   return split if (split in _UNSEEN) == held_out else None
 
 
-def _goal(product: Product, name: str, wanted: tuple[str, ...], values: Sequence[str]):
+def _goal(
+  product: Product, name: str, wanted: tuple[str, ...], values: Sequence[str]
+) -> Goal:
   """The goal of buying `product` as wish `name` has it."""
   options = dict(zip(product.options, values, strict=True))
   drawn = _hash(f'goal/{VERSION}/{product.asin}/{name}')

@@ -114,7 +114,8 @@ def _last(belief: Belief, length: int) -> str:
   words = []
   for action, idle in belief.past[len(belief.past) - min(length, len(belief.past)) :]:
     text = 'search' if argument(action, 'search') else argument(action, 'click')
-    words.append(' '.join((text or action).split()[:_ACTION_WORDS]) + ' ?' * idle)
+    shown = (text or action).split()[:_ACTION_WORDS] or ['nothing']
+    words.append(' '.join(shown + ['?'] * idle))
   return 'did ' + ', '.join(words) if words else ''
 
 

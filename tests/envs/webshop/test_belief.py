@@ -112,13 +112,15 @@ def test_the_description_is_not_the_features_page():
 
 
 def test_actions_that_did_nothing():
-  belief = opened(ITEM, 'click[green]', ITEM, 'sing', ITEM, 'click[red]', ITEM)
+  there = (ITEM, 'click[green]', ITEM, 'sing', ITEM, '', ITEM)
+  belief = opened(*there, 'click[red]', ITEM)
   idle = {action: nothing for action, nothing in belief.past}
   assert idle == {
     'search[drum]': False,
     'click[B0AAAAAAAA]': False,
     'click[green]': True,
     'sing': True,
+    '': True,
     'click[red]': False,
   }
 

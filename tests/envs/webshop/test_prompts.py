@@ -180,13 +180,13 @@ def test_a_features_page_shows_its_lines():
 def test_past_actions_are_short_and_marked_when_they_did_nothing():
   task, env = GeneratedTasks('train')[0], world('compact').make_env()
   observation, history = env.reset(task), []
-  for action in ('search[a b c]', 'click[5]', 'sing a very long song', 'dance'):
+  for action in ('search[a b c]', 'click[5]', 'sing a very long song', ''):
     history.append(Exchange(observation.text, action))
     observation = env.step(action).observation
   text = prompts.compact(task, history, observation, 4)
-  assert 'did search, 5 ?, sing a very ?, dance ?' in text.split('\n')
+  assert 'did search, 5 ?, sing a very ?, nothing ?' in text.split('\n')
   text = prompts.compact(task, history, observation, 1)
-  assert 'did dance ?' in text.split('\n')
+  assert 'did nothing ?' in text.split('\n')
   assert 'did ' not in prompts.compact(task, history, observation, 0)
 
 
