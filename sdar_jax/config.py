@@ -32,6 +32,7 @@ def default(world: str = 'alfworld') -> ml_collections.ConfigDict:
   c.skills = _skills()
   c.algorithm = _algorithm()
   c.rollout = _rollout()
+  c.pool = _pool()
   c.train = _train()
   c.optimizer = _optimizer()
   c.mesh = _mesh()
@@ -102,6 +103,14 @@ def _rollout() -> ml_collections.ConfigDict:
   c.decode_chunk = 32  # Tokens decoded between two looks at the host.
   c.prefill_tokens = 16_384  # Tokens of one prefill call, padding included.
   c.prefill_buckets = (512, 1024, 2048)  # Padded prompt lengths, tokens.
+  return c
+
+
+def _pool() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.workers = 0  # Processes that play environments; 0 plays them in this one.
+  c.deadline_seconds = 60.0  # s, for one reset or step in a worker.
+  c.retries = 2  # Times that a failed reset or step is tried again.
   return c
 
 
@@ -212,6 +221,9 @@ _AT_LEAST = {
   'rollout.slots': 1,
   'rollout.decode_chunk': 1,
   'rollout.prefill_tokens': 1,
+  'pool.workers': 0,
+  'pool.deadline_seconds': 1,
+  'pool.retries': 0,
   'train.minibatch_rows': 1,
   'train.microbatch_rows': 1,
   'optimizer.learning_rate': 0,

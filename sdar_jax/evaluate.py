@@ -9,6 +9,7 @@ from typing import Any
 
 from sdar_jax import rollout, statistics
 from sdar_jax.envs import base
+from sdar_jax.envs.pool import Pool
 from sdar_jax.trajectory import Outcome, Trajectory
 
 PANEL_VERSION = 1
@@ -55,7 +56,7 @@ def make_panel(world: base.World, split: str, size: int) -> Panel:
 
 def evaluate(
   panel: Panel,
-  world: base.World,
+  pool: Pool,
   sampler: rollout.TokenSampler,
   agent: rollout.Agent,
   *,
@@ -74,7 +75,7 @@ def evaluate(
     rollout.Interrupted: `should_stop` became true.
   """
   groups = rollout.collect(
-    world,
+    pool,
     panel.tasks,
     sampler,
     agent,

@@ -1,7 +1,7 @@
 """Command line: `python -m sdar_jax.main --config=experiments/alfworld.py`.
 
-Exit codes: 0 done or stopped on request, 2 wrong input, 70 training diverged or had
-nothing to train on, 74 the disk refuses checkpoints.
+Exit codes: 0 done or stopped on request, 2 wrong input, 70 training diverged, had
+nothing to train on or no environment that works, 74 the disk refuses checkpoints.
 """
 
 import logging
@@ -75,12 +75,18 @@ def _main(argv: list[str]) -> int:
   except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
     return _fail(e, 2)  # ml_collections reports bad keys and types by all of these.
   from sdar_jax import checkpoint, train
+  from sdar_jax.envs import pool
 
   try:
     _run(_CONFIG.value)
   except checkpoint.SaveError as error:
     return _fail(error, 74)
-  except (train.NonFiniteError, train.EmptyStepError, FloatingPointError) as error:
+  except (
+    train.NonFiniteError,
+    train.EmptyStepError,
+    pool.PoolError,
+    FloatingPointError,
+  ) as error:
     return _fail(error, 70)
   except (ValueError, OSError) as error:
     return _fail(error, 2)

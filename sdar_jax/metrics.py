@@ -97,6 +97,7 @@ TIMINGS = _table(
     ('perf/score_seconds', 's', 'old, initial and teacher log-probs'),
     ('perf/update_seconds', 's', 'optimizer updates'),
     ('perf/eval_seconds', 's', 'evaluation, in steps that begin with one'),
+    ('perf/env_faults', 'faults', 'of environments, those that a retry mended too'),
     ('perf/decode_tokens_per_second', 'tokens/s', 'sampled tokens over rollout time'),
     (
       'perf/train_tokens_per_second',

@@ -72,9 +72,10 @@ def run_eval(
   c = config.eval
   panel = evaluate.make_panel(policy.world, c.split, c.tasks)
   agent, sampler = policy.agent_and_sampler()
-  result, _ = evaluate.evaluate(
-    panel, policy.world, sampler, agent, attempts=c.attempts, seed=c.seed
-  )
+  with parts.make_pool(config, policy.world) as pool:
+    result, _ = evaluate.evaluate(
+      panel, pool, sampler, agent, attempts=c.attempts, seed=c.seed
+    )
   result['policy'] = policy.source
   result['with_skills'] = c.with_skills
   if output is not None:
@@ -92,9 +93,10 @@ def run_play(
   panel = evaluate.make_panel(policy.world, config.eval.split, 1)
   agent, sampler = policy.agent_and_sampler()
   identity = (config.seed, 0)
-  groups = rollout.collect(
-    policy.world, panel.tasks, sampler, agent, group_size=1, identity=identity
-  )
+  with parts.make_pool(config, policy.world) as pool:
+    groups = rollout.collect(
+      pool, panel.tasks, sampler, agent, group_size=1, identity=identity
+    )
   trajectory = groups[0].trajectories[0]
   print(f'{trajectory.task_id}: {panel.tasks[0].goal}')
   for i, turn in enumerate(trajectory.turns):

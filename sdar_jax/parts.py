@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from sdar_jax import algorithms, chat, files, optimizer, rollout, skills, writers
 from sdar_jax import config as config_lib
 from sdar_jax.config import ConfigError
-from sdar_jax.envs import base, worlds
+from sdar_jax.envs import base, pool, worlds
 from sdar_jax.learner import Learner, LearnerConfig
 from sdar_jax.models import convert, qwen, sharding
 from sdar_jax.request import SamplingParams
@@ -26,6 +26,14 @@ def make_world(config: ConfigDict) -> base.World:
   """The world of `config.world`."""
   values = config.world.to_dict()
   return worlds.make(values.pop('name'), values)
+
+
+def make_pool(config: ConfigDict, world: base.World) -> pool.Pool:
+  """The environments of `config.pool`."""
+  c = config.pool
+  return pool.make(
+    world, workers=c.workers, deadline=c.deadline_seconds, retries=c.retries
+  )
 
 
 def make_chat(config: ConfigDict, world: base.World) -> chat.Chat:

@@ -1,8 +1,8 @@
 """The host loop that plays episodes. No JAX: it is handed a sampler.
 
-Every environment that waits for an action has a request with the sampler; as soon as a
-completion arrives its environment is stepped and the next request submitted. What a
-trajectory contains does not depend on the order in which that happens, because a
+Every environment that waits for an action has a request with the sampler; as soon as
+completions arrive their environments are stepped and the next requests submitted. What
+a trajectory contains does not depend on the order in which that happens, because a
 request's randomness is a function of its identity.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sdar_jax.envs import base
+from sdar_jax.envs.pool import Pool
 from sdar_jax.request import Completion, Request, SamplingParams
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
@@ -57,22 +58,24 @@ class _Episode:
   task: base.Task
   group_id: int
   member: int
-  env: base.TextEnv
-  observation: base.Observation
-  history: list[base.Exchange]
-  turns: list[Turn]
+  observation: base.Observation | None = None
+  history: list[base.Exchange] = dataclasses.field(default_factory=list)
+  turns: list[Turn] = dataclasses.field(default_factory=list)
   prompt_text: str = ''
   prompt_ids: Any = None
+  response: str = ''
+  parsed: base.ParsedAction | None = None
+  outcome: Outcome | None = None
 
-  def ended(self, outcome: Outcome) -> Trajectory:
-    """The record of the episode."""
+  def trajectory(self) -> Trajectory:
+    """The record of the episode, which has ended."""
     return Trajectory(
       task_id=self.task.task_id,
       task_type=self.task.task_type,
       group_id=self.group_id,
       member=self.member,
       turns=self.turns,
-      outcome=outcome,
+      outcome=self.outcome,
     )
 
 
@@ -83,7 +86,7 @@ def task_key(task_id: str) -> int:
 
 
 def collect(
-  world: base.World,
+  pool: Pool,
   tasks: Sequence[base.Task],
   sampler: TokenSampler,
   agent: Agent,
@@ -96,7 +99,7 @@ def collect(
   """Plays every task `group_size` times.
 
   Args:
-    world: the world that the tasks belong to.
+    pool: environments of the world that the tasks belong to.
     tasks: [P] tasks; the index in this list is the group id.
     sampler: completes prompts.
     agent: prompts and decoding.
@@ -112,32 +115,64 @@ def collect(
     Interrupted: `should_stop` became true.
     ValueError: a prompt without history exceeds `agent.max_prompt_tokens`.
   """
-  live: dict[tuple[int, int], _Episode] = {}
-  played: dict[tuple[int, int], Trajectory] = {}
-  requests = []
-  for group_id, task in enumerate(tasks):
-    for member in range(group_size):
-      env = world.make_env()
-      episode = _Episode(task, group_id, member, env, env.reset(task), [], [])
-      live[group_id, member] = episode
-      requests.append(_request(world, agent, episode, identity))
-  sampler.submit(requests)
-  while live:
-    if should_stop():
-      raise Interrupted
-    requests = []
-    for completion in sampler.poll():
-      key = completion.request_id
-      outcome = _advance(world, agent, live[key], completion, success_reward)
-      if outcome is None:
-        requests.append(_request(world, agent, live[key], identity))
-      else:
-        played[key] = live.pop(key).ended(outcome)
-    sampler.submit(requests)
-  return [
-    Group(i, task, [played[i, member] for member in range(group_size)])
-    for i, task in enumerate(tasks)
-  ]
+  live = {
+    (group_id, member): _Episode(task, group_id, member)
+    for group_id, task in enumerate(tasks)
+    for member in range(group_size)
+  }
+  groups = [Group(i, task, []) for i, task in enumerate(tasks)]
+  episodes = dict(live)
+  try:
+    _start(pool, live)
+    fresh = list(live)
+    while live:
+      sampler.submit([_request(pool.world, agent, live[k], identity) for k in fresh])
+      if should_stop():
+        raise Interrupted
+      fresh = _turn(pool, live, sampler.poll(), agent, success_reward)
+  finally:
+    pool.release(live)
+  for episode in episodes.values():
+    groups[episode.group_id].trajectories.append(episode.trajectory())
+  return groups
+
+
+def _start(pool: Pool, live: dict[tuple[int, int], _Episode]) -> None:
+  """Resets the environments; drops the episodes that could not start."""
+  for key, first in pool.reset({k: e.task for k, e in live.items()}).items():
+    if isinstance(first, base.EnvironmentFault):
+      live.pop(key).outcome = _outcome_of(first)
+    else:
+      live[key].observation = first
+
+
+def _turn(
+  pool: Pool,
+  live: dict[tuple[int, int], _Episode],
+  completions: Sequence[Completion],
+  agent: Agent,
+  success_reward: float,
+) -> list[tuple[int, int]]:
+  """Plays the completions; drops the episodes that ended, returns those that go on."""
+  actions = {}
+  for completion in completions:
+    episode = live[completion.request_id]
+    episode.response = agent.decode(completion.token_ids)
+    episode.parsed = pool.world.parse(episode.response, episode.observation)
+    actions[completion.request_id] = episode.parsed.action
+  results = pool.step(actions)
+  for completion in completions:
+    key = completion.request_id
+    _advance(pool.world, live[key], completion, results[key], success_reward)
+    if live[key].outcome is not None:
+      del live[key]
+  pool.release(key for key in actions if key not in live)
+  return [key for key in actions if key in live]
+
+
+def _outcome_of(fault: base.EnvironmentFault) -> Outcome:
+  late = isinstance(fault, base.EnvironmentTimeout)
+  return Outcome.TIMEOUT if late else Outcome.ENV_ERROR
 
 
 def _request(
@@ -166,41 +201,35 @@ def _request(
 
 def _advance(
   world: base.World,
-  agent: Agent,
   episode: _Episode,
   completion: Completion,
+  result: base.StepResult | base.EnvironmentFault,
   success_reward: float,
-) -> Outcome | None:
-  """Plays one completion; the outcome if the episode ended."""
-  response = agent.decode(completion.token_ids)
-  parsed = world.parse(response, episode.observation)
-  fault = None
-  try:
-    result = episode.env.step(parsed.action)
-  except Exception:
-    fault = Outcome.ENV_ERROR
-    result = base.StepResult(episode.observation, 0.0, True, False)
+) -> None:
+  """Records one turn; sets the outcome if it was the last."""
+  fault = isinstance(result, base.EnvironmentFault)
+  parsed, observation = episode.parsed, episode.observation
   episode.turns.append(
     Turn(
       prompt_ids=np.asarray(episode.prompt_ids, np.int32),
       response_ids=completion.token_ids,
       sampler_logprobs=completion.logprobs,
       prompt_text=episode.prompt_text,
-      observation=episode.observation.text,
-      response=response,
+      observation=observation.text,
+      response=episode.response,
       action=parsed.action,
       valid=parsed.valid,
-      admissible=parsed.action in episode.observation.admissible,
-      reward=success_reward * result.reward,
+      admissible=parsed.action in observation.admissible,
+      reward=0.0 if fault else success_reward * result.reward,
       stop_reason=completion.stop_reason,
     )
   )
-  if fault is not None:
-    return fault
-  episode.history.append(base.Exchange(episode.observation.text, parsed.action))
+  if fault:
+    episode.outcome = _outcome_of(result)
+    return
+  episode.history.append(base.Exchange(observation.text, parsed.action))
   episode.observation = result.observation
   if result.done:
-    return Outcome.SUCCESS if result.success else Outcome.FAILURE
-  if len(episode.turns) >= world.max_turns:
-    return Outcome.MAX_TURNS
-  return None
+    episode.outcome = Outcome.SUCCESS if result.success else Outcome.FAILURE
+  elif len(episode.turns) >= world.max_turns:
+    episode.outcome = Outcome.MAX_TURNS

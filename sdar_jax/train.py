@@ -30,6 +30,7 @@ from sdar_jax.trajectory import Group
 from sdar_jax.workdir import Workdir
 
 SKIPS_IN_A_ROW = 3  # Updates that are not finite before the run stops.
+_PROGRESS = ('task_cursor', 'quarantine')  # What of the host's state changes.
 
 
 class NonFiniteError(RuntimeError):
@@ -96,6 +97,7 @@ class Run:
     self.config, self.workdir, self.stop = config, workdir, stop
     # What needs no device comes first, so that wrong input is found at once.
     self.world = parts.make_world(config)
+    self.pool = parts.make_pool(config, self.world)
     self.tasks = self.world.tasks('train')
     self.panel = evaluate.make_panel(self.world, config.eval.split, config.eval.tasks)
     self.chat = parts.make_chat(config, self.world)
@@ -150,6 +152,7 @@ class Run:
   def _host(self) -> dict[str, Any]:
     return {
       'task_cursor': self.cursor,
+      'quarantine': self.pool.quarantine,
       'seed': self.config.seed,
       'config_digest': self.workdir.digest,
       'world_digest': self.world.digest,
@@ -161,13 +164,14 @@ class Run:
     if restored is None:
       return False
     for key, value in self._host().items():
-      if key != 'task_cursor' and restored.host[key] != value:
+      if key not in _PROGRESS and restored.host[key] != value:
         raise ValueError(
           f'{self.workdir.path}: {key} {restored.host[key]} of checkpoint'
           f' {restored.step} differs from {value} of this run: use another workdir'
         )
     self.state = restored.state
     self.cursor = restored.host['task_cursor']
+    self.pool.quarantine = restored.host['quarantine']
     return True
 
   def collect(self) -> list[Any]:
@@ -177,7 +181,7 @@ class Run:
       self.tasks, seed=self.config.seed, cursor=self.cursor, count=c.tasks_per_step
     )
     groups = rollout.collect(
-      self.world,
+      self.pool,
       tasks,
       self.sampler,
       self.agent,
@@ -248,6 +252,11 @@ class Run:
     if views is not None:
       self.writer.teacher(self.step, {'rows_per_skill': report.skills_seen(views)})
     timings = self.clock.timings(groups)
+    faults = self.pool.faults()
+    timings['perf/env_faults'] = float(sum(faults.values()))
+    if faults:
+      counts = ', '.join(f'{kind} {count}' for kind, count in faults.items())
+      self.console.line(f'step {self.step}: environment faults: {counts}')
     self.writer.write(self.step, values, timings)
     self.console.step(self.step, {**values, **timings})
     if int(self.state.skipped_in_a_row) >= SKIPS_IN_A_ROW:
@@ -266,7 +275,7 @@ class Run:
     with self.clock('eval'):
       result, _ = evaluate.evaluate(
         self.panel,
-        self.world,
+        self.pool,
         self.sampler,
         self.eval_agent,
         attempts=self.config.eval.attempts,
@@ -329,6 +338,7 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
       run.save()
       run.console.line(f'stopped on request after step {run.saved_step}')
     finally:
+      run.pool.close()
       run.writer.close()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sdar_jax import rollout
-from sdar_jax.envs import base
+from sdar_jax.envs import base, pool
 from sdar_jax.request import Completion, SamplingParams
 
 
@@ -36,6 +36,13 @@ class World:
 
   def parse(self, response, observation):
     return base.ParsedAction(response, bool(response))
+
+  def prefetch(self, actions):
+    pass
+
+
+def in_process(world=None):
+  return pool.InProcessPool(world or World(), retries=0)
 
 
 class ScriptedSampler:

@@ -3,8 +3,9 @@
   python tests/run_killed.py MOMENT COUNT [main's flags]
 
 MOMENT is one of `MOMENTS` or 'never'; the process dies the COUNT-th time it is reached.
-`forget:PART` instead resumes with one part of the saved state left out, and `poison`
-makes every update from the COUNT-th on see an advantage that is not a number.
+`forget:PART` instead resumes with one part of the saved state left out, `quarantine`
+puts the first training task into quarantine at step 0, and `poison` makes every update
+from the COUNT-th on see an advantage that is not a number.
 """
 
 import os
@@ -47,11 +48,24 @@ def _forget(part: str) -> None:
     found = original(run)
     if part == 'task_cursor':
       run.cursor = cursor
+    elif part == 'quarantine':
+      run.pool.quarantine = ()
     else:
       run.state = run.state._replace(**{part: getattr(fresh, part)})
     return found
 
   train.Run._restore = restore
+
+
+def _quarantine() -> None:
+  original = train.Run.collect
+
+  def collect(run):
+    if run.step == 0:
+      run.pool.quarantine = [run.tasks[0].task_id]
+    return original(run)
+
+  train.Run.collect = collect
 
 
 def _poison(count: int) -> None:
@@ -72,6 +86,8 @@ if __name__ == '__main__':
   moment, count = sys.argv[1], int(sys.argv[2])
   if moment.startswith('forget:'):
     _forget(moment.partition(':')[2])
+  elif moment == 'quarantine':
+    _quarantine()
   elif moment == 'poison':
     _poison(count)
   elif moment != 'never':

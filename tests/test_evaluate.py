@@ -34,7 +34,12 @@ def _evaluate(shuffle=0, attempts=2, seed=0):
   panel = evaluate.make_panel(world, 'valid', 0)
   sampler = fakes.ScriptedSampler(_script, shuffle)
   return evaluate.evaluate(
-    panel, world, sampler, fakes.agent(), attempts=attempts, seed=seed
+    panel,
+    fakes.in_process(world),
+    sampler,
+    fakes.agent(),
+    attempts=attempts,
+    seed=seed,
   )
 
 

@@ -20,6 +20,8 @@ LAYERS = {
   'envs/alfworld': 1,
   'envs/webshop': 1,
   'envs/search_qa': 1,
+  'envs/episode': 0,
+  'envs/worker': 1,
   'envs/pool': 2,
   'models': 1,
   'chat': 1,

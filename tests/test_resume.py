@@ -132,6 +132,23 @@ def test_every_saved_part_is_needed(cache, unbroken, tmp_path, part):
     assert part == 'step' and 'step' in err
 
 
+@pytest.mark.slow
+def test_quarantine_survives_a_restart(cache, tmp_path):
+  """Both training tasks are played at every step; the first is in quarantine."""
+  few = '--config.world.train_tasks=2'
+  whole, resumed, forgetful = (tmp_path / name for name in ('a', 'b', 'c'))
+  _run(cache, whole, few, moment='quarantine')
+  for workdir in (resumed, forgetful):
+    _run(cache, workdir, few, '--config.steps=2', moment='quarantine')
+  _run(cache, resumed, few)
+  _run(cache, forgetful, few, moment='forget:quarantine')
+  assert _result(resumed) == _result(whole)
+  assert len(_result(whole)['host']['host']['quarantine']) == 1
+  assert _result(forgetful)['weights'] != _result(whole)['weights']
+  lines = [json.loads(line) for line in _result(resumed)['metrics']]
+  assert [line['rollout/faults'] for line in lines] == [2.0] * STEPS
+
+
 def test_the_same_command_again_has_nothing_to_do(cache, unbroken):
   before = _result(unbroken)
   _run(cache, unbroken)

@@ -1,14 +1,16 @@
 """The host loop with a scripted world and sampler: identity, limits, faults."""
 
-import fakes
+import contextlib
 import itertools
 
+import fakes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_jax import batching, rollout
+from sdar_jax.envs import base
 from sdar_jax.request import Completion
 from sdar_jax.trajectory import Outcome
 
@@ -16,7 +18,7 @@ from sdar_jax.trajectory import Outcome
 def _collect(script, shuffle=0, **kwargs):
   sampler = fakes.ScriptedSampler(script, shuffle)
   groups = rollout.collect(
-    fakes.World(),
+    fakes.in_process(),
     fakes.tasks(),
     sampler,
     fakes.agent(),
@@ -86,18 +88,82 @@ def test_an_exception_in_a_world_is_an_outcome():
   groups, _ = _collect(lambda identity: 'boom' if identity[-1] == 1 else '1')
   outcomes = [t.outcome for g in groups for t in g.trajectories]
   assert outcomes == [Outcome.SUCCESS] * 2 + [Outcome.ENV_ERROR] * 4
+  last = groups[1].trajectories[0].turns[-1]
+  assert (last.action, last.reward, len(groups[1].trajectories[0].turns)) == (
+    'boom',
+    0.0,
+    2,
+  )
+
+
+@pytest.mark.parametrize(
+  'fault, outcome',
+  [
+    (base.EnvironmentFault('refused', 'no'), Outcome.ENV_ERROR),
+    (base.EnvironmentTimeout('slow', 'no'), Outcome.TIMEOUT),
+  ],
+)
+def test_an_episode_that_cannot_start_leaves_its_group_untrained(fault, outcome):
+  class Env(fakes.CountingEnv):
+    def reset(self, task):
+      if task.payload == '2':
+        raise fault
+      return super().reset(task)
+
+  world = fakes.World()
+  world.make_env = Env
+  sampler = fakes.ScriptedSampler(_third_turn_says_two, 0)
+  environments = fakes.in_process(world)
+  groups = rollout.collect(
+    environments,
+    fakes.tasks(),
+    sampler,
+    fakes.agent(),
+    group_size=2,
+    identity=(0,),
+  )
+  broken = groups[1].trajectories
+  assert [t.outcome for t in broken] == [outcome] * 2
+  assert [t.turns for t in broken] == [[], []] and not broken[0].success
+  assert environments.faults() == {fault.kind: 2}
+  rows = batching.rows(groups, invalid_penalty=0.0)
+  assert {row.group_id for row in rows} == {0, 2}
+
+
+@pytest.mark.parametrize('stop', [False, True])
+def test_environments_are_released_however_it_ends(stop):
+  environments = fakes.in_process()
+  sampler = fakes.ScriptedSampler(_third_turn_says_two, 0)
+  with pytest.raises(rollout.Interrupted) if stop else contextlib.nullcontext():
+    rollout.collect(
+      environments,
+      fakes.tasks(),
+      sampler,
+      fakes.agent(),
+      group_size=2,
+      identity=(0,),
+      should_stop=lambda: stop and len(sampler.requests) > 6,
+    )
+  assert not environments._live and not environments._stage._envs
 
 
 def test_a_long_history_is_dropped_and_a_long_prompt_refused():
-  sampler = fakes.ScriptedSampler(lambda identity: '9', 0)
-  groups = rollout.collect(
-    fakes.World(), fakes.tasks(), sampler, fakes.agent(20), group_size=1, identity=(0,)
-  )
+
+  def collect(limit):
+    sampler = fakes.ScriptedSampler(lambda identity: '9', 0)
+    return rollout.collect(
+      fakes.in_process(),
+      fakes.tasks(),
+      sampler,
+      fakes.agent(limit),
+      group_size=1,
+      identity=(0,),
+    )
+
+  groups = collect(20)
   assert groups[0].trajectories[0].turns[-1].prompt_text == 'say 1 |  | said 9'
   with pytest.raises(ValueError, match=r'max_prompt_tokens=5'):
-    rollout.collect(
-      fakes.World(), fakes.tasks(), sampler, fakes.agent(5), group_size=1, identity=(0,)
-    )
+    collect(5)
 
 
 def test_a_request_to_stop_is_heard_between_polls():
@@ -132,7 +198,7 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
     1000,
   )
   groups = rollout.collect(
-    fakes.World(), fakes.tasks(), sampler, agent, group_size=2, identity=(0, 0)
+    fakes.in_process(), fakes.tasks(), sampler, agent, group_size=2, identity=(0, 0)
   )
   rows = batching.rows(groups, invalid_penalty=0.0)
   packed = batching.pack(
