@@ -14,7 +14,7 @@ from sdar_jax import chat, skills
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld.world import AlfworldWorld
 
-TAGS = builder.TAGS['alfworld']
+TAGS = builder.SPELLINGS['alfworld'].tags
 BANK = Path(builder.__file__).with_name('alfworld') / 'skills.json'
 FILES = ('tokenizer.json', 'tokenizer_config.json')
 
@@ -32,7 +32,7 @@ def bank():
 @pytest.fixture(scope='module')
 def path(world, bank, tmp_path_factory):
   folder = tmp_path_factory.mktemp('tiny')
-  texts = builder.corpus(world, games=40)
+  texts = [text for turn in builder.corpus(world, games=40) for text in turn]
   builder.save(builder.train(texts, builder.names(bank)), folder)
   (folder / 'config.json').write_text(json.dumps({'model_type': 'qwen3'}))
   return folder
@@ -51,7 +51,7 @@ def test_size_and_ids(tiny):
 
 
 def test_same_prompts_give_the_same_files(world, bank, path, tmp_path):
-  texts = list(builder.corpus(world, games=40))
+  texts = [text for turn in builder.corpus(world, games=40) for text in turn]
   builder.save(builder.train(texts, builder.names(bank)), tmp_path)
   for name in FILES:
     assert (tmp_path / name).read_bytes() == (path / name).read_bytes()
