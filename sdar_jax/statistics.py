@@ -84,10 +84,11 @@ def two_way_interval(
   mean squares of the two-way table without replication. Where no value differs from
   another, the interval is Wilson's for K like trials: \( \pm z^2/(K + z^2) \).
 
-  Simulated coverage (tests/test_statistics.py) is 93 to 97 % with 3, 5 and 10 seeds
-  wherever the variance comes from; with 2 seeds down to 90 %. Two usual ways fail for
-  few seeds: the percentile bootstrap over seeds and tasks covers less than 80 % with 3
-  seeds, because 3 values resampled spread too little and a normal tail is too thin;
+  Simulated coverage (tests/test_statistics.py) is 93 to 97 % with 3, 5 and 10 seeds,
+  wherever the variance comes from, while seeds are less than 15 points apart; further
+  apart or at the edge of what is possible they are not normal, and 3 of them cover 87
+  to 93 %. Two seeds cover 89 % or more. The percentile bootstrap over seeds and tasks
+  covers less than 80 % with 3 seeds, whose resampled means spread too little, and
   Satterthwaite's degrees of freedom, with \( \rho^2 \) for \( \rho \), 92 %.
 
   Args:

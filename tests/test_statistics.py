@@ -1,3 +1,9 @@
+"""Intervals and tests against published values, scipy and simulation."""
+
+import itertools
+import math
+
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -36,3 +42,285 @@ def test_wilson_interval_at_the_ends_is_exact():
 def test_wilson_interval_refuses_impossible_counts(successes, n):
   with pytest.raises(ValueError, match=f'successes={successes}'):
     statistics.wilson_interval(successes, n)
+
+
+def _tables(draws, seeds, tasks, *, seed_sd, task_sd, mean, random):
+  """[draws, S, K] zeros and ones, and their expectation over new seeds and tasks."""
+  a = random.normal(0, seed_sd, (draws, seeds, 1))
+  b = random.normal(0, task_sd, (draws, 1, tasks))
+  values = mean + a + b + random.standard_normal((draws, seeds, tasks)) > 0
+  return values.astype(float), stats.norm.cdf(
+    mean / np.hypot(1, np.hypot(seed_sd, task_sd))
+  )
+
+
+def _coverage(estimate, truth):
+  return float(np.mean((estimate.low <= truth) & (truth <= estimate.high)))
+
+
+SPREADS = [  # Standard deviations of seeds and tasks, in units of the episodes' chance.
+  (0.0, 0.0),
+  (0.0, 1.5),
+  (0.1, 0.7),
+  (0.3, 0.7),
+  (0.1, 1.5),
+  (0.3, 1.5),
+  (0.4, 0.2),  # Seeds that are 13 points apart.
+]
+
+
+@pytest.mark.parametrize('seeds, least', [(2, 0.89), (3, 0.93), (5, 0.93), (10, 0.93)])
+def test_interval_covers_93_to_97_percent(seeds, least):
+  for number, (seed_sd, task_sd) in enumerate(SPREADS):
+    values, truth = _tables(
+      3000,
+      seeds,
+      140,
+      seed_sd=seed_sd,
+      task_sd=task_sd,
+      mean=0.6,
+      random=np.random.default_rng([seeds, number]),
+    )
+    coverage = _coverage(statistics.two_way_interval(values), truth)
+    assert least <= coverage <= 0.97, (seed_sd, task_sd, coverage)
+
+
+@pytest.mark.parametrize('seeds', [3, 5, 10])
+def test_interval_of_a_paired_difference_covers_93_to_97_percent(seeds):
+  """Two methods meet the same tasks; each has its own seeds and its own favourites."""
+  random = np.random.default_rng(seeds)
+  for seed_sd, own_sd in ((0.0, 0.0), (0.1, 0.3), (0.3, 0.3), (0.1, 1.0)):
+    shape, shared = (2500, seeds, 140), random.normal(0, 1, (2500, 1, 140))
+    sides, truths = [], []
+    for mean in (0.2, 0.5):
+      latent = mean + shared + random.normal(0, own_sd, (2500, 1, 140))
+      latent = latent + random.normal(0, seed_sd, (2500, seeds, 1))
+      sides.append((latent + random.standard_normal(shape) > 0).astype(float))
+      truths.append(stats.norm.cdf(mean / math.sqrt(2 + own_sd**2 + seed_sd**2)))
+    estimate = statistics.two_way_interval(sides[1] - sides[0], (-1.0, 1.0))
+    coverage = _coverage(estimate, truths[1] - truths[0])
+    assert 0.93 <= coverage <= 0.97, (seed_sd, own_sd, coverage)
+
+
+def test_usual_intervals_fail_for_three_seeds():
+  """Why the interval is not one of them: what its docstring says of each."""
+  random = np.random.default_rng(0)
+  values, truth = _tables(
+    1500, 3, 140, seed_sd=0.6, task_sd=0.2, mean=0.6, random=random
+  )
+  # Ours loses some here too: seeds this far apart (18 points) are not normal.
+  assert _coverage(statistics.two_way_interval(values), truth) > 0.91
+  means = []
+  for _ in range(300):
+    chosen = values[:, random.integers(3, size=3)].mean(1)
+    means.append(chosen @ random.multinomial(140, np.full(140, 1 / 140)) / 140)
+  low, high = np.percentile(means, [2.5, 97.5], axis=0)
+  assert np.mean((low <= truth) & (truth <= high)) < 0.8
+  # Satterthwaite, with the two variances themselves: 9 parts of the seeds, 1 of tasks.
+  from_seeds = 0.9 * random.chisquare(2, 40_000) / 2
+  total = from_seeds + 0.1
+  half = stats.t.ppf(0.975, 2 * (total / from_seeds) ** 2) * np.sqrt(total)
+  assert np.mean(np.abs(random.standard_normal(40_000)) <= half) < 0.925
+
+
+def test_interval_equals_an_analysis_of_variance_by_loops():
+  values = np.random.default_rng(1).normal(0.5, 0.1, (4, 6))
+  S, K = values.shape
+  grand = sum(values[s, k] for s in range(S) for k in range(K)) / (S * K)
+  rows = [sum(values[s]) / K for s in range(S)]
+  columns = [sum(values[:, k]) / S for k in range(K)]
+  ms_a = K * sum((r - grand) ** 2 for r in rows) / (S - 1)
+  ms_b = S * sum((c - grand) ** 2 for c in columns) / (K - 1)
+  ms_e = sum(
+    (values[s, k] - rows[s] - columns[k] + grand) ** 2
+    for s in range(S)
+    for k in range(K)
+  ) / ((S - 1) * (K - 1))
+  v_a, v_b = ms_a / (S * K), max(ms_b - ms_e, 0) / (S * K)
+  rho = v_a / (v_a + v_b)
+  nu = 1 / (rho / (S - 1) + (1 - rho) / (K - 1))
+  half = stats.t.ppf(0.975, nu) * math.sqrt(v_a + v_b)
+  got = statistics.two_way_interval(values, (-math.inf, math.inf))
+  expected = (grand, grand - half, grand + half, ms_a / K, v_b)
+  assert v_b > 0 and got == pytest.approx(expected, rel=1e-9)
+
+
+def test_interval_with_seeds_alone_is_students():
+  """Where tasks do not differ, a t interval over the seeds' means."""
+  by_seed = np.repeat([[0.5], [0.6], [0.7]], 9, axis=1)
+  got = statistics.two_way_interval(by_seed)
+  expected = stats.t.interval(0.95, 2, loc=0.6, scale=stats.sem([0.5, 0.6, 0.7]))
+  assert (got.low, got.high) == pytest.approx(expected)
+
+
+def test_interval_where_nothing_varies_is_wilsons():
+  for value in (0.0, 1.0):
+    got = statistics.two_way_interval(np.full((3, 140), value))
+    assert got[1:3] == pytest.approx(statistics.wilson_interval(int(140 * value), 140))
+  low, high = statistics.two_way_interval(np.zeros((3, 140)), (-1.0, 1.0))[1:3]
+  assert low == -high < 0
+
+
+def test_interval_with_one_seed_and_with_one_task():
+  got = statistics.two_way_interval(np.array([[0.0, 1.0]]))
+  assert got.mean == 0.5 and all(map(math.isnan, got[1:]))
+  with pytest.raises(ValueError, match='1 task'):
+    statistics.two_way_interval(np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize('seeds', [3, 5, 10])
+@pytest.mark.parametrize('task_sd', [0.0, 0.4])
+def test_detectable_difference_has_the_stated_power(seeds, task_sd):
+  """Tables of known variances whose true mean is the stated difference."""
+  tasks, seed_sd, draws = 200, 0.05, 4000
+  spread = {
+    'seed_variance': seed_sd**2 + 1 / tasks,  # A seed's own, and chance in episodes.
+    'task_variance': task_sd**2 / tasks,
+    'tasks': tasks,
+  }
+  difference = statistics.detectable_difference(seeds=seeds, **spread)
+  random = np.random.default_rng([seeds, int(10 * task_sd)])
+  found = {}
+  for true in (0.0, difference):
+    a = random.normal(true, seed_sd, (draws, seeds, 1))
+    b = random.normal(0, task_sd, (draws, 1, tasks))
+    values = a + b + random.standard_normal((draws, seeds, tasks))
+    got = statistics.two_way_interval(values, (-math.inf, math.inf))
+    found[true] = float(np.mean((got.low > 0) | (got.high < 0)))
+    assert statistics.power(true, seeds=seeds, **spread) == pytest.approx(
+      found[true], abs=0.03
+    )
+  assert found[difference] == pytest.approx(0.8, abs=0.03)
+  assert found[0.0] == pytest.approx(0.05, abs=0.02)
+
+
+@pytest.mark.parametrize('seeds', [2, 3, 10])
+def test_power_with_seed_variance_alone_is_the_t_tests(seeds):
+  for difference in (0.0, 0.01, 0.03, 0.06):
+    got = statistics.power(
+      difference, seed_variance=4e-4, task_variance=0.0, seeds=seeds, tasks=100
+    )
+    shift = difference / math.sqrt(4e-4 / seeds)
+    critical = stats.t.ppf(0.975, seeds - 1)
+    t = stats.nct(seeds - 1, shift)
+    assert got == pytest.approx(t.sf(critical) + t.cdf(-critical), abs=2e-3)
+
+
+def test_seeds_needed_is_the_fewest_that_detect():
+  spread = {'seed_variance': 4e-4, 'task_variance': 2.5e-5, 'tasks': 500}
+  for difference in (0.2, 0.05, -0.05, 0.02):
+    needed = statistics.seeds_needed(difference, **spread)
+    detects = lambda n: statistics.detectable_difference(seeds=n, **spread)
+    assert detects(needed) <= abs(difference)
+    assert needed == 2 or detects(needed - 1) > abs(difference)
+  assert statistics.seeds_needed(0.01, **spread) is None  # The tasks alone spread more.
+  assert statistics.seeds_needed(0.0, **spread) is None
+
+
+def test_detectable_difference_at_the_edges():
+  assert math.isnan(
+    statistics.detectable_difference(
+      seed_variance=1e-4, task_variance=0.0, seeds=1, tasks=10
+    )
+  )
+  assert not statistics.detectable_difference(
+    seed_variance=0.0, task_variance=0.0, seeds=3, tasks=10
+  )
+
+
+@pytest.mark.parametrize('size', [1, 3, 6, 10])
+def test_sign_flips_equal_scipys_exact_permutation_test(size):
+  for seed in range(5):
+    values = np.random.default_rng([size, seed]).normal(0.5, 1, size)
+    got = statistics.sign_flip_test(values)
+    if size > 1:
+      expected = stats.permutation_test(
+        (values,), np.mean, permutation_type='samples', n_resamples=np.inf
+      )
+      assert got.p == pytest.approx(expected.pvalue)
+    assert got.smallest == 2 / 2**size <= got.p
+
+
+def test_three_seeds_can_say_no_more_than_a_quarter():
+  assert statistics.sign_flip_test(np.array([0.3, 0.2, 0.4])) == (0.25, 0.25)
+
+
+def test_sign_flips_of_wins_and_losses_are_mcnemars():
+  for wins, losses, ties in ((9, 2, 0), (40, 22, 300), (7, 7, 30), (0, 0, 50)):
+    values = np.repeat([1.0, -1.0, 0.0], (wins, losses, ties))
+    expected = stats.binomtest(wins, wins + losses).pvalue if wins else 1.0
+    got = statistics.sign_flip_test(values)
+    assert got.p == pytest.approx(expected, abs=0.015)
+    assert got == statistics.sign_flip_test(values[::-1])  # Drawn, but reproducible.
+
+
+def test_sign_flips_count_ties_whatever_the_rounding():
+  values = np.array([0.1, 0.2, -0.3, 0.3, 0.1, 0.2, 0.3])  # Many equal sums.
+  signs = itertools.product((1, -1), repeat=len(values))
+  sums = [abs(sum(s * round(10 * v) for s, v in zip(sign, values))) for sign in signs]
+  expected = np.mean([s >= abs(sum(round(10 * v) for v in values)) for s in sums])
+  assert statistics.sign_flip_test(values).p == expected
+
+
+def test_p_is_uniform_where_nothing_differs():
+  random = np.random.default_rng(3)
+  p = [statistics.sign_flip_test(random.normal(0, 1, 10)).p for _ in range(2000)]
+  assert stats.kstest(p, 'uniform').pvalue > 0.01
+  # Drawn patterns, and results that tie: never smaller than it says.
+  p = [
+    statistics.sign_flip_test(random.integers(-1, 2, (3, 140))).p for _ in range(1000)
+  ]
+  for level in (0.01, 0.05, 0.2, 0.5):
+    assert np.mean(np.array(p) <= level) <= level + 3 * math.sqrt(level / 1000)
+  assert 0.03 <= np.mean(np.array(p) <= 0.05)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_probability_of_improvement_is_mann_whitneys(seed):
+  random = np.random.default_rng(seed)
+  x, y = random.integers(0, 6, 4 + seed) / 10, random.integers(0, 6, 5) / 10  # Ties.
+  estimate, low, high = statistics.probability_of_improvement(x, y)
+  expected = stats.mannwhitneyu(x, y).statistic / (x.size * y.size)
+  assert estimate == pytest.approx(expected)
+  assert 0 <= low <= estimate <= high <= 1
+  turned = statistics.probability_of_improvement(y, x)
+  assert turned == pytest.approx((1 - estimate, 1 - high, 1 - low), abs=2e-4)
+
+
+def test_probability_of_improvement_with_few_seeds_stays_modest():
+  estimate, low, high = statistics.probability_of_improvement([3, 4, 5], [0, 1, 2])
+  assert (estimate, high) == (1.0, 1.0) and 0.2 < low < 0.5
+  assert statistics.probability_of_improvement([1], [0]) == (1.0, 0.0, 1.0)
+  assert statistics.probability_of_improvement([2, 2], [2, 2])[0] == 0.5
+
+
+@pytest.mark.parametrize('seeds', [3, 5, 10])
+def test_probability_of_improvement_covers_95_percent_or_more(seeds):
+  random, intervals = np.random.default_rng(seeds), {}
+  for shift in (0.0, 0.8, 2.0):
+    truth = stats.norm.cdf(shift / math.sqrt(2))
+    hits = 0
+    for _ in range(1000):
+      x, y = random.normal(shift, 1, seeds), random.normal(0, 1, seeds)
+      wins = int(np.sum(x[:, None] > y))
+      if wins not in intervals:  # They depend on the count alone.
+        intervals[wins] = statistics.probability_of_improvement(x, y)[1:]
+      hits += intervals[wins][0] <= truth <= intervals[wins][1]
+    assert hits / 1000 >= 0.94
+
+
+def test_curve_weights_are_the_trapezoid_rules():
+  random = np.random.default_rng(4)
+  for steps in ([0, 10], [0, 10, 20], [0, 1, 5, 50], [7, 9, 10]):
+    curve = random.random(len(steps))
+    area = np.trapezoid(curve, steps) / (steps[-1] - steps[0])
+    assert statistics.curve_weights(steps) @ curve == pytest.approx(area)
+    assert statistics.curve_weights(steps).sum() == pytest.approx(1)
+  assert statistics.curve_weights([0, 10, 20]).tolist() == [0.25, 0.5, 0.25]
+  assert statistics.curve_weights([5]).tolist() == [1.0]
+
+
+@pytest.mark.parametrize('steps', [[], [0, 0], [5, 3]])
+def test_curve_weights_refuse_steps_that_do_not_rise(steps):
+  with pytest.raises(ValueError, match='must rise'):
+    statistics.curve_weights(steps)
