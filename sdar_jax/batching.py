@@ -124,40 +124,38 @@ def pack(
   Raises:
     ValueError: a row exceeds the largest bucket.
   """
-  lengths = np.asarray([_length(r.turn.prompt_ids, r.turn) for r in batch_rows], int)
-  teacher_lengths = None
-  if teacher_prompts is not None:
-    pairs = zip(teacher_prompts, batch_rows, strict=True)
-    teacher_lengths = np.asarray([_length(p, row.turn) for p, row in pairs], int)
+  lengths = _lengths(batch_rows, [row.turn.prompt_ids for row in batch_rows])
+  teacher = teacher_prompts is not None
+  teacher_lengths = _lengths(batch_rows, teacher_prompts) if teacher else None
   out = []
   for part in np.array_split(order, max(1, math.ceil(len(order) / minibatch_rows))):
     part = part[np.argsort(-lengths[part], kind='stable')]
     minibatch = []
     for start in range(0, max(len(part), 1), microbatch_rows):
       indices = part[start : start + microbatch_rows]
-      width = bucket(_longest(lengths, indices), length_buckets, 'train.length_buckets')
-      teacher_width = 0
-      if teacher_lengths is not None:
-        longest = _longest(teacher_lengths, indices)
-        teacher_width = bucket(longest, teacher_buckets, 'train.teacher_buckets')
-      arrays = _empty(microbatch_rows, width, teacher_width)
+      width = _width(lengths, indices, length_buckets, 'train.length_buckets')
+      wide = 0
+      if teacher:
+        wide = _width(
+          teacher_lengths, indices, teacher_buckets, 'train.teacher_buckets'
+        )
+      arrays = _empty(microbatch_rows, width, wide)
       for i, index in enumerate(indices):
-        prompt = None if teacher_prompts is None else teacher_prompts[index]
-        arrays['row_index'][i] = index
-        arrays['turn_ids'][i] = batch_rows[index].turn_id
-        arrays['advantages'][i] = advantages[index]
-        _fill(arrays, i, batch_rows[index].turn, prompt)
+        _fill(arrays, i, index, batch_rows, teacher_prompts, advantages)
       minibatch.append(arrays)
     out.append(minibatch)
   return out
 
 
-def _length(prompt: np.ndarray, turn: Turn) -> int:
-  return len(prompt) + len(turn.response_ids)
+def _lengths(batch_rows: Sequence[Row], prompts: Sequence[np.ndarray]) -> np.ndarray:
+  pairs = zip(prompts, batch_rows, strict=True)
+  return np.asarray([len(p) + len(row.turn.response_ids) for p, row in pairs], int)
 
 
-def _longest(lengths: np.ndarray, indices: np.ndarray) -> int:
-  return int(lengths[indices].max(initial=1))
+def _width(
+  lengths: np.ndarray, indices: np.ndarray, buckets: Sequence[int], key: str
+) -> int:
+  return bucket(int(lengths[indices].max(initial=1)), buckets, key)
 
 
 def _empty(count: int, width: int, teacher_width: int) -> Arrays:
@@ -176,19 +174,30 @@ def _empty(count: int, width: int, teacher_width: int) -> Arrays:
 
 
 def _fill(
-  arrays: Arrays, i: int, turn: Turn, teacher_prompt: np.ndarray | None
+  arrays: Arrays,
+  i: int,
+  index: int,
+  batch_rows: Sequence[Row],
+  teacher_prompts: Sequence[np.ndarray] | None,
+  advantages: np.ndarray,
 ) -> None:
+  """Puts row `index` of the step in place `i` of a microbatch."""
+  turn = batch_rows[index].turn
   start, size = len(turn.prompt_ids), len(turn.response_ids)
   if len(turn.sampler_logprobs) != size:
     raise ValueError(
       f'a turn has {size} response ids but {len(turn.sampler_logprobs)} log-probs'
     )
+  arrays['row_index'][i] = index
+  arrays['turn_ids'][i] = batch_rows[index].turn_id
+  arrays['advantages'][i] = advantages[index]
   arrays['tokens'][i, :start] = turn.prompt_ids
   arrays['tokens'][i, start : start + size] = turn.response_ids
   arrays['response_mask'][i, start : start + size] = True
   arrays['sampler_logprobs'][i, start : start + size] = turn.sampler_logprobs
-  if teacher_prompt is not None:
-    begin = len(teacher_prompt)
-    arrays['teacher_tokens'][i, :begin] = teacher_prompt
+  if teacher_prompts is not None:
+    prompt = teacher_prompts[index]
+    begin = len(prompt)
+    arrays['teacher_tokens'][i, :begin] = prompt
     arrays['teacher_tokens'][i, begin : begin + size] = turn.response_ids
     arrays['teacher_offset'][i] = begin - start

@@ -93,6 +93,8 @@ def results_table(reports: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
   for name in types:
     table.add_row(name, *(_success(report['by_type'].get(name)) for report in columns))
   table.add_section()
+  if all('mean_score' in report for report in columns):
+    _add(table, 'mean score', '{:.3f}', 'mean_score', columns)
   _add(table, 'mean turns', '{:.1f}', 'mean_turns', columns)
   _add(table, 'valid actions', '{:.1%}', 'valid_action_rate', columns)
   return table

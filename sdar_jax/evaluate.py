@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sdar_jax import rollout, statistics
+from sdar_jax import averages, rollout, statistics
 from sdar_jax.envs import base
 from sdar_jax.envs.pool import Pool
 from sdar_jax.trajectory import Outcome, Trajectory
@@ -98,7 +98,7 @@ def evaluate(
 
 
 def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-  """n, success with its Wilson 95 % interval, the same by type, turns and validity.
+  """n, success with its Wilson 95 % interval, score, the same by type, turns, validity.
 
   Episodes that failed for reasons of infrastructure are counted apart, not as misses.
   """
@@ -109,6 +109,8 @@ def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
   turns = [turn for t in played for turn in t.turns]
   return {
     **_success(played),
+    'macro_success_rate': _macro(played),
+    **_score(played),
     'faults': len(trajectories) - len(played),
     'mean_turns': len(turns) / max(len(played), 1),
     'valid_action_rate': sum(t.valid for t in turns) / max(len(turns), 1),
@@ -130,6 +132,18 @@ def _success(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
   }
 
 
+def _macro(trajectories: Sequence[Trajectory]) -> float:
+  """The mean over task types; in Search-QA over data sets."""
+  results = [(t.task_type, float(t.success)) for t in trajectories]
+  return averages.average(results).macro if results else 0.0
+
+
+def _score(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+  """The mean score in worlds that grade; {} in others."""
+  scores = [t.score for t in trajectories if t.score is not None]
+  return {'mean_score': sum(scores) / len(scores)} if scores else {}
+
+
 def _task_record(trajectory: Trajectory) -> dict[str, Any]:
   return {
     'task_id': trajectory.task_id,
@@ -137,5 +151,6 @@ def _task_record(trajectory: Trajectory) -> dict[str, Any]:
     'type': trajectory.task_type,
     'success': trajectory.outcome is Outcome.SUCCESS,
     'outcome': trajectory.outcome.value,
+    'score': trajectory.score,
     'turns': len(trajectory.turns),
   }

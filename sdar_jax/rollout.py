@@ -66,6 +66,7 @@ class _Episode:
   response: str = ''
   parsed: base.ParsedAction | None = None
   outcome: Outcome | None = None
+  score: float | None = None
 
   def trajectory(self) -> Trajectory:
     """The record of the episode, which has ended."""
@@ -76,6 +77,7 @@ class _Episode:
       member=self.member,
       turns=self.turns,
       outcome=self.outcome,
+      score=self.score,
     )
 
 
@@ -228,7 +230,7 @@ def _advance(
     episode.outcome = _outcome_of(result)
     return
   episode.history.append(base.Exchange(observation.text, parsed.action))
-  episode.observation = result.observation
+  episode.observation, episode.score = result.observation, result.score
   if result.done:
     episode.outcome = Outcome.SUCCESS if result.success else Outcome.FAILURE
   elif len(episode.turns) >= world.max_turns:

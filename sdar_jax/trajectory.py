@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: `score`.
 
 
 class Outcome(enum.StrEnum):
@@ -61,7 +61,11 @@ class Turn:
 
 @dataclasses.dataclass
 class Trajectory:
-  """One run of one task by one member of a group."""
+  """One run of one task by one member of a group.
+
+  Attributes:
+    score: the world's graded result in [0, 1]; None where success says it all.
+  """
 
   task_id: str
   task_type: str
@@ -69,6 +73,7 @@ class Trajectory:
   member: int
   turns: list[Turn]
   outcome: Outcome
+  score: float | None = None
 
   @property
   def episode_return(self) -> float:
@@ -114,6 +119,7 @@ def to_json(trajectory: Trajectory) -> dict[str, Any]:
     'member': trajectory.member,
     'outcome': trajectory.outcome.value,
     'return': trajectory.episode_return,
+    'score': trajectory.score,
     'turns': [turn_to_json(turn) for turn in trajectory.turns],
   }
 
@@ -143,4 +149,5 @@ def from_json(record: dict[str, Any]) -> Trajectory:
     member=record['member'],
     turns=turns,
     outcome=Outcome(record['outcome']),
+    score=record['score'],
   )

@@ -9,6 +9,7 @@ PACKAGE = ROOT / 'sdar_jax'
 # Longest prefix wins. A file may import from its own room and from lower layers.
 LAYERS = {
   'trajectory': 0,
+  'averages': 0,
   'config': 2,
   'files': 0,
   'statistics': 0,
@@ -47,12 +48,17 @@ LAYERS = {
   'train': 6,
   'modes': 6,
   'main': 7,
+  'runs': 1,
+  'comparison': 2,
+  'plot': 3,
+  'compare': 4,
 }
 WITHOUT_JAX = (
   'trajectory',
   'config',
   'files',
   'statistics',
+  'averages',
   'envs',
   'chat',
   'skills',

@@ -68,8 +68,8 @@ class StepResult:
     reward: what the world pays for this action.
     done: the episode is over.
     success: it is over and the task is solved.
-    score: of an episode that is over, the world's graded result in [0, 1] where it has
-      one (WebShop's task score); None where success says it all.
+    score: what the episode would score in [0, 1] if it ended here, in worlds that grade
+      (WebShop's task score: 0 until something is bought); None where success says all.
   """
 
   observation: Observation

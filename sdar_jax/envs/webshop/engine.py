@@ -84,7 +84,7 @@ class WebshopEnv:
         if name == pages.BUY.lower():
           return self._buy()
         self._click(name)
-    return base.StepResult(self._observation, 0.0, done=False, success=False)
+    return base.StepResult(self._observation, 0.0, False, False, score=0.0)
 
   @property
   def has_search_bar(self) -> bool:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sdar_jax.envs.search_qa.averages import average
+from sdar_jax.averages import average
 from sdar_jax.envs.search_qa.datasets import DATA_SETS
 
 BATCH = 512
@@ -38,7 +38,7 @@ def evaluation(last):
 def test_published_averages_give_one_question_half_the_weight(last):
   results = evaluation(last)
   assert len(results) == 51_713 and len(results) % BATCH == 1
-  ours = average(results).by_data_set['bamboogle']
+  ours = average(results).by_kind['bamboogle']
   assert ours == (pytest.approx((30 + last) / 125), 125)
   theirs = published(results)['bamboogle']
   assert theirs == pytest.approx((30 / 124 + last) / 2)
@@ -50,11 +50,11 @@ def test_micro_and_macro():
   averages = average(results)
   assert averages.micro == pytest.approx(2 / 4)
   assert averages.macro == pytest.approx((1 + 1 / 3) / 2)
-  assert averages.by_data_set == {'a': (1.0, 1), 'b': (pytest.approx(1 / 3), 3)}
+  assert averages.by_kind == {'a': (1.0, 1), 'b': (pytest.approx(1 / 3), 3)}
   assert average(reversed(results)) == averages
   assert average([('a', True), ('a', False)]).micro == 0.5
 
 
 def test_no_question_is_an_error():
-  with pytest.raises(ValueError, match='no question'):
+  with pytest.raises(ValueError, match='no task'):
     average([])

@@ -1,4 +1,4 @@
-"""Averages over the seven data sets, every question counted once.
+"""Averages over kinds of tasks (or data sets), every task counted once.
 
 Published tables average each batch of the evaluation first and then the batches: where
 a small data set straddles two batches, one question can weigh as much as all others.
@@ -9,48 +9,48 @@ from typing import NamedTuple
 
 
 class Score(NamedTuple):
-  """A mean and how many questions it is over."""
+  """A mean and how many tasks it is over."""
 
   mean: float
-  questions: int
+  tasks: int
 
 
 class Averages(NamedTuple):
   """What is reported of an evaluation.
 
   Attributes:
-    by_data_set: the mean of each data set.
-    micro: mean over all questions.
-    macro: unweighted mean of the data sets' means (the papers' 'Avg.').
+    by_kind: the mean of each kind.
+    micro: mean over all tasks.
+    macro: unweighted mean of the kinds' means: over data sets, the papers' 'Avg.'.
   """
 
-  by_data_set: Mapping[str, Score]
+  by_kind: Mapping[str, Score]
   micro: float
   macro: float
 
 
 def average(results: Iterable[tuple[str, float]]) -> Averages:
-  """Averages scores per question.
+  """Averages scores per task.
 
   micro = sum_q s_q / Q;  macro = 1/D sum_d (1/Q_d sum_{q in d} s_q).
 
   Args:
-    results: (data set, score in [0, 1]) of each question, in any order.
+    results: (kind, score in [0, 1]) of each task, in any order.
 
   Raises:
-    ValueError: there is no question.
+    ValueError: there is no task.
   """
   scores: dict[str, list[float]] = {}
   for name, score in results:
     scores.setdefault(name, []).append(float(score))
   if not scores:
-    raise ValueError('averages: no question was answered')
-  by_data_set = {
+    raise ValueError('averages: no task was played')
+  by_kind = {
     name: Score(sum(values) / len(values), len(values))
     for name, values in sorted(scores.items())
   }
   return Averages(
-    by_data_set,
+    by_kind,
     micro=sum(sum(v) for v in scores.values()) / sum(map(len, scores.values())),
-    macro=sum(score.mean for score in by_data_set.values()) / len(by_data_set),
+    macro=sum(score.mean for score in by_kind.values()) / len(by_kind),
   )
