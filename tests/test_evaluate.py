@@ -109,3 +109,23 @@ def test_summary_counts():
 def test_nothing_played_is_not_a_division_by_zero():
   report = evaluate.summarise([])
   assert report['n'] == 0 and report['success_rate'] == 0.0
+
+
+def test_scores_and_the_macro_average_count_every_episode_once():
+  def episode(kind, success, score):
+    outcome = Outcome.SUCCESS if success else Outcome.MAX_TURNS
+    return Trajectory('t', kind, 0, 0, [], outcome, score=score)
+
+  graded = [
+    episode('a', True, 1.0),
+    episode('a', False, 0.5),
+    episode('a', False, 0.0),
+    episode('b', True, 1.0),
+    Trajectory('t', 'b', 0, 0, [], Outcome.ENV_ERROR, score=0.0),
+  ]
+  report = evaluate.summarise(graded)
+  assert report['mean_score'] == 2.5 / 4 and report['faults'] == 1
+  assert report['success_rate'] == 2 / 4
+  assert report['macro_success_rate'] == pytest.approx((1 / 3 + 1) / 2)
+  plain = evaluate.summarise([episode('a', True, None)])
+  assert 'mean_score' not in plain
