@@ -124,6 +124,20 @@ def test_responses_are_the_inverse_of_the_parsers(parser):
         break
 
 
+def test_a_response_keeps_its_first_word_apart_from_the_tag():
+  response = SearchQAWorld().response('need native', '<search>al bo native</search>')
+  assert response == '<think>need native</think><search> al bo native</search>'
+
+
+def test_environments_keep_the_worlds_limits():
+  env = SearchQAWorld(max_turns=2, max_characters=20).make_env()
+  env.reset(SearchQAWorld().tasks('train')[0])
+  shown, after = (env.step('<search>mills</search>').observation for _ in range(2))
+  documents = engine.read_documents(shown.text)
+  assert 0 < sum(len(hit.title) + len(hit.text) for hit in documents) <= 20
+  assert after.text == ''  # A search on the last turn is not executed.
+
+
 def test_parsers_differ_on_a_missing_thought():
   response, observation = '<search>x</search>', base.Observation('')
   for parser, valid in (('reference', True), ('strict', False)):
@@ -224,6 +238,7 @@ def official(tmp_path):
 
 
 def test_official_questions_are_the_same_kind_of_world(official):
+  size = len(pickle.dumps(official))
   assert [task.task_type for task in official.tasks('train')] == ['nq']
   tests = official.tasks('test')
   assert tests is official.tasks('test')
@@ -235,6 +250,7 @@ def test_official_questions_are_the_same_kind_of_world(official):
   documents = engine.read_documents(result.observation.text)
   assert [passage.title for passage in documents] == ['Tower']
   assert env.step('<answer>the a bo</answer>').success
+  assert len(pickle.dumps(official)) == size  # Questions do not travel.
   assert pickle.loads(pickle.dumps(official)).digest == official.digest
 
 
