@@ -11,16 +11,17 @@ train: $(VENV)/.installed  ## Trains SDAR on generated ALFWorld with the small m
 	  --workdir=$(WORKDIR)
 
 test: $(VENV)/.tested  ## Passes the tests.
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.tested  ## The long tests, too.
-	$(RUN) -m pytest -m 'slow or not slow'
+	$(RUN) -m pytest -n auto --dist loadfile -m 'slow or not slow'
 
 lint: $(VENV)/.tested  ## Style, as CI checks it.
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-tiny: $(VENV)/.installed  ## Rebuilds the small model in experiments/tiny (long).
-	$(RUN) -m experiments.tiny.build
+tiny: $(VENV)/.installed  ## Rebuilds the small models of experiments/tiny (long).
+	for world in alfworld webshop search_qa; do \
+	  $(RUN) -m experiments.tiny.build --world=$$world || exit 1; done
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
