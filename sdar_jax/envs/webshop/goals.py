@@ -152,8 +152,13 @@ class Goals(Sequence[Goal]):
     source = int(np.searchsorted(self._ends, index, side='right'))
     number = index - (int(self._ends[source - 1]) if source else 0)
     product = self.catalogue[int(self._rows[source])]
-    wishes = _wishes(product, self.human)
-    instruction, options, repeat = next(itertools.islice(wishes, number, None))
+    if self.human:
+      instruction = product.human[number]
+      options = next(_choices(product, instruction, human=True))
+      repeat = product.human[:number].count(instruction)
+    else:
+      instruction = product.synthetic
+      options, repeat = _choice(product, number)
     return make_goal(product, instruction, options, repeat=repeat)
 
   def split(self, sizes: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
@@ -205,20 +210,10 @@ class Goals(Sequence[Goal]):
     """Per goal: a hash of its words, and one of its product, options, attributes."""
     for row in self._rows.tolist():
       product = self.catalogue[row]
-      for instruction, options, _ in _wishes(product, self.human):
-        same = (product.asin, options, instruction.attributes)
-        yield _hash(_words(instruction, options), 8), _hash(same, 8)
-
-
-def _wishes(
-  product: Product, human: bool
-) -> Iterator[tuple[Instruction, Options, int]]:
-  """Every instruction with every choice of options, and how often it came before."""
-  seen = Counter()
-  for instruction in _instructions(product, human):
-    for options in _choices(product, instruction, human):
-      yield instruction, options, seen[instruction, options]
-      seen[instruction, options] += 1
+      for instruction in _instructions(product, self.human):
+        for options in _choices(product, instruction, self.human):
+          same = (product.asin, options, instruction.attributes)
+          yield _hash(_words(instruction, options), 8), _hash(same, 8)
 
 
 def _instructions(product: Product, human: bool) -> tuple[Instruction, ...]:
@@ -237,6 +232,21 @@ def _choices(
   names = sorted(product.options)
   for values in itertools.product(*(product.options[name] for name in names)):
     yield tuple(zip(names, values))
+
+
+def _choice(product: Product, number: int) -> tuple[Options, int]:
+  """The `number`-th of `_choices`, and how many before it are the same."""
+  places = []
+  for name in sorted(product.options, reverse=True):  # The last name turns fastest.
+    number, place = divmod(number, len(product.options[name]))
+    places.append((name, place))
+  options, repeat = [], 0
+  for name, place in reversed(places):
+    values = product.options[name]
+    value = values[place]
+    options.append((name, value))
+    repeat = repeat * values.count(value) + values[:place].count(value)
+  return tuple(options), repeat
 
 
 def _words(instruction: Instruction, options: Options) -> str:

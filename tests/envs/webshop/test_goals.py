@@ -132,7 +132,7 @@ def test_options_turn_in_the_order_of_their_names():
   ]
   words = first[4].instruction_text
   assert words.startswith('find lamp 0 with color: blue, and size: large, and price')
-  assert [first[n].goal_id[23:] for n in range(3)] == ['', '', '-2']
+  assert [first[n].goal_id[23:] for n in range(6)] == ['', '', '-2'] * 2
   assert first[0].goal_id == first[2].goal_id[:-2]
   assert first[-1].asin == 'B000000011'
   with pytest.raises(IndexError):
@@ -235,3 +235,25 @@ def test_goal_ids_hold_the_asin_and_all_that_is_wanted():
   assert len(made) == 4
   assert all(goal_id.startswith('B000000001-') for goal_id in made)
   assert goals.make_goal(lamp, want, (), bound=20.0).goal_id in made
+
+
+def test_goals_that_repeat_are_numbered():
+  options = {
+    'size': ('s', 'l', 's', 's'),
+    'color': ('red', 'red', 'blue'),
+    'fit': ('x',),
+  }
+  lamp = little_shop.product('B1', 'Lamp', options=options)
+  seen, expected = collections.Counter(), []
+  for color in options['color']:
+    for size in options['size']:
+      chosen = (('color', color), ('fit', 'x'), ('size', size))
+      seen[chosen] += 1
+      ending = f'-{seen[chosen]}' if seen[chosen] > 1 else ''
+      expected.append((chosen, ending))
+  listed = list(Goals(MemoryCatalogue([lamp])))
+  assert [(goal.options, goal.goal_id[15:]) for goal in listed] == expected
+  human = (Instruction('a', ('x',)), Instruction('b', ('x',)), Instruction('a', ('x',)))
+  lamp = little_shop.product('B1', 'Lamp', human=human)
+  ids = [goal.goal_id for goal in Goals(MemoryCatalogue([lamp]), human=True)]
+  assert ids[2] == f'{ids[0]}-2' and len(set(ids)) == 3
