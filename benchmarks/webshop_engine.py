@@ -49,15 +49,19 @@ class Watch:
 
 
 def first_shop():
-  """The shop in memory."""
+  """The shop in memory, and its goals."""
+  nouns = NounSource('rule')
   if not DATA_DIR.value:
-    return Shop(generated.catalogue(), nouns=NounSource('rule'))
+    return Shop(generated.catalogue(), None, nouns), generated.goals()['train']
   folder = Path(DATA_DIR.value)
-  for documents in sorted(folder.glob('*.jsonl*')):
+  documents = sorted(folder.glob('*.jsonl*'))
+  if documents:
     instructions = folder / store.OFFICIAL['small'][1]
-    products = catalogue.read_documents(documents, instructions)
-    return Shop(catalogue.MemoryCatalogue(products), nouns=NounSource('rule'))
-  return store.open_official(folder, nouns=NounSource('rule'))
+    products = catalogue.read_documents(documents[0], instructions)
+    shop = Shop(catalogue.MemoryCatalogue(products), None, nouns)
+  else:
+    shop = store.open_official(folder, 'small', nouns)
+  return shop, Goals(shop.catalogue)
 
 
 def walk(env, goal, query):
@@ -85,10 +89,9 @@ def queries(goals, count, rng):
     yield ' '.join(words[place] for place in kept)
 
 
-def measure(shop, episodes):
+def measure(shop, goals, episodes):
   """Prints the speed of steps, and of searches alone."""
   rng = random.Random(SEED.value)
-  goals = Goals(shop.catalogue)
   chosen = [goals[rng.randrange(len(goals))] for _ in range(episodes)]
   asked = list(queries(goals, episodes, rng))
   env, watch = WebshopEnv(shop), Watch()
@@ -140,7 +143,7 @@ def synthetic(shop, count, seed):
       product_category=model.product_category,
       attributes=model.attributes,
       options=model.options,
-      synthetic=model.synthetic,
+      synthetic=catalogue.Instruction(f'find {model.query}', model.attributes[:2]),
     )
 
 
@@ -172,7 +175,7 @@ def load(directory):
     f'{len(shop.catalogue)} products, {len(shop.index.terms)} terms: opened in '
     f'{processor:.1f} s ({clock:.1f} s by the clock)'
   )
-  measure(shop, 200)
+  measure(shop, Goals(shop.catalogue), 200)
   print(f'peak {peak():.2f} GiB of memory, mapped files included')
 
 
@@ -184,13 +187,13 @@ def main(arguments):
     load(LOAD.value)
     return
   watch = Watch()
-  shop = first_shop()
+  shop, goals = first_shop()
   processor, clock = watch.read()
   print(
     f'{len(shop.catalogue)} products: read and indexed in {processor:.1f} s '
     f'({clock:.1f} s by the clock)'
   )
-  measure(shop, EPISODES.value)
+  measure(shop, goals, EPISODES.value)
   if FULL.value:
     with tempfile.TemporaryDirectory() as temporary:
       build(shop, SHOP_DIR.value or f'{temporary}/shop', FULL.value)
