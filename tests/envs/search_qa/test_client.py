@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 
-import faulty
+import faulty_server as faulty
 import pytest
 
 from sdar_jax.envs.base import EnvironmentFault, EnvironmentTimeout, Task
@@ -177,6 +177,17 @@ def test_the_circuit_opens_and_closes_again(clock):
     clock.ahead = 61.0
     assert client.search_many(['who'], 3) == [expected('who')]
     assert client.search_many(['who'], 3) == [expected('who')]
+
+
+def test_a_success_closes_the_circuit():
+  def behave(sock, request, number):
+    (faulty.good if number % 2 else faulty.status(500))(sock, request, number)
+
+  with faulty.FaultyServer(behave) as server:
+    client = HttpRetriever(server.url, tries=1, patience=2, **QUICK)
+    answers = [client.search_many(['who'], 3)[0] for _ in range(6)]
+  assert answers[1::2] == [expected('who')] * 3
+  assert [answer.kind for answer in answers[::2]] == ['http_500'] * 3
 
 
 def test_the_first_failure_after_the_pause_opens_the_circuit_anew(clock):
