@@ -15,7 +15,8 @@ from sdar_jax.envs.webshop.goals import Goal, Options
 
 _ALIKE = 85  # Per cent; more than this is a match.
 _LATIN_1 = dict.fromkeys(range(128, 256))
-# A longer colour counts as the first of these that it contains: the order matters.
+# A longer colour counts as the first of these that it contains: the order matters
+# (the list of WebShop's released code).
 COLORS = tuple(
   """
   alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze
@@ -81,7 +82,7 @@ def score_purchase(
   Raises:
     ValueError: the goal asks for no attribute or has no positive bound.
 
-  Source: Yao et al. 2022, 'WebShop', appendix A.5, as the released code computes it.
+  Source: Yao et al. 2022, 'WebShop' (arXiv:2207.01206), as the released code has it.
   """
   if not goal.attributes or goal.price_upper <= 0:
     raise ValueError(
