@@ -271,6 +271,17 @@ def test_official_goals_are_the_same_kind_of_world(official):
     assert bank.retrieve(world.tasks('train')[index].metadata)
 
 
+def test_official_splits_share_no_instruction(official):
+  world = WebshopWorld('official', official, noun_source='rule')
+  seen = {}
+  for split in ('train', 'valid', 'test'):
+    tasks = world.tasks(split)
+    for task in (tasks[index] for index in range(200)):
+      assert task.task_id == f'official/{split}/{task.payload.goal_id}'
+      assert seen.setdefault(task.goal, split) == split
+      assert seen.setdefault(task.payload.goal_id, split) == split
+
+
 def test_compact_prompts_can_show_official_pages(official):
   world = WebshopWorld('official', official, noun_source='rule', prompt_style='compact')
   draws = np.random.default_rng(4)
