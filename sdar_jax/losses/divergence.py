@@ -102,21 +102,18 @@ def topk(
   chex.assert_equal_shape([student_logprobs, teacher_logprobs])
   if remainder not in REMAINDERS:
     raise ValueError(f'remainder={remainder!r}: expected one of {REMAINDERS}')
-  close = _with_tail if remainder == 'tail' else _renormalised
+  close = _with_tail if remainder == 'tail' else jax.nn.log_softmax
   student, teacher = close(student_logprobs), close(teacher_logprobs)
   return _divergence(student, teacher, kind, jsd_weight, token_clip)
 
 
 def _possible(logits, valid_vocab):
   """Logits in float32 at least, with the ids that have no token at a finite floor."""
-  logits = jnp.asarray(logits, jnp.promote_types(logits.dtype, jnp.float32))
+  logits = jnp.asarray(logits)
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   # A comparison, not a slice: it stays local where the vocabulary is sharded.
   valid = jnp.arange(logits.shape[-1]) < valid_vocab
   return jnp.where(valid, logits, jnp.finfo(logits.dtype).min)
-
-
-def _renormalised(logprobs):
-  return logprobs - jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
 
 
 def _with_tail(logprobs):

@@ -168,3 +168,85 @@ def test_gap_by_turn_sums_by_turn(make_batch):
     rows = (turns == turn) if turn < 2 else (turns >= 2)
     np.testing.assert_allclose(sums[turn], np.nansum(gap[rows]), rtol=1e-5)
     assert counts[turn] == mask[rows].sum()
+
+
+def test_opsd_equals_a_loop_and_pushes_both_ways(make_batch):
+  batch = make_batch(8, spread=0.5)
+  mask = batch['response_mask']
+  x, teacher = (
+    batch[name].astype(np.float64) for name in ('logprobs', 'teacher_logprobs')
+  )
+  want, grad = np.zeros(mask.shape), np.zeros(mask.shape)
+  for i, t in zip(*np.nonzero(mask)):
+    credit = min(max(teacher[i, t] - x[i, t], -0.6), 0.6)
+    want[i, t], grad[i, t] = -credit * x[i, t], -credit
+  x, teacher = (np.where(mask, array, np.inf) for array in (x, teacher))
+  with jax.enable_x64(True):
+    function = lambda x: distill.opsd(x, teacher, mask, gap_clip=0.6)
+    for call in (function, jax.jit(function)):
+      losses, pull = jax.vjp(call, x)
+      np.testing.assert_allclose(losses, want, rtol=1e-12)
+      np.testing.assert_allclose(pull(jnp.ones_like(losses))[0], grad, rtol=1e-12)
+  assert (grad > 0).any() and (grad < 0).any()
+
+
+def test_unclipped_opsd_has_the_gradient_of_the_reverse_kl():
+  """On the policy's own samples; SDAR's gated term does not, whatever its beta."""
+  rng = np.random.default_rng(11)
+  logits, teacher = rng.standard_normal((2, 1, 9))
+  mask = np.ones((1, 9), bool)
+  with jax.enable_x64(True):
+    teacher = jax.nn.log_softmax(jnp.asarray(teacher))
+
+    def expected(logits, losses):
+      logp = jax.nn.log_softmax(logits)
+      measure = jax.lax.stop_gradient(jnp.exp(logp))
+      return jnp.sum(measure * losses(logp))
+
+    def reverse_kl(logits):
+      logp = jax.nn.log_softmax(logits)
+      return jnp.sum(jnp.exp(logp) * (logp - teacher))
+
+    opsd = lambda logp: distill.opsd(logp, teacher, mask, gap_clip=np.inf)
+    gated = lambda logp: distill.gated_distillation(logp, teacher, mask, gate_beta=5.0)
+    logits = jnp.asarray(logits)
+    want = jax.grad(reverse_kl)(logits)
+    np.testing.assert_allclose(jax.grad(expected)(logits, opsd), want, atol=1e-14)
+    assert np.abs(jax.grad(expected)(logits, gated) - want).max() > 1e-2
+
+
+def test_the_released_grpo_opsd_has_no_teacher_signal(make_batch):
+  """gate_beta 0: not a bit of the gradient depends on the teacher."""
+  batch = make_batch(9)
+  mask, logprobs = batch['response_mask'], batch['logprobs']
+  teachers = (batch['teacher_logprobs'], batch['ref_logprobs'] - 7.0, 0 * logprobs)
+  grads = [loss_and_grad(logprobs, teacher, mask, 0.0)[1] for teacher in teachers]
+  for grad in grads:
+    np.testing.assert_array_equal(grad, grads[0])
+  np.testing.assert_array_equal(np.asarray(grads[0])[~mask], 0)
+  np.testing.assert_allclose(np.asarray(grads[0])[mask], -0.5 / mask.sum(), rtol=1e-6)
+  # With any beta, or with OPSD itself, it does.
+  grads = [loss_and_grad(logprobs, teacher, mask, 0.1)[1] for teacher in teachers[:2]]
+  assert np.abs(grads[0] - grads[1]).max() > 1e-4
+  real = lambda x, teacher: distill.opsd(x, teacher, mask, gap_clip=5.0).sum()
+  grads = [jax.grad(real)(logprobs, teacher) for teacher in teachers[:2]]
+  assert np.abs(grads[0] - grads[1]).max() > 0.1
+
+
+def test_the_released_opsd_pushes_every_token_up(make_batch):
+  batch = make_batch(10)
+  mask, teacher = batch['response_mask'], batch['teacher_logprobs']
+  _, grad = loss_and_grad(batch['logprobs'], teacher, mask, 5.0)
+  assert (np.asarray(grad)[mask] < 0).all()
+
+
+@pytest.mark.parametrize('gap', [1e4, -1e4])
+def test_wild_gaps_are_finite(gap):
+  mask, logprobs = np.ones((1, 1), bool), np.full((1, 1), -1e4 - 1, np.float32)
+  for function in (
+    lambda x: distill.opsd(x, x + gap, mask, gap_clip=np.inf),
+    lambda x: distill.opsd(x, x + gap, mask, gap_clip=0.05),
+    lambda x: distill.weighted(x, x + gap, 0 * x + 2, mask),
+  ):
+    losses, pull = jax.vjp(function, logprobs)
+    assert np.isfinite(losses).all() and np.isfinite(pull(losses)[0]).all()
