@@ -183,7 +183,7 @@ def privilege_gate(
   signal = _keep(xp, mask, teacher_logprobs) - _keep(xp, mask, ref_logprobs)
   signal = signal / _batch_std(xp, signal, mask)
   gate = 0.5 * (1.0 + xp.tanh(0.5 * gate_scale * signal))
-  return _keep(xp, mask, gate).astype(signal.dtype)
+  return _keep(xp, mask, gate).astype(teacher_logprobs.dtype)
 
 
 def shaped_rewards(

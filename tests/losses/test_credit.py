@@ -1,0 +1,228 @@
+import numpy as np
+import pytest
+
+from sdar_jax.losses import advantages, credit
+
+EPS = 1e-6
+
+
+def make_rows(seed, spread=0.5):
+  """Four groups of three episodes, turns shuffled, one padding row of poison."""
+  rng = np.random.default_rng(seed)
+  trajectories = np.concatenate([np.repeat(np.arange(11), 3), [11, 12]])
+  turns = np.concatenate([np.tile([0, 2, 5], 11), [0, 0]])
+  order = rng.permutation(35)
+  trajectories, turns = trajectories[order], turns[order]
+  mask = rng.random((35, 6)) < 0.7
+  mask[:, 2] = True
+  mask[trajectories == 12] = False
+  return {
+    'advantages': rng.standard_normal(35),
+    'gap': np.where(mask, spread * rng.standard_normal((35, 6)), np.nan),
+    'trajectory_ids': trajectories,
+    'turn_ids': turns,
+    'group_ids': trajectories // 3,
+    'prior': (0.2 + 0.1 * (trajectories // 3))[: len(order)],
+    'mask': mask,
+  }
+
+
+def agent_opsd(rows, **settings):
+  return (
+    credit.agent_opsd_credit,
+    rows['advantages'],
+    rows['gap'],
+    rows['trajectory_ids'],
+    rows['turn_ids'],
+    rows['prior'],
+    rows['mask'],
+  ), settings
+
+
+def loop_agent_opsd(rows, mix, band, increments, decay):
+  out = np.zeros(rows['mask'].shape)
+  moves = np.nansum(np.where(rows['mask'], rows['gap'], 0), axis=1)
+  for episode in set(rows['trajectory_ids']):
+    index = [
+      i
+      for i in np.argsort(rows['turn_ids'], kind='stable')
+      if rows['trajectory_ids'][i] == episode and rows['mask'][i].any()
+    ]
+    if not index:
+      continue
+    believed, evidence, q = rows['prior'][index[0]], 0.0, []
+    start = np.log(believed / (1 - believed))
+    for i in index:
+      evidence = decay * evidence + moves[i]
+      belief = min(max(1 / (1 + np.exp(-start - evidence)), EPS), 1 - EPS)
+      q.append(belief - believed if increments == 'belief' else moves[i])
+      believed = belief
+    z = (np.array(q) - np.mean(q)) / (np.std(q) + EPS)
+    for i, score in zip(index, z):
+      a = rows['advantages'][i]
+      m = min(max(1 + band * np.sign(a) * score, 1 - band), 1 + band)
+      out[i] = a * ((1 - mix) + mix * m) * rows['mask'][i]
+  return out
+
+
+@pytest.mark.parametrize('increments', credit.BELIEF_INCREMENTS)
+@pytest.mark.parametrize('decay', [1.0, 0.5])
+def test_agent_opsd_equals_a_loop(everywhere, increments, decay):
+  rows = make_rows(0)
+  settings = {'mix': 0.5, 'band': 0.2, 'increments': increments, 'decay': decay}
+  want = loop_agent_opsd(rows, **settings)
+  arguments, _ = agent_opsd(rows)
+  for got in everywhere(*arguments, **settings):
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+  ratio = (want / rows['advantages'][:, None])[rows['mask']]
+  assert ratio.min() == pytest.approx(0.9) and ratio.max() == pytest.approx(1.1)
+
+
+def test_agent_opsd_knows_no_order_of_rows():
+  rows = make_rows(1)
+  (function, *arrays), settings = agent_opsd(rows, mix=0.5, band=0.2)
+  want = function(*arrays, **settings)
+  order = np.random.default_rng(2).permutation(35)
+  got = function(*(array[order] for array in arrays), **settings)
+  np.testing.assert_allclose(got, want[order], rtol=1e-9, atol=1e-12)
+
+
+def test_agent_opsd_leaves_single_turns_and_silent_teachers_alone():
+  rows = make_rows(3)
+  plain = advantages.uniform_credit(rows['advantages'], rows['mask'])
+  settings = {'mix': 0.5, 'band': 0.2}
+  alone = rows | {'trajectory_ids': np.arange(35)}
+  silent = rows | {'gap': 0 * rows['gap']}
+  for case in (alone, silent):
+    (function, *arrays), _ = agent_opsd(case)
+    np.testing.assert_allclose(function(*arrays, **settings), plain, rtol=1e-12)
+  (function, *arrays), _ = agent_opsd(rows)
+  got = function(*arrays, mix=0.0, band=0.2)
+  np.testing.assert_allclose(got, plain, rtol=1e-12)
+
+
+@pytest.mark.parametrize('prior', [0.0, 0.5, 1.0])
+@pytest.mark.parametrize('scale', [1e4, -1e4])
+def test_agent_opsd_is_finite_and_bounded_under_wild_gaps(prior, scale):
+  rows = make_rows(4, spread=scale)
+  rows = {
+    name: value.astype(np.float32) if value.dtype == float else value
+    for name, value in (rows | {'prior': np.full(35, prior)}).items()
+  }
+  for increments in credit.BELIEF_INCREMENTS:
+    (function, *arrays), _ = agent_opsd(rows)
+    got = function(*arrays, mix=1.0, band=0.2, increments=increments)
+    assert got.dtype == np.float32 and np.isfinite(got).all()
+    bound = 1.2001 * np.abs(rows['advantages'])[:, None]
+    assert (np.abs(got) <= bound).all()
+
+
+def test_agent_opsd_rewards_the_turn_that_moved_belief():
+  """The second of three turns convinces: it gains where the episode succeeded."""
+  gap = np.array([[0.0], [4.0], [0.0]])
+  ids, mask = np.zeros(3, int), np.ones((3, 1), bool)
+  for sign in (1.0, -1.0):
+    arrays = (np.full(3, sign), gap, ids, np.arange(3), np.full(3, 0.5), mask)
+    got = credit.agent_opsd_credit(*arrays, mix=1.0, band=0.2)[:, 0] * sign
+    assert np.argmax(sign * got) == 1 and got[0] == pytest.approx(got[2])
+
+
+def test_unknown_increments_are_named():
+  (function, *arrays), _ = agent_opsd(make_rows(5))
+  with pytest.raises(ValueError, match="increments='odds'"):
+    function(*arrays, mix=0.5, band=0.2, increments='odds')
+
+
+def loop_grsd(rows, prior, mix, clip, dead_zone):
+  out, signal, scale = np.zeros(rows['mask'].shape), {}, {}
+  for i in range(35):
+    if rows['mask'][i].any():
+      q = np.sign(rows['advantages'][i]) * rows['gap'][i][rows['mask'][i]].mean()
+      signal[i] = np.exp(min(max(q, -20), 20)) - 1
+  for group in set(rows['group_ids']):
+    scale[group] = [
+      abs(signal[i]) for i in signal if prior[i] and rows['group_ids'][i] == group
+    ]
+  for i, e in signal.items():
+    weight = 1.0
+    if prior[i]:
+      e = e / (np.mean(scale[rows['group_ids'][i]]) + EPS)
+      e = 0.0 if abs(e) <= dead_zone else min(max(e, -clip), clip)
+      weight = max(0.1, 1 + mix * e)
+    out[i] = rows['advantages'][i] * weight * rows['mask'][i]
+  return out
+
+
+@pytest.mark.parametrize('dead_zone', [0.0, 0.8])
+def test_grsd_equals_a_loop(everywhere, dead_zone):
+  rows = make_rows(6)
+  prior = rows['group_ids'] != 1
+  settings = {'mix': 0.5, 'signal_clip': 1.5, 'dead_zone': dead_zone}
+  want = loop_grsd(rows, prior, 0.5, 1.5, dead_zone)
+  arrays = (rows['advantages'], rows['gap'], rows['group_ids'], prior, rows['mask'])
+  for got in everywhere(credit.grsd_credit, *arrays, **settings):
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+  plain = advantages.uniform_credit(rows['advantages'], rows['mask'])
+  np.testing.assert_array_equal(got[~prior], plain[~prior])
+  order = np.random.default_rng(7).permutation(35)
+  got = credit.grsd_credit(*(array[order] for array in arrays), **settings)
+  np.testing.assert_allclose(got, want[order], rtol=1e-9, atol=1e-12)
+
+
+def test_grsd_never_turns_an_advantage_and_stays_finite():
+  rows = make_rows(8, spread=1e4)
+  arrays = [rows['advantages'], rows['gap'], rows['group_ids']]
+  arrays += [np.ones(35, bool), rows['mask']]
+  arrays[:2] = [array.astype(np.float32) for array in arrays[:2]]
+  got = credit.grsd_credit(*arrays, mix=0.5, signal_clip=3.0)
+  assert np.isfinite(got).all()
+  weights = (got / arrays[0][:, None])[rows['mask']]
+  assert weights.min() >= 0.0999 and weights.max() <= 2.5001
+  silent = credit.grsd_credit(
+    arrays[0], 0 * arrays[1], *arrays[2:], mix=0.5, signal_clip=3.0
+  )
+  plain = advantages.uniform_credit(arrays[0], rows['mask'])
+  np.testing.assert_array_equal(silent, plain)
+
+
+@pytest.mark.parametrize('normalise', [False, True])
+@pytest.mark.parametrize('clip', [None, 0.7])
+def test_opid_equals_a_loop(everywhere, normalise, clip):
+  rows, rng = make_rows(9), np.random.default_rng(10)
+  skilled, token_credit = rng.random(35) < 0.5, rng.standard_normal((35, 6))
+  values = [rows['gap'][i, t] for i, t in zip(*np.nonzero(rows['mask'])) if skilled[i]]
+  want = np.zeros((35, 6))
+  for i, t in zip(*np.nonzero(rows['mask'])):
+    gap = rows['gap'][i, t] if skilled[i] else 0.0
+    if normalise and skilled[i]:
+      gap = (gap - np.mean(values)) / (np.std(values) + EPS)
+    if clip is not None:
+      gap = min(max(gap, -clip), clip)
+    want[i, t] = token_credit[i, t] + 0.1 * gap
+  arrays = (token_credit, rows['gap'], rows['mask'], skilled)
+  settings = {'weight': 0.1, 'normalise': normalise, 'gap_clip': clip}
+  for got in everywhere(credit.opid_credit, *arrays, **settings):
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_opid_without_skills_or_with_equal_gaps_changes_nothing():
+  rows = make_rows(11)
+  plain = advantages.uniform_credit(rows['advantages'], rows['mask'])
+  nobody, everybody = np.zeros(35, bool), np.ones(35, bool)
+  for normalise in (False, True):
+    got = credit.opid_credit(
+      plain, rows['gap'], rows['mask'], nobody, weight=1.0, normalise=normalise
+    )
+    np.testing.assert_array_equal(got, plain)
+  equal = np.full((35, 6), 0.25)
+  got = credit.opid_credit(
+    plain, equal, rows['mask'], everybody, weight=1.0, normalise=True
+  )
+  np.testing.assert_allclose(got, plain, atol=1e-12)
+
+
+def test_opid_adds_both_kinds_of_skill():
+  mask, zero = np.ones((2, 2), bool), np.zeros((2, 2))
+  got = credit.opid_credit(zero, zero + 1, mask, np.array([True, False]), weight=0.25)
+  got = credit.opid_credit(got, zero + 2, mask, np.array([False, True]), weight=0.5)
+  np.testing.assert_array_equal(got, [[0.25, 0.25], [1, 1]])
