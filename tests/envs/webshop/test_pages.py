@@ -225,7 +225,7 @@ def test_no_action_breaks_an_episode(actions):
   env = started()
   for action in actions:
     result = env.step(action)
-    assert result.done == (result.score is not None)
+    assert 0.0 <= result.score <= 1.0 and (result.done or result.score == 0.0)
     assert result.observation.text
     if result.done:
       break
