@@ -26,11 +26,12 @@ class Job(NamedTuple):
 
 
 class Failure(NamedTuple):
-  """What befell an environment: the call may succeed in a fresh one.
+  """What befell an environment, through no fault of what its world depends on.
 
   Attributes:
     kind: 'crash', 'hang', 'error' (it raised), 'garbage' (what it returned is no
-      answer) or 'diverged' (a replay did not answer as before).
+      answer), 'diverged' (a replay did not answer as before) or 'quarantined' (its
+      task hung too often to be tried).
     message: one line.
   """
 

@@ -20,7 +20,8 @@ from sdar_jax.envs.episode import Episode, Failure, Stage
 Key = Hashable
 
 HANGS = 2  # At the same place of a task, before the task is quarantined.
-DEATHS = 3  # Of every worker, one after another with nothing delivered, end the run.
+DEATHS = 3  # Of every worker, one after another with nothing delivered: no use.
+_LEAST_DEATHS = 10  # Three tasks in a row that kill their one worker are bad luck.
 _CLOSE_SECONDS = 3.0  # For workers to end by themselves.
 _QUARANTINED = Failure('quarantined', f'it hung {HANGS} times at the same place')
 
@@ -199,7 +200,9 @@ class WorkerPool(Pool):
     self._opening = worker.opening(world)
     self._workers: list[worker.Worker | None] = [None] * workers
     self._forgotten: list[list[int]] = [[] for _ in range(workers)]
-    self._fruitless: list[str | None] = []  # Deaths since something was delivered.
+    # Tasks whose first try killed a worker since something was delivered; None where
+    # the worker was not playing one.
+    self._fruitless: list[str | None] = []
 
   @property
   def _shares(self) -> int:
@@ -261,16 +264,20 @@ class WorkerPool(Pool):
       self._counts[each.kind] += 1
       self._fruitless.append(None)
     else:
+      if each.culprit.tries == 0:
+        self._fruitless.append(each.culprit.task.task_id)
       each.culprit.fail(Failure(each.kind, each.message))
-      self._fruitless.append(each.culprit.task.task_id)
-    deaths, idle = len(self._fruitless), self._fruitless.count(None)
-    causes = idle + len(set(self._fruitless) - {None})
-    # One or two tasks that kill whatever plays them are given up like any fault.
-    if deaths >= DEATHS * self._shares and causes > 2:
+    self._check_use(each)
+
+  def _check_use(self, last: worker.Worker) -> None:
+    """Raises PoolError if workers die whatever they do, not just of a few tasks."""
+    deaths, limit = self._fruitless, DEATHS * self._shares
+    of_tasks = len(deaths) >= max(limit, _LEAST_DEATHS) and len(set(deaths)) > 2
+    if of_tasks or deaths.count(None) >= limit:
       raise PoolError(
-        f'{deaths} environment workers failed one after another and delivered nothing'
-        f' (the last: {each.kind}, {each.message}): config.pool.workers=0 plays in this'
-        ' process and shows why'
+        f'{len(deaths)} environment workers failed one after another and delivered'
+        f' nothing (the last: {last.kind}, {last.message}): config.pool.workers=0 plays'
+        ' in this process and shows why'
       )
 
 

@@ -248,7 +248,9 @@ def _receive(requests: BinaryIO) -> Any:
   header = requests.read(_LENGTH.size)
   if len(header) < _LENGTH.size:
     return None
-  return ForkingPickler.loads(requests.read(*_LENGTH.unpack(header)))
+  (length,) = _LENGTH.unpack(header)
+  data = requests.read(length)
+  return ForkingPickler.loads(data) if len(data) == length else None
 
 
 def _follow(descriptor: int) -> None:

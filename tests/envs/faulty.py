@@ -141,7 +141,9 @@ class Faults:
     if kind == 'wire':
       os.write(int(sys.argv[1]), b'\xff{"not": an answer}\n')
       time.sleep(3600)
-    return (GARBAGE[int(number('garbage', state) * len(GARBAGE))],)
+    # Of a reset an observation would be an answer.
+    wrong = [g for g in GARBAGE if len(state) > 1 or type(g) is not base.Observation]
+    return (wrong[int(number('garbage', state) * len(wrong))],)
 
   def injected(self):
     """How many faults of each kind there were, as a pool should have counted them."""
