@@ -114,10 +114,11 @@ def read(path: pathlib.Path) -> Run:
     raise RunError(f'{path} has no evaluation in eval/: let it run')
   evaluations = [_parse(report, _evaluation) for report in reports]
   try:
+    _check_schema(identity)
     return Run(
       path=path,
       seed=identity['seed'],
-      method=identity['method'],
+      method=_printable(identity['method']),
       steps=config['steps'],
       config=config,
       world_digest=identity['world_digest'],
@@ -125,8 +126,8 @@ def read(path: pathlib.Path) -> Run:
       code_versions=tuple(identity['code_versions']),
       evaluations={e.step: e for e in sorted(evaluations, key=lambda e: e.step)},
     )
-  except (KeyError, TypeError) as error:
-    raise _damaged(path / 'run.json', error) from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise _damaged(path, error) from error
 
 
 def _load(path: pathlib.Path) -> Any:
@@ -145,15 +146,23 @@ def _damaged(path: pathlib.Path, error: Exception) -> RunError:
   return RunError(f'{path} is damaged ({what}): restore it or leave the run out')
 
 
+def _check_schema(record: dict[str, Any]) -> None:
+  if record['schema'] != _SCHEMA:
+    raise ValueError(f'schema {record["schema"]}, this version reads {_SCHEMA}')
+
+
+def _printable(value: Any) -> str:
+  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+
+
 def _evaluation(path: pathlib.Path, report: dict[str, Any]) -> Evaluation:
-  if report['schema'] != _SCHEMA:
-    raise ValueError(f'schema {report["schema"]}, this version reads {_SCHEMA}')
+  _check_schema(report)
   scored = 'mean_score' in report
   results = tuple(_result(record, scored) for record in report['tasks'])
   return Evaluation(
     path=path,
     step=report['step'],
-    panel=report['panel'],
+    panel=_printable(report['panel']),
     panel_digest=report['panel_digest'],
     temperature=report['temperature'],
     attempts=report['attempts'],
@@ -265,8 +274,7 @@ def _short(key: str) -> str:
 
 
 def _plain(run: Run, key: str) -> str:
-  text = str(run.config[key] if key in run.config else _ABSENT)
-  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+  return _printable(run.config[key] if key in run.config else _ABSENT)
 
 
 def cautions(methods: dict[str, list[Run]], step: int) -> list[str]:

@@ -4,6 +4,7 @@
   timing.jsonl                {"step": 3, "time": ..., "perf/...": ...}
   teacher.jsonl               {"step": 3, ...}: which skills the teacher saw
   trajectories/000003.jsonl   one trajectory per line
+  run.json                    which world, panel, model and code, for comparisons
 
 A float is written as the shortest decimal that reads back as the same float64, so equal
 lines mean equal bits. JSON has no NaN or infinity: they are the strings "NaN",
@@ -14,6 +15,7 @@ A step's line says what led to the checkpoint of that step. A resumed run first 
 files back to the step it resumes from, so no line is missing or doubled.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -31,6 +33,7 @@ from sdar_jax import trajectory as trajectory_lib
 
 _log = logging.getLogger(__name__)
 _SURROGATE = re.compile('[\ud800-\udfff]')
+RUN_SCHEMA = 1
 
 
 class Sink(Protocol):
@@ -235,6 +238,56 @@ def _scalars(values: Mapping[str, metrics.Value]) -> dict[str, float]:
     else:
       out.update({f'{name}/{i}': float(item) for i, item in enumerate(array)})
   return out
+
+
+def write_run(
+  directory: str | os.PathLike,
+  *,
+  method: str,
+  seed: int,
+  config_digest: str,
+  model_digest: str,
+  panel_digest: str,
+  world_digest: str,
+) -> None:
+  """Writes run.json: what a run is, for those who compare runs.
+
+  Its `code_versions` lists the code that has worked on the run, one entry unless that
+  changed between two starts.
+
+  Raises:
+    ValueError: the directory has a run.json that is damaged.
+  """
+  path = pathlib.Path(directory) / 'run.json'
+  versions = []
+  if path.exists():
+    try:
+      versions = json.loads(path.read_text())['code_versions']
+    except (ValueError, TypeError, KeyError) as error:
+      raise ValueError(
+        f'{path} is damaged ({files.one_line(error)}): restore or delete it'
+      ) from error
+  record = {
+    'schema': RUN_SCHEMA,
+    'method': method,
+    'seed': seed,
+    'config_digest': config_digest,
+    'model_digest': model_digest,
+    'panel_digest': panel_digest,
+    'world_digest': world_digest,
+    'code_versions': list(dict.fromkeys([*versions, code_version()])),
+  }
+  files.write_atomic(path, (json.dumps(record, indent=1) + '\n').encode())
+
+
+def code_version() -> str:
+  """Hex SHA-256 over names and contents of this package's Python files."""
+  package = pathlib.Path(__file__).parent
+  total = hashlib.sha256()
+  for path in sorted(package.rglob('*.py')):
+    name = path.relative_to(package).as_posix()
+    total.update(f'{name}\0{files.digest(path)}\n'.encode())
+  return total.hexdigest()
 
 
 class TensorBoardSink:

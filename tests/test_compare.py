@@ -1,0 +1,220 @@
+"""Comparisons whose result is known, and the files that they leave."""
+
+import csv
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from run_cases import compared, episode, make_run, study
+from scipy import stats
+
+from sdar_jax import compare, statistics
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def test_a_comparison_worked_out_by_hand(tmp_path):
+  ours = {0: [0, 0, 0, 0], 10: [1, 1, 0, 0], 20: [1, 1, 1, 0]}
+  theirs = {0: [0, 0, 0, 0], 10: [0, 0, 0, 0], 20: [1, 0, 0, 0]}
+  paths = [
+    make_run(tmp_path, 'grpo', 0, theirs),
+    make_run(tmp_path, 'grpo', 1, theirs | {20: [1, 1, 0, 0]}),
+    make_run(tmp_path, 'sdar', 0, ours),
+    make_run(tmp_path, 'sdar', 1, ours | {20: [1, 1, 1, 1]}),
+  ]
+  got = compared(paths)
+  base, row = got.rows
+  assert (got.step, got.steps, got.baseline) == (20, (0, 10, 20), 'grpo')
+  assert (base.method, base.paired, row.method) == ('grpo', None, 'sdar')
+  assert (base.final.mean, row.final.mean) == (3 / 8, 7 / 8)
+  # Areas: widths 1/4, 1/2, 1/4 of means 0, 1/2, 7/8 and 0, 0, 3/8.
+  assert row.area.mean == pytest.approx(1 / 4 + 7 / 32)
+  assert base.area.mean == pytest.approx(3 / 32)
+  pair = row.paired
+  assert pair.seeds == (0, 1)
+  assert pair.difference.mean == 1 / 2
+  assert pair.area.mean == pytest.approx(1 / 4 + 4 / 32)
+  # Four pairs of eight differ, all our way: 2 of 2**4 patterns are as extreme.
+  assert (pair.test.p, pair.test_over) == (1 / 8, 'results')
+  assert pair.improvement[0] == 1.0
+  assert [e.mean for e in row.curve] == [0, 1 / 2, 7 / 8]
+  expected = statistics.two_way_interval(
+    np.array([[0, 1, 1, 0], [0, 0, 1, 1]], float), (-1.0, 1.0)
+  )
+  assert pair.difference == expected
+
+
+def test_numbers_are_those_of_the_statistics(tmp_path):
+  got = compared(study(tmp_path, seeds=7, tasks=60))
+  table = {
+    name: np.array(
+      [
+        [r['success'] for r in json.loads(path.read_text())['tasks']]
+        for path in sorted(tmp_path.glob(f'{name}-*/eval/000010.json'))
+      ],
+      float,
+    )
+    for name in ('grpo', 'sdar')
+  }
+  row = got.rows[1]
+  difference = table['sdar'] - table['grpo']
+  by_seed = difference.mean(1)
+  test = stats.permutation_test(
+    (by_seed,), np.mean, permutation_type='samples', n_resamples=np.inf
+  )
+  assert row.final == statistics.two_way_interval(table['sdar'])
+  assert row.paired.difference == statistics.two_way_interval(difference, (-1.0, 1.0))
+  assert (row.paired.test_over, row.paired.test.smallest) == ('seeds', 2 / 2**7)
+  assert row.paired.test.p == pytest.approx(test.pvalue)
+  u = stats.mannwhitneyu(table['sdar'].mean(1), table['grpo'].mean(1)).statistic
+  assert row.paired.improvement[0] == pytest.approx(u / 49)
+  assert row.paired.verdict == 'better'
+
+
+def test_attempts_are_averaged_before_tasks_are_compared(tmp_path):
+  records = [episode(i, (i + a) % 3 == 0, a) for i in range(4) for a in range(3)]
+  report = {'attempts': 3}
+  paths = [make_run(tmp_path, 'grpo', s, {5: records}, report=report) for s in range(2)]
+  row = compared(paths).rows[0]
+  assert row.final.mean == pytest.approx(1 / 3)
+  assert row.final.task_variance == pytest.approx(0, abs=1e-12)
+
+
+def test_the_order_of_arguments_changes_nothing(tmp_path):
+  paths = study(tmp_path / 'runs')
+  for name, order in (('a', paths), ('b', paths[::-1])):
+    assert compare.main([*map(str, order), '--output', str(tmp_path / name)]) == 0
+  names = sorted(path.name for path in (tmp_path / 'a').iterdir())
+  assert {'comparison.md', 'comparison.csv', 'results.csv'} <= set(names)
+  for name in names:
+    assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
+
+
+def test_few_and_unequal_seeds_are_said(tmp_path):
+  curve = {5: [1, 0, 1, 1, 0, 1]}
+  paths = [make_run(tmp_path, 'grpo', seed, curve) for seed in (0, 1, 2)]
+  paths += [make_run(tmp_path, 'sdar', seed, curve) for seed in (1, 5)]
+  got = compared(paths)
+  assert got.rows[1].paired.seeds == (1,) and got.rows[1].seeds == (1, 5)
+  text = '\n'.join(got.warnings)
+  assert 'fewer than 3 seeds: sdar 2' in text and 'grpo 3' not in text
+  assert 'seeds 0, 2, 5 are not in both' in text
+  assert 'one shared seed detects nothing' in text
+  paths[3:] = [make_run(tmp_path, 'gspo', 7, curve)]
+  got = compared(paths)
+  assert got.rows[1].paired is None
+  assert 'gspo and grpo share no seed: no paired difference' in got.warnings
+
+
+def test_what_could_not_be_detected_is_said_with_the_seeds_it_takes(tmp_path):
+  got = compared(study(tmp_path / 'small', gains=(('grpo', 0), ('sdar', 0.05))))
+  pair = got.rows[1].paired
+  assert abs(pair.difference.mean) < pair.detectable
+  (line,) = (line for line in got.warnings if line.startswith('sdar: success'))
+  cure = f'{pair.seeds_needed} seeds' if pair.seeds_needed else 'no number of seeds'
+  assert f'detect {100 * pair.detectable:.1f} pp' in line and cure in line
+  got = compared(study(tmp_path / 'large', tasks=400, gains=(('grpo', 0), ('a', 0.5))))
+  assert got.rows[1].paired.verdict == 'better' and got.warnings == ()
+
+
+def test_graded_scores_are_a_metric_of_their_own(tmp_path):
+  rows = [episode(i, i == 3, score=s) for i, s in enumerate((0.5, None, 0.25, 1.0))]
+  report = {'mean_score': 0.4375}
+  paths = [make_run(tmp_path, 'grpo', s, {5: rows}, report=report) for s in range(3)]
+  got = compared(paths)
+  assert [row.metric for row in got.rows] == ['success', 'score']
+  assert [row.final.mean for row in got.rows] == [0.25, 1.75 / 4]
+  assert '| method (seeds) | score |' in compare.markdown(got)
+  first = compare.results_csv(got).splitlines()[:2]
+  assert first[0].split(',')[7] == 'score' and first[1].split(',')[7] == '0.5'
+  paths.append(make_run(tmp_path, 'sdar', 0, {5: [1, 0, 0, 1]}))
+  assert {row.metric for row in compared(paths).rows} == {'success'}
+
+
+def test_files_hold_the_numbers(tmp_path, capsys):
+  paths = study(tmp_path / 'runs', seeds=3, gains=(('grpo', 0), ('a', 0.3), ('b', 0.1)))
+  assert compare.main([*map(str, paths), '--output', str(tmp_path / 'out')]) == 0
+  shown = capsys.readouterr().out
+  got = compared(paths)
+  table = list(csv.DictReader((tmp_path / 'out' / 'comparison.csv').open()))
+  assert [row['method'] for row in table] == [row.method for row in got.rows]
+  for record, row in zip(table, got.rows):
+    assert float(record['mean']) == row.final.mean
+    assert record['difference'] == (
+      str(row.paired.difference.mean) if row.paired else ''
+    )
+  results = list(csv.DictReader((tmp_path / 'out' / 'results.csv').open()))
+  assert len(results) == 3 * 3 * 40
+  for method in got.methods:
+    won = [int(r['success']) for r in results if r['method'] == method]
+    (row,) = (row for row in got.rows if row.method == method)
+    assert np.mean(won) == pytest.approx(row.final.mean)
+  text = (tmp_path / 'out' / 'comparison.md').read_text()
+  for line in (*compare.notes(got), *got.warnings):
+    assert line in shown and compare._escape(line) in text
+  assert 'no p below 0.25' in text and '2 comparisons' in text
+  for row in got.rows:
+    assert all(compare._escape(cell) in text for cell in compare.cells(row))
+
+
+def test_one_seed_has_no_interval_anywhere(tmp_path):
+  paths = study(tmp_path, seeds=1)
+  got = compared(paths)
+  row = got.rows[1]
+  assert math.isnan(row.final.low) and math.isnan(row.paired.detectable)
+  assert row.paired.verdict == 'not settled'
+  assert compare.cells(row)[1] == f'{100 * row.final.mean:.1f}'
+  record = list(csv.DictReader(compare.summary_csv(got).splitlines()))[1]
+  assert record['mean_low'] == record['detectable'] == record['seeds_needed'] == ''
+
+
+def test_a_verdict_asks_for_the_test_too(tmp_path):
+  """Seeds that happen to agree make a narrow interval: the single results decide."""
+  for wins, verdict in ((1, 'not settled'), (2, 'better')):
+    paths = []
+    for seed in range(3):
+      row = np.zeros(60, int)
+      paths.append(make_run(tmp_path / str(wins), 'grpo', seed, {5: row}))
+      row = row.copy()
+      row[wins * seed : wins * (seed + 1)] = 1  # On tasks of its own.
+      paths.append(make_run(tmp_path / str(wins), 'sdar', seed, {5: row}))
+    pair = compared(paths).rows[1].paired
+    assert pair.difference.low > 0 and pair.verdict == verdict
+    assert pair.test.p == pytest.approx(2 / 2 ** (3 * wins), abs=0.01)
+
+
+def test_it_runs_without_jax_and_without_matplotlib(tmp_path):
+  paths = study(tmp_path / 'runs')
+  code = (
+    'import runpy, sys\n'
+    'for name in ("jax", "flax", "matplotlib"): sys.modules[name] = None\n'
+    'runpy.run_module("sdar_jax.compare", run_name="__main__")\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code, *map(str, paths)],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'no figure: it needs `pip install matplotlib`' in done.stdout
+  written = {path.name for path in (tmp_path / 'runs' / 'comparison').iterdir()}
+  assert written == {'comparison.md', 'comparison.csv', 'results.csv'}
+
+
+def test_names_cannot_break_the_table(tmp_path, capsys):
+  curve = {5: [1, 0, 1]}
+  config = {'skills.path': 'a|b\x1b[2J'}
+  paths = [make_run(tmp_path, 'sdar', seed, curve) for seed in range(2)]
+  paths.append(make_run(tmp_path / 'x', 'sdar', 0, curve, config=config))
+  assert compare.main([*map(str, paths), '--output', str(tmp_path / 'out')]) == 0
+  assert '\x1b' not in capsys.readouterr().out
+  text = (tmp_path / 'out' / 'comparison.md').read_text()
+  assert '\x1b' not in text and 'a\\|b' in text

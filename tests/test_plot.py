@@ -1,0 +1,59 @@
+"""Figures: the same bytes for the same runs, and what they show."""
+
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from run_cases import compared, make_run, study
+
+from sdar_jax import compare, plot
+
+
+def test_the_same_comparison_gives_the_same_bytes(tmp_path):
+  pytest.importorskip('matplotlib')
+  paths = study(tmp_path / 'runs')
+  first = plot.learning_curves(compared(paths))
+  assert set(first) == {'curves.png', 'curves.svg'}
+  assert plot.learning_curves(compared(paths)) == first
+  assert first['curves.png'].startswith(b'\x89PNG\r\n')
+  assert set(first) <= set(compare.write(compared(paths), tmp_path / 'out'))
+  for name, data in first.items():
+    assert (tmp_path / 'out' / name).read_bytes() == data
+  other = plot.learning_curves(compared(paths[1:]))
+  assert other['curves.png'] != first['curves.png']
+
+
+def test_the_svg_is_sound_and_says_nothing_of_the_machine(tmp_path):
+  pytest.importorskip('matplotlib')
+  data = plot.learning_curves(compared(study(tmp_path)))['curves.svg']
+  ElementTree.fromstring(data)
+  assert b'<dc:date>' not in data
+
+
+def test_curves_and_bands_are_the_estimates(tmp_path):
+  figure = pytest.importorskip('matplotlib.figure').Figure()
+  comparison = compared(study(tmp_path, gains=(('grpo', 0.0), ('a$b$', 0.3))))
+  axes = figure.add_subplot()
+  plot._draw(axes, comparison, 'success')
+  assert len(axes.lines) == len(axes.collections) == len(comparison.rows) == 2
+  for line, band, row in zip(axes.lines, axes.collections, comparison.rows):
+    assert line.get_label() == f'{row.method} (3 seeds)'
+    expected = [100 * estimate.mean for estimate in row.curve]
+    assert line.get_ydata().tolist() == pytest.approx(expected)
+    corners = band.get_paths()[0].vertices
+    for step, estimate in zip(comparison.steps, row.curve):
+      heights = corners[corners[:, 0] == step, 1]
+      assert heights.min() == pytest.approx(100 * estimate.low)
+      assert heights.max() == pytest.approx(100 * estimate.high)
+
+
+def test_a_single_seed_is_a_line_without_a_band(tmp_path):
+  pytest.importorskip('matplotlib')
+  run = make_run(tmp_path, 'grpo', 0, {0: [0, 1, 0], 5: [1, 1, 0]})
+  assert plot.learning_curves(compared([run]))['curves.png']
+
+
+def test_a_missing_matplotlib_is_one_line(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'matplotlib', None)
+  with pytest.raises(plot.PlotError, match='needs `pip install matplotlib`'):
+    plot.learning_curves(compared(study(tmp_path)))

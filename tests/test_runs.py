@@ -1,0 +1,190 @@
+"""Run directories: what is read, what is refused and what is said about them."""
+
+import json
+
+import fakes
+import pytest
+from run_cases import DIGESTS, compared, episode, make_run
+
+from sdar_jax import compare, evaluate, writers
+from sdar_jax.runs import RunError
+
+
+def _refused(capsys, *arguments):
+  assert compare.main([str(a) for a in arguments]) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and err.startswith('error: ') and err.count('\n') == 1
+  return err
+
+
+def test_methods_are_told_apart_by_the_settings_that_differ(tmp_path):
+  curve = {0: [0, 1, 0, 1]}
+  paths = [make_run(tmp_path / 'plain', 'sdar', seed, curve) for seed in range(3)]
+  for beta in (1.0, 0.0):
+    setting = {'algorithm.gate_beta': beta, 'log.trajectories_every': 0}
+    root = tmp_path / str(beta)
+    paths += [make_run(root, 'sdar', seed, curve, config=setting) for seed in range(3)]
+  paths += [make_run(tmp_path, 'grpo', seed, curve) for seed in range(3)]
+  got = compared(paths, 'sdar gate_beta=5.0')
+  labels = {f'sdar gate_beta={beta}' for beta in (0.0, 1.0, 5.0)} | {'grpo'}
+  assert set(got.methods) == labels and got.rows[0].method == 'sdar gate_beta=5.0'
+  assert compared(paths).baseline == 'grpo'
+  assert compared(paths[:9]).baseline == 'sdar gate_beta=5.0'  # The first run's.
+  assert compared(paths[:3]).baseline == 'sdar'
+  with pytest.raises(RunError, match="--baseline 'sdar': must be one of 'grpo', 'sdar"):
+    compared(paths, 'sdar')
+
+
+@pytest.mark.parametrize(
+  'key, changed',
+  [
+    ('world_digest', {'digests': {'world_digest': 'x' * 64}}),
+    ('panel_digest', {'report': {'panel_digest': 'q' * 64}}),
+    ('temperature', {'report': {'temperature': 1.0}}),
+    ('attempts', {'report': {'attempts': 2}}),
+  ],
+)
+def test_unlike_runs_are_refused_by_name(tmp_path, capsys, key, changed):
+  a = make_run(tmp_path, 'grpo', 0, {0: [0, 1], 5: [1, 1]})
+  b = make_run(tmp_path, 'sdar', 0, {0: [0, 1], 5: [1, 1]}, **changed)
+  error = _refused(capsys, a, b)
+  assert str(a) in error and str(b) in error and key in error
+
+
+def test_a_panel_that_changed_within_a_run_is_refused(tmp_path, capsys):
+  run = make_run(tmp_path, 'grpo', 0, {0: [0, 1], 5: [1, 1]})
+  path = run / 'eval' / '000005.json'
+  path.write_text(path.read_text().replace('p' * 64, 'q' * 64))
+  assert '000000.json' in (error := _refused(capsys, run)) and '000005.json' in error
+
+
+def test_other_tasks_under_one_digest_are_refused(tmp_path, capsys):
+  a = make_run(tmp_path, 'grpo', 0, {5: [1, 1]})
+  b = make_run(tmp_path, 'sdar', 0, {5: [1, 1, 0]})
+  assert 'other tasks' in _refused(capsys, a, b)
+
+
+def test_two_runs_with_one_seed_are_refused(tmp_path, capsys):
+  a = make_run(tmp_path / 'a', 'grpo', 0, {5: [1, 1]})
+  b = make_run(tmp_path / 'b', 'grpo', 0, {5: [1, 0]})
+  error = _refused(capsys, a, b)
+  assert str(a) in error and str(b) in error and 'grpo, seed 0' in error
+
+
+def test_an_unfinished_run_is_refused_unless_a_step_is_given(tmp_path, capsys):
+  a = make_run(tmp_path, 'grpo', 0, {0: [0, 1], 5: [1, 1], 10: [1, 0]})
+  b = make_run(tmp_path, 'sdar', 0, {0: [0, 1], 5: [1, 1]})
+  error = _refused(capsys, a, b)
+  assert str(a) in error and str(b) in error and '--step' in error
+  got = compared([a, b], step=5)
+  assert (got.step, got.steps, got.rows[0].final.mean) == (5, (0, 5), 1.0)
+  assert any('configured for 10' in line for line in got.warnings)
+  assert 'evaluated at steps 0, 5' in _refused(capsys, a, b, '--step', 10)
+
+
+@pytest.mark.parametrize(
+  'file, content, message',
+  [
+    ('config.json', None, 'no run directory'),
+    ('run.json', None, 'earlier version'),
+    ('eval/000005.json', None, 'no evaluation'),
+    ('config.json', '{', 'is damaged'),
+    ('config.json', '{}', "no 'steps'"),
+    ('run.json', '[]', 'is damaged'),
+    ('run.json', '{"schema": 2}', 'schema 2, this version reads 1'),
+    ('eval/000005.json', '{"schema": 1}', "no 'tasks'"),
+    ('eval/000005.json', '\x00', 'is damaged'),
+    ('eval/000005.json', '[1]', 'is damaged'),
+  ],
+)
+def test_a_directory_that_cannot_be_read(tmp_path, capsys, file, content, message):
+  run = make_run(tmp_path, 'grpo', 0, {5: [1, 1]})
+  (run / file).unlink() if content is None else (run / file).write_text(content)
+  error = _refused(capsys, run)
+  assert message in error and str(run) in error
+
+
+def test_an_unknown_outcome_is_damage(tmp_path, capsys):
+  run = make_run(tmp_path, 'grpo', 0, {5: [episode(0, 0, outcome='bored'), 1]})
+  assert "'bored'" in _refused(capsys, run)
+
+
+def test_a_difference_in_more_than_the_algorithm_is_said(tmp_path):
+  curve, other = {5: [1, 0, 1]}, {'optimizer.learning_rate': 0.2, 'skills.path': 'x'}
+  paths = [make_run(tmp_path, 'grpo', seed, curve) for seed in range(3)]
+  paths += [make_run(tmp_path, 'sdar', seed, curve, config=other) for seed in range(3)]
+  got = compared(paths)
+  (line,) = (line for line in got.warnings if 'more than the algorithm' in line)
+  assert line.endswith('algorithm: optimizer.learning_rate')
+
+
+def test_other_models_code_and_evaluation_seeds_are_said(tmp_path):
+  a = make_run(tmp_path, 'grpo', 0, {5: [1, 0]})
+  b = make_run(tmp_path, 'sdar', 0, {5: [1, 0]}, {}, {'model_digest': 'x'}, {'seed': 7})
+  identity = json.loads((b / 'run.json').read_text())
+  (b / 'run.json').write_text(json.dumps({**identity, 'code_versions': ['y']}))
+  text = '\n'.join(compared([a, b]).warnings)
+  for what in ('2 initial models', '2 code versions', '2 evaluation seeds'):
+    assert what in text
+
+
+def test_tasks_that_a_fault_took_from_a_run_count_for_none(tmp_path):
+  fault = episode(1, 0, outcome='env_error')
+  a = make_run(tmp_path, 'grpo', 0, {5: [1, 1, 0, 1]})
+  b = make_run(tmp_path, 'sdar', 0, {5: [0, fault, 0, 1]})
+  got = compared([a, b])
+  assert got.tasks == ('task 0', 'task 2', 'task 3')
+  assert [row.final.mean for row in got.rows] == pytest.approx([2 / 3, 1 / 3])
+  assert any(line.startswith('1 tasks left out') for line in got.warnings)
+
+
+def test_one_faulty_attempt_of_several_is_left_out(tmp_path):
+  records = [episode(i, 1, a) for i in range(3) for a in range(2)]
+  records[1] = episode(0, 0, 1, outcome='timeout')
+  run = make_run(tmp_path, 'grpo', 0, {5: records}, report={'attempts': 2})
+  got = compared([run])
+  assert (len(got.tasks), got.rows[0].final.mean) == (3, 1.0)
+
+
+def test_curves_use_the_steps_that_all_have(tmp_path):
+  a = make_run(tmp_path, 'grpo', 0, {0: [0, 0], 5: [1, 0], 10: [1, 1]})
+  b = make_run(tmp_path, 'sdar', 0, {0: [0, 0], 10: [1, 1]})
+  got = compared([a, b])
+  assert got.steps == (0, 10)
+  assert any('different steps; curves use (0, 10)' in line for line in got.warnings)
+
+
+class _World(fakes.World):
+  def tasks(self, split):
+    tasks = type('Tasks', (list,), {'digest': 'abc'})(fakes.tasks())
+    return tasks
+
+
+def test_a_report_of_the_evaluation_can_be_read(tmp_path):
+  world = _World()
+  panel = evaluate.make_panel(world, 'valid', 0)
+  sampler = fakes.ScriptedSampler(lambda identity: str(1 + identity[-1] % 3), 0)
+  report, _ = evaluate.evaluate(
+    panel, fakes.in_process(world), sampler, fakes.agent(), attempts=2, seed=0
+  )
+  run = make_run(tmp_path, 'grpo', 0, {5: []})
+  (run / 'eval' / '000005.json').write_text(json.dumps({**report, 'step': 5}))
+  row = compared([run]).rows[0]
+  assert row.final.mean == pytest.approx(report['success_rate'])
+
+
+def test_run_json_lists_every_code_that_worked_on_the_run(tmp_path, monkeypatch):
+  version = writers.code_version()
+  assert version == writers.code_version() and len(version) == 64
+  for _ in range(2):
+    writers.write_run(tmp_path, method='sdar', seed=3, **DIGESTS)
+    record = json.loads((tmp_path / 'run.json').read_text())
+    expected = {'schema': 1, 'method': 'sdar', 'seed': 3, **DIGESTS}
+    assert record == {**expected, 'code_versions': [version]}
+  monkeypatch.setattr(writers, 'code_version', lambda: 'next')
+  writers.write_run(tmp_path, method='sdar', seed=3, **DIGESTS)
+  record = json.loads((tmp_path / 'run.json').read_text())
+  assert record['code_versions'] == [version, 'next']
+  (tmp_path / 'run.json').write_text('{')
+  with pytest.raises(ValueError, match=r'run\.json is damaged'):
+    writers.write_run(tmp_path, method='sdar', seed=3, **DIGESTS)
