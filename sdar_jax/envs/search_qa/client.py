@@ -75,8 +75,8 @@ class HttpRetriever:
     self._connections = connections
     self._max_bytes = max_bytes
     self._circuit = Circuit(patience, cooldown)
-    # What the server searches cannot be known from here.
-    self.digest = hashlib.sha256(json.dumps(['http/1', url]).encode()).hexdigest()
+    # What the server searches cannot be known from here, wherever it listens.
+    self.digest = hashlib.sha256(b'http/1').hexdigest()
 
   def search_many(self, queries: Sequence[str], topk: int) -> list[Answer]:
     """One answer per query, in order, within the deadline."""
@@ -121,9 +121,9 @@ class HttpRetriever:
     raise fault
 
   def _try(self, queries: Sequence[str], topk: int, until: float) -> list[Answer]:
-    what = {'queries': list(queries)} if self._shape == 'batch' else {}
-    what = what or {'query': queries[0]}
-    body = json.dumps({**what, 'topk': topk, 'return_scores': True}).encode()
+    batch = self._shape == 'batch'
+    asked = {'queries': list(queries)} if batch else {'query': queries[0]}
+    body = json.dumps({**asked, 'topk': topk, 'return_scores': True}).encode()
     status, content = wire.post(self._url, body, until, self._max_bytes)
     if status != 200:
       raise EnvironmentFault(f'http_{status}', f'{self._url}: HTTP status {status}')
