@@ -2,9 +2,9 @@
 
 A byte-level BPE with Qwen3's control tokens and message layout, so that any text can be
 written, in which every entity is one token (' cabinet 3') and so is every common word,
-be it the first of its line ('\\nold') or not; a product's number is three ('b0',
-'manu', 'negi'). Tags of the answer format are one token each. The same prompts give the
-same files, byte for byte.
+be it the first of its line ('\\nold') or not, and every price; a product's number is
+three ('b0', 'manu', 'negi'). Tags of the answer format are one token each. The same
+prompts give the same files, byte for byte.
 """
 
 import collections
@@ -65,7 +65,7 @@ SPELLINGS = {
   'alfworld': Spelling(_ACTION, r'[ \n]?[a-z]+ [1-9]\d?(?!\d)|'),
   'webshop': Spelling(
     _ACTION,
-    r'[ \n]?b0(?=[a-z]{8})|(?<=b0)[a-z]{4}|(?<=b0[a-z]{4})[a-z]{4}|',
+    r' ?[1-9]\d(?!\d)|[ \n]?b0(?=[a-z]{8})|(?<=b0)[a-z]{4}|(?<=b0[a-z]{4})[a-z]{4}|',
     acted_words=True,
   ),
   'search_qa': Spelling(
@@ -182,6 +182,9 @@ def build(world: base.TeachableWorld, bank: SkillBank, output: pathlib.Path) -> 
   known = list(names(bank))
   if spelling.acted_words:
     known += sorted({word for *_, action in turns for word in _bare_words(action)})
+    known += sorted(
+      {word for skill in bank.everything() for word in skill.text.split()}
+    )
   save(train(texts, known, spelling), output)
 
 

@@ -98,7 +98,7 @@ class ShoppingExpert:
       sure = [asin for asin in fitting if belief.confirmed(self._wish, asin)]
       asin = (sure or sorted(fitting, key=self._rank))[0]
       listing = belief.listings[asin]
-      return f'{listing.words[0]} {listing.dollars}', f'click[{asin}]'
+      return f'{listing.words[0]} {listing.dollars} {asin}', f'click[{asin}]'
     searched = belief.query == self._query
     if searched and belief.results and belief.number < _PAGES:
       return 'none here', 'click[next >]'

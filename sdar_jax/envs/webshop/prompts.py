@@ -77,10 +77,11 @@ def compact(
   """The prompt for the small model: only what the pages so far have told.
 
   Lines: the goal; the last actions, '?' marking one that did nothing; the kind of page
-  and what it shows. A product is its id, the first words of its title and its price in
-  whole dollars; 'no' marks one that a page has shown not to fit, 'yes' one that has all
-  that is wished for. The marks and the chosen options are a view of the whole history,
-  since a policy without memory needs to know what it has been through.
+  and what it shows. A product is the first words of its title, its price in whole
+  dollars and its id (what follows is easier to copy than what comes before); 'no' marks
+  one that a page has shown not to fit, 'yes' one that has all that is wished for. The
+  marks and the chosen options are a view of the whole history, since a policy without
+  memory needs to know what it has been through.
   """
   asked = wish.read(task.goal)
   belief = believe(history, observation)
@@ -88,7 +89,7 @@ def compact(
   if belief.page == RESULTS:
     page = [str(belief.number)] if belief.number > 1 else []
     lines.append(' '.join([RESULTS, *page, belief.query]))
-    lines += [f'{asin} {_shown(belief, asin, asked)}' for asin in belief.results]
+    lines += [_shown(belief, asin, asked, asin) for asin in belief.results]
   elif belief.page == ITEM:
     lines.append(f'{ITEM} {_shown(belief, belief.item, asked)}')
     options = belief.options(observation)
@@ -119,16 +120,18 @@ def _last(belief: Belief, length: int) -> str:
   return 'did ' + ', '.join(words) if words else ''
 
 
-def _shown(belief: Belief, asin: str, asked: Wish | None) -> str:
-  """'velmo trek 35 no'."""
-  if asin not in belief.listings:
-    return 'unknown'
-  listing = belief.listings[asin]
-  words = [*listing.words[:_TITLE_WORDS], str(listing.dollars)]
-  if asked and belief.lacks(asked, asin):
-    words.append('no')
-  elif asked and belief.confirmed(asked, asin):
-    words.append('yes')
+def _shown(belief: Belief, asin: str, asked: Wish | None, label: str = '') -> str:
+  """'velmo trek 35 no', with `label` before the mark."""
+  words = ['unknown']
+  if asin in belief.listings:
+    listing = belief.listings[asin]
+    words = [*listing.words[:_TITLE_WORDS], str(listing.dollars)]
+  words += [label] if label else []
+  if asked and asin in belief.listings:
+    if belief.lacks(asked, asin):
+      words.append('no')
+    elif belief.confirmed(asked, asin):
+      words.append('yes')
   return ' '.join(words)
 
 

@@ -79,8 +79,10 @@ def test_the_compact_prompt_is_terse():
 def parts(text):
   """The compact prompt's goal, its labelled lines, and its products."""
   goal, *lines = text.split('\n')
-  products = [line for line in lines if line.startswith('b0')]
-  labelled = [line for line in lines if not line.startswith('b0')]
+  words = [line.split() for line in lines]
+  rows = [len(w) > 3 and w[3].startswith('b0') for w in words]
+  products = [line for line, row in zip(lines, rows) if row]
+  labelled = [line for line, row in zip(lines, rows) if not row]
   return goal, {line.split()[0]: line for line in labelled}, products
 
 
@@ -119,10 +121,10 @@ def test_results_are_listed_with_first_words_and_price():
     pages += 1
     number = [str(belief.number)] if belief.number > 1 else []
     assert lines['results'].split() == ['results', *number, *belief.query.split()]
-    assert [line.split()[0] for line in products] == belief.results
+    assert [line.split()[3] for line in products] == belief.results
     catalogue = world('compact').shop.catalogue
     for line in products:
-      asin, first, second, price, *marks = line.split()
+      first, second, price, asin, *marks = line.split()
       product = catalogue[catalogue.row_of(asin.upper())]
       assert product.title.lower().startswith(f'{first} {second} ')
       assert product.prices == (float(price),) and marks in ([], ['no'], ['yes'])
@@ -135,7 +137,7 @@ def test_marks_are_what_pages_have_shown():
     belief, asked = believe(history, observation), wish.read(task.goal)
     _, _, products = parts(world('compact').render(task, history, observation))
     for line in products:
-      asin, mark = line.split()[0], line.split()[4:]
+      asin, mark = line.split()[3], line.split()[4:]
       marks.update(mark)
       assert (mark == ['no']) == bool(belief.lacks(asked, asin))
       assert (mark == ['yes']) == belief.confirmed(asked, asin)
