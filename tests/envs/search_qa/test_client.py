@@ -17,7 +17,7 @@ from sdar_jax.envs.search_qa.datasets import Question
 from sdar_jax.envs.search_qa.engine import SearchQAEnv
 from sdar_jax.envs.search_qa.retrieval import Passage, Searcher
 
-QUICK = {'deadline': 30.0, 'pause': 0.01}
+QUICK = {'deadline': 30.0, 'tries': 3, 'pause': 0.01}
 QUERIES = ['who', 'where', 'when']
 
 
@@ -184,7 +184,7 @@ def test_a_success_closes_the_circuit():
     (faulty.good if number % 2 else faulty.status(500))(sock, request, number)
 
   with faulty.FaultyServer(behave) as server:
-    client = HttpRetriever(server.url, tries=1, patience=2, **QUICK)
+    client = HttpRetriever(server.url, **{**QUICK, 'tries': 1}, patience=2)
     answers = [client.search_many(['who'], 3)[0] for _ in range(6)]
   assert answers[1::2] == [expected('who')] * 3
   assert [answer.kind for answer in answers[::2]] == ['http_500'] * 3
