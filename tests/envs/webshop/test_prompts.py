@@ -80,7 +80,7 @@ def parts(text):
   """The compact prompt's goal, its labelled lines, and its products."""
   goal, *lines = text.split('\n')
   words = [line.split() for line in lines]
-  rows = [len(w) > 3 and w[3].startswith('b0') for w in words]
+  rows = [len(w) > 3 and w[3].startswith('b0') and w[0] != 'did' for w in words]
   products = [line for line, row in zip(lines, rows) if row]
   labelled = [line for line, row in zip(lines, rows) if not row]
   return goal, {line.split()[0]: line for line in labelled}, products
