@@ -36,7 +36,7 @@ METRICS = _table(
     (
       'rollout/admissible_action_rate',
       'fraction',
-      'turns whose action is in the admissible list',
+      'turns whose action can do something there',
     ),
     ('rollout/truncated_rate', 'fraction', 'responses cut at max_response_tokens'),
     (

@@ -221,7 +221,7 @@ def _advance(
       response=episode.response,
       action=parsed.action,
       valid=parsed.valid,
-      admissible=parsed.action in observation.admissible,
+      admissible=world.admits(parsed.action, observation),
       reward=0.0 if fault else success_reward * result.reward,
       stop_reason=completion.stop_reason,
     )

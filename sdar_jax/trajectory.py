@@ -41,7 +41,7 @@ class Turn:
     response: the decoded response, for people and environments only.
     action: what was handed to the environment.
     valid: the response obeyed the action format.
-    admissible: the action was in the environment's admissible list.
+    admissible: the action could do something where it was played.
     reward: what the environment paid for this turn.
     stop_reason: 'stop' or 'length'.
   """

@@ -37,6 +37,9 @@ class World:
   def parse(self, response, observation):
     return base.ParsedAction(response, bool(response))
 
+  def admits(self, action, observation):
+    return action in observation.admissible
+
   def prefetch(self, actions):
     pass
 

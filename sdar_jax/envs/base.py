@@ -170,6 +170,9 @@ class World(Protocol):
   def parse(self, response: str, observation: Observation) -> ParsedAction:
     """Cuts the action out of a response; never raises."""
 
+  def admits(self, action: str, observation: Observation) -> bool:
+    """Whether the action can do something where the agent stands."""
+
   def prefetch(self, actions: Iterable[str]) -> None:
     """Told of all actions that are about to be played, before the first of them.
 

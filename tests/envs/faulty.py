@@ -169,6 +169,9 @@ class World:
   def parse(self, response, observation):
     return base.ParsedAction(response, True)
 
+  def admits(self, action, observation):
+    return action in observation.admissible
+
   def prefetch(self, actions):
     actions = list(actions)
     if 'prefetch' in self.special:

@@ -111,6 +111,10 @@ class AlfworldWorld:
       return parsers.parse_strict(response, observation.admissible)
     return parsers.parse_reference(response)
 
+  def admits(self, action: str, observation: base.Observation) -> bool:
+    """Whether the action is one of those that the game offers."""
+    return action in observation.admissible
+
   def prefetch(self, actions: Iterable[str]) -> None:
     """Nothing is shared between environments."""
 

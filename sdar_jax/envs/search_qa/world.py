@@ -147,6 +147,10 @@ class SearchQAWorld:
       return parsers.parse_strict(response)
     return parsers.parse_reference(response)
 
+  def admits(self, action: str, observation: base.Observation) -> bool:
+    """Whether the action is a search or an answer."""
+    return engine.read_action(action) != ('', '')
+
   def prefetch(self, actions: Iterable[str]) -> None:
     """Retrieves for all searches of a turn in one batch."""
     self._searcher.prefetch(engine.queries(actions))

@@ -141,6 +141,10 @@ class WebshopWorld:
       return parsers.parse_reference(response, parsers.WEBSHOP_FALLBACK)
     return parsers.parse_strict(response, _Admissible(observation.admissible))
 
+  def admits(self, action: str, observation: base.Observation) -> bool:
+    """Whether the page offers the action; any query where it has a search bar."""
+    return engine.admits(observation.admissible, action)
+
   def prefetch(self, actions: Iterable[str]) -> None:
     """Nothing is slow: the shop keeps what was searched for."""
 
