@@ -56,7 +56,7 @@ def cells(row: Row) -> list[str]:
   return [
     *out,
     _percent(pair.difference, sign='+'),
-    f'{pair.test.p:.1g}{"" if pair.test_over == "seeds" else "*"}',
+    f'{pair.test.p:.2g}{"" if pair.test_over == "seeds" else "*"}',
     f'{chance:.2f} [{low:.2f}, {high:.2f}]',
     '-' if math.isnan(pair.detectable) else f'{100 * pair.detectable:.1f}',
     pair.verdict,
@@ -83,7 +83,7 @@ def notes(comparison: Comparison) -> list[str]:
   """How to read the table, one line each."""
   first, last = comparison.steps[0], comparison.steps[-1]
   out = [
-    f'Mean: in %, at step {comparison.step}: the last evaluation, never the best one.'
+    f'Mean: in %, at step {comparison.step} of every run: none is taken at its best.'
     f' Area: under the learning curve from step {first} to {last}, as its mean height.',
     'Brackets: 95 % intervals for new seeds and new tasks of this kind (two-way random'
     ' effects, few-seed degrees of freedom); with one seed there is none.',
@@ -106,14 +106,19 @@ def notes(comparison: Comparison) -> list[str]:
 def _test_notes(comparison: Comparison) -> list[str]:
   out = []
   pairs = [row.paired for row in comparison.rows if row.paired is not None]
-  if any(pair.test_over == 'seeds' for pair in pairs):
-    out.append('p: two-sided, signs of whole seeds flipped.')
-  for count in sorted({len(p.seeds) for p in pairs if p.test_over == 'results'}):
-    out.append(
-      f'p*: two-sided, signs flipped within each (seed, task) pair, for {count} seeds:'
-      ' about these trained runs, not about new seeds. Flipping whole seeds could give'
-      f' no p below {2 / 2**count:.2g}.'
-    )
+  for over, count in sorted({(p.test_over, len(p.seeds)) for p in pairs}):
+    least = f'{2 / 2**count:.2g}'
+    if over == 'seeds':
+      out.append(
+        f'p: two-sided, signs of whole seeds flipped; {count} seeds give no p below'
+        f' {least}.'
+      )
+    else:
+      out.append(
+        f'p*: two-sided, signs flipped within each (seed, task) pair of {count} seeds:'
+        ' about these trained runs, not about new seeds. Flipping whole seeds could'
+        f' give no p below {least}.'
+      )
   return out
 
 

@@ -26,7 +26,8 @@ class Paired:
     area: of the areas under the learning curves.
     test: permutation test of the difference.
     test_over: what it permutes, 'seeds' or 'results'.
-    improvement: chance that a new seed beats one of the baseline, and its interval.
+    improvement: chance that a new seed beats one of the baseline, and its interval,
+      from all seeds of both.
     detectable: the difference that these seeds and tasks detect with power 0.8.
     seeds_needed: seeds that detect the observed difference; None if no number would.
   """

@@ -80,6 +80,7 @@ def test_an_unfinished_run_is_refused_unless_a_step_is_given(tmp_path, capsys):
   assert (got.step, got.steps, got.rows[0].final.mean) == (5, (0, 5), 1.0)
   assert any('configured for 10' in line for line in got.warnings)
   assert 'evaluated at steps 0, 5' in _refused(capsys, a, b, '--step', 10)
+  assert compared([a], step=5).steps == (0, 5)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from sdar_jax import statistics
 
@@ -296,6 +296,22 @@ def test_probability_of_improvement_is_mann_whitneys(seed):
   assert 0 <= low <= estimate <= high <= 1
   turned = statistics.probability_of_improvement(y, x)
   assert turned == pytest.approx((1 - estimate, 1 - high, 1 - low), abs=2e-4)
+
+
+@pytest.mark.parametrize('m, n', [(3, 3), (3, 5), (10, 10)])
+def test_probability_of_improvement_solves_newcombes_equation(m, n):
+  x, y = np.arange(m) + 1.5, np.arange(n)
+  estimate, low, high = statistics.probability_of_improvement(x, y)
+
+  def excess(theta):
+    q1, q2 = theta / (2 - theta), 2 * theta**2 / (1 + theta)  # Hanley and McNeil's.
+    pairs = (m + n) / 2 - 1
+    variance = theta * (1 - theta) + pairs * (q1 + q2 - 2 * theta**2)
+    critical = stats.t.ppf(0.975, m + n - 2)
+    return (estimate - theta) ** 2 - critical**2 * variance / (m * n)
+
+  assert low == pytest.approx(optimize.brentq(excess, 1e-9, estimate), abs=1e-3)
+  assert high == pytest.approx(optimize.brentq(excess, estimate, 1 - 1e-9), abs=1e-3)
 
 
 def test_probability_of_improvement_with_few_seeds_stays_modest():
