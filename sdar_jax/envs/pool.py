@@ -116,8 +116,6 @@ class Pool(abc.ABC):
       for episode in episodes:
         if episode.task.task_id in self._quarantine:
           episode.fail(_QUARANTINED)
-      # What failed comes last, so that it cannot keep the others from their turn.
-      episodes.sort(key=lambda episode: episode.tries)
       self._exchange([episode for episode in episodes if episode.answer is None])
       for key in waiting:
         out[key] = self._conclude(self._live[key])

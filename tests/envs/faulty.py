@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import time
 
@@ -200,6 +201,9 @@ class Special(Env):
       time.sleep(3600)
     if self.what == 'crash':
       os.kill(os.getpid(), signal.SIGKILL)
+    if self.what == 'child':
+      subprocess.Popen(['sleep', '600'], close_fds=False)
+      os._exit(3)
     if self.what == 'refuse':
       raise base.EnvironmentFault('refused', 'the server said no')
     if self.what == 'late':

@@ -185,16 +185,29 @@ def test_one_bad_task_is_given_up_and_the_others_are_played(workers):
       environments.step({'bad': 'left'})
 
 
-def test_many_bad_tasks_in_a_row_do_not_end_the_run():
-  special = {'bad 0': 'crash', 'bad 1': 'crash', 'bad 2': 'crash', 'good': 'fine'}
+def test_some_bad_tasks_in_a_row_do_not_end_the_run():
+  special = {f'bad {i}': 'crash' for i in range(4)} | {'good': 'fine'}
   with make(faulty.World(special=special), workers=1) as environments:
     environments.reset({name: faulty.task(name) for name in special})
     answers = environments.step(dict.fromkeys(special, 'left'))
-    assert environments.faults() == {'crash': 9}
-  assert [type(answer) for answer in answers.values()] == [
-    *[base.EnvironmentFault] * 3,
-    base.StepResult,
-  ]
+    assert environments.faults() == {'crash': 12}
+  assert isinstance(answers['good'], base.StepResult)
+
+
+def test_a_large_group_of_a_bad_task_does_not_end_the_run():
+  with make(faulty.World(special={'bad': 'crash at reset'}), 1, 0) as environments:
+    starts = {i: faulty.task('bad') for i in range(11)} | {'good': faulty.task('good')}
+    answers = environments.reset(starts)
+    assert environments.faults() == {'crash': 11}
+  assert isinstance(answers['good'], base.Observation)
+
+
+@pytest.mark.timeout(60)
+def test_what_a_dead_worker_started_does_not_hide_its_death():
+  world = faulty.World(special={'a': 'child'})
+  with make(world, workers=1, retries=0, deadline=600) as environments:
+    environments.reset({0: faulty.task('a')})
+    assert 'status 3' in str(environments.step({0: 'left'})[0])
 
 
 @pytest.mark.timeout(60)
