@@ -124,7 +124,7 @@ def read(path: pathlib.Path) -> Run:
       world_digest=identity['world_digest'],
       model_digest=identity['model_digest'],
       code_versions=tuple(identity['code_versions']),
-      evaluations={e.step: e for e in sorted(evaluations, key=lambda e: e.step)},
+      evaluations={e.step: e for e in evaluations},
     )
   except (ValueError, KeyError, TypeError) as error:
     raise _damaged(path, error) from error

@@ -174,6 +174,18 @@ class Run:
     self.pool.quarantine = restored.host['quarantine']
     return True
 
+  def identify(self) -> None:
+    """Writes run.json."""
+    writers.write_run(
+      self.workdir.path,
+      method=self.config.algorithm.name,
+      seed=self.config.seed,
+      config_digest=self.workdir.digest,
+      model_digest=self.model_digest,
+      panel_digest=self.panel.digest,
+      world_digest=self.world.digest,
+    )
+
   def collect(self) -> list[Any]:
     """Plays the step's episodes."""
     c = self.config.rollout
@@ -331,6 +343,7 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
   with Workdir(path, config) as workdir:
     run = Run(config, workdir, stop)
     workdir.record()
+    run.identify()
     try:
       with run.console:
         loop(run)
