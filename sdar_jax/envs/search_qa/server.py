@@ -11,6 +11,7 @@ unless `--host` says otherwise.
 
 import http.server
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -157,6 +158,8 @@ def main(argv: Sequence[str]) -> None:
     server = Server((_HOST.value, _PORT.value), retriever)
   except (ValueError, OSError, OverflowError) as error:
     raise SystemExit(f'server: {error}') from None
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.default_int_handler)
   print(f'answering at {server.url}', flush=True)
   try:
     server.serve_forever()

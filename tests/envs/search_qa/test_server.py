@@ -169,8 +169,11 @@ def test_the_command_serves_a_corpus_until_it_is_interrupted(tmp_path):
   ) as process:
     url = re.search(r'http://127\.0\.0\.1:\d+/retrieve', process.stdout.readline())[0]
     answers = HttpRetriever(url).search_many(QUERIES, 3)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
+    process.send_signal(signal.SIGTERM)
+    try:
+      assert process.wait(timeout=60) == 0
+    finally:
+      process.kill()
   assert answers == BM25Retriever(PASSAGES).search_many(QUERIES, 3)
 
 
