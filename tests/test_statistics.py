@@ -257,7 +257,7 @@ def test_three_seeds_can_say_no_more_than_a_quarter():
 
 
 def test_sign_flips_of_wins_and_losses_are_mcnemars():
-  for wins, losses, ties in ((9, 2, 0), (40, 22, 300), (7, 7, 30), (0, 0, 50)):
+  for wins, losses, ties in ((9, 2, 30), (40, 22, 300), (7, 7, 30), (0, 0, 50)):
     values = np.repeat([1.0, -1.0, 0.0], (wins, losses, ties))
     expected = stats.binomtest(wins, wins + losses).pvalue if wins else 1.0
     got = statistics.sign_flip_test(values)
