@@ -87,6 +87,11 @@ def notes(comparison: Comparison) -> list[str]:
     f' Area: under the learning curve from step {first} to {last}, as its mean height.',
     'Brackets: 95 % intervals for new seeds and new tasks of this kind (two-way random'
     ' effects, few-seed degrees of freedom); with one seed there is none.',
+  ]
+  others = sum(row.paired is not None for row in comparison.rows)
+  if not others:
+    return out
+  out += [
     f'Difference: method minus {comparison.baseline} on the same seeds and tasks, in'
     ' percentage points. The verdict asks that its interval excludes 0 and p < 0.05.',
     *_test_notes(comparison),
@@ -95,7 +100,6 @@ def notes(comparison: Comparison) -> list[str]:
     'Detects: the true difference, in points, that these seeds and tasks find with'
     ' probability 0.8 at the 5 % level, given the variances seen here.',
   ]
-  others = sum(row.paired is not None for row in comparison.rows)
   if others > 1:
     out.append(
       f'{others} comparisons: neither intervals nor p correct for their number.'

@@ -88,8 +88,8 @@ def two_way_interval(
 
   Simulated coverage (tests/test_statistics.py) is 93 to 97 % with 3, 5 and 10 seeds,
   wherever the variance comes from, while seeds are less than 15 points apart; further
-  apart or at the edge of what is possible they are not normal, and 3 of them cover 87
-  to 93 %. Two seeds cover 89 % or more. The percentile bootstrap over seeds and tasks
+  apart or at the edge of what is possible they are not normal, and 3 of them cover 86
+  to 94 %. Two seeds cover 89 % or more. The percentile bootstrap over seeds and tasks
   covers less than 80 % with 3 seeds, whose resampled means spread too little, and
   Satterthwaite's degrees of freedom, with \( \rho^2 \) for \( \rho \), 92 %.
 
