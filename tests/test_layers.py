@@ -70,6 +70,10 @@ WITHOUT_JAX = (
   'writers',
   'console',
   'report',
+  'runs',
+  'comparison',
+  'plot',
+  'compare',
 )
 
 
