@@ -126,14 +126,12 @@ def teacher_value(
   aligned = 0.5 * (1.0 + xp.tanh(0.5 * (means - overall) / temperature))
   returns = paid(xp, returns, real)
   segments, first = segments_of(xp, ~real, group_ids)
-  shifted = returns - returns[first]  # So that equal returns give exactly 0.
+  shifted = returns - returns[first]  # Equal returns, or a single one, give exactly 0.
   share = lambda weights: (
     segment_sum(xp, segments, weights * shifted)
     / (segment_sum(xp, segments, weights) + EPS)
   )
-  size = segment_sum(xp, segments, real.astype(returns.dtype))
-  value = xp.where(size > 1, share(aligned) - share(1.0 - aligned), 0.0)
-  return value.astype(returns.dtype)
+  return (share(aligned) - share(1.0 - aligned)).astype(returns.dtype)
 
 
 def value_gate(value: Array, mask: Array, *, gate_scale: float) -> Array:

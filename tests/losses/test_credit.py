@@ -22,7 +22,7 @@ def make_rows(seed, spread=0.5):
     'trajectory_ids': trajectories,
     'turn_ids': turns,
     'group_ids': trajectories // 3,
-    'prior': (0.2 + 0.1 * (trajectories // 3))[: len(order)],
+    'prior': np.array([0.0, 0.3, 0.5, 0.9, 1.0])[trajectories // 3],
     'mask': mask,
   }
 
@@ -50,7 +50,7 @@ def loop_agent_opsd(rows, mix, band, increments, decay):
     ]
     if not index:
       continue
-    believed, evidence, q = rows['prior'][index[0]], 0.0, []
+    believed, evidence, q = min(max(rows['prior'][index[0]], 1e-4), 1 - 1e-4), 0.0, []
     start = np.log(believed / (1 - believed))
     for i in index:
       evidence = decay * evidence + moves[i]

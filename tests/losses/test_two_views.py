@@ -43,8 +43,8 @@ def test_one_view_alone_and_equal_returns_teach_nothing():
   ids, mask = np.zeros(4, int), np.ones(4, bool)
   alone = two_views.view_gaps(np.arange(4.0), ids, ids, mask, mask)
   np.testing.assert_array_equal(alone, 0)
-  views = np.array([True, False, True, False])
-  equal = two_views.view_gaps(np.full(4, 1e4 / 3), ids, ids, views, mask)
+  views, ids, mask = np.arange(10) < 3, np.zeros(10, int), np.ones(10, bool)
+  equal = two_views.view_gaps(np.full(10, 0.1), ids, ids, views, mask)
   np.testing.assert_array_equal(equal, 0)
 
 
