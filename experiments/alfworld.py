@@ -6,12 +6,12 @@
     --config=experiments/alfworld.py:model=qwen2.5-3b,world=official \
     --config.model.path=Qwen/Qwen2.5-3B-Instruct
 
-Arguments (comma-separated): model=tiny|qwen2.5-0.5b|...|qwen3-8b, algo=sdar|grpo,
-world=generated|official, seed=N. `tiny` is the small model of experiments/tiny: it runs
-on two CPU cores; its expected result is in README.md. The real models take the
-hyperparameters of the paper's released ALFWorld scripts (arXiv 2605.15155, appendix C;
-ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 8 H800; the published
-results stand in README.md beside what others measured.
+Arguments (comma-separated): model=tiny|qwen2.5-0.5b|...|qwen3-8b, algo=METHOD,
+world=generated|official, preset=ours|released, seed=N. `tiny` is the small model of
+experiments/tiny: it runs on two CPU cores; its expected result is in README.md. The
+real models take the hyperparameters of the paper's released ALFWorld scripts (arXiv
+2605.15155, appendix C; ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 8
+H800; the published results stand in README.md beside what others measured.
 """
 
 import ml_collections
@@ -27,9 +27,9 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   """
   choice = arguments.parse(argument)
   c = config_lib.default('alfworld')
-  arguments.apply(c, choice)
   if choice['model'] == 'tiny':
     _tiny(c)
+  arguments.apply(c, choice)
   return c
 
 
@@ -61,7 +61,6 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.train.teacher_buckets = (64, 80, 96, 128, 248)
   c.train.shuffle_rows = True
   c.optimizer.learning_rate = 3e-4
-  c.algorithm.distill_coef = 0.5
   c.algorithm.entropy_coef = 0.005
   c.eval.split = 'valid_unseen'
   c.eval.tasks = 500

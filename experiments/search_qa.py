@@ -8,12 +8,12 @@
     --config.world.url=http://127.0.0.1:8000/retrieve \
     --config.model.path=Qwen/Qwen2.5-3B-Instruct
 
-Arguments (comma-separated): model=tiny|qwen2.5-0.5b|...|qwen3-8b, algo=sdar|grpo,
-world=generated|official, seed=N. `tiny` is the small model of experiments/tiny: it runs
-on two CPU cores; its expected result is in README.md. The real models take the
-hyperparameters of the paper's released search scripts (ZJU-REAL/SDAR at 8b85c23,
-examples/sdar_trainer), which ran on 4 H800. Their KL coefficient is 0.001 where the
-paper's appendix C says 0.01 for all worlds.
+Arguments (comma-separated): model=tiny|qwen2.5-0.5b|...|qwen3-8b, algo=METHOD,
+world=generated|official, preset=ours|released, seed=N. `tiny` is the small model of
+experiments/tiny: it runs on two CPU cores; its expected result is in README.md. The
+real models take the hyperparameters of the paper's released search scripts
+(ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 4 H800. Their KL
+coefficient is 0.001 where the paper's appendix C says 0.01 for all worlds.
 """
 
 import ml_collections
@@ -26,11 +26,11 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   """The configuration; `argument` is what follows the colon of --config."""
   choice = arguments.parse(argument)
   c = config_lib.default('search_qa')
-  arguments.apply(c, choice)
   if choice['model'] == 'tiny':
     _tiny(c)
   else:
     _paper(c)
+  arguments.apply(c, choice)
   return c
 
 
@@ -75,7 +75,6 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.train.teacher_buckets = (64, 96, 128, 160, 212)
   c.train.shuffle_rows = True
   c.optimizer.learning_rate = 3e-4
-  c.algorithm.distill_coef = 0.5
   c.algorithm.entropy_coef = 0.005
   c.eval.split = 'valid_unseen'
   c.eval.tasks = 500

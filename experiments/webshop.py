@@ -6,11 +6,12 @@
     --config=experiments/webshop.py:model=qwen2.5-3b,world=official \
     --config.world.data_dir=WEBSHOP_DATA --config.model.path=Qwen/Qwen2.5-3B-Instruct
 
-Arguments (comma-separated): model=tiny|qwen2.5-0.5b|...|qwen3-8b, algo=sdar|grpo,
-world=generated|official, seed=N. `tiny` is the small model of experiments/tiny: it runs
-on two CPU cores; its expected result is in README.md. The real models take the
-hyperparameters of the paper's released WebShop scripts (arXiv 2605.15155, appendix C;
-ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 2 H800.
+Arguments (comma-separated): model=tiny|qwen2.5-0.5b|...|qwen3-8b, algo=METHOD,
+world=generated|official, preset=ours|released, seed=N. `tiny` is the small model of
+experiments/tiny: it runs on two CPU cores; its expected result is in README.md. The
+real models take the hyperparameters of the paper's released WebShop scripts (arXiv
+2605.15155, appendix C; ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 2
+H800.
 """
 
 import ml_collections
@@ -23,11 +24,11 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   """The configuration; `argument` is what follows the colon of --config."""
   choice = arguments.parse(argument)
   c = config_lib.default('webshop')
-  arguments.apply(c, choice)
   if choice['model'] == 'tiny':
     _tiny(c)
   else:
     _paper(c)
+  arguments.apply(c, choice)
   return c
 
 
@@ -66,7 +67,6 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.train.teacher_buckets = (64, 96, 128, 200)
   c.train.shuffle_rows = True
   c.optimizer.learning_rate = 3e-4
-  c.algorithm.distill_coef = 0.5
   c.algorithm.entropy_coef = 0.005
   c.eval.split = 'valid_unseen'
   c.eval.tasks = 500

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ class Row:
   """One turn with the identity and score it is trained under.
 
   Attributes:
-    score: the trajectory's return less the penalty if this turn was malformed.
+    penalty: of a malformed turn, else 0.
     trajectory_id: unique within the step.
   """
 
@@ -27,7 +28,12 @@ class Row:
   group_id: int
   trajectory_id: int
   turn_id: int
-  score: float
+  penalty: float
+
+  @property
+  def score(self) -> float:
+    """The trajectory's return less the row's penalty."""
+    return self.trajectory.episode_return - self.penalty
 
 
 def rows(groups: Sequence[Group], *, invalid_penalty: float) -> list[Row]:
@@ -47,22 +53,27 @@ def rows(groups: Sequence[Group], *, invalid_penalty: float) -> list[Row]:
       continue
     for trajectory in group.trajectories:
       identity = group.group_id * len(group.trajectories) + trajectory.member
-      total = trajectory.episode_return
       for turn_id, turn in enumerate(trajectory.turns):
-        score = total - (0.0 if turn.valid else invalid_penalty)
+        penalty = 0.0 if turn.valid else invalid_penalty
         out.append(
-          Row(turn, trajectory, group.task, group.group_id, identity, turn_id, score)
+          Row(turn, trajectory, group.task, group.group_id, identity, turn_id, penalty)
         )
   return out
 
 
-def identities(batch_rows: Sequence[Row]) -> Arrays:
-  """[B] arrays: `scores` f32, `group_ids`, `trajectory_ids` i32, `row_mask` bool."""
+def identities(batch_rows: Sequence[Row]) -> dict[str, Any]:
+  """What credit assignment reads of rows: fields of `objective.StepData`, [B] each."""
+  rewards = [row.turn.reward for row in batch_rows]
   return {
     'scores': np.asarray([row.score for row in batch_rows], np.float32),
+    'rewards': np.asarray(rewards, np.float32),
+    'penalties': np.asarray([row.penalty for row in batch_rows], np.float32),
+    'successes': np.asarray([row.trajectory.success for row in batch_rows], bool),
     'group_ids': np.asarray([row.group_id for row in batch_rows], np.int32),
     'trajectory_ids': np.asarray([r.trajectory_id for r in batch_rows], np.int32),
+    'turn_ids': np.asarray([row.turn_id for row in batch_rows], np.int32),
     'row_mask': np.ones(len(batch_rows), bool),
+    'observations': [row.turn.observation for row in batch_rows],
   }
 
 
@@ -88,9 +99,9 @@ def permutation(count: int, *, shuffle: bool, seed: int, step: int) -> np.ndarra
 def pack(
   batch_rows: Sequence[Row],
   teacher_prompts: Sequence[np.ndarray] | None,
-  advantages: np.ndarray,
   *,
   order: np.ndarray,
+  packing: str,
   minibatch_rows: int,
   microbatch_rows: int,
   length_buckets: Sequence[int],
@@ -98,17 +109,16 @@ def pack(
 ) -> list[list[Arrays]]:
   """Rows to minibatches, each a list of microbatches of a few fixed shapes.
 
-  The rows are dealt evenly over the fewest minibatches that hold them, so that none is
-  a small remainder. Inside a minibatch rows of similar length go together, longest
-  first, and each microbatch is as wide as its own longest row needs: what an update
-  computes does not depend on that, only how much padding it computes on. Padding rows
-  are masked out and stand with the shortest.
+  'sorted': rows are dealt evenly over the fewest minibatches that hold them, and inside
+  one those of similar length go together, longest first. Each microbatch is as wide as
+  its own longest row needs, which changes the padding and nothing else. 'in order':
+  minibatches and microbatches are filled one after the other; the last may be short.
 
   Args:
     batch_rows: [B] rows.
     teacher_prompts: [B] privileged prompts of the same rows, or None.
-    advantages: [B] f32, group-relative.
     order: [B] permutation.
+    packing: 'sorted' or 'in order'.
     minibatch_rows: most rows per minibatch.
     microbatch_rows: m rows per microbatch.
     length_buckets: allowed T.
@@ -116,7 +126,7 @@ def pack(
 
   Returns:
     Minibatches of microbatches with `row_index` [m] i32 (index into `batch_rows`, -1 at
-    padding), `tokens` [m, T] i32, `response_mask` [m, T] bool, `advantages` [m] f32,
+    padding), `tokens` [m, T] i32, `response_mask` [m, T] bool, `prompt_lengths` and
     `turn_ids` [m] i32, `sampler_logprobs` [m, T] f32 and, with a teacher,
     `teacher_tokens` [m, T'] i32 and `teacher_offset` [m] i32: response token t of
     `tokens` stands at t + offset there.
@@ -128,8 +138,9 @@ def pack(
   teacher = teacher_prompts is not None
   teacher_lengths = _lengths(batch_rows, teacher_prompts) if teacher else None
   out = []
-  for part in np.array_split(order, max(1, math.ceil(len(order) / minibatch_rows))):
-    part = part[np.argsort(-lengths[part], kind='stable')]
+  for part in _parts(order, minibatch_rows, packing):
+    if packing == 'sorted':
+      part = part[np.argsort(-lengths[part], kind='stable')]
     minibatch = []
     for start in range(0, max(len(part), 1), microbatch_rows):
       indices = part[start : start + microbatch_rows]
@@ -141,10 +152,17 @@ def pack(
         )
       arrays = _empty(microbatch_rows, width, wide)
       for i, index in enumerate(indices):
-        _fill(arrays, i, index, batch_rows, teacher_prompts, advantages)
+        _fill(arrays, i, index, batch_rows, teacher_prompts)
       minibatch.append(arrays)
     out.append(minibatch)
   return out
+
+
+def _parts(order: np.ndarray, minibatch_rows: int, packing: str) -> list[np.ndarray]:
+  count = max(1, math.ceil(len(order) / minibatch_rows))
+  if packing == 'sorted':
+    return np.array_split(order, count)
+  return [order[i * minibatch_rows : (i + 1) * minibatch_rows] for i in range(count)]
 
 
 def _lengths(batch_rows: Sequence[Row], prompts: Sequence[np.ndarray]) -> np.ndarray:
@@ -163,7 +181,7 @@ def _empty(count: int, width: int, teacher_width: int) -> Arrays:
     'row_index': np.full(count, -1, np.int32),
     'tokens': np.zeros((count, width), np.int32),
     'response_mask': np.zeros((count, width), bool),
-    'advantages': np.zeros(count, np.float32),
+    'prompt_lengths': np.zeros(count, np.int32),
     'turn_ids': np.zeros(count, np.int32),
     'sampler_logprobs': np.zeros((count, width), np.float32),
   }
@@ -179,7 +197,6 @@ def _fill(
   index: int,
   batch_rows: Sequence[Row],
   teacher_prompts: Sequence[np.ndarray] | None,
-  advantages: np.ndarray,
 ) -> None:
   """Puts row `index` of the step in place `i` of a microbatch."""
   turn = batch_rows[index].turn
@@ -190,7 +207,7 @@ def _fill(
     )
   arrays['row_index'][i] = index
   arrays['turn_ids'][i] = batch_rows[index].turn_id
-  arrays['advantages'][i] = advantages[index]
+  arrays['prompt_lengths'][i] = start
   arrays['tokens'][i, :start] = turn.prompt_ids
   arrays['tokens'][i, start : start + size] = turn.response_ids
   arrays['response_mask'][i, start : start + size] = True
@@ -201,3 +218,62 @@ def _fill(
     arrays['teacher_tokens'][i, :begin] = prompt
     arrays['teacher_tokens'][i, begin : begin + size] = turn.response_ids
     arrays['teacher_offset'][i] = begin - start
+
+
+def gather(
+  microbatches: Sequence[Arrays], name: str, count: int, width: int
+) -> np.ndarray | None:
+  """Values of response tokens, [m, T] per microbatch, as one left-aligned [B, R] array.
+
+  Args:
+    microbatches: of all minibatches, as `pack` made them, with `name`.
+    name: of an array; None is returned where the microbatches lack it.
+    count: B.
+    width: R, tokens of the longest response.
+  """
+  if name not in microbatches[0]:
+    return None
+  out = np.zeros((count, width), microbatches[0][name].dtype)
+  for arrays in microbatches:
+    there, compact = _places(arrays, width)
+    block = np.zeros(compact.shape, out.dtype)
+    block[compact] = arrays[name][arrays['response_mask']]
+    out[arrays['row_index'][there]] = block[there]
+  return out
+
+
+def scatter(
+  microbatches: Sequence[Arrays], values: Mapping[str, np.ndarray]
+) -> list[Arrays]:
+  """The inverse of `gather`, for each microbatch.
+
+  Args:
+    microbatches: as `pack` made them.
+    values: scalars, [B] or left-aligned [B, R] arrays.
+
+  Returns:
+    The same names with scalars, [m] or [m, T] arrays, 0 at padding.
+  """
+  out = []
+  for arrays in microbatches:
+    placed: Arrays = {}
+    for name, value in values.items():
+      if value.ndim == 0:
+        placed[name] = value
+        continue
+      width = value.shape[1] if value.ndim == 2 else 0
+      there, compact = _places(arrays, width)
+      rows = np.where(there, arrays['row_index'], 0)
+      if value.ndim == 1:
+        placed[name] = np.where(there, value[rows], value.dtype.type(0))
+        continue
+      placed[name] = np.zeros(arrays['tokens'].shape, value.dtype)
+      placed[name][arrays['response_mask']] = value[rows][compact]
+    out.append(placed)
+  return out
+
+
+def _places(arrays: Arrays, width: int) -> tuple[np.ndarray, np.ndarray]:
+  """([m] rows that are no padding, [m, R] left-aligned places of their tokens)."""
+  sizes = arrays['response_mask'].sum(1)
+  return arrays['row_index'] >= 0, np.arange(width) < sizes[:, None]

@@ -120,6 +120,22 @@ class Chat:
     ids = np.asarray(ids, np.int64).tolist()
     return self._tokenizer.decode(ids, skip_special_tokens=True)
 
+  def end_of(self, ids: np.ndarray, text: str) -> int:
+    """How many of sampled `ids` it takes until they spell `text`; all if they never do.
+
+    Args:
+      ids: [R] int32.
+      text: what to look for, such as '</think>'.
+    """
+    low, high = 0, len(ids)  # The answer is from low to high.
+    while low < high:
+      middle = (low + high) // 2
+      if text in self.decode(ids[:middle]):
+        high = middle
+      else:
+        low = middle + 1
+    return low
+
   def _encode(self, text: str) -> list[int]:
     if not text.isascii():
       text = text.encode('utf-8', 'replace').decode()  # Lone surrogates become '?'.

@@ -4,6 +4,7 @@
 override values; nothing in the package supplies a default of its own.
 """
 
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -12,6 +13,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from sdar_jax.envs import worlds
+from sdar_jax.hyperparameters import LossConfig
 
 
 class ConfigError(ValueError):
@@ -63,29 +65,21 @@ def _world(name: str) -> ml_collections.ConfigDict:
 def _skills() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.path = ''  # A skill bank (JSON); '' means the world's own.
-  c.retrieval = 'task+object'  # 'task', 'task+object' or 'all'.
+  c.retrieval = 'task+object'  # One of _RETRIEVALS (ref: keywords).
+  c.keyword_scope = 'goal'  # Where keywords are sought; 'prompt' (ref).
+  c.ucb_coef = 1.0  # Weight of the bonus for skills seldom shown.
+  c.limit = 0  # Most skills that a prompt shows; 0 is as many as fit.
   c.placement = 'user'  # 'user', 'system', or 'reference' (before the template).
   c.token_budget = 1024  # Tokens; whole skills only, never cut.
   return c
 
 
 def _algorithm() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.name = 'sdar'  # A row of sdar_jax/algorithms.py.
-  c.statistics_over = 'rows'  # 'rows' (ref) or 'trajectories'.
-  c.divide_by_std = True  # ref: norm_adv_by_std_in_grpo.
+  """The method, and every number of `LossConfig`, which says what they mean."""
+  c = ml_collections.ConfigDict(dataclasses.asdict(LossConfig()))
+  c.name = 'sdar'  # A row of sdar_jax/algorithms.py, or two: 'gigpo+sdar'.
   c.invalid_penalty = 0.1  # Off the score of a malformed row (ref: 0.1).
-  c.policy_coef = 1.0
-  c.clip_low = 0.2  # ref: 0.2.
-  c.clip_high = 0.2  # ref: 0.2.
-  c.dual_clip = 3.0  # ref: 3.0.
-  c.kl_coef = 0.01  # paper, appendix C.
-  c.kl_kind = 'k3'  # 'k1', 'k2', 'k3' or 'abs' (ref: k3).
-  c.entropy_coef = 0.001  # ref: on in every script, though unmentioned.
-  c.aggregation = 'token-mean'  # Over the whole minibatch.
-  c.distill_coef = 0.01  # paper: lambda.
-  c.distill_form = 'loss'  # 'loss', or 'advantage' (token credit).
-  c.gate_beta = 5.0  # 1/nat; paper: beta.
+  c.mean_over = 'minibatch'  # 'microbatch' (ref): a mean of microbatches' means.
   return c
 
 
@@ -93,6 +87,7 @@ def _rollout() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.tasks_per_step = 16  # P (ref: 16).
   c.group_size = 8  # G (ref: 8).
+  c.refills = 0  # Times that groups of equal returns are replaced (DAPO: 9).
   c.temperature = 1.0  # ref: 1.0.
   c.top_p = 1.0
   c.top_k = 0  # 0 is off.
@@ -121,6 +116,7 @@ def _train() -> ml_collections.ConfigDict:
   c.length_buckets = (768, 1280, 2560)  # Padded row lengths, tokens.
   c.teacher_buckets = (1280, 2304, 3584)  # The same with skills in the prompt.
   c.shuffle_rows = False  # ref: off; rows of a group stay together.
+  c.packing = 'sorted'  # 'sorted' by length, or 'in order' with a short rest (ref).
   return c
 
 
@@ -175,6 +171,8 @@ def _log() -> ml_collections.ConfigDict:
 def _sft() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.rows = 0  # Rows of expert demonstration; 0 outside --mode=sft.
+  c.copy_rows = 0  # Rows of practice in copying that come first; see sft.copying.
+  c.new_names = False  # Names change places in every demonstration.
   c.skilled_fraction = 0.5  # Of the episodes whose prompts show skills.
   c.mistake_rate = 0.1  # Of turns where a random action is played instead.
   c.prompt_weight = 0.0  # Loss weight of prompt tokens against response tokens.
@@ -182,20 +180,15 @@ def _sft() -> ml_collections.ConfigDict:
   return c
 
 
+_RETRIEVALS = ('task', 'task+object', 'all', 'keywords', 'similar', 'ucb', 'random')
 _CHOICES = {
   'model.dtype': ('float32', 'bfloat16'),
   'model.attention': ('xla', 'cudnn'),
-  'skills.retrieval': ('task', 'task+object', 'all'),
+  'skills.retrieval': _RETRIEVALS,
+  'skills.keyword_scope': ('goal', 'prompt'),
   'skills.placement': ('user', 'system', 'reference'),
-  'algorithm.statistics_over': ('rows', 'trajectories'),
-  'algorithm.kl_kind': ('k1', 'k2', 'k3', 'abs'),
-  'algorithm.distill_form': ('loss', 'advantage'),
-  'algorithm.aggregation': (
-    'token-mean',
-    'seq-mean-token-sum',
-    'seq-mean-token-mean',
-    'seq-mean-token-sum-norm',
-  ),
+  'train.packing': ('sorted', 'in order'),
+  'algorithm.mean_over': ('minibatch', 'microbatch'),
 }
 
 # Lower bounds (inclusive); every number must also be finite.
@@ -203,17 +196,12 @@ _AT_LEAST = {
   'steps': 1,
   'model.logprob_chunk': 1,
   'skills.token_budget': 1,
+  'skills.ucb_coef': 0,
+  'skills.limit': 0,
   'algorithm.invalid_penalty': 0,
-  'algorithm.policy_coef': 0,
-  'algorithm.clip_low': 0,
-  'algorithm.clip_high': 0,
-  'algorithm.dual_clip': 1,
-  'algorithm.kl_coef': 0,
-  'algorithm.entropy_coef': 0,
-  'algorithm.distill_coef': 0,
-  'algorithm.gate_beta': 0,
   'rollout.tasks_per_step': 1,
   'rollout.group_size': 1,
+  'rollout.refills': 0,
   'rollout.temperature': 0,
   'rollout.top_k': 0,
   'rollout.max_prompt_tokens': 1,
@@ -242,6 +230,7 @@ _AT_LEAST = {
   'log.trajectories_every': 0,
   'log.token_rows': 0,
   'sft.rows': 0,
+  'sft.copy_rows': 0,
   'sft.skilled_fraction': 0,
   'sft.mistake_rate': 0,
   'sft.prompt_weight': 0,
@@ -294,6 +283,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
   for key, bound in _AT_MOST.items():
     if values[key] > bound:
       raise ConfigError(f'config.{key}={values[key]}: must be at most {bound}')
+  numbers = {f.name: config.algorithm[f.name] for f in dataclasses.fields(LossConfig)}
+  try:
+    LossConfig(**numbers)
+  except ValueError as error:
+    raise ConfigError(f'config.algorithm.{error}') from None
   _check_relations(config)
 
 

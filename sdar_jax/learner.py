@@ -6,6 +6,7 @@ are sharded over the mesh axes data and fsdp, weights over fsdp and tensor.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,9 +16,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdar_jax import algorithms, optimizer, scoring
-from sdar_jax.losses import masked
+from sdar_jax import optimizer, scoring
+from sdar_jax.hyperparameters import LossConfig
+from sdar_jax.losses import masked, policy
 from sdar_jax.models import qwen, sharding
+from sdar_jax.objective import Algorithm, LossInputs, policy_objective
 
 Microbatch = dict[str, Any]
 Minibatch = list[Microbatch]
@@ -28,8 +31,10 @@ class TrainState(NamedTuple):
   """Everything that training changes, on the device.
 
   Attributes:
-    params: the policy, float32.
+    params: the policy, float32; with a critic its `value_head`, too.
     opt_state: moments.
+    teacher: the teacher's weights where they must be kept apart from the policy's,
+      else ().
     step: [] i32, completed passes of the loop.
     skipped: [] i32, updates skipped because they were not finite.
     skipped_in_a_row: [] i32, of those, the ones since the last good update.
@@ -37,6 +42,7 @@ class TrainState(NamedTuple):
 
   params: Any
   opt_state: Any
+  teacher: Any
   step: jax.Array
   skipped: jax.Array
   skipped_in_a_row: jax.Array
@@ -44,7 +50,11 @@ class TrainState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LearnerConfig:
-  """What the learner needs to know; field meanings as in sdar_jax/config.py."""
+  """What the learner needs to know; field meanings as in sdar_jax/config.py.
+
+  Attributes:
+    accumulation: microbatches of a full minibatch; 'microbatch' means divide by it.
+  """
 
   max_response_tokens: int
   temperature: float
@@ -54,6 +64,8 @@ class LearnerConfig:
   logprob_chunk: int
   learning_rate: float
   warmup_steps: int
+  mean_over: str
+  accumulation: int
 
 
 class Learner:
@@ -63,8 +75,8 @@ class Learner:
     self,
     model: qwen.ModelConfig,
     config: LearnerConfig,
-    algorithm: algorithms.Algorithm,
-    loss: algorithms.LossConfig,
+    algorithm: Algorithm,
+    loss: LossConfig,
     tx: optax.GradientTransformation,
     mesh: Mesh,
   ):
@@ -74,10 +86,17 @@ class Learner:
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._rows = NamedSharding(mesh, PartitionSpec(_ROWS))
     self._params = sharding.param_shardings(model, mesh)
-    self._score_tokens = jax.jit(
-      lambda params, tokens: self._logprobs(params, tokens)[0]
+    if algorithm.has_critic:
+      head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
+      self._params = {**self._params, 'value_head': head}
+    # A teacher whose weights are read during or beyond the step is kept in the state.
+    self._keeps_teacher = algorithm.needs_divergence(loss) or (
+      algorithm.needs_teacher(loss) and loss.teacher_weights != 'policy'
     )
+    self._score_student = jax.jit(self._student_scores)
+    self._score_tokens = jax.jit(self._logprobs)
     self._align = jax.jit(_align)
+    self._kl = jax.jit(functools.partial(policy.kl_penalty, kind=loss.kl_kind))
     self._gradient = jax.jit(
       self._loss_and_gradient, out_shardings=(self._replicated, self._params)
     )
@@ -85,14 +104,18 @@ class Learner:
       lambda total, part: jax.tree.map(jnp.add, total, part), donate_argnums=0
     )
     self._apply = jax.jit(self._optimizer_update, donate_argnums=0)
-    self._finish = jax.jit(lambda s: s._replace(step=s.step + 1), donate_argnums=0)
+    self._finish = jax.jit(self._finished, donate_argnums=0)
 
   def init_state(self, params: Any) -> TrainState:
     """A fresh state around `params`, which it takes over; moments are zero."""
     zero = functools.partial(jax.device_put, np.zeros((), np.int32), self._replicated)
+    teacher = jax.tree.map(jnp.copy, params) if self._keeps_teacher else ()
+    if self._algorithm.has_critic:
+      head = scoring.init_value_head(self._model)
+      params = {**params, 'value_head': jax.device_put(head, self._replicated)}
     # Moments take the sharding of the weights that they belong to.
     opt_state = jax.jit(self._tx.init, out_shardings=self._moments(params))(params)
-    return TrainState(params, opt_state, zero(), zero(), zero())
+    return TrainState(params, opt_state, teacher, zero(), zero(), zero())
 
   def _moments(self, params: Any) -> Any:
     shapes = jax.eval_shape(self._tx.init, params)
@@ -107,16 +130,21 @@ class Learner:
   def to_device(self, batch: Sequence[Minibatch]) -> list[Minibatch]:
     """Moves what the device needs of packed minibatches there, sharded by rows.
 
-    Each microbatch gets the `normaliser` of its whole minibatch, so that losses and
-    gradients of microbatches add up to the minibatch's.
+    Each microbatch gets its `normaliser`: that of its whole minibatch, so that losses
+    and gradients of microbatches add up to the minibatch's, or, where `mean_over` says
+    so, its own times the number of microbatches in a full minibatch.
     """
     out = []
     for minibatch in batch:
-      normaliser = self._normaliser([m['response_mask'] for m in minibatch])
+      masks = [m['response_mask'] for m in minibatch]
+      whole = self._normaliser(masks)
       parts = []
-      for microbatch in minibatch:
+      for microbatch, mask in zip(minibatch, masks):
         arrays = {k: v for k, v in microbatch.items() if k in _ON_DEVICE}
         arrays = jax.device_put(arrays, self._rows)
+        normaliser = whole
+        if self._config.mean_over == 'microbatch':
+          normaliser = self._normaliser([mask]) * np.int32(self._config.accumulation)
         arrays['normaliser'] = jax.device_put(normaliser, self._replicated)
         parts.append(arrays)
       out.append(parts)
@@ -132,27 +160,58 @@ class Learner:
     )
     return np.asarray(value, np.int32)
 
-  def score(
-    self, params: Any, ref_params: Any | None, batch: Sequence[Minibatch]
+  def extend(
+    self, batch: Sequence[Minibatch], values: Sequence[Microbatch]
   ) -> list[Minibatch]:
-    """Adds `old_`, `ref_` and `teacher_logprobs`, under pre-update weights.
+    """Adds what the host has found out, a dict for each microbatch in turn."""
+    given = iter(values)
+    return [[{**m, **self._placed(next(given))} for m in part] for part in batch]
+
+  def _placed(self, values: Microbatch) -> Microbatch:
+    return {
+      name: jax.device_put(value, self._rows if value.ndim else self._replicated)
+      for name, value in values.items()
+    }
+
+  def score(
+    self, state: TrainState, ref_params: Any | None, batch: Sequence[Minibatch]
+  ) -> list[Minibatch]:
+    """Adds `old_`, `ref_` and `teacher_logprobs`, under weights before the updates.
+
+    Where the method reads them also `old_entropy`, `old_kl` and `old_values`.
 
     Args:
-      params: the policy before this step's updates; also the teacher.
-      ref_params: the initial policy, or None when no loss term reads it.
+      state: its policy is the one before this step's updates, and the teacher too
+        unless the method keeps another.
+      ref_params: the initial policy, or None when nothing reads it.
       batch: device minibatches.
     """
-    return [[self._score(params, ref_params, m) for m in part] for part in batch]
+    return [[self._score(state, ref_params, m) for m in part] for part in batch]
 
   def _score(
-    self, params: Any, ref_params: Any | None, arrays: Microbatch
+    self, state: TrainState, ref_params: Any | None, arrays: Microbatch
   ) -> Microbatch:
-    out = {**arrays, 'old_logprobs': self._score_tokens(params, arrays['tokens'])}
+    out = {**arrays, **self._score_student(state.params, arrays['tokens'])}
     if ref_params is not None:
       out['ref_logprobs'] = self._score_tokens(ref_params, arrays['tokens'])
+      if self._loss.kl_in == 'reward':
+        names = ('old_logprobs', 'ref_logprobs', 'response_mask')
+        out['old_kl'] = self._kl(*(out[name] for name in names))
     if 'teacher_tokens' in arrays:
-      values = self._score_tokens(params, arrays['teacher_tokens'])
+      teacher = state.teacher if self._keeps_teacher else state.params
+      values = self._score_tokens(teacher, arrays['teacher_tokens'])
       out['teacher_logprobs'] = self._align(values, arrays)
+    return out
+
+  def _student_scores(self, params: Any, tokens: jax.Array) -> Microbatch:
+    """What is known of the sampled tokens before the step's updates."""
+    hidden = self._hidden(params, tokens)
+    logprobs, entropy = self._scores(params, hidden, tokens)
+    out = {'old_logprobs': logprobs}
+    if self._loss.gate != 'gap':
+      out['old_entropy'] = entropy
+    if self._algorithm.has_critic:
+      out['old_values'] = scoring.token_values(hidden, params['value_head'])
     return out
 
   def train_step(
@@ -161,47 +220,96 @@ class Learner:
     """One optimizer update. Donates `state`. Metrics are (sum, count) pairs."""
     total = None
     for microbatch in minibatch:
-      part = self._gradient(state.params, microbatch)
+      part = self._gradient(state.params, state.teacher, microbatch)
       total = part if total is None else self._add(total, part)
     (loss, metrics), grads = total
     state, update_metrics = self._apply(state, grads, loss)
     return state, {**metrics, **update_metrics}
 
   def finish_step(self, state: TrainState) -> TrainState:
-    """Counts one pass of the loop. Donates `state`."""
+    """Counts one pass of the loop; the teacher follows. Donates `state`."""
     return self._finish(state)
 
-  def _logprobs(self, params: Any, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    return scoring.token_logprobs(
+  def _finished(self, state: TrainState) -> TrainState:
+    teacher, weights = state.teacher, self._loss.teacher_weights
+    if self._keeps_teacher and weights != 'initial':
+      decay = self._loss.ema_decay if weights == 'ema' else 0.0
+      policy_params = {k: state.params[k] for k in teacher}  # Without a value head.
+      teacher = jax.tree.map(
+        lambda t, p: decay * t + (1.0 - decay) * p, teacher, policy_params
+      )
+    return state._replace(step=state.step + 1, teacher=teacher)
+
+  def _hidden(self, params: Any, tokens: jax.Array) -> jax.Array:
+    return scoring.hidden_states(
       self._model,
       params,
       tokens,
-      positions,
-      temperature=self._config.temperature,
-      valid_vocab=self._config.valid_vocab,
       dtype=jnp.dtype(self._config.dtype),
       remat=self._config.remat,
+    )
+
+  def _scores(
+    self, params: Any, hidden: jax.Array, tokens: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    return scoring.scores_of(
+      self._model,
+      params,
+      hidden,
+      tokens,
+      temperature=self._config.temperature,
+      valid_vocab=self._config.valid_vocab,
       chunk=self._config.logprob_chunk,
     )
 
-  def _loss_and_gradient(self, params: Any, arrays: Microbatch) -> Any:
+  def _logprobs(self, params: Any, tokens: jax.Array) -> jax.Array:
+    return self._scores(params, self._hidden(params, tokens), tokens)[0]
+
+  def _divergence(
+    self, params: Any, teacher: Any, hidden: jax.Array, arrays: Microbatch
+  ) -> jax.Array:
+    """[B, T] nats between whole distributions; one more pass, over teacher prompts."""
+    loss = self._loss
+    teacher = jax.lax.stop_gradient(teacher)
+    return scoring.token_divergence(
+      self._model,
+      params,
+      teacher,
+      hidden,
+      self._hidden(teacher, arrays['teacher_tokens']),
+      prompt_lengths=arrays['prompt_lengths'],
+      teacher_offset=arrays['teacher_offset'],
+      response_mask=arrays['response_mask'],
+      kind=loss.divergence,
+      topk=loss.topk,
+      remainder='tail',
+      jsd_weight=loss.jsd_weight,
+      token_clip=loss.token_clip or math.inf,
+      temperature=self._config.temperature,
+      valid_vocab=self._config.valid_vocab,
+      chunk=self._config.logprob_chunk,
+      max_response_tokens=self._config.max_response_tokens,
+    )
+
+  def _loss_and_gradient(self, params: Any, teacher: Any, arrays: Microbatch) -> Any:
     """((loss, metrics), gradient) of a microbatch: its share of the minibatch's."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
-      logprobs, entropy = self._logprobs(params, arrays['tokens'])
-      inputs = algorithms.LossInputs(
-        logprobs=logprobs,
-        entropy=entropy,
-        old_logprobs=arrays['old_logprobs'],
-        ref_logprobs=arrays.get('ref_logprobs'),
-        teacher_logprobs=arrays.get('teacher_logprobs'),
-        advantages=arrays['advantages'],
-        response_mask=arrays['response_mask'],
-        turn_ids=arrays['turn_ids'],
-        normaliser=arrays['normaliser'],
-      )
-      return algorithms.policy_objective(self._algorithm, self._loss, inputs)
+      hidden = self._hidden(params, arrays['tokens'])
+      logprobs, entropy = self._scores(params, hidden, arrays['tokens'])
+      values = divergence = None
+      if self._algorithm.has_critic:
+        values = scoring.token_values(hidden, params['value_head'])
+      if self._algorithm.needs_divergence(self._loss):
+        divergence = self._divergence(params, teacher, hidden, arrays)
+      known = {name: arrays.get(name) for name in LossInputs._fields}
+      live = {
+        'logprobs': logprobs,
+        'entropy': entropy,
+        'values': values,
+        'divergence': divergence,
+      }
+      return policy_objective(self._algorithm, self._loss, LossInputs(**known | live))
 
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
@@ -236,7 +344,7 @@ class Learner:
 _ON_DEVICE = (
   'tokens',
   'response_mask',
-  'advantages',
+  'prompt_lengths',
   'turn_ids',
   'teacher_tokens',
   'teacher_offset',

@@ -1,5 +1,6 @@
 """What `main` can do besides training: sft, eval, play and export."""
 
+import itertools
 import json
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ from sdar_jax.config import ConfigError
 from sdar_jax.console import Console
 from sdar_jax.models import convert, qwen
 
+_SHORTEST_COPY, _LONGEST_COPY = 8, 48  # Tokens; what small models have to copy.
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json')
 
 
@@ -51,7 +53,7 @@ class _Policy:
       self.chat,
       self.teacher,
       temperature=c.temperature,
-      with_skills=c.with_skills,
+      sees_skills=lambda member: c.with_skills,
     )
     sampler = parts.make_sampler(
       self.config,
@@ -121,27 +123,53 @@ def run_sft(
     raise ConfigError('config.sft.rows=0: must be positive with --mode=sft')
   policy = _Policy(config, checkpoint)
   batch_rows = config.train.microbatch_rows
-  source = sft.demonstrations(
+  longest = config.train.length_buckets[-1] // 2
+  copying = sft.copying(
+    sorted(set(range(policy.chat.len_vocab)) - policy.chat.control_ids),
+    shortest=min(_SHORTEST_COPY, longest),
+    longest=min(_LONGEST_COPY, longest),
+    seed=config.seed,
+  )
+  demonstrations = sft.demonstrations(
     policy.world,
     policy.world.tasks('train'),
     plain=lambda text, task: policy.chat.render(text),
-    skilled=lambda text, task: policy.teacher.prompt(text, task.metadata)[0],
+    skilled=lambda text, task: policy.teacher.prompt(text, task)[0],
     encode=policy.chat.encode_response,
     skilled_fraction=c.skilled_fraction,
     mistake_rate=c.mistake_rate,
     seed=config.seed,
   )
+  if c.new_names:
+    demonstrations = sft.with_new_names(
+      demonstrations,
+      _name_ids(policy),
+      vocab=policy.chat.len_vocab,
+      seed=config.seed,
+    )
+  rows = c.copy_rows + c.rows
   batches = sft.batches(
-    source,
-    rows=c.rows,
+    itertools.chain(itertools.islice(copying, c.copy_rows), demonstrations),
+    rows=rows,
     batch_rows=batch_rows,
     buckets=tuple(config.train.length_buckets),
     prompt_weight=c.prompt_weight,
     seed=config.seed,
   )
-  steps = sft.count_steps(c.rows, batch_rows)
+  steps = sft.count_steps(rows, batch_rows)
   params = _fit(config, policy, batches, steps)
   _save(config, policy.model, params, output)
+
+
+def _name_ids(policy: _Policy) -> list[np.ndarray]:
+  """The tokens of the world's names, of each set and each way to begin a word."""
+  sets = []
+  for words in policy.world.names:
+    for before in ('', ' ', '\n'):
+      spelled = [policy.chat.encode_text(before + word) for word in words]
+      ids = [int(token[0]) for token in spelled if len(token) == 1]
+      sets.append(np.asarray(sorted(set(ids)), np.int32))
+  return sets
 
 
 def _fit(config: ConfigDict, policy: _Policy, batches: Any, steps: int) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,12 +13,25 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdar_jax import algorithms, chat, files, optimizer, rollout, skills, writers
+from sdar_jax import (
+  algorithms,
+  batching,
+  chat,
+  contexts,
+  files,
+  optimizer,
+  retrieval,
+  rollout,
+  skills,
+  writers,
+)
 from sdar_jax import config as config_lib
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base, pool, worlds
+from sdar_jax.hyperparameters import LossConfig
 from sdar_jax.learner import Learner, LearnerConfig
 from sdar_jax.models import convert, qwen, sharding
+from sdar_jax.objective import Algorithm, StepData
 from sdar_jax.request import SamplingParams
 from sdar_jax.sampler import Sampler
 
@@ -49,13 +63,17 @@ def make_teacher(
   config: ConfigDict, world: base.World, tokenizer: chat.Chat
 ) -> skills.TeacherContext:
   """The privileged context: the skill bank and where it enters the prompt."""
-  bank = skills.SkillBank.load(config.skills.path or world.skills_path)
+  c = config.skills
+  retriever = retrieval.Retriever(
+    skills.SkillBank.load(c.path or world.skills_path),
+    c.retrieval,
+    limit=c.limit,
+    ucb_coef=c.ucb_coef,
+    keyword_scope=c.keyword_scope,
+    seed=config.seed,
+  )
   return skills.TeacherContext(
-    bank,
-    tokenizer,
-    retrieval=config.skills.retrieval,
-    placement=config.skills.placement,
-    token_budget=config.skills.token_budget,
+    retriever, tokenizer, c.placement, token_budget=c.token_budget
   )
 
 
@@ -65,20 +83,20 @@ def make_agent(
   teacher: skills.TeacherContext,
   *,
   temperature: float,
-  with_skills: bool,
+  sees_skills: Callable[[int], bool],
 ) -> rollout.Agent:
-  """How the policy is prompted and sampled."""
+  """How the policy is prompted and sampled; which members of a group see skills."""
 
-  def plain(text: str, task: base.Task) -> Any:
+  def prompt(text: str, task: base.Task, member: int) -> Any:
+    if sees_skills(member):
+      return teacher.prompt(text, task)[0]
     return tokenizer.render(text)
 
-  def skilled(text: str, task: base.Task) -> Any:
-    return teacher.prompt(text, task.metadata)[0]
-
   c = config.rollout
-  budget = config.skills.token_budget if with_skills else 0
+  anyone = any(map(sees_skills, range(c.group_size)))
+  budget = config.skills.token_budget if anyone else 0
   return rollout.Agent(
-    prompt=skilled if with_skills else plain,
+    prompt=prompt,
     decode=tokenizer.decode,
     sampling=SamplingParams(
       temperature=temperature,
@@ -165,19 +183,18 @@ def make_sinks(
   return sinks
 
 
-def make_loss_config(config: ConfigDict) -> algorithms.LossConfig:
+def make_loss_config(config: ConfigDict) -> LossConfig:
   """The coefficients of the objective."""
-  names = [field.name for field in dataclasses.fields(algorithms.LossConfig)]
-  return algorithms.LossConfig(**{name: config.algorithm[name] for name in names})
+  names = [field.name for field in dataclasses.fields(LossConfig)]
+  return LossConfig(**{name: config.algorithm[name] for name in names})
 
 
-def make_algorithm(config: ConfigDict) -> algorithms.Algorithm:
-  """The method: a row of the table."""
-  name = config.algorithm.name
-  if name not in algorithms.ALGORITHMS:
-    known = ', '.join(sorted(algorithms.ALGORITHMS))
-    raise ConfigError(f'config.algorithm.name={name!r}: must be one of {known}')
-  return algorithms.ALGORITHMS[name]
+def make_algorithm(config: ConfigDict) -> Algorithm:
+  """The method: a row of the table, or two combined."""
+  try:
+    return algorithms.find(config.algorithm.name)
+  except KeyError as error:
+    raise ConfigError(f'config.algorithm.name={error.args[0]}') from None
 
 
 def make_learner(
@@ -201,6 +218,8 @@ def make_learner(
     logprob_chunk=config.model.logprob_chunk,
     learning_rate=c.learning_rate,
     warmup_steps=c.warmup_steps,
+    mean_over=config.algorithm.mean_over,
+    accumulation=config.train.minibatch_rows // config.train.microbatch_rows,
   )
   algorithm, loss = make_algorithm(config), make_loss_config(config)
   return Learner(model, settings, algorithm, loss, tx, mesh)
@@ -230,6 +249,45 @@ def fetch(batch: list[Any], host: list[Any]) -> list[dict[str, Any]]:
   for on_device, on_host in zip(
     itertools.chain(*batch), itertools.chain(*host), strict=True
   ):
-    scores = {k: v for k, v in on_device.items() if k.endswith('logprobs')}
+    scores = {name: on_device[name] for name in _SCORES if name in on_device}
     out.append({**on_host, **jax.device_get(scores)})
   return out
+
+
+_SCORES = (
+  'old_logprobs',
+  'ref_logprobs',
+  'teacher_logprobs',
+  'old_entropy',
+  'old_kl',
+  'old_values',
+)
+_THOUGHT_ENDS = '</think>'
+
+
+def step_data(
+  rows: list[batching.Row],
+  views: list[skills.SkillView] | None,
+  scored: list[dict[str, Any]],
+  algorithm: Algorithm,
+  loss: LossConfig,
+  tokenizer: chat.Chat,
+  step: int,
+) -> StepData:
+  """What credit assignment reads of a step's rows; `scored` comes from `fetch`."""
+  width = max(len(row.turn.response_ids) for row in rows)
+  sizes = np.asarray([len(row.turn.response_ids) for row in rows])
+  columns = np.arange(width)
+  action_mask = None
+  if loss.action_weight != 1:
+    ends = [tokenizer.end_of(row.turn.response_ids, _THOUGHT_ENDS) for row in rows]
+    action_mask = (columns >= np.asarray(ends)[:, None]) & (columns < sizes[:, None])
+  return StepData(
+    **batching.identities(rows),
+    sees_skills=np.asarray([algorithm.sees_skills(r.trajectory.member) for r in rows]),
+    taught=None if views is None else contexts.taught(views),
+    response_mask=columns < sizes[:, None],
+    **{name: batching.gather(scored, name, len(rows), width) for name in _SCORES},
+    action_mask=action_mask,
+    step=step,
+  )

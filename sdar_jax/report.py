@@ -10,13 +10,22 @@ from sdar_jax.batching import Row
 from sdar_jax.skills import SkillView
 from sdar_jax.trajectory import Group
 
+_TOKEN_ARRAYS = (
+  'advantages',
+  'sampler_logprobs',
+  'old_logprobs',
+  'ref_logprobs',
+  'teacher_logprobs',
+  'gate',
+)
+
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
   """Success, returns, lengths and validity of a step's episodes."""
   played = [t for g in groups for t in g.trajectories]
   sound = [t for t in played if not t.outcome.is_fault]
   turns = [turn for t in sound for turn in t.turns]
-  flat = [g for g in groups if len({t.episode_return for t in g.trajectories}) == 1]
+  flat = [g for g in groups if not g.varies]
   tokens = np.concatenate([t.response_ids for t in turns]) if turns else np.zeros(1)
   return {
     'rollout/success_rate': _mean([t.success for t in sound]),
@@ -51,6 +60,17 @@ def skills_seen(views: Sequence[SkillView]) -> dict[str, int]:
   return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def shown_by_episode(
+  rows: Sequence[Row], views: Sequence[SkillView]
+) -> list[tuple[tuple[str, ...], bool]]:
+  """What each episode's teacher saw, and whether the episode succeeded."""
+  shown: dict[int, tuple[dict[str, None], bool]] = {}
+  for row, view in zip(rows, views, strict=True):
+    ids, _ = shown.setdefault(row.trajectory_id, ({}, row.trajectory.success))
+    ids.update(dict.fromkeys(view.skill_ids))
+  return [(tuple(ids), success) for ids, success in shown.values()]
+
+
 def mismatch(scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
   """Sampled against scored log-probs of the same tokens under the same weights.
 
@@ -73,12 +93,11 @@ def token_records(
   views: Sequence[SkillView] | None,
   *,
   count: int,
-  gate_beta: float,
 ) -> list[dict[str, Any]]:
   """Per-token arrays of the step's first `count` rows, for a viewer.
 
-  `advantage` is the row's, the same for each of its tokens; `gap` and `gate` are the
-  teacher's under pre-update weights.
+  `gap` and `gate` are the teacher's under pre-update weights, `teaching` is the weight
+  of its row.
   """
   out = {}
   for microbatch in scores:
@@ -90,16 +109,14 @@ def token_records(
         'trajectory_id': row.trajectory_id,
         'turn_id': row.turn_id,
         'response_ids': row.turn.response_ids.tolist(),
-        'advantage': float(microbatch['advantages'][i]),
       }
-      names = ('sampler_logprobs', 'old_logprobs', 'ref_logprobs', 'teacher_logprobs')
-      for name in names:
+      for name in _TOKEN_ARRAYS:
         if name in microbatch:
           record[name] = microbatch[name][i][mask].tolist()
       if views is not None:
         gap = (microbatch['teacher_logprobs'] - microbatch['old_logprobs'])[i][mask]
         record['gap'] = gap.tolist()
-        record['gate'] = (1 / (1 + np.exp(-gate_beta * gap))).tolist()
+        record['teaching'] = float(microbatch['teaching'][i])
         record['teacher_skills'] = list(views[index].skill_ids)
         record['teacher_skill_tokens'] = views[index].tokens
       out[index] = record

@@ -18,8 +18,8 @@ from sdar_jax.envs.pool import Pool
 from sdar_jax.request import Completion, Request, SamplingParams
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
-# A prompt is made from the user message and the task.
-Prompt = Callable[[str, base.Task], np.ndarray]
+# A prompt is made from the user message, the task and the member of the group.
+Prompt = Callable[[str, base.Task, int], np.ndarray]
 
 
 class Interrupted(Exception):
@@ -139,6 +139,39 @@ def collect(
   return groups
 
 
+def with_refills(play: Callable[[], list[Group]], refills: int) -> list[Group]:
+  """DAPO's dynamic sampling: groups without contrast give way to others.
+
+  As many groups as one round of `play` has, so that shapes stay what they are: first
+  those whose returns differ, in the order in which they were played, and where rounds
+  ran out others after them.
+
+  Args:
+    play: plays new tasks at every call.
+    refills: rounds after the first, at most; 0 keeps the first as it is.
+
+  Source: DAPO (arXiv 2503.14476) eq. 11; the bound and what follows it as in
+    ZJU-REAL/SDAR@8b85c23 (10 rounds, the last keeps everything).
+  """
+  groups = play()
+  if not refills:
+    return groups
+  count, telling, flat = len(groups), [], []
+  for round_ in range(1 + refills):
+    groups = play() if round_ else groups
+    for group in groups:
+      faulty = any(trajectory.outcome.is_fault for trajectory in group.trajectories)
+      (telling if group.varies and not faulty else flat).append(group)
+    if len(telling) >= count:
+      break
+  return [_renumbered(g, i) for i, g in enumerate((telling + flat)[:count])]
+
+
+def _renumbered(group: Group, group_id: int) -> Group:
+  members = [dataclasses.replace(t, group_id=group_id) for t in group.trajectories]
+  return Group(group_id, group.task, members)
+
+
 def _start(pool: Pool, live: dict[tuple[int, int], _Episode]) -> None:
   """Resets the environments; drops the episodes that could not start."""
   for key, first in pool.reset({k: e.task for k, e in live.items()}).items():
@@ -183,7 +216,7 @@ def _request(
   """Renders the next prompt; drops the history if only so it fits."""
   for history in (episode.history, ()):
     text = world.render(episode.task, history, episode.observation)
-    ids = agent.prompt(text, episode.task)
+    ids = agent.prompt(text, episode.task, episode.member)
     if len(ids) <= agent.max_prompt_tokens:
       break
   else:

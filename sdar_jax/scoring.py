@@ -1,13 +1,24 @@
-"""Log-probabilities and entropy of given tokens, without a [B, T, V] array."""
+"""What a model says of given tokens, without a [B, T, V] array.
 
+One pass of the decoder, `hidden_states`, serves several heads: log-probabilities and
+entropy (`scores_of`), the critic's values (`token_values`) and the divergence from a
+teacher (`token_divergence`). What is said of column t comes from hidden column t - 1.
+"""
+
+import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from sdar_jax.losses import divergence
 from sdar_jax.models import qwen
 
 MASKED_LOGIT = float(jnp.finfo(jnp.float32).min)
+# Small, and dear to compute: kept for the backward pass of a chunk, not recomputed.
+_TEACHER_TOPK = 'teacher_topk'
 
 
 def masked_logits(
@@ -29,17 +40,75 @@ def masked_logits(
   return jnp.where(valid, logits / temperature, MASKED_LOGIT)
 
 
-def _score_chunk(config, params, hidden, targets, temperature, valid_vocab):
-  """Log-probability and entropy, [B, C] each, of `targets` after `hidden`."""
-  scaled = masked_logits(qwen.logits(config, params, hidden), temperature, valid_vocab)
-  log_normaliser = jax.nn.logsumexp(scaled, axis=-1)
-  # A comparison, not a gather: it stays local where the vocabulary is sharded.
-  ids = jnp.arange(scaled.shape[-1])
-  chosen = jnp.where(ids == targets[..., None], scaled, 0.0).sum(-1)
-  probabilities = jnp.exp(scaled - log_normaliser[..., None])
-  finite = jnp.where(ids < valid_vocab, scaled, 0.0)
-  entropy = log_normaliser - (probabilities * finite).sum(-1)
-  return chosen - log_normaliser, entropy
+def hidden_states(
+  config: qwen.ModelConfig,
+  params: qwen.Params,
+  tokens: jax.Array,
+  positions: jax.Array | None = None,
+  *,
+  dtype: Any,
+  remat: bool,
+) -> jax.Array:
+  """Final hidden states of right-padded rows: the decoder without a head.
+
+  Args:
+    config: the model; static under jit.
+    params: parameters as `qwen.forward` takes them.
+    tokens: [B, T] i32, right-padded rows.
+    positions: [B, T] i32; None is 0, 1, .. T - 1 in every row.
+    dtype: compute dtype of the decoder.
+    remat: recompute the decoder's layers in the backward pass.
+
+  Returns:
+    [B, T, D] in `dtype`, after the final norm; column t has seen tokens 0 .. t.
+  """
+  if positions is None:
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  return qwen.forward(config, params, tokens, positions, dtype=dtype, remat=remat)[0]
+
+
+def scores_of(
+  config: qwen.ModelConfig,
+  params: qwen.Params,
+  hidden: jax.Array,
+  tokens: jax.Array,
+  *,
+  temperature: float,
+  valid_vocab: int,
+  chunk: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Log-probability of each token after the hidden state before it, and the entropy.
+
+  logprobs[b,t] = z[b,t-1,tokens[b,t]] - log sum_v exp z[b,t-1,v]
+  entropy[b,t]  = -sum_v p[b,t-1,v] log p[b,t-1,v];  p = softmax(z)
+
+  with z the masked logits at `temperature`. The output head runs over `chunk` columns
+  at a time and is recomputed in the backward pass, so the largest array is
+  [B, chunk, V].
+
+  Args:
+    config: the model; static under jit.
+    params: nested dict; only the output head is read.
+    hidden: [B, T, D] of `hidden_states`.
+    tokens: [B, T] i32, the same rows.
+    temperature: scalar > 0.
+    valid_vocab: ids from here up are impossible; at most config.vocab_size.
+    chunk: columns of T per pass of the output head.
+
+  Returns:
+    logprobs and entropy, [B, T] f32, nats; 0 at index 0. A token >= `valid_vocab` has
+    about -3.4e38.
+
+  Raises:
+    ValueError: `chunk` or `valid_vocab` is out of range.
+  """
+  _check_sizes(config, chunk, valid_vocab)
+
+  def score(inputs):
+    return _score_chunk(config, params, *inputs, temperature, valid_vocab)
+
+  scores = _in_chunks(score, (hidden[:, :-1], tokens[:, 1:]), chunk)
+  return tuple(_shifted(value) for value in scores)
 
 
 def token_logprobs(
@@ -56,12 +125,7 @@ def token_logprobs(
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each token given those before it, and the entropy there.
 
-  logprobs[b,t] = z[b,t-1,tokens[b,t]] - log sum_v exp z[b,t-1,v]
-  entropy[b,t]  = -sum_v p[b,t-1,v] log p[b,t-1,v];  p = softmax(z)
-
-  with z the masked logits at `temperature`. The output head runs over `chunk` columns
-  at a time and is recomputed in the backward pass, so the largest array is
-  [B, chunk, V].
+  `scores_of` the `hidden_states`.
 
   Args:
     config: the model; static under jit.
@@ -75,32 +139,161 @@ def token_logprobs(
     chunk: columns of T per pass of the output head.
 
   Returns:
-    logprobs and entropy, [B, T] f32, nats; 0 at index 0. A token >= `valid_vocab` has
-    about -3.4e38.
+    logprobs and entropy, [B, T] f32, nats, as `scores_of` returns them.
 
   Raises:
     ValueError: `chunk` or `valid_vocab` is out of range.
   """
+  hidden = hidden_states(config, params, tokens, positions, dtype=dtype, remat=remat)
+  return scores_of(
+    config,
+    params,
+    hidden,
+    tokens,
+    temperature=temperature,
+    valid_vocab=valid_vocab,
+    chunk=chunk,
+  )
+
+
+def init_value_head(config: qwen.ModelConfig) -> dict[str, jax.Array]:
+  """A value head that says 0 everywhere: `kernel` [D] f32 and `bias` [] f32."""
+  return {'kernel': jnp.zeros(config.hidden_size), 'bias': jnp.zeros(())}
+
+
+def token_values(hidden: jax.Array, value_head: dict[str, jax.Array]) -> jax.Array:
+  """The critic's estimate before each token, from the policy's own trunk.
+
+  values[b,t] = hidden[b,t-1] . kernel + bias
+
+  Args:
+    hidden: [B, T, D] of `hidden_states`.
+    value_head: `kernel` [D] and `bias` [], f32, of `init_value_head` or trained.
+
+  Returns:
+    [B, T] f32, return units; 0 at index 0.
+
+  Source: PPO (arXiv 1707.06347) sec. 5, a value function that shares the policy's
+    parameters.
+  """
+  chex.assert_shape(value_head['kernel'], hidden.shape[-1:])
+  # Not a matmul: accelerators would round its float32 inputs to half precision.
+  products = hidden[:, :-1].astype(jnp.float32) * value_head['kernel']
+  return _shifted(products.sum(-1) + value_head['bias'])
+
+
+def token_divergence(
+  config: qwen.ModelConfig,
+  params: qwen.Params,
+  teacher_params: qwen.Params,
+  hidden: jax.Array,
+  teacher_hidden: jax.Array,
+  *,
+  prompt_lengths: jax.Array,
+  teacher_offset: jax.Array,
+  response_mask: jax.Array,
+  kind: str,
+  topk: int,
+  remainder: str,
+  jsd_weight: float,
+  token_clip: float,
+  temperature: float,
+  valid_vocab: int,
+  chunk: int,
+  max_response_tokens: int,
+) -> jax.Array:
+  """Divergence of the student's from the teacher's next-token distributions.
+
+  D[b,t] = divergence(softmax z[b,t-1], softmax z'[b,t-1+teacher_offset[b]])
+
+  with z, z' their masked logits. Only `chunk` response columns have logits at a time.
+
+  Args:
+    config: the model, the teacher's too; static under jit.
+    params, teacher_params: only output heads are read; gradients reach `params`.
+    hidden: [B, T, D], the student's `hidden_states`, with a gradient.
+    teacher_hidden: [B, T', D], the teacher's; no gradient.
+    prompt_lengths: [B] i32, the column of the response's first token.
+    teacher_offset: [B] i32: response token t stands at t + offset with the teacher.
+    response_mask: [B, T] bool, True where to compare.
+    kind, remainder, jsd_weight, token_clip: as in `divergence.topk`; inf is no clip.
+    topk: k, the teacher's likeliest ids to compare; 0 is the whole vocabulary.
+    temperature, valid_vocab, chunk: as in `scores_of`.
+    max_response_tokens: R; columns from prompt_lengths + R up count as masked.
+
+  Returns:
+    [B, T] f32, nats; 0 without a gradient where masked, whatever stands there.
+
+  Raises:
+    ValueError: a size or weight is out of range; unknown `kind` or `remainder`.
+
+  Source: OPSD (arXiv 2601.18734), SDPG (2606.04036); top-k: SDPO (2601.20802).
+  """
+  _check_sizes(config, chunk, valid_vocab, topk)
+  heads = params, jax.lax.stop_gradient(teacher_params)
+  teacher_hidden = jax.lax.stop_gradient(teacher_hidden)
+  places, there = _response_places(response_mask, prompt_lengths, max_response_tokens)
+  student = _states_before(hidden, places, there)
+  teacher = _states_before(teacher_hidden, places + teacher_offset[:, None], there)
+  how = {'kind': kind, 'jsd_weight': jsd_weight, 'token_clip': token_clip}
+  compare = functools.partial(
+    _divergence_chunk, config, heads, temperature, valid_vocab, topk, remainder, how
+  )
+  values = _in_chunks(compare, (student, teacher), chunk)
+  return _at_places(jnp.where(there, values, 0.0), places, response_mask.shape[1])
+
+
+def _check_sizes(config, chunk, valid_vocab, topk=0):
   if chunk < 1:
     raise ValueError(f'chunk {chunk}: must be at least 1')
   if not 0 < valid_vocab <= config.vocab_size:
     raise ValueError(f'valid_vocab {valid_vocab}: must be in 1 .. {config.vocab_size}')
-  hidden, _ = qwen.forward(config, params, tokens, positions, dtype=dtype, remat=remat)
+  if not 0 <= topk <= valid_vocab:
+    raise ValueError(f'topk {topk}: must be in 0 .. valid_vocab = {valid_vocab}')
 
-  def score(inputs):
-    return _score_chunk(config, params, *inputs, temperature, valid_vocab)
 
-  inputs = (hidden[:, :-1], tokens[:, 1:])
-  if tokens.shape[1] - 1 <= chunk:
-    scores = score(inputs)  # Not a loop of one: XLA keeps one core in loops on CPU.
-  else:
-    scores = _in_chunks(score, inputs, chunk)
-  return tuple(jnp.pad(value, ((0, 0), (1, 0))) for value in scores)
+def _shifted(values):
+  """[B, T] of [B, T - 1]: what column t - 1 says is of token t; 0 at index 0."""
+  return jnp.pad(values, ((0, 0), (1, 0)))
+
+
+def _score_chunk(config, params, hidden, targets, temperature, valid_vocab):
+  """Log-probability and entropy, [B, C] each, of `targets` after `hidden`."""
+  scaled = masked_logits(qwen.logits(config, params, hidden), temperature, valid_vocab)
+  log_normaliser = jax.nn.logsumexp(scaled, axis=-1)
+  # A comparison, not a gather: it stays local where the vocabulary is sharded.
+  ids = jnp.arange(scaled.shape[-1])
+  chosen = jnp.where(ids == targets[..., None], scaled, 0.0).sum(-1)
+  probabilities = jnp.exp(scaled - log_normaliser[..., None])
+  finite = jnp.where(ids < valid_vocab, scaled, 0.0)
+  entropy = log_normaliser - (probabilities * finite).sum(-1)
+  return chosen - log_normaliser, entropy
+
+
+def _divergence_chunk(
+  config, heads, temperature, valid_vocab, topk, remainder, how, states
+):
+  """Divergence [B, C] after the student's and the teacher's `states`, [B, C, D]."""
+  student, teacher = (
+    masked_logits(qwen.logits(config, head, hidden), temperature, valid_vocab)
+    for head, hidden in zip(heads, states)
+  )
+  if not topk:
+    return divergence.full(student, teacher, valid_vocab=valid_vocab, **how)
+  # At this recall exact; and local where rows are sharded, which `top_k` is not.
+  best, ids = jax.lax.approx_max_k(teacher, topk, recall_target=1.0)
+  best -= jax.nn.logsumexp(teacher, axis=-1, keepdims=True)
+  best, ids = checkpoint_name((best, ids), _TEACHER_TOPK)
+  chosen = jnp.take_along_axis(student, ids, axis=-1)
+  chosen -= jax.nn.logsumexp(student, axis=-1, keepdims=True)
+  return divergence.topk(chosen, best, remainder=remainder, **how)
 
 
 def _in_chunks(score, inputs, chunk):
   """`score` over pieces of at most `chunk` columns, recomputed in the backward pass."""
   length = inputs[0].shape[1]
+  if length <= chunk:
+    return score(inputs)  # Not a loop of one: XLA keeps one core in loops on CPU.
   count = -(-length // chunk)
 
   def split(array):
@@ -108,5 +301,35 @@ def _in_chunks(score, inputs, chunk):
     array = jnp.pad(array, widths)
     return array.reshape(array.shape[0], count, chunk, *array.shape[2:]).swapaxes(0, 1)
 
-  scores = jax.lax.map(jax.checkpoint(score), jax.tree.map(split, inputs))
-  return [v.swapaxes(0, 1).reshape(v.shape[1], -1)[:, :length] for v in scores]
+  def join(array):
+    return array.swapaxes(0, 1).reshape(array.shape[1], -1)[:, :length]
+
+  policy = jax.checkpoint_policies.save_only_these_names(_TEACHER_TOPK)
+  scores = jax.lax.map(
+    jax.checkpoint(score, policy=policy), jax.tree.map(split, inputs)
+  )
+  return jax.tree.map(join, scores)
+
+
+def _response_places(response_mask, prompt_lengths, count):
+  """Columns [B, R] of the responses' tokens, and where among them to compare."""
+  places = jnp.arange(min(count, response_mask.shape[1])) + prompt_lengths[:, None]
+  # No state stands before column 0.
+  return places, _taken(response_mask, places) & (places > 0)
+
+
+def _states_before(hidden, places, there):
+  """Hidden states [B, R, D] of the columns before `places`; 0 where nothing is."""
+  return jnp.where(there[..., None], _taken(hidden, places - 1), 0)
+
+
+def _taken(array, places):
+  """`array[b, places[b, r]]`; 0 beyond the row."""
+  take = lambda row, at: row.at[at].get(mode='fill', fill_value=0)
+  return jax.vmap(take)(array, places)
+
+
+def _at_places(values, places, width):
+  """[B, width] with `values` [B, R] at columns `places`, 0 elsewhere."""
+  put = lambda row, at: jnp.zeros(width, row.dtype).at[at].set(row, mode='drop')
+  return jax.vmap(put)(values, places)

@@ -8,7 +8,7 @@ informed teacher in the same weights.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -83,6 +83,52 @@ def demonstrations(
       if result.done:
         break
     index += 1
+
+
+def with_new_names(
+  source: Iterator[Demonstration], sets: Sequence[np.ndarray], *, vocab: int, seed: int
+) -> Iterator[Demonstration]:
+  """Demonstrations in which names have changed places, anew in each.
+
+  A name in a prompt then says nothing but itself: which surname follows a first name
+  can only be read, not known, and names of unseen tasks are as good as any.
+
+  Args:
+    source: demonstrations.
+    sets: ids that may stand for each other, [n] each.
+    vocab: ids in all.
+    seed: of the draws.
+  """
+  random = np.random.default_rng(seed)
+  for demonstration in source:
+    table = np.arange(vocab, dtype=np.int32)
+    for ids in sets:
+      table[ids] = random.permutation(ids)
+    yield Demonstration(
+      table[demonstration.prompt_ids], table[demonstration.response_ids]
+    )
+
+
+def copying(
+  ids: Sequence[int], *, shortest: int, longest: int, seed: int
+) -> Iterator[Demonstration]:
+  """Practice in copying, for ever: a prompt of random tokens and the same once more.
+
+  What a prompt names has to be written again exactly, names that training tasks never
+  mention included. Random tokens teach that within a few hundred updates, because
+  nothing else predicts them.
+
+  Args:
+    ids: the tokens to draw from.
+    shortest: tokens of a prompt, at least.
+    longest: tokens of a prompt, at most.
+    seed: of the draws.
+  """
+  random = np.random.default_rng(seed)
+  while True:
+    length = int(random.integers(shortest, longest + 1))
+    drawn = random.choice(np.asarray(ids, np.int32), length)
+    yield Demonstration(drawn, drawn)
 
 
 def batches(

@@ -1,23 +1,27 @@
 """The skill bank, its retrieval by task metadata, and prompts that show skills.
 
-Retrieval looks at metadata only, never at words in a prompt, so what a teacher knows
-does not change from turn to turn. Skills are shown whole or not at all, inside a
-reserved budget of tokens, and a teacher that would see none is an error.
+Retrieval by metadata never looks at words in a prompt, so what a teacher knows does not
+change from turn to turn; `retrieval` has the other kinds. Skills are shown whole or not
+at all, inside a reserved budget of tokens, and a budget that holds none of those that
+were found is an error.
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from sdar_jax.envs.base import Task
+
 SCHEMA = 1
 PLACEMENTS = ('user', 'system', 'reference')
-RETRIEVALS = ('task', 'task+object', 'all')
+BY_METADATA = ('task', 'task+object', 'all')  # Kinds of `SkillBank.retrieve`.
 # Heads the skills where placement is 'reference': raw text before the first token of
 # the chat template, where ZJU-REAL/SDAR at 8b85c23 puts them (the words are ours).
 REFERENCE_HEADER = '[What experience teaches about this task]'
@@ -35,6 +39,7 @@ _BANK_KEYS = (
 )
 _SKILL_KEYS = ('id', 'title', 'principle', 'when')
 _PROBE = 'x'
+_REMEMBERED = 1024  # Choices of skills, and costs of blocks, that are kept.
 
 
 class SkillError(ValueError):
@@ -74,7 +79,7 @@ class SkillView:
   """What one prompt showed.
 
   Attributes:
-    skill_ids: the skills shown, in order.
+    skill_ids: the skills shown, in order, or what else of `contexts`; () for nothing.
     left_out: retrieved skills that the budget had no room for.
     tokens: how many tokens longer the prompt is for showing them.
   """
@@ -82,6 +87,9 @@ class SkillView:
   skill_ids: tuple[str, ...]
   left_out: tuple[str, ...]
   tokens: int
+
+
+NOTHING = SkillView((), (), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +183,8 @@ class SkillBank:
     Raises:
       SkillError: unknown retrieval or task type, or metadata that lacks a key.
     """
-    if retrieval not in RETRIEVALS:
-      raise SkillError(f'skills.retrieval {retrieval!r}: must be one of {RETRIEVALS}')
+    if retrieval not in BY_METADATA:
+      raise SkillError(f'retrieval {retrieval!r}: must be one of {BY_METADATA}')
     task_type = _required(metadata, 'task_type')
     if task_type not in self.task_types:
       raise SkillError(
@@ -189,7 +197,8 @@ class SkillBank:
       chosen += [self.objects[name]] if name in self.objects else []
     chosen += self.general
     if retrieval == 'all':
-      chosen += [skill for skill in self.everything() if skill not in chosen]
+      ids = {skill.id for skill in chosen}
+      chosen += [skill for skill in self.everything() if skill.id not in ids]
     return tuple(chosen)
 
   def block(self, skills: Sequence[Skill]) -> str:
@@ -198,76 +207,113 @@ class SkillBank:
     return '\n'.join(lines + [self.bullet + skill.text for skill in skills])
 
 
+class Ranking(Protocol):
+  """What this file needs of `retrieval.Retriever`."""
+
+  bank: SkillBank
+  by_metadata: bool
+
+  def order(self, task: Task, user_text: str) -> tuple[Skill, ...]:
+    """The skills for a task, most wanted first."""
+
+
 class TeacherContext:
-  """Prompts that show skills: the teacher's, and those of a student that sees them."""
+  """Prompts that show more: the teacher's, and those of a student that sees skills.
+
+  Attributes:
+    retriever: which skills are shown.
+  """
 
   def __init__(
     self,
-    bank: SkillBank,
+    retriever: Ranking,
     chat: Renderer,
     placement: str = 'user',
     *,
     token_budget: int,
-    retrieval: str = 'task+object',
   ):
     """Prepares prompts.
 
     Args:
-      bank: the skills.
+      retriever: the skills, and which of them a task gets.
       chat: the policy's own template and tokenizer.
       placement: 'user': at the start of the user message; 'system': at the end of
         the system message; 'reference': as raw text before the template's first
         token.
       token_budget: tokens by which a prompt may grow. Skills are taken in the order
         of retrieval until the next one does not fit.
-      retrieval: see `SkillBank.retrieve`.
+
+    Raises:
+      SkillError: unknown placement, or a budget too small for a skill that could be
+        the first of some task's. Where metadata decides which those are, `prompt`
+        finds out.
     """
     if placement not in PLACEMENTS:
-      raise SkillError(f'skills.placement {placement!r}: must be one of {PLACEMENTS}')
-    if retrieval not in RETRIEVALS:
-      raise SkillError(f'skills.retrieval {retrieval!r}: must be one of {RETRIEVALS}')
-    self._bank = bank
+      raise SkillError(
+        f'config.skills.placement={placement!r}: must be one of {PLACEMENTS}'
+      )
+    self.retriever = retriever
     self._chat = chat
     self._placement = placement
     self._token_budget = token_budget
-    self._retrieval = retrieval
-    self._chosen: dict[tuple[str, ...], tuple[str, SkillView]] = {}
     self._bare_length = len(chat.render(_PROBE))
+    self._skills = {skill.id: skill for skill in retriever.bank.everything()}
+    self._cost = functools.lru_cache(maxsize=_REMEMBERED)(self._measure)
+    self._chosen = functools.lru_cache(maxsize=_REMEMBERED)(self._choose)
+    if not retriever.by_metadata:
+      for skill_id in self._skills:
+        self._choose((skill_id,))
 
-  def prompt(
-    self, user_text: str, metadata: Mapping[str, str]
-  ) -> tuple[np.ndarray, SkillView]:
+  def prompt(self, user_text: str, task: Task) -> tuple[np.ndarray, SkillView]:
     """The prompt of `user_text` with the task's skills in it.
 
     The prompt is longer than `chat.render(user_text)` by the view's `tokens` (off by
     at most one where the user text starts with white space that joins the block's).
+    Where retrieval finds nothing it is that prompt, and the view is `NOTHING`.
 
     Raises:
-      SkillError: no skill would be shown.
+      SkillError: skills were found and the budget holds none.
     """
-    skills = self._bank.retrieve(metadata, self._retrieval)
-    key = tuple(skill.id for skill in skills)
-    if key not in self._chosen:
-      self._chosen[key] = self._choose(skills)
-    block, view = self._chosen[key]
+    found = self.retriever.order(task, user_text)
+    if not found:
+      return self.plain(user_text), NOTHING
+    block, view = self._chosen(tuple(skill.id for skill in found))
     return self._place(user_text, block), view
 
-  def _choose(self, skills: Sequence[Skill]) -> tuple[str, SkillView]:
-    """The longest head of `skills` that the budget holds."""
-    chosen = ('', SkillView((), (), 0))
-    ids = tuple(skill.id for skill in skills)
+  def plain(self, user_text: str) -> np.ndarray:
+    """The prompt of `user_text` with nothing added."""
+    return self._chat.render(user_text)
+
+  def with_block(self, user_text: str, block: str) -> tuple[np.ndarray, int] | None:
+    """The prompt with any text placed as skills are, and the tokens that it takes.
+
+    Returns:
+      Ids and tokens as `prompt` counts them; None if the budget has no room for it.
+    """
+    tokens = self._cost(block)
+    if tokens > self._token_budget:
+      return None
+    return self._place(user_text, block), tokens
+
+  def _choose(self, ids: tuple[str, ...]) -> tuple[str, SkillView]:
+    """The longest head of the skills that the budget holds."""
+    skills, bank = [self._skills[skill_id] for skill_id in ids], self.retriever.bank
+    chosen = ('', NOTHING)
     for count in range(1, len(skills) + 1):
-      block = self._bank.block(skills[:count])
-      tokens = len(self._place(_PROBE, block)) - self._bare_length
+      block = bank.block(skills[:count])
+      tokens = self._measure(block)
       if tokens > self._token_budget:
         break
       chosen = (block, SkillView(ids[:count], ids[count:], tokens))
     if not chosen[1].skill_ids:
       raise SkillError(
-        f'skills.token_budget {self._token_budget}: skill {ids[0]} of '
-        f'{self._bank.path} needs {tokens} tokens and a teacher must see at least one'
+        f'config.skills.token_budget={self._token_budget}: skill {ids[0]} of '
+        f'{bank.path} needs {tokens} tokens and a teacher must see at least one'
       )
     return chosen
+
+  def _measure(self, block: str) -> int:
+    return len(self._place(_PROBE, block)) - self._bare_length
 
   def _place(self, user_text: str, block: str) -> np.ndarray:
     if self._placement == 'user':
@@ -277,22 +323,6 @@ class TeacherContext:
       return self._chat.render(user_text, system=system)
     raw = self._chat.encode_text(f'{REFERENCE_HEADER}\n{block}\n\n')
     return np.concatenate([raw, self._chat.render(user_text)])
-
-
-def teacher_rows(
-  context: TeacherContext, rows: Iterable[tuple[str, Mapping[str, str]]]
-) -> tuple[list[np.ndarray], list[SkillView]]:
-  """Teacher prompts of a batch's rows.
-
-  Args:
-    context: what the teacher sees.
-    rows: (`Turn.prompt_text`, `Task.metadata`) of each row.
-
-  Returns:
-    A prompt's int32 ids and a view for each row, in order.
-  """
-  pairs = [context.prompt(text, metadata) for text, metadata in rows]
-  return [ids for ids, _ in pairs], [view for _, view in pairs]
 
 
 def _check(path: Any, entry: str, condition: Any, complaint: str) -> None:

@@ -4,33 +4,36 @@ import json
 import pathlib
 import signal
 import sys
-import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from sdar_jax import (
-  algorithms,
   batching,
+  contexts,
   evaluate,
   files,
   metrics,
+  objective,
   parts,
   report,
   rollout,
-  skills,
   writers,
 )
 from sdar_jax.checkpoint import CheckpointStore
+from sdar_jax.clock import Clock
 from sdar_jax.console import Console
-from sdar_jax.trajectory import Group
 from sdar_jax.workdir import Workdir
 
 SKIPS_IN_A_ROW = 3  # Updates that are not finite before the run stops.
-_PROGRESS = ('task_cursor', 'quarantine')  # What of the host's state changes.
+_PROGRESS = (
+  'task_cursor',
+  'quarantine',
+  'retrieval',
+)  # What of the host's state changes.
 
 
 class NonFiniteError(RuntimeError):
@@ -58,38 +61,6 @@ class StopSignal:
     return self.raised
 
 
-class Clock:
-  """Seconds per phase of one step: `with clock('rollout'): ...`."""
-
-  def __init__(self):
-    self.seconds: dict[str, float] = {}
-    self._phase, self._start = '', 0.0
-
-  def __call__(self, phase: str) -> 'Clock':
-    self._phase = phase
-    return self
-
-  def __enter__(self) -> None:
-    self._start = time.perf_counter()
-
-  def __exit__(self, *exc_info: object) -> None:
-    spent = time.perf_counter() - self._start
-    self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + spent
-
-  def timings(self, groups: list[Group]) -> dict[str, float]:
-    """The step's `perf/` metrics; resets the clock."""
-    turns = [turn for g in groups for t in g.trajectories for turn in t.turns]
-    sampled = sum(len(turn.response_ids) for turn in turns)
-    trained = sampled + sum(len(turn.prompt_ids) for turn in turns)
-    seconds, self.seconds = self.seconds, {}
-    out = {f'perf/{phase}_seconds': spent for phase, spent in seconds.items()}
-    out['perf/step_seconds'] = sum(seconds.values())
-    out['perf/decode_tokens_per_second'] = sampled / seconds['rollout']
-    learning = seconds['score'] + seconds['update']
-    out['perf/train_tokens_per_second'] = trained / learning
-    return out
-
-
 class Run:
   """A run's parts, its durable state, and the phases of its loop."""
 
@@ -104,21 +75,23 @@ class Run:
     self.teacher = parts.make_teacher(config, self.world, self.chat)
     self.algorithm = parts.make_algorithm(config)
     self.loss = parts.make_loss_config(config)
-    self.agent = self._agent(
-      config.rollout.temperature, self.algorithm.student_sees_skills
+    self.agent = self._agent(config.rollout.temperature, self.algorithm.sees_skills)
+    self.eval_agent = self._agent(
+      config.eval.temperature, lambda member: config.eval.with_skills
     )
-    self.eval_agent = self._agent(config.eval.temperature, config.eval.with_skills)
     self._make_device_parts()
     self.console = Console(config.steps, sys.stdout)
     self.clock = Clock()
 
-  def _agent(self, temperature: float, with_skills: bool) -> rollout.Agent:
+  def _agent(
+    self, temperature: float, sees_skills: Callable[[int], bool]
+  ) -> rollout.Agent:
     return parts.make_agent(
       self.config,
       self.chat,
       self.teacher,
       temperature=temperature,
-      with_skills=with_skills,
+      sees_skills=sees_skills,
     )
 
   def _make_device_parts(self) -> None:
@@ -128,7 +101,7 @@ class Run:
     self.model_digest = parts.model_digest(config)
     self.learner = parts.make_learner(config, self.model, self.chat, mesh)
     self.ref_params = None
-    if self.loss.needs_reference:
+    if self.loss.needs_reference:  # Before the learner takes the weights over.
       self.ref_params = jax.tree.map(jnp.copy, params)
     self.state = self.learner.init_state(params)
     self.cursor = 0  # Next task in the training order.
@@ -143,7 +116,8 @@ class Run:
       self.state.params,
       self.chat,
       mesh,
-      with_skills=self.algorithm.student_sees_skills or config.eval.with_skills,
+      with_skills=self.algorithm.student_sees_skills != 'none'
+      or config.eval.with_skills,
     )
     resume_step = self.step if resumed else None
     sinks = parts.make_sinks(config, self.workdir.path, resume_step)
@@ -153,6 +127,7 @@ class Run:
     return {
       'task_cursor': self.cursor,
       'quarantine': self.pool.quarantine,
+      'retrieval': self.teacher.retriever.state(),
       'seed': self.config.seed,
       'config_digest': self.workdir.digest,
       'world_digest': self.world.digest,
@@ -172,6 +147,7 @@ class Run:
     self.state = restored.state
     self.cursor = restored.host['task_cursor']
     self.pool.quarantine = restored.host['quarantine']
+    self.teacher.retriever.restore(restored.host['retrieval'])
     return True
 
   def identify(self) -> None:
@@ -189,21 +165,25 @@ class Run:
   def collect(self) -> list[Any]:
     """Plays the step's episodes."""
     c = self.config.rollout
-    tasks = parts.tasks_at(
-      self.tasks, seed=self.config.seed, cursor=self.cursor, count=c.tasks_per_step
-    )
-    groups = rollout.collect(
-      self.pool,
-      tasks,
-      self.sampler,
-      self.agent,
-      group_size=c.group_size,
-      identity=(self.config.seed, self.step),
-      success_reward=c.success_reward,
-      should_stop=self.stop,
-    )
-    self.cursor += c.tasks_per_step
-    return groups
+    self.teacher.retriever.begin_step(self.step)
+
+    def play() -> list[Any]:
+      tasks = parts.tasks_at(
+        self.tasks, seed=self.config.seed, cursor=self.cursor, count=c.tasks_per_step
+      )
+      self.cursor += c.tasks_per_step
+      return rollout.collect(
+        self.pool,
+        tasks,
+        self.sampler,
+        self.agent,
+        group_size=c.group_size,
+        identity=(self.config.seed, self.step),
+        success_reward=c.success_reward,
+        should_stop=self.stop,
+      )
+
+    return rollout.with_refills(play, c.refills)
 
   def rows(self, groups: list[Any]) -> list[batching.Row]:
     """One row per turn."""
@@ -217,32 +197,45 @@ class Run:
     """The privileged prompts of the rows and what each shows; None without teacher."""
     if not self.algorithm.needs_teacher(self.loss):
       return None, None
-    pairs = ((row.turn.prompt_text, row.task.metadata) for row in rows)
-    return skills.teacher_rows(self.teacher, pairs)
+    kind = self.algorithm.distillation.context
+    seen = [self.algorithm.sees_skills(row.trajectory.member) for row in rows]
+    return contexts.teacher_rows(kind, self.teacher, rows, sees_skills=seen)
 
   def pack(self, rows: list[batching.Row], teacher: Any) -> list[Any]:
-    """Minibatches of the rows with their advantages."""
+    """Minibatches of the rows."""
     c = self.config.train
-    data = algorithms.RowData(**batching.identities(rows))
-    advantages = self.algorithm.advantages(data, self.loss)
     order = batching.permutation(
       len(rows), shuffle=c.shuffle_rows, seed=self.config.seed, step=self.step
     )
     return batching.pack(
       rows,
       teacher,
-      np.asarray(advantages),
       order=order,
+      packing=c.packing,
       minibatch_rows=c.minibatch_rows,
       microbatch_rows=c.microbatch_rows,
       length_buckets=c.length_buckets,
       teacher_buckets=c.teacher_buckets,
     )
 
-  def report(self, groups, rows, views, packed, batch, sums) -> None:
+  def credit(
+    self, rows: list[batching.Row], views: Any, packed: list[Any], batch: list[Any]
+  ) -> tuple[list[Any], list[Any]]:
+    """Assigns advantages to the scored rows; all of it, on host and device."""
+    scored = parts.fetch(batch, packed)
+    data = parts.step_data(
+      rows, views, scored, self.algorithm, self.loss, self.chat, self.step
+    )
+    values = objective.assign_credit(self.algorithm, self.loss, data)
+    batch = self.learner.extend(batch, batching.scatter(scored, values))
+    if views is not None:
+      values['gate'] = objective.old_gate(data, self.loss)
+    known = zip(scored, batching.scatter(scored, values), strict=True)
+    return [{**scores, **credit} for scores, credit in known], batch
+
+  def report(self, groups, rows, views, scores, sums) -> None:
     """Writes the step's metrics, timings and trajectories; stops a diverged run."""
     sums = jax.device_get(sums)
-    scores = parts.fetch(batch, packed)
     trained = {f'train/{k}': v for k, v in metrics.means(sums).items()}
     values = {
       **report.rollout_metrics(groups),
@@ -258,11 +251,11 @@ class Run:
         scores,
         views,
         count=self.config.log.token_rows,
-        gate_beta=self.loss.gate_beta,
       )
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
     if views is not None:
       self.writer.teacher(self.step, {'rows_per_skill': report.skills_seen(views)})
+      self.teacher.retriever.learn(report.shown_by_episode(rows, views))
     timings = self.clock.timings(groups)
     faults = self.pool.faults()
     timings['perf/env_faults'] = float(sum(faults.values()))
@@ -367,8 +360,8 @@ def loop(run: Run) -> None:
       packed = run.pack(rows, teacher)
       batch = run.learner.to_device(packed)
     with run.clock('score'):
-      batch = run.learner.score(run.state.params, run.ref_params, batch)
-      jax.block_until_ready(batch)
+      batch = run.learner.score(run.state, run.ref_params, batch)
+      scores, batch = run.credit(rows, views, packed, batch)
     with run.clock('update'):
       sums = []
       for minibatch in batch:
@@ -377,7 +370,7 @@ def loop(run: Run) -> None:
       run.state = run.learner.finish_step(run.state)
       run.step = int(run.state.step)  # Waits for the device.
     run.sampler.update(run.state.params)
-    run.report(groups, rows, views, packed, batch, sums)
+    run.report(groups, rows, views, scores, sums)
     run.maybe_checkpoint()
     if run.stop():
       raise rollout.Interrupted

@@ -94,6 +94,11 @@ class Group:
   task: Any  # envs.base.Task
   trajectories: list[Trajectory]
 
+  @property
+  def varies(self) -> bool:
+    """Whether returns differ, so that there is something to compare (DAPO eq. 11)."""
+    return len({trajectory.episode_return for trajectory in self.trajectories}) > 1
+
 
 def _plain(value: Any) -> Any:
   if isinstance(value, np.ndarray):

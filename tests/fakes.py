@@ -71,7 +71,7 @@ class ScriptedSampler:
     return Completion(request.request_id, ids.astype(np.int32), logprobs, 'stop')
 
 
-def prompt(text, task):
+def prompt(text, task, member):
   return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
 

@@ -23,8 +23,8 @@ def run(mesh):
   ref = qwen.init_params(micro.MODEL, jax.random.key(1), jnp.float32)
   shardings = sharding.param_shardings(micro.MODEL, mesh)
   state = learner.init_state(jax.device_put(params, shardings))
-  batch = learner.to_device([micro.split(micro.minibatch(i)) for i in (0, 1)])
-  batch = learner.score(state.params, jax.device_put(ref, shardings), batch)
+  parts = [micro.split(micro.minibatch(i)) for i in (0, 1)]
+  batch = micro.scored(learner, state, jax.device_put(ref, shardings), parts)
   out = {}
   for i, minibatch in enumerate(batch):
     for name in ('old_logprobs', 'ref_logprobs', 'teacher_logprobs'):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sdar_jax import algorithms, optimizer
+from sdar_jax.hyperparameters import LossConfig
 from sdar_jax.learner import Learner, LearnerConfig
 from sdar_jax.models import qwen, sharding
 
@@ -29,6 +30,7 @@ def learner(
   rate=1e-2,
   algorithm='sdar',
   dtype='float32',
+  mean_over='minibatch',
   **loss,
 ):
   """A learner of `MODEL` with AdamW.
@@ -45,13 +47,15 @@ def learner(
     logprob_chunk=8,
     learning_rate=rate,
     warmup_steps=0,
+    mean_over=mean_over,
+    accumulation=2,
   )
   tx = optimizer.make_optimizer(
     b1=0.9, b2=0.999, eps=EPS, weight_decay=0.01, max_grad_norm=1.0
   )
-  row = algorithms.ALGORITHMS[algorithm]
+  row = algorithms.find(algorithm)
   mesh = mesh or sharding.make_mesh(1, 1, 1)
-  return Learner(MODEL, config, row, algorithms.LossConfig(**loss), tx, mesh)
+  return Learner(MODEL, config, row, LossConfig(**loss), tx, mesh)
 
 
 def minibatch(seed=0, rows=16, width=20, teacher_width=28, padding=2):
@@ -62,6 +66,7 @@ def minibatch(seed=0, rows=16, width=20, teacher_width=28, padding=2):
     'tokens': np.zeros((rows, width), np.int32),
     'response_mask': np.zeros((rows, width), bool),
     'advantages': random.normal(size=rows).astype(np.float32),
+    'prompt_lengths': np.zeros(rows, np.int32),
     'turn_ids': random.integers(0, 5, rows).astype(np.int32),
     'sampler_logprobs': np.zeros((rows, width), np.float32),
     'teacher_tokens': np.zeros((rows, teacher_width), np.int32),
@@ -71,6 +76,7 @@ def minibatch(seed=0, rows=16, width=20, teacher_width=28, padding=2):
     start, size = random.integers(2, 12), random.integers(1, 8)
     offset = int(random.integers(-1, 8))
     response = random.integers(0, VALID, size)
+    out['prompt_lengths'][i] = start
     out['tokens'][i, :start] = random.integers(0, VALID, start)
     out['tokens'][i, start : start + size] = response
     out['response_mask'][i, start : start + size] = True
@@ -85,6 +91,23 @@ def split(arrays, size=8):
   """A minibatch as its microbatches of `size` rows."""
   rows = len(arrays['tokens'])
   return [{k: v[i : i + size] for k, v in arrays.items()} for i in range(0, rows, size)]
+
+
+def scored(learner, state, ref, minibatches):
+  """Minibatches on the device with scores, and each row's advantage on its tokens."""
+  batch = learner.score(state, ref, learner.to_device(minibatches))
+  return learner.extend(batch, [_credit(m) for part in minibatches for m in part])
+
+
+def _credit(arrays):
+  mask, size = arrays['response_mask'], len(arrays['tokens'])
+  return {
+    'advantages': np.where(mask, arrays['advantages'][:, None], np.float32(0)),
+    'teaching': np.ones(size, np.float32),
+    'gate_mean': np.float32(0.5),
+    'distill_scale': np.float32(1),
+    'value_targets': np.where(mask, np.float32(1), np.float32(0)),
+  }
 
 
 def joined(minibatch, name):

@@ -74,13 +74,12 @@ def test_every_sampled_id_is_trained_on_once_and_nothing_else(
   random = np.random.default_rng(1)
   rows = batching.rows(_groups(random), invalid_penalty=0.1)
   teacher = [random.integers(1, 99, 12).astype(np.int32) for _ in rows]
-  advantages = random.normal(size=len(rows)).astype(np.float32)
   order = batching.permutation(len(rows), shuffle=True, seed=3, step=5)
   packed = batching.pack(
     rows,
     teacher,
-    advantages,
     order=order,
+    packing='sorted',
     minibatch_rows=minibatch_rows,
     microbatch_rows=microbatch_rows,
     length_buckets=(8, 16),
@@ -110,7 +109,7 @@ def test_every_sampled_id_is_trained_on_once_and_nothing_else(
       assert arrays['teacher_tokens'][i][at].tolist() == turn.response_ids.tolist()
       head = arrays['teacher_tokens'][i][: at[0]]
       assert head.tolist() == teacher[index].tolist()
-      assert arrays['advantages'][i] == advantages[index]
+      assert arrays['prompt_lengths'][i] == start
       assert arrays['turn_ids'][i] == rows[index].turn_id
       np.testing.assert_array_equal(
         arrays['sampler_logprobs'][i][mask], turn.sampler_logprobs
@@ -146,10 +145,64 @@ def test_missing_logprobs_are_not_filled_in():
     batching.pack(
       rows,
       None,
-      np.zeros(1, np.float32),
       order=np.arange(1),
+      packing='sorted',
       minibatch_rows=2,
       microbatch_rows=2,
       length_buckets=(16,),
       teacher_buckets=(16,),
     )
+
+
+def test_in_order_fills_one_minibatch_after_the_other():
+  random = np.random.default_rng(2)
+  rows = batching.rows(_groups(random), invalid_penalty=0.1)
+  packed = batching.pack(
+    rows,
+    None,
+    order=np.arange(len(rows)),
+    packing='in order',
+    minibatch_rows=4,
+    microbatch_rows=2,
+    length_buckets=(16,),
+    teacher_buckets=(32,),
+  )
+  parts = [[m['row_index'].tolist() for m in minibatch] for minibatch in packed]
+  found = [i for minibatch in parts for microbatch in minibatch for i in microbatch]
+  assert found[: len(rows)] == list(range(len(rows)))
+  assert set(found[len(rows) :]) <= {-1}
+  assert all(len(minibatch) == 2 for minibatch in parts[:-1])
+
+
+def test_gather_and_scatter_put_values_to_the_tokens_that_they_are_of():
+  random = np.random.default_rng(4)
+  rows = batching.rows(_groups(random), invalid_penalty=0.1)
+  order = batching.permutation(len(rows), shuffle=True, seed=1, step=2)
+  sizes = {'minibatch_rows': 6, 'microbatch_rows': 4}
+  packed = batching.pack(
+    rows,
+    None,
+    order=order,
+    packing='sorted',
+    length_buckets=(8, 16),
+    teacher_buckets=(32,),
+    **sizes,
+  )
+  microbatches = list(itertools.chain(*packed))
+  width = max(len(row.turn.response_ids) for row in rows)
+  got = batching.gather(microbatches, 'sampler_logprobs', len(rows), width)
+  for row, values in zip(rows, got):
+    size = len(row.turn.sampler_logprobs)
+    assert values[:size].tolist() == row.turn.sampler_logprobs.tolist()
+    assert not values[size:].any()
+  assert batching.gather(microbatches, 'old_values', len(rows), width) is None
+  values = {
+    'tokens_of': got,
+    'row': np.arange(1.0, len(rows) + 1),
+    'scalar': np.float32(3),
+  }
+  for arrays, placed in zip(microbatches, batching.scatter(microbatches, values)):
+    np.testing.assert_array_equal(placed['tokens_of'], arrays['sampler_logprobs'])
+    there = arrays['row_index'] >= 0
+    np.testing.assert_array_equal(placed['row'], (arrays['row_index'] + 1) * there)
+    assert placed['scalar'] == 3

@@ -289,3 +289,13 @@ def test_absent_directory_is_one_line(tmp_path):
   with pytest.raises(chat.TokenizerError, match='no such tokenizer directory') as error:
     chat.Chat(tmp_path / 'nowhere')
   assert '\n' not in str(error.value)
+
+
+def test_end_of_counts_the_tokens_that_spell_a_text(path):
+  tokenizer = chat.Chat(path)
+  ids = tokenizer.encode_text('some thought </think> then the action')
+  end = tokenizer.end_of(ids, '</think>')
+  assert '</think>' in tokenizer.decode(ids[:end])
+  assert '</think>' not in tokenizer.decode(ids[: end - 1])
+  assert tokenizer.end_of(ids, '</search>') == len(ids)
+  assert tokenizer.end_of(ids[:0], '</think>') == 0

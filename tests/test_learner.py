@@ -28,8 +28,8 @@ def _response_logprobs(params, prompt, response):
 def test_scores_are_those_of_single_rows():
   learner, params, ref = micro.learner(), _params(0), _params(1)
   arrays = micro.minibatch(rows=8)
-  batch = learner.to_device([micro.split(arrays, 4)])
-  (scored,) = learner.score(params, ref, batch)
+  state = learner.init_state(params)
+  (scored,) = micro.scored(learner, state, ref, [micro.split(arrays, 4)])
   names = ('old_logprobs', 'ref_logprobs', 'teacher_logprobs')
   scored = {name: micro.joined(scored, name) for name in names}
   for i in range(6):
@@ -51,8 +51,8 @@ def test_scores_are_those_of_single_rows():
 def _one_update(microbatch_rows=8, **kwargs):
   learner = micro.learner(**kwargs)
   state = learner.init_state(_params())
-  batch = learner.to_device([micro.split(micro.minibatch(), microbatch_rows)])
-  (scored,) = learner.score(state.params, _params(1), batch)
+  parts = micro.split(micro.minibatch(), microbatch_rows)
+  (scored,) = micro.scored(learner, state, _params(1), [parts])
   return learner.train_step(state, scored)
 
 
@@ -75,8 +75,7 @@ def test_update_is_adamw_on_the_gradient():
   learner = micro.learner(rate=1e-3, kl_coef=0.0, entropy_coef=0.0, distill_coef=0.0)
   state = learner.init_state(_params())
   arrays = micro.minibatch(padding=0)
-  batch = learner.to_device([micro.split(arrays)])
-  (scored,) = learner.score(state.params, None, batch)
+  (scored,) = micro.scored(learner, state, None, [micro.split(arrays)])
   names = ('tokens', 'response_mask', 'old_logprobs', 'advantages')
   flat = {name: micro.joined(scored, name) for name in names}
 
@@ -89,7 +88,7 @@ def test_update_is_adamw_on_the_gradient():
     picked = jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1)[..., 0]
     mask = flat['response_mask'][:, 1:]
     # On policy every ratio is 1, where the surrogate's gradient is the score function.
-    return -jnp.sum(mask * flat['advantages'][:, None] * picked) / mask.sum()
+    return -jnp.sum(mask * flat['advantages'][:, 1:] * picked) / mask.sum()
 
   grads = jax.grad(loss)(state.params)
   tx = optax.chain(
@@ -111,8 +110,8 @@ def test_updates_that_are_not_finite_are_skipped_and_counted():
   bad = micro.minibatch()
   bad['advantages'][3] = np.nan
   good = micro.minibatch(1)
-  batch = learner.to_device([micro.split(bad), micro.split(good)])
-  bad, good = learner.score(state.params, _params(1), batch)
+  parts = [micro.split(bad), micro.split(good)]
+  bad, good = micro.scored(learner, state, _params(1), parts)
   for count in (1, 2):
     state, metrics = learner.train_step(state, bad)
     assert int(state.skipped) == int(state.skipped_in_a_row) == count
@@ -131,9 +130,9 @@ def test_bfloat16_compute_keeps_float32_weights_and_moments():
   learner = micro.learner(rate=rate, dtype='bfloat16')
   state = learner.init_state(_params())
   before = jax.device_get(state.params)
-  batch = learner.to_device([micro.split(micro.minibatch())])
-  (scored,) = learner.score(state.params, _params(1), batch)
-  (other,) = micro.learner().score(state.params, _params(1), batch)
+  parts = [micro.split(micro.minibatch())]
+  (scored,) = micro.scored(learner, state, _params(1), parts)
+  (other,) = micro.scored(micro.learner(), state, _params(1), parts)
   rounded, exact = (micro.joined(m, 'old_logprobs') for m in (scored, other))
   assert np.any(rounded != exact)
   for _ in range(updates):

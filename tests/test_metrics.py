@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdar_jax import metrics
+from sdar_jax import algorithms, metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -96,3 +96,8 @@ def test_readme_shows_the_table():
   if not readme.exists():
     pytest.skip('README.md is not there yet')
   assert metrics.markdown() in readme.read_text(encoding='utf-8')
+
+
+def test_readme_shows_the_methods():
+  readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+  assert algorithms.markdown() in readme

@@ -1,6 +1,7 @@
 """The host loop with a scripted world and sampler: identity, limits, faults."""
 
 import contextlib
+import dataclasses
 import itertools
 
 import fakes
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from sdar_jax import batching, rollout
 from sdar_jax.envs import base
 from sdar_jax.request import Completion
-from sdar_jax.trajectory import Outcome
+from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 
 def _collect(script, shuffle=0, **kwargs):
@@ -204,8 +205,8 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
   packed = batching.pack(
     rows,
     None,
-    np.zeros(len(rows), np.float32),
     order=np.arange(len(rows))[::-1],
+    packing='sorted',
     minibatch_rows=4,
     microbatch_rows=2,
     length_buckets=(1024,),
@@ -225,3 +226,65 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
         )
   given_ids = {k: tuple(part.tolist() for part in v) for k, v in sampler.given.items()}
   assert trained == given_ids
+
+
+def _group(task_id, *returns):
+  turn = lambda reward: Turn('', *[np.zeros(1)] * 3, '', '', '', True, True, reward, '')
+  members = [
+    Trajectory(task_id, 'kind', 0, i, [turn(reward)], Outcome.FAILURE)
+    for i, reward in enumerate(returns)
+  ]
+  return Group(0, task_id, members)
+
+
+def test_refills_replace_groups_without_contrast_and_keep_their_number():
+  rounds = [
+    [_group('a', 1, 1), _group('b', 0, 1), _group('c', 0, 0)],
+    [_group('d', 0, 0), _group('e', 1, 0), _group('f', 1, 1)],
+    [_group('g', 0, 1), _group('h', 0, 1), _group('i', 1, 1)],
+  ]
+
+  def played(refills):
+    left = iter(rounds)
+    groups = rollout.with_refills(lambda: next(left), refills)
+    return [group.task for group in groups], groups, len(list(left))
+
+  assert played(0)[0] == ['a', 'b', 'c']
+  assert played(1)[0] == ['b', 'e', 'a']  # Two rounds were not enough.
+  tasks, groups, left = played(2)
+  assert (tasks, left) == (['b', 'e', 'g'], 0)
+  assert [group.group_id for group in groups] == [0, 1, 2]
+  assert [t.group_id for group in groups for t in group.trajectories] == [
+    0,
+    0,
+    1,
+    1,
+    2,
+    2,
+  ]
+
+
+def test_a_group_with_a_fault_tells_nothing():
+  faulty = _group('a', 0, 1)
+  faulty.trajectories[1].outcome = Outcome.TIMEOUT
+  rounds = iter([[faulty], [_group('b', 0, 1)]])
+  groups = rollout.with_refills(lambda: next(rounds), 1)
+  assert [group.task for group in groups] == ['b']
+
+
+def test_prompts_may_differ_by_member():
+  agent = dataclasses.replace(
+    fakes.agent(),
+    prompt=lambda text, task, member: np.full(1 + member, 65, np.int32),
+  )
+  groups = rollout.collect(
+    fakes.in_process(),
+    fakes.tasks(),
+    fakes.ScriptedSampler(lambda identity: 'x', 0),
+    agent,
+    group_size=2,
+    identity=(0, 0),
+  )
+  for group in groups:
+    for trajectory in group.trajectories:
+      assert {len(t.prompt_ids) for t in trajectory.turns} == {1 + trajectory.member}

@@ -160,6 +160,68 @@ def test_no_array_of_all_logits_exists():
   assert size(32) < 0.4 * logits
 
 
+def test_one_pass_of_the_decoder_serves_every_head():
+  params, tokens, positions = inputs()
+
+  def apart(params):
+    hidden = scoring.hidden_states(
+      CONFIG, params, tokens, dtype=jnp.float32, remat=False
+    )
+    sizes = {'temperature': 0.7, 'valid_vocab': VALID, 'chunk': 4}
+    return scoring.scores_of(CONFIG, params, hidden, tokens, **sizes)
+
+  for one, other in zip(jax.jit(apart)(params), score(params, tokens, positions)):
+    np.testing.assert_array_equal(one, other)
+  shifted = scoring.hidden_states(
+    CONFIG, params, tokens, 3 * positions, dtype=jnp.float32, remat=False
+  )
+  want, _ = qwen.forward(CONFIG, params, tokens, 3 * positions)
+  np.testing.assert_array_equal(shifted, want)
+  plain, _ = qwen.forward(CONFIG, params, tokens, positions)
+  assert np.abs(shifted - plain).max() > 1e-2
+
+
+@pytest.mark.parametrize('wrap', [jax.jit, lambda fun: fun])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_values_are_those_of_a_loop_with_its_gradient(wrap, dtype):
+  rng = np.random.default_rng(3)
+  hidden = jnp.asarray(rng.normal(size=(2, 5, 16)), dtype)
+  head = {'kernel': rng.normal(size=16), 'bias': np.array(0.25)}
+  head = jax.tree.map(np.float32, head)
+  values, pull = jax.vjp(wrap(scoring.token_values), hidden, head)
+  weights = rng.normal(size=(2, 5)).astype(np.float32)
+  to_hidden, to_head = pull(weights)
+  exact = np.asarray(hidden, np.float64)
+  want, kernel = np.zeros((2, 5)), np.zeros(16)
+  for b in range(2):
+    for t in range(1, 5):
+      want[b, t] = sum(exact[b, t - 1] * head['kernel']) + 0.25
+      kernel += weights[b, t] * exact[b, t - 1]
+      np.testing.assert_allclose(
+        np.asarray(to_hidden[b, t - 1], np.float32),
+        weights[b, t] * head['kernel'],
+        rtol=1e-6 if dtype == jnp.float32 else 2**-8,
+      )
+  assert values.dtype == jnp.float32
+  np.testing.assert_allclose(values, want, atol=1e-5)
+  np.testing.assert_array_equal(values[:, 0], 0)
+  np.testing.assert_allclose(to_head['kernel'], kernel, atol=1e-5)
+  np.testing.assert_allclose(to_head['bias'], weights[:, 1:].sum(), atol=1e-5)
+  np.testing.assert_array_equal(to_hidden[:, -1], 0)
+
+
+def test_a_new_critic_says_zero_and_has_a_gradient():
+  params, tokens, _ = inputs()
+  hidden = scoring.hidden_states(CONFIG, params, tokens, dtype=jnp.float32, remat=False)
+  head = scoring.init_value_head(CONFIG)
+  assert {leaf.dtype for leaf in jax.tree.leaves(head)} == {jnp.dtype('float32')}
+  np.testing.assert_array_equal(scoring.token_values(hidden, head), np.zeros((3, 11)))
+  grads = jax.grad(lambda head: scoring.token_values(hidden, head).sum())(head)
+  assert grads['bias'] == 30 and np.abs(grads['kernel']).max() > 0
+  with pytest.raises(AssertionError):
+    scoring.token_values(hidden[..., :1], head)
+
+
 @pytest.mark.parametrize('changes', [{'chunk': 0}, {'valid_vocab': 54}])
 def test_sizes_out_of_range_are_refused(changes):
   params, tokens, positions = inputs()

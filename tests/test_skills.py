@@ -1,4 +1,4 @@
-"""The skill bank, its retrieval, its budget, and where prompts show it."""
+"""The skill bank, its retrieval by metadata, its budget, and where prompts show it."""
 
 import copy
 import hashlib
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax import skills
+from sdar_jax import retrieval, skills
+from sdar_jax.envs import base
 from sdar_jax.envs.alfworld import aims, generated
 from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
 
@@ -40,10 +41,16 @@ def spell(ids):
   return bytes(ids.tolist()).decode()
 
 
-def context(placement='user', *, budget=10_000, bank=ALFWORLD, system='', **kwargs):
-  loaded = skills.SkillBank.load(bank)
+def context(
+  placement='user', *, budget=10_000, bank=ALFWORLD, system='', kind='task+object'
+):
+  retriever = retrieval.Retriever(skills.SkillBank.load(bank), kind)
   chat = ByteChat(system)
-  return skills.TeacherContext(loaded, chat, placement, token_budget=budget, **kwargs)
+  return skills.TeacherContext(retriever, chat, placement, token_budget=budget)
+
+
+def task(metadata=HEAT_MUG, goal='heat a mug'):
+  return base.Task('task', 'kind', goal, metadata, None)
 
 
 @pytest.mark.parametrize('path', BANKS.values(), ids=BANKS)
@@ -116,58 +123,59 @@ def test_retrieval_is_by_metadata_most_specific_first():
 
 def test_user_text_does_not_change_what_is_seen():
   teacher = context()
-  _, first = teacher.prompt('heat a mug', HEAT_MUG)
-  _, second = teacher.prompt('clean cool put two look at light', HEAT_MUG)
+  _, first = teacher.prompt('heat a mug', task())
+  _, second = teacher.prompt('clean cool put two look at light', task())
   assert first == second and 'heat1' in first.skill_ids
 
 
 @pytest.mark.parametrize('metadata', ({'object': 'mug'}, {'task_type': aims.HEAT}))
 def test_metadata_that_lacks_a_key(metadata):
   with pytest.raises(skills.SkillError, match='task metadata lacks'):
-    context().prompt('x', metadata)
+    context().prompt('x', task(metadata))
 
 
 def test_unknown_task_type_is_an_error_not_general_advice():
   with pytest.raises(skills.SkillError, match="no skills for task type 'fly'"):
-    context().prompt('x', {'task_type': 'fly', 'object': 'mug'})
+    context().prompt('x', task({'task_type': 'fly', 'object': 'mug'}))
 
 
 def test_placements():
   block = skills.SkillBank.load(ALFWORLD)
   block = block.block(block.retrieve(HEAT_MUG))
-  task = 'Your task.'
+  user = 'Your task.'
   header = skills.REFERENCE_HEADER
   want = {
-    'user': f'\x01S\x02\x01{block}\n\n{task}\x02\x01',
-    'system': f'\x01S\n\n{block}\x02\x01{task}\x02\x01',
-    'reference': f'{header}\n{block}\n\n\x01S\x02\x01{task}\x02\x01',
+    'user': f'\x01S\x02\x01{block}\n\n{user}\x02\x01',
+    'system': f'\x01S\n\n{block}\x02\x01{user}\x02\x01',
+    'reference': f'{header}\n{block}\n\n\x01S\x02\x01{user}\x02\x01',
   }
   assert set(want) == set(skills.PLACEMENTS)
   for placement, text in want.items():
-    ids, view = context(placement, system='S').prompt(task, HEAT_MUG)
+    ids, view = context(placement, system='S').prompt(user, task())
     assert ids.dtype == np.int32 and spell(ids) == text
-    assert view.tokens == len(ids) - len(ByteChat('S').render(task))
-  ids, view = context('system').prompt(task, HEAT_MUG)
-  assert spell(ids) == f'\x01{block}\x02\x01{task}\x02\x01'
-  assert view.tokens == len(ids) - len(ByteChat().render(task))
+    assert view.tokens == len(ids) - len(ByteChat('S').render(user))
+  ids, view = context('system').prompt(user, task())
+  assert spell(ids) == f'\x01{block}\x02\x01{user}\x02\x01'
+  assert view.tokens == len(ids) - len(ByteChat().render(user))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
   budget=st.integers(1, 4000),
   placement=st.sampled_from(skills.PLACEMENTS),
-  retrieval=st.sampled_from(skills.RETRIEVALS),
+  kind=st.sampled_from(skills.BY_METADATA),
   path=st.sampled_from(tuple(BANKS.values())),
 )
-def test_skills_are_whole_and_within_budget(budget, placement, retrieval, path):
+def test_skills_are_whole_and_within_budget(budget, placement, kind, path):
   bank = skills.SkillBank.load(path)
-  retrieved = bank.retrieve(HEAT_MUG, retrieval)
-  teacher = context(placement, budget=budget, bank=path, retrieval=retrieval)
+  retrieved = bank.retrieve(HEAT_MUG, kind)
+  teacher = context(placement, budget=budget, bank=path, kind=kind)
   plain = ByteChat().render('Your task.')
   try:
-    ids, view = teacher.prompt('Your task.', HEAT_MUG)
+    ids, view = teacher.prompt('Your task.', task())
   except skills.SkillError as error:
-    assert f'skills.token_budget {budget}: skill {retrieved[0].id}' in str(error)
+    want = f'config.skills.token_budget={budget}: skill {retrieved[0].id}'
+    assert want in str(error)
     assert len(bank.block(retrieved[:1])) + 2 > budget or placement != 'user'
     return
   assert view.tokens == len(ids) - len(plain) <= budget
@@ -182,38 +190,88 @@ def test_skills_are_whole_and_within_budget(budget, placement, retrieval, path):
 
 @pytest.mark.parametrize('placement', skills.PLACEMENTS)
 def test_the_budget_is_exact(placement):
-  _, view = context(placement, budget=700).prompt('x', HEAT_MUG)
+  _, view = context(placement, budget=700).prompt('x', task())
   assert 1 < len(view.skill_ids)
-  _, same = context(placement, budget=view.tokens).prompt('x', HEAT_MUG)
+  _, same = context(placement, budget=view.tokens).prompt('x', task())
   assert same == view
-  _, less = context(placement, budget=view.tokens - 1).prompt('x', HEAT_MUG)
+  _, less = context(placement, budget=view.tokens - 1).prompt('x', task())
   assert less.skill_ids == view.skill_ids[:-1]
 
 
 def test_a_teacher_without_skills_is_an_error():
   with pytest.raises(skills.SkillError) as error:
-    context(budget=10).prompt('x', HEAT_MUG)
+    context(budget=10).prompt('x', task())
   message = str(error.value)
-  assert 'skills.token_budget 10: skill heat1' in message and '\n' not in message
+  assert 'config.skills.token_budget=10: skill heat1' in message
+  assert '\n' not in message
 
 
-def test_rows():
-  rows = [('a', HEAT_MUG), ('b', {**HEAT_MUG, 'object': 'egg'})]
-  teacher = context()
-  prompts, views = skills.teacher_rows(teacher, rows)
-  for (text, metadata), ids, view in zip(rows, prompts, views, strict=True):
-    want, want_view = teacher.prompt(text, metadata)
-    np.testing.assert_array_equal(ids, want)
-    assert view == want_view
-  assert views[0].skill_ids != views[1].skill_ids
+@pytest.mark.parametrize('kind', ('keywords', 'similar', 'ucb', 'random'))
+def test_a_skill_that_may_come_first_must_fit(kind):
+  """Or else the step in which it does would be the run's last."""
+  bank = skills.SkillBank.load(ALFWORLD)
+  longest = max(bank.everything(), key=lambda skill: len(skill.text))
+  need = len(bank.block([longest])) + 2
+  with pytest.raises(
+    skills.SkillError, match=f'budget={need - 1}: skill {longest.id} '
+  ):
+    context(budget=need - 1, kind=kind)
+  context(budget=need, kind=kind).prompt('x', task(goal='heat a mug'))
 
 
-@pytest.mark.parametrize(
-  ('setting', 'value'), (('placement', 'margin'), ('retrieval', 'guess'))
-)
-def test_unknown_settings(setting, value):
-  with pytest.raises(skills.SkillError, match=f"skills.{setting} '{value}': must be"):
-    context(**{setting: value})
+@pytest.mark.parametrize('kind', ('keywords', 'similar'))
+def test_nothing_found_is_the_plain_prompt(kind):
+  teacher = context(kind=kind, bank=TINY)  # It has no general skills.
+  ids, view = teacher.prompt('Your task.', task({}, 'xyz'))
+  np.testing.assert_array_equal(ids, ByteChat().render('Your task.'))
+  np.testing.assert_array_equal(ids, teacher.plain('Your task.'))
+  assert view == skills.NOTHING
+
+
+@pytest.mark.parametrize('placement', skills.PLACEMENTS)
+def test_any_block_is_placed_as_skills_are(placement):
+  teacher = context(placement, system='S')
+  want, view = teacher.prompt('Your task.', task())
+  bank = skills.SkillBank.load(ALFWORLD)
+  block = bank.block(bank.retrieve(HEAT_MUG))
+  ids, tokens = teacher.with_block('Your task.', block)
+  np.testing.assert_array_equal(ids, want)
+  assert tokens == view.tokens
+  exact = context(placement, system='S', budget=tokens)
+  assert exact.with_block('Your task.', block) is not None
+  tight = context(placement, system='S', budget=tokens - 1)
+  assert tight.with_block('Your task.', block) is None
+
+
+def test_what_is_chosen_is_not_computed_again():
+  class CountingChat(ByteChat):
+    calls = 0
+
+    def render(self, *args, **kwargs):
+      self.calls += 1
+      return super().render(*args, **kwargs)
+
+  chat = CountingChat()
+  retriever = retrieval.Retriever(skills.SkillBank.load(ALFWORLD), 'task+object')
+  teacher = skills.TeacherContext(retriever, chat, token_budget=1000)
+  teacher.prompt('a', task())
+  teacher.with_block('a', 'block')
+  before = chat.calls
+  teacher.prompt('b', task())
+  teacher.with_block('b', 'block')
+  assert chat.calls == before + 2
+
+
+def test_unknown_placement():
+  with pytest.raises(
+    skills.SkillError, match=r"config\.skills\.placement='margin': must be"
+  ):
+    context('margin')
+
+
+def test_unknown_retrieval_by_metadata():
+  with pytest.raises(skills.SkillError, match="retrieval 'ucb': must be one of"):
+    skills.SkillBank.load(TINY).retrieve(HEAT_MUG, 'ucb')
 
 
 def _damages():

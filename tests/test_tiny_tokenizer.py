@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared import shared_path
 
 from experiments.tiny import tokenizer as builder
-from sdar_jax import chat, skills
+from sdar_jax import chat, retrieval, skills
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld.world import AlfworldWorld
 
@@ -125,7 +125,9 @@ def test_layout_is_that_of_qwen3(path, thinking):
 
 
 def test_prompts_are_short_and_skills_cost_what_is_said(tiny, world, bank):
-  teacher = skills.TeacherContext(bank, tiny, token_budget=48)
+  teacher = skills.TeacherContext(
+    retrieval.Retriever(bank, 'task+object'), tiny, token_budget=48
+  )
   tasks = world.tasks('valid_unseen')
   for index in range(20):
     env = world.make_env()
@@ -134,7 +136,7 @@ def test_prompts_are_short_and_skills_cost_what_is_said(tiny, world, bank):
     for action in ('go to fridge 1', 'look', 'go to bed 1'):
       text = world.render(tasks[index], history, observation)
       plain = tiny.render(text)
-      ids, view = teacher.prompt(text, tasks[index].metadata)
+      ids, view = teacher.prompt(text, tasks[index])
       assert len(plain) <= 80 and len(ids) - len(plain) == view.tokens
       assert not view.left_out and f'place_{tasks[index].metadata["object"]}' in (
         view.skill_ids

@@ -26,6 +26,7 @@ EXPERIMENTS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
 _WORLD = flags.DEFINE_enum('world', 'alfworld', list(EXPERIMENTS), 'Where it acts.')
 _OUTPUT = flags.DEFINE_string('output', '', "Directory; '' means runs/tiny/WORLD.")
 _ROWS = flags.DEFINE_integer('rows', 96_000, 'Turns to imitate.')
+_COPY_ROWS = flags.DEFINE_integer('copy_rows', 0, 'Rows of practice in copying first.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of weights, games and mistakes.')
 
 
@@ -53,6 +54,8 @@ def training_config(path: pathlib.Path):
   c.model.tokenizer = str(path)
   c.seed = _SEED.value
   c.sft.rows = _ROWS.value
+  c.sft.copy_rows = _COPY_ROWS.value
+  c.sft.new_names = True
   c.sft.muon = True
   c.sft.prompt_weight = 0.1
   c.optimizer.learning_rate = 4e-3

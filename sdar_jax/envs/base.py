@@ -199,9 +199,12 @@ class TeachableWorld(World, Protocol):
 
   Attributes:
     demonstrators: the kinds of expert that teach prompts with skills and without.
+    names: sets of words that could change places and nothing would be done otherwise,
+      as those of people: to be copied, not to be known.
   """
 
   demonstrators: tuple[str, str]
+  names: tuple[tuple[str, ...], ...]
 
   def expert(self, kind: str, seed: int = 0) -> Expert:
     """A scripted expert; `seed` orders what it does not know better."""

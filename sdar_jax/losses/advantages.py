@@ -9,7 +9,7 @@ sums over sorted segments: memory is O(rows).
 import chex
 
 from sdar_jax.losses.masked import Array, namespace
-from sdar_jax.losses.segments import centre, paid, segment_sum, segments_of
+from sdar_jax.losses.segments import centre, paid, segments_of
 
 EPS = 1e-6  # Added to a group's standard deviation.
 STATISTICS_OVER = ('rows', 'trajectories')
@@ -184,35 +184,6 @@ def pass_at_k(
     lead = lead / (std + EPS)
   wins = wins & (count > 1) & row_mask
   return xp.where(wins, lead, 0.0).astype(scores.dtype)
-
-
-def varying_groups(returns: Array, group_ids: Array, row_mask: Array) -> Array:
-  r"""DAPO's dynamic sampling: which groups have something to compare.
-
-  \[ keep_g \iff \exists\, i, j \in g: R_i \ne R_j \]
-
-  Args:
-    returns: [B] float, return units: the episode's return without row penalties,
-      one entry per row or per trajectory.
-    group_ids: [B] int.
-    row_mask: [B] bool, False for padding rows.
-
-  Returns:
-    [B] bool, whether the entry's group is kept; False for padding rows.
-
-  Raises:
-    ValueError: on the host, a return that is not finite.
-
-  Source: DAPO (arXiv 2503.14476) eq. 11; the dynamic filter of
-    ZJU-REAL/SDAR@8b85c23 over episode rewards.
-  """
-  chex.assert_rank([returns, group_ids, row_mask], 1)
-  chex.assert_equal_shape([returns, group_ids, row_mask])
-  xp = namespace(returns, group_ids, row_mask)
-  returns = paid(xp, returns, row_mask)
-  segments, first = segments_of(xp, ~row_mask, group_ids)
-  differs = (returns != returns[first]).astype(returns.dtype)
-  return row_mask & (segment_sum(xp, segments, differs) > 0)
 
 
 def gigpo(

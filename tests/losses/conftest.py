@@ -15,6 +15,7 @@ def _make_batch(seed, *, rows=8, tokens=6, padding_rows=0, spread=0.3):
     'teacher_logprobs': old + 3 * spread * rng.standard_normal(shape),
     'entropy': rng.uniform(0, 2, shape),
     'advantages': rng.standard_normal(rows),
+    'teaching': np.ones(rows),
   }
   batch = {name: value.astype(np.float32) for name, value in batch.items()}
   lengths = rng.integers(1, tokens + 1, rows)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from group_tables import EPS, ROWS, columns, on_device, tables
+from group_tables import EPS, columns, tables
 from hypothesis import given, settings
 
 from sdar_jax.losses import advantages, masked, policy
@@ -68,23 +68,6 @@ def test_pass_at_k_does_not_know_the_scale_of_rewards():
   want = advantages.pass_at_k(scores, *arrays)
   got = advantages.pass_at_k(100 * scores - 7, *arrays)
   np.testing.assert_allclose(got, want, rtol=1e-5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(tables)
-def test_varying_groups_have_two_different_returns(table):
-  groups, _, scores, _, mask = columns(table)
-  got = advantages.varying_groups(scores, groups, mask)
-  for i in range(ROWS):
-    peers = {scores[j] for j in range(ROWS) if mask[j] and groups[j] == groups[i]}
-    assert got[i] == (mask[i] and len(peers) > 1)
-
-
-def test_varying_groups_on_device():
-  arrays = (np.array([0.1, 0.1, 1.0, 0.0, 5.0]), np.array([0, 0, 1, 1, 2]))
-  mask = np.array([True, True, True, True, False])
-  got = on_device(advantages.varying_groups, *arrays, mask)
-  np.testing.assert_array_equal(got, [False, False, True, True, False])
 
 
 def test_dr_grpo_is_two_settings(make_batch):

@@ -2,18 +2,23 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax import algorithms
-from sdar_jax.algorithms import ALGORITHMS, LossConfig, LossInputs
-from sdar_jax.losses import masked
+from sdar_jax import objective as objectives
+from sdar_jax.algorithms import ALGORITHMS
+from sdar_jax.hyperparameters import CHOICES, LossConfig
+from sdar_jax.losses import advantages, divergence, masked, policy
+from sdar_jax.objective import LossInputs
 
 LENGTH = 6
-FORMS = algorithms.DISTILL_FORMS
+FORMS = CHOICES['distill_form']
+EXTRA = dict.fromkeys(LossInputs._fields) | {
+  'gate_mean': np.float32(0.5),
+  'distill_scale': np.float32(1),
+}
 POISON = {
   'logprobs': -np.inf,
   'entropy': np.nan,
@@ -27,14 +32,16 @@ def inputs_of(batch, hyper, **changes):
   normaliser = masked.normaliser_of(
     batch['response_mask'], hyper.aggregation, length=LENGTH
   )
-  return LossInputs(**(batch | {'normaliser': normaliser} | changes))
+  tokens = batch['response_mask']
+  credit = {'advantages': np.where(tokens, batch['advantages'][:, None], 0)}
+  return LossInputs(**(EXTRA | batch | credit | {'normaliser': normaliser} | changes))
 
 
 @functools.cache  # One function object, so that jit compiles once per shape.
 def objective(name, hyper):
   def scalar(logprobs, entropy, inputs):
     inputs = inputs._replace(logprobs=logprobs, entropy=entropy)
-    return algorithms.policy_objective(ALGORITHMS[name], hyper, inputs)
+    return objectives.policy_objective(ALGORITHMS[name], hyper, inputs)
 
   return jax.value_and_grad(scalar, argnums=(0, 1), has_aux=True)
 
@@ -72,7 +79,7 @@ def test_terms_with_coefficient_zero_are_not_computed(make_batch):
   assert not ALGORITHMS['sdar'].needs_teacher(hyper)
 
   def program(name):
-    function = lambda inputs: algorithms.policy_objective(
+    function = lambda inputs: objectives.policy_objective(
       ALGORITHMS[name], hyper, inputs
     )
     return str(jax.make_jaxpr(function)(inputs))
@@ -191,20 +198,6 @@ def test_poison_at_padding_changes_no_bit(make_batch, form, jit):
   assert_trees_equal(got, want)
 
 
-def test_a_group_without_variance_has_no_policy_gradient(make_batch):
-  batch = make_batch(9)
-  rows = algorithms.RowData(
-    scores=np.full(8, -0.1, np.float32),
-    group_ids=np.zeros(8, np.int32),
-    trajectory_ids=np.arange(8, dtype=np.int32),
-    row_mask=np.ones(8, bool),
-  )
-  hyper = LossConfig(kl_coef=0.0, entropy_coef=0.0)
-  batch['advantages'] = ALGORITHMS['grpo'].advantages(rows, hyper)
-  grads = evaluate('grpo', hyper, inputs_of(batch, hyper))[2]
-  assert_trees_equal(grads, jax.tree.map(np.zeros_like, grads))
-
-
 WILD = st.sampled_from([1e4, -1e4, 0.0, 50.0, -50.0, 3.0, -3.0, 0.1])
 HYPERS = [
   LossConfig(distill_form=form, kl_kind=kind)
@@ -219,7 +212,7 @@ def test_wild_log_ratios_give_finite_gradients(make_batch, hyper):
 
   def scalar(logprobs, inputs):
     inputs = inputs._replace(logprobs=logprobs)
-    return algorithms.policy_objective(ALGORITHMS['sdar'], hyper, inputs)
+    return objectives.policy_objective(ALGORITHMS['sdar'], hyper, inputs)
 
   function = jax.jit(jax.value_and_grad(scalar, has_aux=True))
 
@@ -231,7 +224,7 @@ def test_wild_log_ratios_give_finite_gradients(make_batch, hyper):
     mask = (bits >> np.arange(8) & 1).astype(bool).reshape(2, 4)
     changed = inputs._replace(
       **dict(zip(names, wild)),
-      advantages=np.array(values[32:], np.float32),
+      advantages=np.tile(np.array(values[32:], np.float32)[:, None], 4),
       response_mask=mask,
     )
     (loss, metrics), grad = function(changed.logprobs, changed)
@@ -244,31 +237,11 @@ def test_wild_log_ratios_give_finite_gradients(make_batch, hyper):
   check()
 
 
-def test_advantages_on_host_and_device_agree():
-  rng = np.random.default_rng(1)
-  rows = algorithms.RowData(
-    rng.standard_normal(30).astype(np.float32),
-    rng.integers(0, 4, 30),
-    rng.integers(0, 12, 30),
-    rng.random(30) < 0.9,
-  )
-  for hyper in (LossConfig(), LossConfig(statistics_over='trajectories')):
-    advantages = ALGORITHMS['sdar'].advantages
-    want = advantages(rows, hyper)
-    assert isinstance(want, np.ndarray) and want.dtype == np.float32
-    device = jax.jit(advantages, static_argnums=1)
-    got = device(jax.tree.map(jnp.asarray, rows), hyper)
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-
-
-def test_the_table_says_who_needs_a_teacher():
-  assert set(ALGORITHMS) == {'grpo', 'sdar'}
-  hyper = LossConfig()
-  assert not ALGORITHMS['grpo'].needs_teacher(hyper)
-  assert ALGORITHMS['sdar'].needs_teacher(hyper)
-  for algorithm in ALGORITHMS.values():
-    hash((algorithm, hyper))  # Static under jit.
-    assert (algorithm.distillation is None) == (algorithm.teacher_context is None)
+def test_choices_are_those_of_the_losses():
+  assert CHOICES['kl_kind'] == policy.KL_KINDS
+  assert CHOICES['aggregation'] == masked.AGGREGATIONS
+  assert CHOICES['statistics_over'] == advantages.STATISTICS_OVER
+  assert CHOICES['divergence'] == divergence.KINDS
 
 
 @pytest.mark.parametrize(

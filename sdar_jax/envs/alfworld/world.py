@@ -37,6 +37,7 @@ class AlfworldWorld:
 
   name = 'alfworld'
   demonstrators = ('likely', 'blind')
+  names = ()
 
   def __init__(
     self,

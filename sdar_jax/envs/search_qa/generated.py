@@ -120,6 +120,17 @@ def _names(rng: random.Random) -> dict[tuple[str, str], tuple[str, ...]]:
   return names
 
 
+@functools.cache
+def words() -> tuple[tuple[str, ...], ...]:
+  """The words that names are made of, in lower case, one set for each place."""
+  places: dict[tuple[str, int], list[str]] = {}
+  for (_, kind), every in library().entities.items():
+    for name in every:
+      for place, word in enumerate(name.lower().split()):
+        places.setdefault((kind, place), []).append(word)
+  return tuple(tuple(sorted(set(found))) for found in places.values())
+
+
 def _facts(
   rng: random.Random, names: Mapping[tuple[str, str], tuple[str, ...]]
 ) -> dict[tuple[str, str], str]:

@@ -56,6 +56,7 @@ class SearchQAWorld:
 
   name = 'search_qa'
   demonstrators = experts.KINDS
+  names = generated.words()
 
   def __init__(
     self,

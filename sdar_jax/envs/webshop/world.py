@@ -49,6 +49,7 @@ class WebshopWorld:
 
   name = 'webshop'
   demonstrators = experts.KINDS
+  names = (generated.ASIN_WORDS,)
 
   def __init__(
     self,

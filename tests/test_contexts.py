@@ -1,0 +1,304 @@
+"""What each kind of teacher sees: never a row's own episode, and only whole blocks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_skills import HEAT_MUG, TINY, ByteChat, spell
+
+from sdar_jax import batching, contexts, retrieval, skills
+from sdar_jax.contexts import PLAIN
+from sdar_jax.envs import base
+from sdar_jax.skills import NOTHING, SkillView
+from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
+
+BANK = skills.SkillBank.load(TINY)
+WON, LOST, SLOW = Outcome.SUCCESS, Outcome.FAILURE, Outcome.MAX_TURNS
+
+
+def _teacher(budget=10_000, kind='task+object', placement='user'):
+  retriever = retrieval.Retriever(BANK, kind)
+  return skills.TeacherContext(retriever, ByteChat('S'), placement, token_budget=budget)
+
+
+def _turn(member, number, action, observation=None):
+  seen = f'seen {member}.{number}' if observation is None else observation
+  ids = np.zeros(1, np.int32)
+  return Turn(
+    prompt_text=f'user {member}.{number}',
+    prompt_ids=ids,
+    response_ids=ids,
+    sampler_logprobs=np.zeros(1, np.float32),
+    observation=seen,
+    response='',
+    action=action.removeprefix('-'),
+    valid=True,
+    admissible=not action.startswith('-'),  # '-' marks an action that does nothing.
+    reward=0.0,
+    stop_reason='stop',
+  )
+
+
+def _rows(*groups):
+  """Rows of groups of (outcome, actions)."""
+  out = []
+  for group_id, members in enumerate(groups):
+    task = base.Task(f'task {group_id}', 'kind', 'goal', HEAT_MUG, None)
+    trajectories = [
+      Trajectory(
+        task.task_id,
+        'kind',
+        group_id,
+        member,
+        [_turn(member, i, action) for i, action in enumerate(actions)],
+        outcome,
+      )
+      for member, (outcome, actions) in enumerate(members)
+    ]
+    out.append(Group(group_id, task, trajectories))
+  return batching.rows(out, invalid_penalty=0.1)
+
+
+def _see(kind, rows, teacher=None, sees_skills=None):
+  sees_skills = [False] * len(rows) if sees_skills is None else sees_skills
+  teacher = teacher or _teacher()
+  return contexts.teacher_rows(kind, teacher, rows, sees_skills=sees_skills)
+
+
+def _blocks(prompts, rows):
+  """What stands before the user's text; '' in a plain prompt."""
+  out = []
+  for ids, row in zip(prompts, rows, strict=True):
+    head, tail = spell(ids).split(row.turn.prompt_text)
+    assert (head[:4], tail) == ('\x01S\x02\x01', '\x02\x01')
+    out.append(head[4:].removesuffix('\n\n'))
+  return out
+
+
+MIXED = (
+  (LOST, ['go a', '-fly', 'go b', 'go a']),
+  (WON, ['go a', 'take x', 'put x']),
+  (WON, ['-dance', 'put x']),
+  (WON, ['take x', 'put  x\nnow']),
+)
+
+
+def test_skills_are_the_tasks():
+  rows, teacher = _rows(MIXED, MIXED), _teacher()
+  prompts, views = _see('skills', rows, teacher, sees_skills=[True] * len(rows))
+  for ids, view, row in zip(prompts, views, rows, strict=True):
+    want = teacher.prompt(row.turn.prompt_text, row.task)
+    np.testing.assert_array_equal(ids, want[0])
+    assert view == want[1] and 'plan_heat' in view.skill_ids
+
+
+def test_the_other_view_is_the_one_that_the_student_had_not():
+  rows, teacher = _rows(MIXED), _teacher()
+  sees = [row.trajectory.member % 2 == 1 for row in rows]
+  prompts, views = _see('other_view', rows, teacher, sees_skills=sees)
+  assert True in sees and False in sees
+  for ids, view, row, seen in zip(prompts, views, rows, sees, strict=True):
+    skilled = teacher.prompt(row.turn.prompt_text, row.task)
+    plain = ByteChat('S').render(row.turn.prompt_text), SkillView((PLAIN,), (), 0)
+    want = plain if seen else skilled
+    np.testing.assert_array_equal(ids, want[0])
+    assert view == want[1]
+  assert contexts.taught(views).all()
+
+
+def test_there_is_no_other_view_where_no_skill_is_found():
+  rows = _rows(MIXED)  # 'goal' names no category of the bank.
+  for sees in (True, False):
+    seen = [sees] * len(rows)
+    prompts, views = _see('other_view', rows, _teacher(kind='keywords'), seen)
+    assert views == [NOTHING] * len(rows) and not contexts.taught(views).any()
+    assert not any(_blocks(prompts, rows))
+
+
+def test_the_sibling_is_the_shortest_other_solution():
+  rows = _rows(MIXED)
+  prompts, views = _see('sibling', rows)
+  second = ('sibling/2', 'this solved it:\nput x')
+  third = ('sibling/3', 'this solved it:\ntake x\nput x now')
+  for row, view, block in zip(rows, views, _blocks(prompts, rows), strict=True):
+    name, text = third if row.trajectory.member == 2 else second
+    assert (block, view) == (text, SkillView((name,), (), len(text) + 2))
+
+
+def test_siblings_are_of_the_same_group():
+  rows = _rows([(LOST, ['a']), (LOST, ['b'])], [(WON, ['c']), (LOST, ['d'])])
+  prompts, views = _see('sibling', rows)
+  assert views[:3] == [NOTHING] * 3  # The only solution is not its own sibling.
+  assert _blocks(prompts, rows) == ['', '', '', 'this solved it:\nc']
+  assert contexts.taught(views).tolist() == [False, False, False, True]
+
+
+def test_an_episode_in_which_nothing_worked_is_no_example():
+  rows = _rows([(LOST, ['a']), (WON, ['-b', ' ']), (WON, ['c', 'd', 'e'])])
+  _, views = _see('sibling', rows)
+  assert [view.skill_ids for view in views[:3]] == [('sibling/2',)] * 3
+
+
+def test_a_sibling_that_is_too_long_gives_way():
+  rows = _rows([(LOST, ['a']), (WON, ['b' * 50]), (WON, ['c', 'd'])])
+  need = len('this solved it:\nc\nd') + 2
+  prompts, views = _see('sibling', rows, _teacher(budget=need))
+  assert views[0] == SkillView(('sibling/2',), ('sibling/1',), need)
+  assert _blocks(prompts, rows)[0] == 'this solved it:\nc\nd'
+  prompts, views = _see('sibling', rows, _teacher(budget=need - 1))
+  assert views[0] == SkillView((), ('sibling/1', 'sibling/2'), 0)
+  assert _blocks(prompts, rows)[0] == ''
+  assert not contexts.taught(views).any()
+
+
+@pytest.mark.parametrize(
+  'outcome, end', [(WON, 'solved'), (LOST, 'not solved'), (SLOW, 'out of turns')]
+)
+def test_feedback_is_the_worlds_answer_and_the_end(outcome, end):
+  rows = _rows([(WON, ['x']), (outcome, ['a', 'b', 'c'])])
+  prompts, views = _see('feedback', rows)
+  assert _blocks(prompts, rows)[1:] == [
+    f'what came next:\nseen 1.1\nthe end: {end}',
+    f'what came next:\nseen 1.2\nthe end: {end}',
+    f'the end: {end}',
+  ]
+  names = [view.skill_ids for view in views[1:]]
+  assert names == [('answer', 'outcome'), ('answer', 'outcome'), ('outcome',)]
+  assert _blocks(prompts, rows)[0] == 'the end: solved'
+
+
+def test_a_long_answer_leaves_the_end():
+  rows = _rows([(WON, ['a', 'b', 'c'])])
+  rows[0].trajectory.turns[1].observation = '\n' + 'long ' * 10
+  rows[0].trajectory.turns[2].observation = ' '
+  prompts, views = _see('feedback', rows)
+  answer = 'what came next:\n' + ('long ' * 10).strip() + '\nthe end: solved'
+  assert _blocks(prompts, rows) == [answer, 'the end: solved', 'the end: solved']
+  assert views[1].skill_ids == ('outcome',) and views[1].left_out == ()
+  prompts, views = _see('feedback', rows, _teacher(budget=len(answer) + 1))
+  assert _blocks(prompts, rows) == ['the end: solved'] * 3
+  assert views[0] == SkillView(('outcome',), ('answer',), len('the end: solved') + 2)
+
+
+def test_contrast_is_what_solved_it_against_what_did_not():
+  rows = _rows(MIXED + ((SLOW, ['take x', 'go c']),))
+  prompts, views = _see('contrast', rows)
+  blocks = dict(zip([row.trajectory.member for row in rows], _blocks(prompts, rows)))
+  assert blocks == {
+    0: 'do:\nput x\navoid:\ntake x\ngo c',
+    1: 'do:\nput x\navoid:\ntake x\ngo c',
+    2: 'do:\ntake x\nput x now\navoid:\ngo c',  # 'take x' is among the right ones.
+    3: 'do:\nput x\navoid:\ntake x\ngo c',
+    4: 'do:\nput x\navoid:\ngo a\ngo b',  # Once each, without what did nothing.
+  }
+  assert views[0].skill_ids == ('do/2', 'avoid/4')
+  assert views[-1].skill_ids == ('do/2', 'avoid/0')
+  assert all(
+    view.tokens == len(b) + 2 for view, b in zip(views, _blocks(prompts, rows))
+  )
+
+
+@pytest.mark.parametrize(
+  'members',
+  [
+    [(WON, ['a']), (WON, ['b']), (WON, ['c'])],
+    [(LOST, ['a']), (LOST, ['b']), (SLOW, ['c'])],
+    [(WON, ['a']), (LOST, ['b'])],  # Either lacks another of its own kind.
+    [(WON, ['a', 'b']), (WON, ['b', 'a']), (LOST, ['b'])],  # Nothing to avoid.
+    [(WON, ['-a']), (WON, ['-a']), (LOST, ['b'])],  # Nothing to do.
+  ],
+)
+def test_no_contrast_without_both(members):
+  rows = _rows(members, [(WON, ['x']), (LOST, ['y'])])
+  prompts, views = _see('contrast', rows)
+  assert views == [NOTHING] * len(rows)
+  assert _blocks(prompts, rows) == [''] * len(rows)
+
+
+def test_the_only_solution_of_a_group_is_not_taught_by_itself():
+  rows = _rows([(WON, ['a']), (LOST, ['b']), (LOST, ['c'])])
+  _, views = _see('contrast', rows)
+  assert [view.skill_ids for view in views] == [
+    (),
+    ('do/0', 'avoid/2'),
+    ('do/0', 'avoid/1'),
+  ]
+
+
+def test_a_contrast_that_is_too_long_gives_way():
+  rows = _rows([(WON, ['a']), (WON, ['b']), (LOST, ['c' * 50]), (LOST, ['d', 'e'])])
+  need = len('do:\na\navoid:\nd\ne') + 2
+  _, views = _see('contrast', rows, _teacher(budget=need))
+  assert views[1] == SkillView(('do/0', 'avoid/3'), ('avoid/2',), need)
+  _, views = _see('contrast', rows, _teacher(budget=need - 1))
+  assert views[1] == SkillView((), ('do/0', 'avoid/2', 'avoid/3'), 0)
+
+
+_actions = st.lists(st.text('ab -\n\x01', max_size=6), min_size=1, max_size=4)
+_members = st.lists(
+  st.tuples(st.sampled_from((WON, LOST, SLOW)), _actions), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+  kind=st.sampled_from(contexts.CONTEXTS),
+  groups=st.lists(_members, min_size=1, max_size=2),
+  budget=st.integers(120, 200) | st.integers(30, 60),
+  placement=st.sampled_from(skills.PLACEMENTS),
+)
+def test_wild_groups(kind, groups, budget, placement):
+  """Nobody is shown its own episode; what is shown fits, and costs what is said."""
+  rows, teacher = _rows(*groups), _teacher(budget, placement=placement)
+  sees = [row.trajectory.member % 2 == 1 for row in rows]
+  try:
+    prompts, views = _see(kind, rows, teacher, sees_skills=sees)
+  except skills.SkillError:
+    assert kind in ('skills', 'other_view') and budget < 120
+    return
+  assert len(prompts) == len(views) == len(rows)
+  for ids, view, row in zip(prompts, views, rows, strict=True):
+    plain = ByteChat('S').render(row.turn.prompt_text)
+    assert len(ids) - len(plain) == view.tokens <= budget
+    if view.tokens == 0:
+      np.testing.assert_array_equal(ids, plain)
+    members = groups[row.group_id]
+    for name in view.skill_ids:
+      role, _, number = name.partition('/')
+      if number:
+        assert int(number) != row.trajectory.member
+        assert (members[int(number)][0] is WON) == (role != 'avoid')
+    if kind == 'sibling' and view.skill_ids:
+      chosen = int(view.skill_ids[0].partition('/')[2])
+      rivals = [
+        (len(actions), member)
+        for member, (outcome, actions) in enumerate(members)
+        if outcome is WON and member != row.trajectory.member
+      ]
+      names = {*view.skill_ids, *view.left_out}
+      better = [r for r in rivals if r < (len(members[chosen][1]), chosen)]
+      for _, member in better:  # Passed over for its length, or it has no actions.
+        empty = not any(a.strip() and a[0] != '-' for a in members[member][1])
+        assert empty or f'sibling/{member}' in names
+
+
+def test_wrong_calls():
+  rows = _rows(MIXED)
+  with pytest.raises(ValueError, match=r"teacher context 'hint': must be one of \('sk"):
+    _see('hint', rows)
+  with pytest.raises(ValueError, match='zip'):
+    _see('skills', rows, sees_skills=[True])
+  assert contexts.CONTEXTS == (
+    'skills',
+    'other_view',
+    'sibling',
+    'feedback',
+    'contrast',
+  )
+
+
+def test_taught():
+  views = [NOTHING, SkillView(('a',), (), 3), SkillView((), ('a',), 0)]
+  out = contexts.taught(views)
+  assert out.dtype == bool and out.tolist() == [False, True, False]
+  assert contexts.taught([]).shape == (0,)
