@@ -33,8 +33,6 @@ _PRICES = tuple(10 * tens + ones for tens in range(1, 6) for ones in (2, 5, 8))
 _ROOM = (10, 10, 20, 30)  # Limits lie less than so much above the price.
 _STARTS = tuple(a + b for a in 'bdfklmnprst' for b in 'aeo')
 _ENDS = tuple(a + b for a in 'bdgklmnrtvz' for b in 'iu')
-# What asins are made of, in lower case.
-ASIN_WORDS = tuple(a + b for a, b in itertools.product(_STARTS, _ENDS))
 _FILE = Path(__file__).with_name('shop.json')
 
 
@@ -115,7 +113,7 @@ def _products(name: str, number: int) -> Iterator[Product]:
   two are the category's.
   """
   row = shop()[name]
-  words = list(ASIN_WORDS)
+  words = [a + b for a, b in itertools.product(_STARTS, _ENDS)]
   random.Random(f'asins/{VERSION}').shuffle(words)
   ending, words = words[number], words[len(shop()) :]
   kinds = list(itertools.product(row.nouns, row.lines, range(_PER_LINE)))

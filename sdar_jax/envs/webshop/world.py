@@ -49,7 +49,7 @@ class WebshopWorld:
 
   name = 'webshop'
   demonstrators = experts.KINDS
-  names = (generated.ASIN_WORDS,)
+  names = ()
 
   def __init__(
     self,
