@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
-.PHONY: train test test-slow lint tiny clean
+.PHONY: train test test-slow lint tiny study clean
 
 train: $(VENV)/.installed  ## Trains SDAR on generated ALFWorld with the small model.
 	$(RUN) -m sdar_jax.main --config=experiments/alfworld.py:model=tiny \
@@ -22,6 +22,9 @@ lint: $(VENV)/.tested  ## Style, as CI checks it.
 tiny: $(VENV)/.installed  ## Rebuilds the small models of experiments/tiny (long).
 	for world in alfworld webshop search_qa; do \
 	  $(RUN) -m experiments.tiny.build --world=$$world || exit 1; done
+
+study: $(VENV)/.installed  ## Nine methods, three seeds, compared (about an hour).
+	$(RUN) -m experiments.study --study=small
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -42,7 +42,8 @@ class LossConfig:
     clip_low: the ratio's lower clip is 1 - clip_low.
     clip_high: the ratio's upper clip is 1 + clip_high.
     dual_clip: bound on the ratio where the advantage is negative, >= 1.
-    value_coef: weight of the value loss.
+    value_coef: weight of the value loss; returns go up to rollout.success_reward=10,
+      squares to 100.
     value_clip: how far a value may move per step, return units.
     kl_coef: weight of the KL to the initial policy.
     kl_kind: its estimator, one of policy.KL_KINDS.
@@ -87,7 +88,7 @@ class LossConfig:
   clip_low: float = 0.2
   clip_high: float = 0.2
   dual_clip: float = 3.0
-  value_coef: float = 0.5
+  value_coef: float = 0.01
   value_clip: float = 0.5
   kl_coef: float = 0.01
   kl_kind: str = 'k3'

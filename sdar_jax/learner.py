@@ -47,6 +47,11 @@ class TrainState(NamedTuple):
   skipped: jax.Array
   skipped_in_a_row: jax.Array
 
+  @property
+  def policy(self) -> Any:
+    """The weights that sample: `params` without a value head."""
+    return {name: w for name, w in self.params.items() if name != 'value_head'}
+
 
 @dataclasses.dataclass(frozen=True)
 class LearnerConfig:
@@ -234,9 +239,8 @@ class Learner:
     teacher, weights = state.teacher, self._loss.teacher_weights
     if self._keeps_teacher and weights != 'initial':
       decay = self._loss.ema_decay if weights == 'ema' else 0.0
-      policy_params = {k: state.params[k] for k in teacher}  # Without a value head.
       teacher = jax.tree.map(
-        lambda t, p: decay * t + (1.0 - decay) * p, teacher, policy_params
+        lambda t, p: decay * t + (1.0 - decay) * p, teacher, state.policy
       )
     return state._replace(step=state.step + 1, teacher=teacher)
 

@@ -43,6 +43,7 @@ class _Policy:
     if restored is None:
       raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
     self.params = restored.state['params']
+    self.teacher.retriever.restore(restored.host['retrieval'])
     self.source = f'{run} step {restored.step}'
 
   def agent_and_sampler(self) -> tuple[rollout.Agent, Any]:

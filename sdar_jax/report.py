@@ -61,13 +61,14 @@ def skills_seen(views: Sequence[SkillView]) -> dict[str, int]:
 
 
 def shown_by_episode(
-  rows: Sequence[Row], views: Sequence[SkillView]
+  rows: Sequence[Row], *views: Sequence[SkillView]
 ) -> list[tuple[tuple[str, ...], bool]]:
-  """What each episode's teacher saw, and whether the episode succeeded."""
+  """What was shown in each episode, to whomever, and whether the episode succeeded."""
   shown: dict[int, tuple[dict[str, None], bool]] = {}
-  for row, view in zip(rows, views, strict=True):
+  for row, *seen in zip(rows, *views, strict=True):
     ids, _ = shown.setdefault(row.trajectory_id, ({}, row.trajectory.success))
-    ids.update(dict.fromkeys(view.skill_ids))
+    for view in seen:
+      ids.update(dict.fromkeys(view.skill_ids))
   return [(tuple(ids), success) for ids, success in shown.values()]
 
 

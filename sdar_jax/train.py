@@ -113,7 +113,7 @@ class Run:
     self.sampler = parts.make_sampler(
       config,
       self.model,
-      self.state.params,
+      self.state.policy,
       self.chat,
       mesh,
       with_skills=self.algorithm.student_sees_skills != 'none'
@@ -198,8 +198,11 @@ class Run:
     if not self.algorithm.needs_teacher(self.loss):
       return None, None
     kind = self.algorithm.distillation.context
-    seen = [self.algorithm.sees_skills(row.trajectory.member) for row in rows]
+    seen = self._sees_skills(rows)
     return contexts.teacher_rows(kind, self.teacher, rows, sees_skills=seen)
+
+  def _sees_skills(self, rows: list[batching.Row]) -> list[bool]:
+    return [self.algorithm.sees_skills(row.trajectory.member) for row in rows]
 
   def pack(self, rows: list[batching.Row], teacher: Any) -> list[Any]:
     """Minibatches of the rows."""
@@ -253,9 +256,7 @@ class Run:
         count=self.config.log.token_rows,
       )
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
-    if views is not None:
-      self.writer.teacher(self.step, {'rows_per_skill': report.skills_seen(views)})
-      self.teacher.retriever.learn(report.shown_by_episode(rows, views))
+    self._report_skills(rows, views)
     timings = self.clock.timings(groups)
     faults = self.pool.faults()
     timings['perf/env_faults'] = float(sum(faults.values()))
@@ -271,6 +272,16 @@ class Run:
         f' last good state is in {self.workdir.path / "checkpoints"}: lower'
         ' config.optimizer.learning_rate'
       )
+
+  def _report_skills(self, rows: list[batching.Row], views: Any) -> None:
+    """Records what teachers and students were shown; retrieval may learn from it."""
+    own = contexts.student_views(self.teacher, rows, self._sees_skills(rows))
+    seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
+    counts = {name: report.skills_seen(shown) for name, shown in seen.items()}
+    counts = {name: count for name, count in counts.items() if count}
+    if counts:
+      self.writer.teacher(self.step, counts)
+    self.teacher.retriever.learn(report.shown_by_episode(rows, views or own, own))
 
   def evaluate(self) -> dict[str, Any]:
     """Plays the panel and writes eval/<step>.json; reads it if it is there."""
@@ -369,7 +380,7 @@ def loop(run: Run) -> None:
         sums.append(summed)
       run.state = run.learner.finish_step(run.state)
       run.step = int(run.state.step)  # Waits for the device.
-    run.sampler.update(run.state.params)
+    run.sampler.update(run.state.policy)
     run.report(groups, rows, views, scores, sums)
     run.maybe_checkpoint()
     if run.stop():

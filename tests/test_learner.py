@@ -70,6 +70,83 @@ def test_an_update_does_not_depend_on_the_microbatch_size(aggregation):
       np.testing.assert_allclose(count, parts_metrics[name][1])
 
 
+def test_a_mean_of_microbatch_means_depends_on_the_microbatch_size():
+  """The released code's token mean, against its formula and against ours."""
+  _, metrics = _one_update(8, algorithm='grpo', mean_over='microbatch')
+  _, ours = _one_update(8, algorithm='grpo')
+  _, single = _one_update(16, algorithm='grpo')
+  learner = micro.learner(algorithm='grpo', mean_over='microbatch')
+  state = learner.init_state(_params())
+  parts = micro.split(micro.minibatch(), 8)
+  (scored,) = micro.scored(learner, state, _params(1), [parts])
+  whole = micro.learner(algorithm='grpo')
+  means = []
+  for microbatch in parts:
+    (one,) = micro.scored(whole, state, _params(1), [[microbatch]])
+    _, alone = whole.train_step(whole.init_state(_params()), one)
+    means.append(float(alone['loss'][0]))
+  assert len(scored) == 2
+  np.testing.assert_allclose(metrics['loss'][0], np.mean(means), rtol=1e-5)
+  assert abs(float(metrics['loss'][0] - ours['loss'][0])) > 1e-4
+  np.testing.assert_allclose(ours['loss'][0], single['loss'][0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_teacher_of_its_own_follows_as_its_kind_says():
+  """Whole distributions read weights that a step's updates must not move."""
+  for weights, decay in (('policy', 0.0), ('ema', 0.9), ('initial', 1.0)):
+    learner = micro.learner(
+      algorithm='sdpg', teacher_weights=weights, ema_decay=decay, distill_coef=1.0
+    )
+    state = learner.init_state(_params())
+    before = jax.device_get(state.teacher)
+    parts = [micro.split(micro.minibatch(i)) for i in (0, 1)]
+    for minibatch in micro.scored(learner, state, _params(1), parts):
+      state, metrics = learner.train_step(state, minibatch)
+      assert float(metrics['distill_loss'][0]) > 0
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state.teacher))
+    moved = jax.device_get(state.params)
+    state = learner.finish_step(state)
+    mix = lambda t, p, d=decay: d * t + (1 - d) * p
+    want = jax.tree.map(mix, before, moved)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+      jax.device_get(state.teacher),
+      want,
+    )
+
+
+def test_sampled_teachers_with_other_weights_are_scored_by_them():
+  params, other = _params(), _params(1)
+  parts = [micro.split(micro.minibatch())]
+  plain = micro.learner(algorithm='sdar')
+  kept = micro.learner(algorithm='sdar', teacher_weights='initial')
+  state = kept.init_state(other)._replace(params=params)  # As after many steps.
+  (want,) = micro.scored(plain, plain.init_state(other), _params(2), parts)
+  (got,) = micro.scored(kept, state, _params(2), parts)
+  np.testing.assert_array_equal(
+    micro.joined(got, 'teacher_logprobs'), micro.joined(want, 'teacher_logprobs')
+  )
+  old = micro.joined(got, 'old_logprobs') - micro.joined(want, 'old_logprobs')
+  assert np.abs(old).max() > 1e-3
+
+
+def test_a_critic_learns_its_targets_beside_the_policy():
+  learner = micro.learner(algorithm='ppo', rate=3e-2, kl_coef=0.0, value_clip=10.0)
+  state = learner.init_state(_params())
+  assert not np.any(state.params['value_head']['kernel'])
+  parts = [micro.split(micro.minibatch())]
+  losses = []
+  for _ in range(12):
+    (scored,) = micro.scored(learner, state, None, parts)
+    state, metrics = learner.train_step(state, scored)
+    total, count = metrics['value_loss']
+    losses.append(float(total / count))
+  np.testing.assert_allclose(losses[0], 0.5, rtol=1e-6)  # Value 0, target 1.
+  assert losses[-1] < 0.1
+  values = micro.joined(scored, 'old_values')[micro.joined(scored, 'response_mask')]
+  assert abs(values.mean() - 1) < 0.4
+
+
 def test_update_is_adamw_on_the_gradient():
   """optax.adamw with a plain gradient of the same objective gives the same weights."""
   learner = micro.learner(rate=1e-3, kl_coef=0.0, entropy_coef=0.0, distill_coef=0.0)

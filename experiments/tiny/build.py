@@ -22,13 +22,13 @@ from sdar_jax import chat, modes, parts, skills
 from sdar_jax.models import convert, qwen
 
 EXPERIMENTS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
-# What each world's model is taught with: turns to imitate, rows of practice in copying
-# before them, and whether names change places. WebShop's products may be known by
-# heart, which is why theirs do not; the people of unseen questions may not.
+# What is special about each world's lessons. WebShop's products may be known by heart,
+# the people of unseen questions may not. And a shopper that knows what to search for
+# must also know what to choose where somebody else has searched: many mistakes.
 LESSONS = {
-  'alfworld': (96_000, 0, False),
-  'webshop': (80_000, 20_000, False),
-  'search_qa': (64_000, 20_000, True),
+  'alfworld': {'rows': 96_000},
+  'webshop': {'rows': 80_000, 'copy_rows': 20_000, 'mistake_rate': 0.4},
+  'search_qa': {'rows': 64_000, 'copy_rows': 20_000, 'new_names': True},
 }
 
 _WORLD = flags.DEFINE_enum('world', 'alfworld', list(EXPERIMENTS), 'Where it acts.')
@@ -60,8 +60,8 @@ def training_config(path: pathlib.Path):
   c.model.path = str(path)
   c.model.tokenizer = str(path)
   c.seed = _SEED.value
-  rows, c.sft.copy_rows, c.sft.new_names = LESSONS[_WORLD.value]
-  c.sft.rows = _ROWS.value or rows
+  c.sft.update(LESSONS[_WORLD.value])
+  c.sft.rows = _ROWS.value or c.sft.rows
   c.sft.muon = True
   c.sft.prompt_weight = 0.1
   c.optimizer.learning_rate = 4e-3

@@ -1,0 +1,23 @@
+"""Every method, five seeds, generated ALFWorld with the small model.
+
+Two CPU cores overnight, or an accelerator in an hour or so. Nobody has run it to the
+end yet.
+"""
+
+import ml_collections
+
+from experiments.studies import small
+from sdar_jax import algorithms
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The study."""
+  c = small.get_config()
+  combined = [name for name in c.methods if name not in algorithms.ALGORITHMS]
+  c.methods = (*algorithms.ALGORITHMS, *combined)
+  c.seeds = (0, 1, 2, 3, 4)
+  c.overrides = ml_collections.ConfigDict(
+    {'steps': 20, 'eval.every': 5, 'eval.tasks': 500}, allow_dotted_keys=True
+  )
+  c.cell_seconds = 3600.0
+  return c
