@@ -24,7 +24,7 @@ _TINY_SCALE = 50
 _CHOICES = {
   'model': ('tiny', *HUB),
   'world': ('generated', 'official'),
-  'preset': ('ours', 'released'),
+  'preset': ('ours', 'paper'),
 }
 
 
@@ -60,8 +60,8 @@ def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
   """
   c.seed = int(choice['seed'])
   c.algorithm.name = choice['algo']
-  if choice['preset'] == 'released':
-    _released(c)
+  if choice['preset'] == 'paper':
+    _paper(c)
   for key, value in algorithms.find(choice['algo']).all_settings.items():
     room, name = key.split('.')
     c[room][name] = value
@@ -74,7 +74,7 @@ def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
     c.model.remat = True
 
 
-def _released(c: ml_collections.ConfigDict) -> None:
+def _paper(c: ml_collections.ConfigDict) -> None:
   """What the paper's released code does and we hold to be defects or accidents.
 
   All of ZJU-REAL/SDAR at 8b85c23; each is a config value and off in our defaults,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments import alfworld
+from experiments import alfworld, search_qa, webshop
 from sdar_jax import config as config_lib
 
 
@@ -16,7 +16,11 @@ def _default():
 
 @pytest.mark.parametrize(
   'argument',
-  ['', 'model=qwen2.5-3b,world=official', 'model=qwen3-1.7b,algo=grpo,seed=3'],
+  [
+    '',
+    'model=qwen2.5-3b,world=official,preset=paper',
+    'model=qwen3-1.7b,algo=grpo,seed=3',
+  ],
 )
 def test_experiments_are_valid(argument):
   config = alfworld.get_config(argument)
@@ -97,3 +101,34 @@ def test_wrong_type():
     values.steps = 'many'
   with pytest.raises(config_lib.ConfigError, match=r'steps.*must be int'):
     config_lib.validate(values)
+
+
+@pytest.mark.parametrize('world', [alfworld, webshop, search_qa])
+def test_the_paper_preset_turns_the_released_quirks_on_and_ours_off(world):
+  ours, paper = (
+    config_lib.flatten(world.get_config(f'model=qwen2.5-3b,preset={preset}'))
+    for preset in ('ours', 'paper')
+  )
+  config_lib.validate(world.get_config('model=qwen2.5-3b,preset=paper'))
+  keyword = world is webshop
+  quirks = {
+    'algorithm.mean_over': ('minibatch', 'microbatch'),
+    'train.packing': ('sorted', 'in order'),
+    'skills.placement': ('user', 'reference'),
+    'skills.retrieval': ('task+object', 'keywords' if keyword else 'task'),
+    'skills.keyword_scope': ('goal', 'prompt' if keyword else 'goal'),
+  }
+  assert {key: (ours[key], paper[key]) for key in quirks} == quirks
+  same = {'algorithm.statistics_over': 'rows', 'algorithm.entropy_coef': 0.001}
+  assert all(ours[key] == paper[key] == value for key, value in same.items())
+  assert {k for k in ours if ours[k] != paper[k]} <= set(quirks)
+
+
+def test_methods_bring_their_own_numbers():
+  config = alfworld.get_config('model=qwen2.5-3b,algo=dapo+rlsd')
+  assert config.algorithm.clip_high == 0.28 and config.rollout.refills == 9
+  assert config.algorithm.distill_coef == 0.5 and config.algorithm.warmdown_steps == 100
+  # Weights that papers give as hundredths are scaled for the small model, all alike.
+  for name, coef in (('sdar', 0.5), ('skill-sd', 0.05), ('rlsd', 0.5), ('opsd', 1.0)):
+    small = alfworld.get_config(f'model=tiny,algo={name}')
+    assert small.algorithm.distill_coef == pytest.approx(coef)

@@ -302,3 +302,14 @@ def test_taught():
   out = contexts.taught(views)
   assert out.dtype == bool and out.tolist() == [False, True, False]
   assert contexts.taught([]).shape == (0,)
+
+
+def test_students_views_are_what_their_own_prompts_showed():
+  rows = _rows(MIXED)
+  sees = [row.trajectory.member % 2 == 1 for row in rows]
+  teacher = _teacher()
+  views = contexts.student_views(teacher, rows, sees)
+  for row, seen, view in zip(rows, sees, views, strict=True):
+    want = teacher.prompt(row.turn.prompt_text, row.task)[1] if seen else NOTHING
+    assert view == want
+  assert {bool(view.skill_ids) for view in views} == {True, False}

@@ -351,3 +351,19 @@ def test_curve_weights_are_the_trapezoid_rules():
 def test_curve_weights_refuse_steps_that_do_not_rise(steps):
   with pytest.raises(ValueError, match='must rise'):
     statistics.curve_weights(steps)
+
+
+def test_one_run_each_on_128_games_tells_14_points_apart():
+  """As ALFWorld is evaluated in ZJU-REAL/SDAR@8b85c23: other games every time."""
+  rng, games, runs = np.random.default_rng(0), 128, 20_000
+
+  def found(p, q):
+    wins = rng.binomial(games, p, runs), rng.binomial(games, q, runs)
+    a, b = (w / games for w in wins)
+    pooled = (a + b) / 2
+    error = np.sqrt(np.maximum(2 * pooled * (1 - pooled) / games, 1e-12))
+    return np.mean(np.abs(a - b) > 1.96 * error)
+
+  assert found(0.75, 0.75) < 0.06
+  assert 0.77 < found(0.75, 0.89) < 0.85  # 14 points.
+  assert found(0.75, 0.844) < 0.5  # What separates GRPO and SDAR at 3B.
