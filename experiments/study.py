@@ -6,17 +6,19 @@
 compared. Every cell is a training run of its own process and directory. The same
 command goes on where it stopped: what is done is skipped, what was begun resumes from
 its checkpoint, a failed cell is tried again and does not keep the others. It ends in
-`sdar_jax.compare` on all finished runs. `study.json` records every cell.
+`sdar_jax.compare` on all finished runs. `study.json` records every cell, over all
+calls. A run's last bits depend on how many cores it has, so a study keeps its --jobs.
+On one accelerator --jobs=1: a run takes most of its memory.
 
-Exit codes: 0 all cells are done, 1 some are not, 2 wrong input.
+Exit codes: 0 done or stopped on request, 1 a cell failed, is over its budget or is
+blocked, or the runs cannot be compared, 2 wrong input.
 """
 
+import argparse
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -26,125 +28,47 @@ from typing import Any
 
 import rich.console
 import rich.table
-from absl import app, flags
 
-from experiments import alfworld, search_qa, webshop
+from experiments import cells as cells_lib
+from experiments.cells import Cell, StudyError
 from sdar_jax import compare, files
-from sdar_jax import config as config_lib
-from sdar_jax.workdir import Workdir
+from sdar_jax import workdir as workdir_lib
 
-WORLDS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
-_STUDIES = pathlib.Path(__file__).with_name('studies')
 _GRACE_SECONDS = 60.0  # Between asking a process to stop and killing it.
 _POLL_SECONDS = 0.2
-
-_STUDY = flags.DEFINE_string('study', 'small', 'Of experiments/studies, or a path.')
-_OUTPUT = flags.DEFINE_string('output', '', "Directory; '' means runs/studies/NAME.")
-_JOBS = flags.DEFINE_integer('jobs', 2, 'Cells side by side.', lower_bound=1)
-
-
-class StudyError(ValueError):
-  """A study that cannot be run: one line naming what to change."""
+# What a process that was asked to stop ends with: in order, before it could listen,
+# when asked twice, killed.
+_STOPPED = (0, -signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGKILL)
+_CONFINES = hasattr(os, 'sched_setaffinity')  # Linux does.
 
 
 @dataclasses.dataclass
-class Cell:
-  """One run of a study.
+class _Process:
+  """A cell's process; `asked` is when it was told to stop, `over` whether by us."""
 
-  Attributes:
-    method: what the `algo=` argument says.
-    workdir: of the run.
-    config: what it trains with.
-    command: that trains it.
-    state: 'waiting', 'running', 'done', 'failed', 'stopped', 'over budget', 'blocked'.
-    seconds: that its processes of this study's calls took.
-    error: the last line of its log, where it failed.
-  """
+  cell: Cell
+  popen: subprocess.Popen
+  began: float
+  log_start: int
+  asked: float | None = None
+  over: bool = False
 
-  method: str
-  seed: int
-  workdir: pathlib.Path
-  config: Any
-  command: list[str]
-  state: str = 'waiting'
-  seconds: float = 0.0
-  attempts: int = 0
-  exit_code: int | None = None
-  error: str = ''
+  def ask(self) -> None:
+    """Tells it to save and stop; a second time, to stop."""
+    self.popen.terminate()
+    self.asked = self.asked or time.monotonic()
 
-  @property
-  def log(self) -> pathlib.Path:
-    """What it prints."""
-    return self.workdir.with_name(f'{self.workdir.name}.log')
-
-  def check(self) -> None:
-    """Sets the state by what its directory holds."""
-    run = self.workdir / 'run.json'
-    if not run.exists():
-      return
-    was, now = json.loads(run.read_text()), Workdir(self.workdir, self.config)
-    if was['config_digest'] != now.digest:
-      self.state = 'blocked'
-      self.error = f'{self.workdir} holds a run of another config: choose --output'
-    elif (self.workdir / 'eval' / f'{self.config.steps:06d}.json').exists():
-      self.state = 'done'
+  def last_line(self) -> str:
+    """The last that it printed."""
+    text = self.cell.log.read_bytes()[self.log_start :].decode(errors='replace')
+    return (text.strip().splitlines() or [''])[-1]
 
 
-def load(name: str) -> Any:
-  """The study of this name or path.
-
-  Raises:
-    StudyError: there is none, or it has no `get_config`.
-  """
-  path = pathlib.Path(name) if name.endswith('.py') else _STUDIES / f'{name}.py'
-  if not path.exists():
-    known = ', '.join(sorted(file.stem for file in _STUDIES.glob('*.py')))
-    raise StudyError(f'--study={name}: {path} is not there; there is {known}')
-  spec = importlib.util.spec_from_file_location('study_config', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, 'get_config'):
-    raise StudyError(f'{path}: has no get_config()')
-  return module.get_config()
-
-
-def make_cells(study: Any, output: pathlib.Path) -> list[Cell]:
-  """All cells, seed by seed, so that an interrupted study is balanced.
-
-  Raises:
-    StudyError: a world, method, key or value that there is not.
-  """
-  if study.world not in WORLDS:
-    raise StudyError(f'study.world={study.world!r}: must be one of {tuple(WORLDS)}')
-  if study.baseline not in study.methods:
-    raise StudyError(f'study.baseline={study.baseline!r}: must be one of the methods')
-  cells = []
-  for seed in study.seeds:
-    for method in study.methods:
-      argument = f'model=tiny,algo={method},seed={seed}'
-      overrides = study.overrides.to_dict()
-      try:
-        config = WORLDS[study.world].get_config(argument)
-        config.update_from_flattened_dict(overrides)
-        config_lib.validate(config)
-      except (ValueError, KeyError, TypeError) as error:
-        raise StudyError(files.one_line(error, 1000)) from None
-      workdir = output / 'runs' / f'{_directory(method, study.methods)}-{seed}'
-      command = [
-        *(sys.executable, '-m', 'sdar_jax.main'),
-        f'--config=experiments/{study.world}.py:{argument}',
-        f'--workdir={workdir}',
-        *(f'--config.{key}={value}' for key, value in overrides.items()),
-      ]
-      cells.append(Cell(method, seed, workdir, config, command))
-  return cells
-
-
-def _directory(method: str, methods: Sequence[str]) -> str:
-  """A name for files; two methods never share one."""
-  plain = lambda name: re.sub(r'[^a-z0-9+-]', '_', name)
-  alike = [other for other in methods if plain(other) == plain(method)]
-  return plain(method) + '_' * alike.index(method)
+def share_out(cores: Sequence[int], jobs: int) -> list[list[int]]:
+  """Cores for each of some jobs: as many for all, since numbers depend on how many."""
+  size = max(1, len(cores) // jobs)
+  blocks = max(1, len(cores) // size)
+  return [list(cores[i % blocks * size :][:size]) for i in range(jobs)]
 
 
 class Runner:
@@ -155,8 +79,10 @@ class Runner:
     output: where `study.json` goes, and programs that were compiled once.
     jobs: processes at a time.
     retries: of a cell that fails.
-    cell_seconds: after which a cell is stopped; 0 is never.
+    cell_seconds: that a cell may take in one call, after which it is stopped; 0 is no
+      limit.
     say: takes a line for people.
+    command: that trains a cell.
   """
 
   def __init__(
@@ -168,161 +94,249 @@ class Runner:
     retries: int,
     cell_seconds: float,
     say: Callable[[str], None],
+    command: Callable[[Cell], list[str]] = cells_lib.training_command,
   ):
     self._cells, self._output, self._say = list(cells), output, say
     self._retries, self._cell_seconds = retries, cell_seconds
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < jobs:
-      say(f'{jobs} jobs on {len(cores)} cores: they will share them')
-    self._lanes = [cores[i % len(cores) :: jobs] or cores for i in range(jobs)]
-    self._running: dict[int, tuple[Cell, subprocess.Popen, float]] = {}
-    self._stopping = False
+    self._command = command
+    self._cores = sorted(os.sched_getaffinity(0)) if _CONFINES else []
+    if 0 < len(self._cores) < jobs:
+      say(f'{jobs} jobs on {len(self._cores)} cores: they will share them')
+    self._lanes = share_out(self._cores, jobs)
+    # Seeds of a method share compiled programs, which changes no number.
+    self._environment = {
+      'JAX_COMPILATION_CACHE_DIR': str(output / 'compiled'),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
+    }
+    for name in self._environment.keys() & os.environ.keys():
+      self._environment[name] = os.environ[name]
+    self._running: dict[int, _Process] = {}
+    self.stopping = False
 
   def stop(self, number: int = 0, frame: Any = None) -> None:
     """Asks all processes to save and stop; begins no other. A signal handler."""
-    self._stopping = True
-    for _, process, _ in self._running.values():
-      process.terminate()
+    self.stopping = True
+    for process in self._running.values():
+      process.ask()
 
   def run(self) -> None:
     """Until every cell has ended, or `stop` was called and all processes have."""
     waiting = [cell for cell in self._cells if cell.state == 'waiting']
-    while self._running or (waiting and not self._stopping):
+    while self._running or (waiting and not self.stopping):
       for lane in range(len(self._lanes)):
-        if lane not in self._running and waiting and not self._stopping:
+        if lane not in self._running and waiting and not self.stopping:
           self._start(lane, waiting.pop(0))
       time.sleep(_POLL_SECONDS)
-      for lane in list(self._running):
-        again = self._look_at(lane)
-        if again is not None:
-          waiting.insert(0, again)
+      for lane, process in list(self._running.items()):
+        self._limit(process)
+        if process.popen.poll() is not None:
+          del self._running[lane]
+          if self._finish(process):
+            waiting.insert(0, process.cell)
     for cell in waiting:
       cell.state = 'stopped'
     self.record()
 
   def _start(self, lane: int, cell: Cell) -> None:
     cell.workdir.parent.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    # Seeds of a method share their programs; results are the same to the bit.
-    environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(self._output / 'compiled'))
-    environment.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
-    cores = self._lanes[lane]
-    with cell.log.open('ab') as log:
-      process = subprocess.Popen(
-        cell.command,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        start_new_session=True,  # A Ctrl-C reaches it through `stop` only.
-      )
     cell.state, cell.attempts = 'running', cell.attempts + 1
-    self._running[lane] = (cell, process, time.monotonic())
-    self._say(f'{cell.method}, seed {cell.seed}: attempt {cell.attempts}')
+    cell.cores = self._lanes[lane]
+    with cell.log.open('ab') as log:
+      start = log.tell()
+      try:
+        if cell.cores:  # A process is born where its parent's thread is.
+          os.sched_setaffinity(0, cell.cores)
+        popen = subprocess.Popen(
+          self._command(cell),
+          stdout=log,
+          stderr=subprocess.STDOUT,
+          stdin=subprocess.DEVNULL,
+          env={**os.environ, **self._environment},
+          start_new_session=True,  # A Ctrl-C reaches it through `stop` only.
+        )
+      finally:
+        if cell.cores:
+          os.sched_setaffinity(0, self._cores)
+    self._running[lane] = _Process(cell, popen, time.monotonic(), start)
+    if self.stopping:  # The signal came before it could be passed on.
+      self._running[lane].ask()
+    self._say(f'{cell}: attempt {cell.attempts}')
     self.record()
 
-  def _look_at(self, lane: int) -> Cell | None:
-    """Sees to a process; returns its cell if it is to be tried again."""
-    cell, process, began = self._running[lane]
-    spent = time.monotonic() - began
-    over = bool(self._cell_seconds) and spent > self._cell_seconds
-    if process.poll() is None:
-      if not over:
-        return None
-      process.terminate()
-      try:
-        process.wait(_GRACE_SECONDS)
-      except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    del self._running[lane]
-    cell.seconds += time.monotonic() - began
-    cell.exit_code, cell.state = process.returncode, 'waiting'
-    if process.returncode == 0:
+  def _limit(self, process: _Process) -> None:
+    """Holds a process to its budget, and one that does not stop to its word."""
+    now = time.monotonic()
+    spent = process.cell.seconds + now - process.began
+    if process.asked is None and 0 < self._cell_seconds < spent:
+      process.over = True
+      process.ask()
+    if process.asked is not None and now - process.asked > _GRACE_SECONDS:
+      if process.popen.poll() is None:
+        os.killpg(process.popen.pid, signal.SIGKILL)  # And what it has started.
+
+  def _finish(self, process: _Process) -> bool:
+    """Sees what came of a process; returns whether its cell is to be tried again."""
+    cell, code = process.cell, process.popen.returncode
+    spent = time.monotonic() - process.began
+    cell.seconds, cell.exit_code, cell.error = cell.seconds + spent, code, ''
+    cell.state = 'waiting'
+    if code == 0:
       cell.check()
     if cell.state == 'waiting':
-      cell.state, cell.error = self._reason(over, process.returncode), _last_line(cell)
-    self._say(f'{cell.method}, seed {cell.seed}: {cell.state}, {spent:.0f} s')
+      cell.state, cell.error = self._reason(process), process.last_line()
+    counts = sum(c.state == 'done' for c in self._cells), len(self._cells)
+    why = f' with exit code {code} ({cell.error})' if cell.state == 'failed' else ''
+    self._say(f'{cell}: {cell.state}{why}, {spent:.0f} s; {counts[0]} of {counts[1]}')
     self.record()
-    failed = cell.state == 'failed' and not self._stopping
-    return cell if failed and cell.attempts <= self._retries else None
+    again = cell.state == 'failed' and cell.attempts <= self._retries
+    return again and not self.stopping
 
-  def _reason(self, over: bool, code: int) -> str:
-    if over:
+  def _reason(self, process: _Process) -> str:
+    code = process.popen.returncode
+    if process.over:
       return 'over budget'
-    return 'stopped' if self._stopping and code in (0, -signal.SIGTERM) else 'failed'
+    stopped = code == 0 or (process.asked is not None and code in _STOPPED)
+    return 'stopped' if stopped else 'failed'
 
   def record(self) -> None:
     """Writes study.json."""
-    names = ('method', 'seed', 'state', 'seconds', 'attempts', 'exit_code', 'error')
-    records = [
-      {**{name: getattr(cell, name) for name in names}, 'workdir': str(cell.workdir)}
-      for cell in self._cells
-    ]
-    content = {'schema': 1, 'cores_per_cell': self._lanes, 'cells': records}
-    self._output.mkdir(parents=True, exist_ok=True)
+    content = {'schema': 1, 'cores_per_cell': self._lanes}
+    content['environment'] = self._environment
+    content['cells'] = [cell.record() for cell in self._cells]
     text = json.dumps(content, indent=1)
     files.write_atomic(self._output / 'study.json', text.encode())
-
-
-def _last_line(cell: Cell) -> str:
-  lines = cell.log.read_text(errors='replace').strip().splitlines()
-  return lines[-1] if lines else ''
 
 
 def show(cells: Sequence[Cell], console: rich.console.Console) -> None:
   """Prints a table of the cells."""
   table = rich.table.Table('method', 'seed', 'state', 'seconds', 'error')
   for cell in cells:
-    seconds = f'{cell.seconds:.0f}' if cell.seconds else ''
-    table.add_row(cell.method, str(cell.seed), cell.state, seconds, cell.error)
+    seconds = cell.record()['seconds']
+    row = cell.method, str(cell.seed), cell.state, f'{seconds:.0f}', cell.error
+    table.add_row(*row)
   console.print(table)
 
 
-def run(name: str, output: pathlib.Path, jobs: int) -> int:
+def run(
+  study: Any,
+  output: pathlib.Path,
+  jobs: int,
+  command: Callable[[Cell], list[str]] = cells_lib.training_command,
+) -> int:
   """Runs a study and compares what is done; returns the exit code.
+
+  Args:
+    study: its config.
+    output: directory of its runs, record and comparison.
+    jobs: cells side by side.
+    command: that trains a cell.
 
   Raises:
     StudyError: it is not one.
+    WorkdirError: another call is at work in `output`.
   """
-  study = load(name)
-  cells = make_cells(study, output)
+  cells = cells_lib.make_cells(study, output)
+  console = rich.console.Console(markup=False, highlight=False, soft_wrap=True)
+  with workdir_lib.Workdir(output, study):  # One call at a time.
+    _look_back(cells, output, console)
+    runner = Runner(
+      cells,
+      output,
+      jobs=jobs,
+      retries=study.retries,
+      cell_seconds=study.cell_seconds,
+      say=console.print,
+      command=command,
+    )
+    signals = signal.SIGINT, signal.SIGTERM
+    earlier = [signal.signal(number, runner.stop) for number in signals]
+    try:
+      runner.run()
+    except OSError:  # A full disk, say: no process goes on unwatched.
+      runner.stop()
+      raise
+    finally:
+      for number, handler in zip(signals, earlier, strict=True):
+        signal.signal(number, handler)
+    show(cells, console)
+    states = {cell.state for cell in cells}
+    if runner.stopping:
+      console.print('stopped on request: the same command goes on')
+      return 0 if states <= {'done', 'stopped'} else 1
+    compared = _compare(cells, study.baseline, output, console)
+  return 0 if compared and states == {'done'} else 1
+
+
+def _look_back(
+  cells: Sequence[Cell], output: pathlib.Path, console: rich.console.Console
+) -> None:
+  """Finds what earlier calls left, and says so."""
+  path = output / 'study.json'
+  try:
+    records = json.loads(path.read_text())['cells'] if path.exists() else []
+    past = {record['workdir']: record for record in records}
+    for cell in cells:
+      if cell.workdir.exists() and str(cell.workdir) in past:
+        cell.remember(past[str(cell.workdir)])
+  except (ValueError, KeyError, TypeError) as error:
+    what = files.one_line(error)
+    raise StudyError(f'{path} is damaged ({what}): delete it to go on') from error
   for cell in cells:
     cell.check()
-  console = rich.console.Console(markup=False, highlight=False)
-  runner = Runner(
-    cells,
-    output,
-    jobs=jobs,
-    retries=study.retries,
-    cell_seconds=study.cell_seconds,
-    say=console.print,
+    if cell.state == 'blocked':
+      console.print(f'{cell}: blocked: {cell.error}')
+  done = sum(cell.state == 'done' for cell in cells)
+  if done:
+    console.print(f'{done} of {len(cells)} cells are done already')
+
+
+def _compare(
+  cells: Sequence[Cell],
+  baseline: str,
+  output: pathlib.Path,
+  console: rich.console.Console,
+) -> bool:
+  """Compares the finished runs; returns whether they could be."""
+  done = [cell for cell in cells if cell.state == 'done']
+  if all(cell.method != baseline for cell in done):
+    console.print(f'no run of the baseline {baseline} is done: nothing to compare with')
+    return False
+  options = ['--baseline', baseline, '--output', str(output / 'comparison')]
+  steps = {cell.config.steps for cell in done}
+  if len(steps) == 1:  # A run may have gone further in an earlier call.
+    options += ['--step', str(*steps)]
+  return compare.main([*(str(cell.workdir) for cell in done), *options]) == 0
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(prog='python -m experiments.study')
+  parser.description = 'Runs methods x seeds in one world and compares them.'
+  parser.add_argument(
+    '--study', default='small', help='of experiments/studies, or a path ending in .py'
   )
-  for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, runner.stop)
-  runner.run()
-  show(cells, console)
-  done = [str(cell.workdir) for cell in cells if cell.state == 'done']
-  if any(cell.method == study.baseline and cell.state == 'done' for cell in cells):
-    arguments = ['--baseline', study.baseline, '--output', str(output / 'comparison')]
-    if compare.main([*done, *arguments]):
-      return 1
-  return 0 if len(done) == len(cells) else 1
+  parser.add_argument(
+    '--output', type=pathlib.Path, help='directory (default: runs/studies/NAME)'
+  )
+  parser.add_argument(
+    '--jobs', type=int, default=2, help='cells side by side (default: %(default)s)'
+  )
+  return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str]) -> None:
-  """Entry point."""
-  del argv
-  name = pathlib.Path(_STUDY.value).stem
-  output = pathlib.Path(_OUTPUT.value or f'runs/studies/{name}')
+def main(argv: Sequence[str]) -> int:
+  """Entry point; returns the exit code."""
+  options = _arguments(argv)
+  output = options.output
+  if output is None:
+    output = pathlib.Path('runs/studies') / pathlib.Path(options.study).stem
   try:
-    code = run(_STUDY.value, output, _JOBS.value)
-  except (StudyError, OSError) as error:
+    if options.jobs < 1:
+      raise StudyError(f'--jobs={options.jobs}: must be at least 1')
+    return run(cells_lib.load(options.study), output, options.jobs)
+  except (StudyError, workdir_lib.WorkdirError, OSError) as error:
     print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
-    code = 2
-  sys.exit(code)
+    return 2
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(main(sys.argv[1:]))

@@ -3,192 +3,453 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
-import threading
 import time
 
+import ml_collections
 import pytest
 
+from experiments import cells as cells_lib
 from experiments import study
+from sdar_jax import algorithms
+from sdar_jax import config as config_lib
 from sdar_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Leaves what training leaves; counts its calls; does what its last word says.
+METHODS, SEEDS = ('grpo', 'sdar'), (0, 1)
+# Leaves what training leaves, counts its calls and does what it is told.
 FAKE = """
-import json, pathlib, signal, sys, time
-workdir, digest, steps, how = sys.argv[1:]
-workdir = pathlib.Path(workdir)
+import json, os, pathlib, signal, sys, time
+workdir, spec, how = sys.argv[1:]
+workdir, spec = pathlib.Path(workdir), json.loads(spec)
+def stop(*_):
+  if how != 'stubborn':
+    time.sleep(1.0 if how == 'slow to stop' else 0.0)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
 (workdir / 'eval').mkdir(parents=True, exist_ok=True)
-calls = workdir / 'calls'
-calls.write_text(calls.read_text() + 'x' if calls.exists() else 'x')
-(workdir / 'run.json').write_text(json.dumps({'config_digest': digest}))
+with (workdir / 'calls').open('a') as calls:
+  calls.write('x')
+first = (workdir / 'calls').read_text() == 'x'
+(workdir / 'config.json').write_text(json.dumps(spec['config']))
+digests = {f'{k}_digest': k[0] * 64 for k in ('config', 'model', 'panel', 'world')}
+identity = {'schema': 1, 'seed': spec['seed'], 'method': spec['method'], **digests}
+(workdir / 'run.json').write_text(json.dumps({**identity, 'code_versions': ['1']}))
+if hasattr(os, 'sched_getaffinity'):
+  (workdir / 'cores').write_text(json.dumps(sorted(os.sched_getaffinity(0))))
 (workdir / 'began').write_text(str(time.monotonic()))
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-if how == 'crash' or (how == 'crash once' and calls.read_text() == 'x'):
+print('step 1', flush=True)
+if how == 'crash' or (how == 'crash once' and first):
   sys.exit('it broke')
-time.sleep(60 if how == 'hang' else 0.3)
-(workdir / 'eval' / f'{int(steps):06d}.json').write_text('{}')
+if how == 'stop by itself':
+  sys.exit(0)
+if how in ('hang', 'slow to stop', 'stubborn'):
+  time.sleep(60)
+time.sleep(0.3)
+report = {'schema': 1, 'panel': 'p', 'panel_digest': 'p' * 64, 'temperature': 1.0,
+          'attempts': 1, 'seed': 1, 'step': spec['config']['steps']}
+report['tasks'] = [
+  {'task_id': str(i), 'attempt': 0, 'type': 'a', 'turns': 1, 'outcome': 'success',
+   'success': (i + spec['seed']) % 3 > 0 or spec['method'] == 'sdar'}
+  for i in range(6)
+]
+name = f'{spec["config"]["steps"]:06d}.json'
+(workdir / 'eval' / name).write_text(json.dumps(report))
 (workdir / 'ended').write_text(str(time.monotonic()))
 """
 
 
-def cells(tmp_path, *how, methods=('grpo', 'sdar')):
-  fake = tmp_path / 'fake.py'
-  fake.write_text(FAKE)
-  made = study.make_cells(_study(methods), tmp_path / 'out')
-  for cell, behaviour in zip(made, how, strict=True):
-    digest = Workdir(cell.workdir, cell.config).digest
-    cell.command = [
-      sys.executable,
-      str(fake),
-      str(cell.workdir),
-      digest,
-      '1',
-      behaviour,
-    ]
-  return made
-
-
-def _study(methods=('grpo', 'sdar'), seeds=(0, 1), **changes):
-  c = study.load('small')
-  c.methods, c.seeds = methods, seeds
-  with c.overrides.unlocked():
-    c.overrides.steps = 1
-  for key, value in changes.items():
-    c[key] = value
+def make_study(**changes):
+  c = cells_lib.load('small')
+  c.methods, c.seeds, c.cell_seconds = METHODS, SEEDS, 0.0
+  c.overrides.update({'steps': 1})
+  with c.ignore_type():
+    for key, value in changes.items():
+      c[key] = value
   return c
 
 
-def run(made, tmp_path, jobs=2, cell_seconds=0.0):
-  lines = []
-  runner = study.Runner(
-    made,
-    tmp_path / 'out',
-    jobs=jobs,
-    retries=1,
-    cell_seconds=cell_seconds,
-    say=lines.append,
-  )
-  runner.run()
-  return lines
+def fake_training(path, **how):
+  """A command builder; `how` maps 'grpo_0' to what that cell does."""
+  path.write_text(FAKE)
+
+  def command(cell):
+    config = json.loads(json.dumps(config_lib.flatten(cell.config)))
+    spec = {'method': cell.method, 'seed': cell.seed, 'config': config}
+    name = f'{cell.method}_{cell.seed}'
+    arguments = str(cell.workdir), json.dumps(spec), how.get(name, 'fine')
+    return [sys.executable, '-I', '-S', str(path), *arguments]
+
+  return command
+
+
+@pytest.fixture
+def call(tmp_path):
+  """Runs a study in tmp_path/out: exit code, and its record by method and seed."""
+
+  def run(jobs=2, changes=(), **how):
+    command = fake_training(tmp_path / 'fake.py', **how)
+    out = tmp_path / 'out'
+    code = study.run(make_study(**dict(changes)), out, jobs, command)
+    return code, record(out)
+
+  return run
+
+
+def record(out):
+  cells = json.loads((out / 'study.json').read_text())['cells']
+  return {f'{cell["method"]}_{cell["seed"]}': cell for cell in cells}
+
+
+def states(cells):
+  return [cell['state'] for cell in cells.values()]
 
 
 def calls(cell):
-  file = cell.workdir / 'calls'
+  file = pathlib.Path(cell['workdir']) / 'calls'
   return len(file.read_text()) if file.exists() else 0
 
 
-def times(cell):
-  return [float((cell.workdir / name).read_text()) for name in ('began', 'ended')]
+def moment(cell, name):
+  return float((pathlib.Path(cell['workdir']) / name).read_text())
 
 
-def test_cells_run_side_by_side_once_and_are_then_skipped(tmp_path):
-  made = cells(tmp_path, *['fine'] * 4)
-  run(made, tmp_path)
-  assert [cell.state for cell in made] == ['done'] * 4
-  spans = sorted(times(cell) for cell in made)
+def test_all_cells_run_once_and_are_compared(call, tmp_path, capsys):
+  code, cells = call(jobs=1)
+  assert code == 0 and states(cells) == ['done'] * 4
+  began = [moment(cell, 'began') for cell in cells.values()]
+  assert list(cells) == ['grpo_0', 'sdar_0', 'grpo_1', 'sdar_1']  # Seed by seed...
+  assert began == sorted(began)  # ...also in time.
+  table = tmp_path / 'out' / 'comparison' / 'comparison.md'
+  assert 'sdar (2)' in table.read_text() and 'Baseline: grpo' in table.read_text()
+  assert '4 of 4' in capsys.readouterr().out
+  table.unlink()
+  code, again = call(jobs=1)
+  assert code == 0 and [calls(cell) for cell in again.values()] == [1] * 4
+  assert again == cells and table.exists()  # Seconds and attempts are kept.
+  assert all(cell['seconds'] > 0.2 and cell['attempts'] == 1 for cell in again.values())
+  assert '4 of 4 cells are done already' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('jobs', [2, 3])
+def test_jobs_overlap_and_are_never_more(call, jobs):
+  _, cells = call(jobs=jobs)
+  spans = [(moment(cell, 'began'), moment(cell, 'ended')) for cell in cells.values()]
   alive = [sum(a <= began < b for a, b in spans) for began, _ in spans]
-  assert max(alive) == 2  # They overlap, and never more than two.
-  again = cells(tmp_path, *['fine'] * 4)
-  for cell in again:
-    cell.check()
-  run(again, tmp_path)
-  assert [calls(cell) for cell in again] == [1] * 4
-  record = json.loads((tmp_path / 'out' / 'study.json').read_text())
-  assert [cell['state'] for cell in record['cells']] == ['done'] * 4
-  assert [(c['method'], c['seed']) for c in record['cells']] == [
-    ('grpo', 0),
-    ('sdar', 0),
-    ('grpo', 1),
-    ('sdar', 1),
-  ]
+  assert 2 <= max(alive) <= jobs
 
 
-def test_a_failed_cell_is_tried_again_and_others_go_on(tmp_path):
-  made = cells(tmp_path, 'crash', 'crash once', 'fine', 'fine')
-  run(made, tmp_path)
-  assert [cell.state for cell in made] == ['failed', 'done', 'done', 'done']
-  assert [calls(cell) for cell in made] == [2, 2, 1, 1]
-  assert made[0].error == 'it broke' and made[0].exit_code == 1
+@pytest.mark.skipif(not study._CONFINES, reason='no system call for it')
+def test_cells_side_by_side_have_cores_of_their_own(call, tmp_path, capsys):
+  ours = os.sched_getaffinity(0)
+  _, cells = call()
+  content = json.loads((tmp_path / 'out' / 'study.json').read_text())
+  lanes = content['cores_per_cell']
+  for cell in cells.values():
+    seen = json.loads((pathlib.Path(cell['workdir']) / 'cores').read_text())
+    assert seen == cell['cores'] and seen in lanes
+  if len(ours) > 1:
+    assert not set(lanes[0]) & set(lanes[1])
+  assert os.sched_getaffinity(0) == ours
+  assert content['environment']['JAX_COMPILATION_CACHE_DIR']
+  jobs = len(ours) + 1
+  call(jobs=jobs)
+  line = f'{jobs} jobs on {len(ours)} cores: they will share them'
+  assert line in capsys.readouterr().out
 
 
-def test_a_cell_over_its_budget_is_stopped(tmp_path):
-  made = cells(tmp_path, 'hang', 'fine', 'fine', 'fine')
-  run(made, tmp_path, cell_seconds=2.0)
-  assert [cell.state for cell in made] == ['over budget', 'done', 'done', 'done']
-  assert calls(made[0]) == 1
+@pytest.mark.parametrize(
+  ('cores', 'jobs', 'expected'),
+  [
+    ([0, 1, 2, 5, 6], 2, [[0, 1], [2, 5]]),
+    ([0, 1, 2, 5, 6], 1, [[0, 1, 2, 5, 6]]),
+    ([3, 4], 2, [[3], [4]]),
+    ([3, 4], 3, [[3], [4], [3]]),
+    ([], 2, [[], []]),
+  ],
+)
+def test_all_jobs_have_as_many_cores(cores, jobs, expected):
+  assert study.share_out(cores, jobs) == expected
 
 
-def test_stopped_in_the_middle_and_gone_on(tmp_path):
-  made = cells(tmp_path, 'fine', 'hang', 'hang', 'fine')
-  runner = study.Runner(
-    made, tmp_path / 'out', jobs=2, retries=1, cell_seconds=0.0, say=lambda line: None
+def test_a_failed_cell_is_tried_again_and_others_go_on(call, tmp_path, capsys):
+  code, cells = call(grpo_0='crash', sdar_0='crash once')
+  assert code == 1 and states(cells) == ['failed', 'done', 'done', 'done']
+  assert [calls(cell) for cell in cells.values()] == [2, 2, 1, 1]
+  assert [cell['attempts'] for cell in cells.values()] == [2, 2, 1, 1]
+  failed = cells['grpo_0']
+  assert (failed['error'], failed['exit_code']) == ('it broke', 1)
+  assert 'grpo, seed 0: failed with exit code 1 (it broke)' in capsys.readouterr().out
+  table = tmp_path / 'out' / 'comparison' / 'comparison.md'
+  assert 'grpo (1)' in table.read_text() and 'sdar (2)' in table.read_text()
+  code, cells = call()  # Another call tries again, and counts all attempts.
+  assert code == 0 and [cell['attempts'] for cell in cells.values()] == [3, 2, 1, 1]
+  assert cells['grpo_0']['error'] == '' and cells['grpo_0']['exit_code'] == 0
+
+
+def test_retries_are_the_studys(call):
+  _, cells = call(changes={'retries': 0}, grpo_0='crash once')
+  assert states(cells)[0] == 'failed' and calls(cells['grpo_0']) == 1
+
+
+def test_an_attempt_that_says_nothing_does_not_quote_an_earlier_one(call, tmp_path):
+  call(grpo_0='crash')
+  silent = lambda cell: [sys.executable, '-c', 'raise SystemExit(3)']
+  study.run(make_study(), tmp_path / 'out', 2, silent)
+  cell = record(tmp_path / 'out')['grpo_0']
+  assert (cell['error'], cell['exit_code']) == ('', 3)
+
+
+def test_without_a_run_of_the_baseline_there_is_no_comparison(call, tmp_path, capsys):
+  code, _ = call(grpo_0='crash', grpo_1='crash')
+  assert code == 1 and not (tmp_path / 'out' / 'comparison').exists()
+  assert 'no run of the baseline grpo is done' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('how', ['hang', 'stubborn'])
+def test_a_cell_over_its_budget_is_stopped(call, monkeypatch, how):
+  monkeypatch.setattr(study, '_GRACE_SECONDS', 0.5)
+  began = time.monotonic()
+  code, cells = call(changes={'cell_seconds': 2.0}, grpo_0=how)
+  assert time.monotonic() - began < 30
+  assert code == 1 and states(cells) == ['over budget', 'done', 'done', 'done']
+  assert calls(cells['grpo_0']) == 1  # Not tried again.
+  assert cells['grpo_0']['exit_code'] == (0 if how == 'hang' else -signal.SIGKILL)
+
+
+def test_a_run_that_stops_unasked_is_not_done(call):
+  code, cells = call(sdar_1='stop by itself')
+  assert code == 1 and states(cells) == ['done', 'done', 'done', 'stopped']
+
+
+def _study_process(tmp_path, **how):
+  """The same study in a process of its own, which can be sent signals."""
+  script = tmp_path / 'call.py'
+  script.write_text(
+    'import pathlib, sys, test_study\n'
+    f'root = pathlib.Path({str(tmp_path)!r})\n'
+    f'command = test_study.fake_training(root / "fake.py", **{how!r})\n'
+    'study = test_study.make_study()\n'
+    'sys.exit(test_study.study.run(study, root / "out", 2, command))\n'
+  )
+  path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+  return subprocess.Popen(
+    [sys.executable, str(script)],
+    cwd=ROOT,
+    env={**os.environ, 'PYTHONPATH': path},
+    stdout=subprocess.PIPE,
+    text=True,
   )
 
-  def stop():
-    hanging = [made[1].workdir / 'began', made[2].workdir / 'began']
-    while not all(file.exists() for file in hanging):
-      time.sleep(0.05)
-    time.sleep(0.3)
-    runner.stop()
 
-  thread = threading.Thread(target=stop)
-  thread.start()
-  began = time.monotonic()
-  runner.run()
-  thread.join()
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_stopped_in_the_middle_and_gone_on(call, tmp_path, number):
+  process = _study_process(tmp_path, sdar_0='hang', grpo_1='slow to stop')
+  runs = tmp_path / 'out' / 'runs'
+  while not all((runs / name / 'began').exists() for name in ('sdar-0', 'grpo-1')):
+    assert process.poll() is None
+    time.sleep(0.05)
+  process.send_signal(number)
+  out, _ = process.communicate(timeout=30)
+  assert process.returncode == 0 and 'the same command goes on' in out
+  cells = record(tmp_path / 'out')
+  assert states(cells) == ['done', 'stopped', 'stopped', 'stopped']
+  assert [cell['exit_code'] for cell in cells.values()] == [0, 0, 0, None]
+  assert not (tmp_path / 'out' / 'comparison').exists()
+  code, cells = call()
+  assert code == 0 and states(cells) == ['done'] * 4
+  assert [calls(cell) for cell in cells.values()] == [1, 2, 2, 1]
+
+
+def test_a_signal_while_a_process_is_born_reaches_it(tmp_path):
+  begin = fake_training(tmp_path / 'fake.py', grpo_0='hang')
+
+  def command(cell):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return begin(cell)
+
+  before, began = signal.getsignal(signal.SIGTERM), time.monotonic()
+  assert study.run(make_study(), tmp_path / 'out', 1, command) == 0
   assert time.monotonic() - began < 30
-  assert [cell.state for cell in made] == ['done', 'stopped', 'stopped', 'stopped']
-  again = cells(tmp_path, *['fine'] * 4)
-  for cell in again:
-    cell.check()
-  run(again, tmp_path)
-  assert [cell.state for cell in again] == ['done'] * 4
-  assert calls(again[0]) == 1 and calls(again[1]) == 2
+  assert states(record(tmp_path / 'out')) == ['stopped'] * 4
+  assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_run_of_another_config_is_left_alone(tmp_path):
-  made = cells(tmp_path, *['fine'] * 4)
-  run(made, tmp_path)
-  other = study.make_cells(_study(), tmp_path / 'out')
-  with other[0].config.unlocked():
-    other[0].config.rollout.group_size = 4
-  other[0].check()
-  assert other[0].state == 'blocked' and 'choose --output' in other[0].error
-  longer = study.make_cells(_study(), tmp_path / 'out')
-  with longer[1].config.unlocked():
-    longer[1].config.steps = 9  # The same run, not yet at its end.
-  longer[1].check()
-  assert longer[1].state == 'waiting'
+def test_a_study_that_fails_itself_leaves_no_process(call, tmp_path, monkeypatch):
+  asked = []
+  monkeypatch.setattr(
+    study._Process, 'ask', lambda p: asked.append(p) or p.popen.kill()
+  )
+  first = study.Runner.record
+
+  def full(runner):
+    if runner._running:
+      raise OSError(28, 'No space left on device')
+    first(runner)
+
+  monkeypatch.setattr(study.Runner, 'record', full)
+  with pytest.raises(OSError, match='No space'):
+    call(grpo_0='hang')
+  assert len(asked) == 1
+
+
+def test_a_second_call_at_the_same_time_is_refused(tmp_path, capsys, monkeypatch):
+  made = make_study()
+  monkeypatch.setattr(cells_lib, 'load', lambda name: made)
+  with Workdir(tmp_path, made):
+    assert study.main([f'--output={tmp_path}']) == 2
+  error = capsys.readouterr().err
+  assert f'pid {os.getpid()}' in error and error.count('\n') == 1
+
+
+def test_a_run_of_another_config_is_left_alone(call, tmp_path, capsys):
+  _, first = call()
+  for key, value in (('rollout.group_size', 4), ('eval.tasks', 8)):
+    changes = {'method_overrides': {'sdar': _dotted(**{key: value})}}
+    code, cells = call(changes=changes)
+    assert code == 1 and states(cells) == ['done', 'blocked'] * 2
+    assert f'{key} was' in cells['sdar_0']['error']
+    assert str(tmp_path / 'out' / 'runs' / 'sdar-0') in cells['sdar_0']['error']
+    assert [calls(cell) for cell in cells.values()] == [1] * 4
+  assert 'sdar, seed 1: blocked: ' in capsys.readouterr().out
+  code, cells = call()
+  assert code == 0 and states(cells) == states(first)
+
+
+@pytest.mark.parametrize('damage', ['{', '[]'])
+def test_damaged_runs_and_runs_at_work_are_left_alone(call, damage):
+  _, cells = call()
+  damaged, held = (pathlib.Path(cells[c]['workdir']) for c in ('grpo_0', 'sdar_0'))
+  (damaged / 'config.json').write_text(damage)
+  config = cells_lib.make_cells(make_study(), held.parents[1])[1].config
+  with Workdir(held, config):
+    code, cells = call()
+  assert code == 1 and states(cells) == ['blocked', 'blocked', 'done', 'done']
+  assert str(damaged) in cells['grpo_0']['error']
+  assert 'in use' in cells['sdar_0']['error']
+  assert calls(cells['grpo_0']) == calls(cells['sdar_0']) == 1
+
+
+def test_a_longer_study_goes_on_with_its_runs_and_a_shorter_one_has_them(
+  call, tmp_path
+):
+  alone = {'methods': ('grpo',)}
+  call(changes=alone)
+  longer = _dotted(**{**dict(make_study().overrides), 'steps': 3})
+  code, cells = call(changes={**alone, 'overrides': longer})
+  assert code == 0 and [calls(cell) for cell in cells.values()] == [2, 2]
+  code, cells = call()  # Compared at the step that all have.
+  assert code == 0 and [calls(cell) for cell in cells.values()] == [2, 1, 2, 1]
+  table = tmp_path / 'out' / 'comparison' / 'comparison.md'
+  assert 'step 1,' in table.read_text()
+
+
+def test_a_damaged_record_is_named(call, tmp_path):
+  call()
+  (tmp_path / 'out' / 'study.json').write_text('{"cells": [{}]}')
+  with pytest.raises(study.StudyError, match=r'study\.json is damaged .*delete it'):
+    call()
+
+
+def _dotted(**values):
+  return ml_collections.ConfigDict(values, allow_dotted_keys=True)
+
+
+def test_the_command_says_what_the_config_is(tmp_path):
+  own = {'sdar': {'optimizer': {'learning_rate': 1e-4}}}
+  common = _dotted(**{'steps': 3, 'train.length_buckets': (184,)})
+  changes = {'overrides': common, 'method_overrides': own}
+  made = cells_lib.make_cells(make_study(**changes), tmp_path)
+  grpo, sdar = made[:2]
+  assert grpo.config.optimizer.learning_rate == 3e-4
+  assert sdar.config.optimizer.learning_rate == 1e-4
+  assert sdar.config.steps == grpo.config.steps == 3
+  command = cells_lib.training_command(sdar)
+  assert command[1:3] == ['-m', 'sdar_jax.main']
+  expected = {
+    '--config=experiments/alfworld.py:model=tiny,algo=sdar,seed=0',
+    f'--workdir={tmp_path}/runs/sdar-0',
+    '--config.steps=3',
+    '--config.train.length_buckets=(184,)',
+    '--config.optimizer.learning_rate=0.0001',
+  }
+  assert set(command[3:]) == expected
+  assert not any('learning_rate' in word for word in cells_lib.training_command(grpo))
 
 
 def test_names_of_methods_become_names_of_directories():
-  methods = ('skill-grpo', 'skill-grpo*', 'gigpo+sdar', 'skill-grpo_')
-  names = [study._directory(method, methods) for method in methods]
-  assert names == ['skill-grpo', 'skill-grpo_', 'gigpo+sdar', 'skill-grpo__']
+  names = cells_lib.directory_name
+  assert names('grpo+opsd-released') == 'grpo+opsd-released'
+  wild = ['a*', 'a_', 'a__', 'a_2a_', 'A', 'a', '../a', 'a/b']
+  methods = [*algorithms.ALGORITHMS, *wild]
+  made = [names(method) for method in methods]
+  assert len({name.lower() for name in made}) == len(methods)
+  assert not any(set(name) & set('/.*\\: ') for name in made)
 
 
 @pytest.mark.parametrize(
   ('changes', 'says'),
   [
-    ({'methods': ('grpo', 'magic')}, "algo='magic'"),
+    ({'methods': ('grpo', 'magic', 'a,b')}, "called 'magic', 'a,b'"),
+    ({'methods': ('grpo', 'sdar,seed=4')}, "called 'sdar,seed=4'"),
+    ({'methods': ('grpo', 'grpo')}, 'study.methods='),
+    ({'methods': ()}, 'study.methods='),
+    ({'seeds': ()}, 'study.seeds='),
+    ({'seeds': (-1,)}, "seed='-1'"),
     ({'world': 'chess'}, "study.world='chess'"),
-    ({'baseline': 'rloo'}, "study.baseline='rloo'"),
+    ({'baseline': 'rloo'}, 'study.baseline: rloo'),
+    ({'method_overrides': {'rloo': {'steps': 1}}}, 'study.method_overrides: rloo'),
+    ({'retries': -1}, 'study.retries=-1'),
+    ({'retries': 'many'}, 'study: a value of another type'),
+    ({'seeds': 3}, 'study: a value of another type'),
+    ({'retry': 1}, 'retry missing or unknown'),
+    ({'overrides': _dotted(seed=1)}, 'may not change seed'),
+    ({'overrides': _dotted(**{'rollout.slot': 1})}, 'Key "slot" does not exist'),
+    ({'overrides': _dotted(**{'rollout.slots': 'x'})}, "'slots'"),
+    ({'overrides': _dotted(**{'rollout.group_size': 0})}, 'group_size'),
   ],
 )
-def test_wrong_studies_are_named(tmp_path, changes, says):
-  with pytest.raises(study.StudyError) as error:
-    study.make_cells(_study(**changes), tmp_path)
-  assert says in str(error.value) and '\n' not in str(error.value)
+def test_wrong_studies_are_named(tmp_path, capsys, monkeypatch, changes, says):
+  made = make_study(**changes)
+  monkeypatch.setattr(cells_lib, 'load', lambda name: made)
+  assert study.main([f'--output={tmp_path / "out"}']) == 2
+  out, error = capsys.readouterr()
+  assert says in error and error.startswith('error: ') and error.count('\n') == 1
+  assert out == '' and not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+  ('text', 'says'),
+  [
+    (None, 'is not there; there is full, small'),
+    ('def get_config(', 'fails with SyntaxError'),
+    ('get_config = lambda: 3', 'fails with TypeError: get_config() returns int'),
+    ('x = 1', "fails with AttributeError: module 'study_config' has no attribute"),
+  ],
+)
+def test_wrong_study_files_are_named(tmp_path, capsys, text, says):
+  path = tmp_path / 'mine.py'
+  if text is not None:
+    path.write_text(text)
+  assert study.main([f'--study={path}', f'--output={tmp_path / "out"}']) == 2
+  error = capsys.readouterr().err
+  assert says in error and str(path) in error and error.count('\n') == 1
 
 
 def test_studies_that_ship_are_whole(tmp_path):
-  for name in ('small', 'full'):
-    made = study.make_cells(study.load(name), tmp_path)
-    assert len({cell.workdir for cell in made}) == len(made)
-    seeds = [cell.seed for cell in made]
-    assert seeds == sorted(seeds)  # Seed by seed.
+  for name, count in (('small', 3), ('full', 5)):
+    c = cells_lib.load(name)
+    made = cells_lib.make_cells(c, tmp_path)
+    assert [cell.seed for cell in made[:: len(c.methods)]] == list(range(count))
+    assert len({cell.workdir for cell in made}) == len(made) == count * len(c.methods)
+  assert set(cells_lib.load('small').methods) < set(c.methods)
+
+
+def test_wrong_jobs_are_named(capsys):
+  assert study.main(['--jobs=0']) == 2
+  assert '--jobs=0' in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -210,5 +471,6 @@ def test_a_study_of_two_cells_ends_in_a_comparison(tmp_path):
     assert done.returncode == 0
   table = (tmp_path / 'out' / 'comparison' / 'comparison.md').read_text()
   assert 'sdar (1)' in table and 'grpo (1)' in table
-  record = json.loads((tmp_path / 'out' / 'study.json').read_text())
-  assert [cell['attempts'] for cell in record['cells']] == [0, 0]  # Skipped.
+  cells = record(tmp_path / 'out')
+  assert states(cells) == ['done'] * 2
+  assert [cell['attempts'] for cell in cells.values()] == [1, 1]  # Skipped.

@@ -1,7 +1,6 @@
 """Every method, five seeds, generated ALFWorld with the small model.
 
-Two CPU cores overnight, or an accelerator in an hour or so. Nobody has run it to the
-end yet.
+Two CPU cores overnight, two cells side by side. Nobody has run it to the end yet.
 """
 
 import ml_collections

@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     {'steps': 8, 'eval.every': 4, 'eval.tasks': 300, 'checkpoint.every': 4},
     allow_dotted_keys=True,
   )
+  # Of single methods: {'rloo': {'optimizer': {'learning_rate': 1e-4}}}.
+  c.method_overrides = ml_collections.ConfigDict()
   c.retries = 1  # Of a cell that fails.
-  c.cell_seconds = 600.0  # s, after which a cell is stopped; 0 is never.
+  c.cell_seconds = 600.0  # s that a cell may take in one call; 0 is no limit.
   return c
