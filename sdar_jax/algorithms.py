@@ -70,6 +70,7 @@ def _anchored(data: StepData, hyper: LossConfig) -> np.ndarray:
     anchor_ids(data, hyper),
     data.row_mask,
     step_weight=hyper.step_weight,
+    statistics_over=hyper.statistics_over,
     divide_by_std=hyper.divide_by_std,
   )
 
@@ -343,7 +344,7 @@ def find(name: str) -> Algorithm:
   """The row of this name, or the policy of one row with the teacher of another.
 
   Args:
-    name: of a row, or 'POLICY+TEACHER' of two.
+    name: of a row, or 'POLICY+TEACHER' of two: one without a teacher and one with.
 
   Raises:
     KeyError: one line naming what is unknown and what there is.
@@ -352,7 +353,9 @@ def find(name: str) -> Algorithm:
     return ALGORITHMS[name]
   for place, letter in enumerate(name):
     base, teacher = ALGORITHMS.get(name[:place]), ALGORITHMS.get(name[place + 1 :])
-    if letter == '+' and base and teacher and teacher.distillation:
+    if not (letter == '+' and base and teacher):
+      continue
+    if teacher.distillation and not base.distillation:
       return dataclasses.replace(
         base,
         summary=f'{base.summary}; {teacher.summary}',
@@ -363,8 +366,8 @@ def find(name: str) -> Algorithm:
         ),
       )
   raise KeyError(
-    f'{name!r}: must be one of {", ".join(ALGORITHMS)}, or the policy of one with the'
-    ' teacher of another, as gigpo+sdar'
+    f'{name!r}: must be one of {", ".join(ALGORITHMS)}, or one without a teacher and'
+    ' one with, as gigpo+sdar'
   )
 
 

@@ -18,7 +18,14 @@ CHOICES = {
   'divergence': ('reverse_kl', 'forward_kl', 'jsd'),
   'teacher_weights': ('policy', 'ema', 'initial'),
 }
-_FRACTIONS = ('clip_low', 'gamma', 'gae_lambda', 'ema_decay', 'anchor_similarity')
+_FRACTIONS = (
+  'clip_low',
+  'gamma',
+  'gae_lambda',
+  'view_gamma',
+  'ema_decay',
+  'anchor_similarity',
+)
 _AT_LEAST_ONE = ('dual_clip',)
 
 
@@ -33,7 +40,7 @@ class LossConfig:
   Attributes:
     statistics_over: group statistics over 'rows' or 'trajectories'.
     divide_by_std: divide group-relative advantages by the group's deviation.
-    gamma: discount, per turn in GiGPO and UCOB, per token in REINFORCE++ and PPO.
+    gamma: discount, per turn in GiGPO, per token in REINFORCE++ and PPO.
     gae_lambda: PPO's lambda.
     step_weight: weight of GiGPO's advantages among equal states.
     anchor_similarity: states whose texts are this similar count as equal; 0 asks for
@@ -71,6 +78,7 @@ class LossConfig:
     ema_decay: of the teacher's weights, per step.
     credit_clip: how far a teacher may move a turn's or token's share of the advantage.
     gate_scale: tau of ADRS's gate, per unit of its signal.
+    view_gamma: discount per turn of the returns that UCOB compares.
     view_margin: return by which a view must lead to teach the other (UCOB: 0.05 for
       returns up to 1; here they go up to rollout.success_reward=10).
     view_temperature: lead at which its weight is 1, return units (0.2 likewise).
@@ -111,6 +119,7 @@ class LossConfig:
   ema_decay: float = 0.99
   credit_clip: float = 0.2
   gate_scale: float = 2.0
+  view_gamma: float = 0.95
   view_margin: float = 0.5
   view_temperature: float = 2.0
   view_weight_cap: float = 2.0

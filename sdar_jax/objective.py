@@ -267,8 +267,9 @@ def assign_credit(
 def old_gate(data: StepData, hyper: LossConfig) -> np.ndarray:
   """[B, R] the gate before the step's updates, uncentred, for records and baselines."""
   gap, clip = data.gap, hyper.gap_clip
+  gap = np.clip(gap, -clip, clip) if clip else gap
   if hyper.gate == 'gap':
-    signal = np.clip(gap, -clip, clip) if clip else gap
+    signal = gap
   elif hyper.gate == 'entropy':
     signal = data.old_entropy
   else:

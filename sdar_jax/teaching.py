@@ -35,12 +35,12 @@ def _gate(gap, entropy, mask, hyper: LossConfig) -> jax.Array:
   """The gate that `hyper.gate` names."""
   if hyper.gate == 'entropy':
     return gates.entropy_gate(entropy, mask, gate_beta=hyper.gate_beta)
+  clip = hyper.gap_clip or math.inf
   if hyper.gate == 'soft_or':
     entropy = jnp.minimum(entropy, 1.0)  # Beyond 1 nat it would be no `or`.
+    gap = jnp.clip(gap, -clip, clip)
     return gates.soft_or_gate(entropy, gap, mask, gate_beta=hyper.gate_beta)
-  if hyper.gap_clip:
-    return gates.clipped_gate(gap, gate_beta=hyper.gate_beta, gap_clip=hyper.gap_clip)
-  return distill.gate(gap, hyper.gate_beta)
+  return gates.clipped_gate(gap, gate_beta=hyper.gate_beta, gap_clip=clip)
 
 
 def _live_gate(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
@@ -154,8 +154,8 @@ def _rlsd_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
 def _success_rates(data: StepData) -> np.ndarray:
   """[B] the share of a row's group's trajectories that solved the task."""
   out = np.zeros(len(data.group_ids))
-  for group in np.unique(data.group_ids):
-    rows = data.group_ids == group
+  for group in np.unique(data.group_ids[data.row_mask]):
+    rows = (data.group_ids == group) & data.row_mask
     _, first = np.unique(data.trajectory_ids[rows], return_index=True)
     out[rows] = data.successes[rows][first].mean()
   return out
@@ -222,7 +222,11 @@ def _token_rewards(advantages, data: StepData, hyper: LossConfig, coef: float):
 
 def _view_weights(data: StepData, hyper: LossConfig) -> np.ndarray:
   discounted = returns.step_returns(
-    data.rewards, data.trajectory_ids, data.turn_ids, data.row_mask, gamma=hyper.gamma
+    data.rewards,
+    data.trajectory_ids,
+    data.turn_ids,
+    data.row_mask,
+    gamma=hyper.view_gamma,
   )
   similarity = hyper.anchor_similarity or None
   states = anchors.anchor_ids(data.observations, data.group_ids, similarity=similarity)
@@ -331,5 +335,5 @@ UCOB = Distillation(
   _gap_metrics,
   _two_view_losses,
   weights=_view_weights,
-  settings=_set(distill_coef=0.1, gamma=0.95, action_weight=2.0),
+  settings=_set(distill_coef=0.1, action_weight=2.0),
 )

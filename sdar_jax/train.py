@@ -166,12 +166,14 @@ class Run:
     """Plays the step's episodes."""
     c = self.config.rollout
     self.teacher.retriever.begin_step(self.step)
+    cursor = self.cursor
 
     def play() -> list[Any]:
+      nonlocal cursor
       tasks = parts.tasks_at(
-        self.tasks, seed=self.config.seed, cursor=self.cursor, count=c.tasks_per_step
+        self.tasks, seed=self.config.seed, cursor=cursor, count=c.tasks_per_step
       )
-      self.cursor += c.tasks_per_step
+      cursor += c.tasks_per_step
       return rollout.collect(
         self.pool,
         tasks,
@@ -183,7 +185,9 @@ class Run:
         should_stop=self.stop,
       )
 
-    return rollout.with_refills(play, c.refills)
+    groups = rollout.with_refills(play, c.refills)
+    self.cursor = cursor  # Not before: a run stopped while it plays plays them again.
+    return groups
 
   def rows(self, groups: list[Any]) -> list[batching.Row]:
     """One row per turn."""
@@ -249,12 +253,8 @@ class Run:
     }
     every = self.config.log.trajectories_every
     if every and self.step % every == 0:
-      tokens = report.token_records(
-        rows,
-        scores,
-        views,
-        count=self.config.log.token_rows,
-      )
+      count = self.config.log.token_rows
+      tokens = report.token_records(rows, scores, views, count=count)
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
     self._report_skills(rows, views)
     timings = self.clock.timings(groups)

@@ -195,6 +195,7 @@ def gigpo(
   row_mask: Array,
   *,
   step_weight: float = 1.0,
+  statistics_over: str = 'rows',
   divide_by_std: bool = True,
 ) -> Array:
   r"""GiGPO: advantages among episodes plus advantages among equal states.
@@ -212,6 +213,7 @@ def gigpo(
     anchor_ids: [B] int, equal within a group iff the observations are.
     row_mask: [B] bool, False for padding rows.
     step_weight: w.
+    statistics_over: of the first term, as in `group_relative`.
     divide_by_std: True is the paper's 'mean_std_norm', False its 'mean_norm'; both
       terms follow it.
 
@@ -223,7 +225,12 @@ def gigpo(
   """
   chex.assert_equal_shape([scores, step_returns, anchor_ids])
   episode = group_relative(
-    scores, group_ids, trajectory_ids, row_mask, divide_by_std=divide_by_std
+    scores,
+    group_ids,
+    trajectory_ids,
+    row_mask,
+    statistics_over=statistics_over,
+    divide_by_std=divide_by_std,
   )
   xp = namespace(scores, step_returns, group_ids, anchor_ids, row_mask)
   returns = paid(xp, step_returns, row_mask)
