@@ -131,7 +131,9 @@ def test_sampled_teachers_with_other_weights_are_scored_by_them():
 
 
 def test_a_critic_learns_its_targets_beside_the_policy():
-  learner = micro.learner(algorithm='ppo', rate=3e-2, kl_coef=0.0, value_clip=10.0)
+  learner = micro.learner(
+    algorithm='ppo', rate=3e-2, kl_coef=0.0, value_coef=0.5, value_clip=10.0
+  )
   state = learner.init_state(_params())
   assert not np.any(state.params['value_head']['kernel'])
   parts = [micro.split(micro.minibatch())]
