@@ -1,22 +1,15 @@
-"""Measures the WebShop engine: steps and searches per second, and a shop on disk.
+"""Measures the WebShop engine: steps and searches per second.
 
   python benchmarks/webshop_engine.py                   # our generated shop
   python benchmarks/webshop_engine.py --data_dir=DIR    # the official 1,000 products
-  python benchmarks/webshop_engine.py --data_dir=DIR --full=1180000
 
 DIR holds items_shuffle_1000.json and items_ins_v2_1000.json, or the search engine's
-documents.jsonl (also .xz) in the place of the former. `--full` builds a shop of that
-many synthetic products on disk, whose texts are as long as those of the first shop, and
-opens it in a process of its own. Seconds are those of the processor in one thread; the
-clock's are beside them.
+documents.jsonl (also .xz) in the place of the former. Seconds are those of the
+processor in one thread; the clock's are beside them. `webshop_catalogue.py` measures
+the full catalogue.
 """
 
-import itertools
 import random
-import resource
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -31,11 +24,7 @@ from sdar_jax.envs.webshop.shop import Shop
 
 DATA_DIR = flags.DEFINE_string('data_dir', '', 'official files; empty: generated shop')
 EPISODES = flags.DEFINE_integer('episodes', 2000, 'episodes to play')
-FULL = flags.DEFINE_integer('full', 0, 'products of the shop on disk; 0: none')
-SHOP_DIR = flags.DEFINE_string('shop_dir', '', 'where to build it; empty: a temporary')
-LOAD = flags.DEFINE_string('load', '', 'only open the shop in this folder and query it')
-SEED = flags.DEFINE_integer('seed', 0, 'of the walks and the synthetic products')
-GIBIBYTE = 1 << 30
+SEED = flags.DEFINE_integer('seed', 0, 'of the walks')
 
 
 class Watch:
@@ -119,73 +108,10 @@ def measure_search(shop, asked):
   )
 
 
-def synthetic(shop, count, seed):
-  """Products as long as those of a shop, of their words and one new word each."""
-  rng = random.Random(seed)
-  models = [shop.catalogue[row] for row in range(len(shop.catalogue))]
-  words = list(itertools.chain.from_iterable(m.search_text.split() for m in models))
-  digits = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ'
-
-  def shuffled(text):
-    return ' '.join(rng.choices(words, k=len(text.split())))
-
-  for number in range(count):
-    model = rng.choice(models)
-    code = ''.join(digits[number // 36**place % 36] for place in range(7))
-    yield catalogue.Product(
-      asin=f'B0S{code}',
-      title=f'{code.lower()} {shuffled(model.title)}',
-      description=shuffled(model.description),
-      bullet_points=tuple(map(shuffled, model.bullet_points)),
-      prices=model.prices,
-      category=model.category,
-      query=model.query,
-      product_category=model.product_category,
-      attributes=model.attributes,
-      options=model.options,
-      synthetic=catalogue.Instruction(f'find {model.query}', model.attributes[:2]),
-    )
-
-
-def peak():
-  """The most memory this process has held, in GiB."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIBIBYTE
-
-
-def build(shop, directory, count):
-  """Builds a shop on disk and opens it in a fresh process."""
-  watch = Watch()
-  store.build(directory, synthetic(shop, count, SEED.value))
-  processor, clock = watch.read()
-  size = sum(file.stat().st_size for file in Path(directory).iterdir()) / GIBIBYTE
-  print(
-    f'{count} products: built in {processor:.0f} s ({clock:.0f} s by the clock), peak '
-    f'{peak():.2f} GiB of memory, {size:.2f} GiB on disk'
-  )
-  command = [sys.executable, __file__, f'--load={directory}', f'--seed={SEED.value}']
-  subprocess.run(command, check=True)
-
-
-def load(directory):
-  """Opens a shop on disk, queries it, and plays in it."""
-  watch = Watch()
-  shop = store.open_shop(directory, NounSource('rule'))
-  processor, clock = watch.read()
-  print(
-    f'{len(shop.catalogue)} products, {len(shop.index.terms)} terms: opened in '
-    f'{processor:.1f} s ({clock:.1f} s by the clock)'
-  )
-  measure(shop, Goals(shop.catalogue), 200)
-  print(f'peak {peak():.2f} GiB of memory, mapped files included')
-
-
 def main(arguments):
   """Measures what the flags ask for."""
   if len(arguments) > 1:
     raise app.UsageError(f'unexpected argument {arguments[1]!r}')
-  if LOAD.value:
-    load(LOAD.value)
-    return
   watch = Watch()
   shop, goals = first_shop()
   processor, clock = watch.read()
@@ -194,9 +120,6 @@ def main(arguments):
     f'({clock:.1f} s by the clock)'
   )
   measure(shop, goals, EPISODES.value)
-  if FULL.value:
-    with tempfile.TemporaryDirectory() as temporary:
-      build(shop, SHOP_DIR.value or f'{temporary}/shop', FULL.value)
 
 
 if __name__ == '__main__':

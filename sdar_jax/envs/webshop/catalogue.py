@@ -111,6 +111,11 @@ class Catalogue(Protocol):
   def rows_with(self, field: str, value: str) -> Sequence[int]:
     """Rows whose 'category' or 'query' is `value`, ascending."""
 
+  def families(self, human: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    """What `goals.find_families` finds in all synthetic or human goals; None if
+    nobody has looked.
+    """
+
 
 class MemoryCatalogue:
   """A catalogue that fits in memory; implements `Catalogue`."""
@@ -143,11 +148,15 @@ class MemoryCatalogue:
   def rows_with(self, field: str, value: str) -> Sequence[int]:
     return self._rows_with.get((field, value), ())
 
+  def families(self, human: bool) -> None:
+    return None
+
 
 def to_json(product: Product) -> bytes:
   """One line of JSON."""
-  fields = dataclasses.astuple(product)
-  return json.dumps(fields, separators=(',', ':')).encode() + b'\n'
+  fields = [getattr(product, name) for name in Product.__slots__]
+  text = json.dumps(fields, separators=(',', ':'), default=dataclasses.astuple)
+  return text.encode() + b'\n'
 
 
 def from_json(line: bytes) -> Product:

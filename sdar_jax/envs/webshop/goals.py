@@ -180,7 +180,10 @@ class Goals(Sequence[Goal]):
     counts, order = self._families()
     starts = np.cumsum(counts) - counts
     left, parts = dict(sizes), {name: [] for name in (*sizes, 'train')}
-    for start, count in zip(starts.tolist(), counts.tolist()):
+    for start, count in zip(map(int, starts), map(int, counts)):
+      if not any(left.values()):
+        parts['train'].append(order[start:])
+        break
       name = next((name for name in left if left[name] >= count), 'train')
       if name != 'train':
         left[name] -= count
@@ -190,30 +193,45 @@ class Goals(Sequence[Goal]):
     return {name: np.concatenate(part) for name, part in parts.items()}
 
   def _families(self) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of the families, in a random order, and the goals in that order."""
-    keys = np.fromiter(
-      (key for wish in self._enumerate() for key in wish), np.uint64, 2 * len(self)
-    )
-    words, sames = keys[::2], keys[1::2]
-    links = [np.unique(key, return_inverse=True)[1] for key in (words, sames)]
-    families, before = words.copy(), None
-    while before is None or (families != before).any():
-      before = families
-      for link in links:
-        least = np.full(link.max() + 1, np.iinfo(np.uint64).max, np.uint64)
-        np.minimum.at(least, link, families)
-        families = least[link]
-    _, counts = np.unique(families, return_counts=True)
-    return counts, np.lexsort((sames, families))
+    """As `find_families` gives them."""
+    known = self.catalogue.families(self.human)
+    if known is not None:
+      return known
+    products = (self.catalogue[row] for row in self._rows.tolist())
+    keys = (key for product in products for key in family_keys(product, self.human))
+    return find_families(np.fromiter(keys, np.uint64, 2 * len(self)))
 
-  def _enumerate(self) -> Iterator[tuple[int, int]]:
-    """Per goal: a hash of its words, and one of its product, options, attributes."""
-    for row in self._rows.tolist():
-      product = self.catalogue[row]
-      for instruction in _instructions(product, self.human):
-        for options in _choices(product, instruction, self.human):
-          same = (product.asin, options, instruction.attributes)
-          yield _hash(_words(instruction, options), 8), _hash(same, 8)
+
+def family_keys(product: Product, human: bool) -> Iterator[int]:
+  """Two per goal of a product, 64 bits each: a hash of the goal's words, and one of its
+  product, options and attributes.
+  """
+  for instruction in _instructions(product, human):
+    for options in _choices(product, instruction, human):
+      yield _hash(_words(instruction, options), 8)
+      yield _hash((product.asin, options, instruction.attributes), 8)
+
+
+def find_families(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Goals that must not be separated: those that share a key, and so on.
+
+  Args:
+    keys: uint64 [2 * goals], of `family_keys`, product by product.
+
+  Returns:
+    Sizes of the families, in a random order, and the goals in that order.
+  """
+  words, sames = keys[::2], keys[1::2]
+  links = [np.unique(key, return_inverse=True)[1] for key in (words, sames)]
+  families, before = words.copy(), None
+  while before is None or (families != before).any():
+    before = families
+    for link in links:
+      least = np.full(link.max(initial=-1) + 1, np.iinfo(np.uint64).max, np.uint64)
+      np.minimum.at(least, link, families)
+      families = least[link]
+  _, counts = np.unique(families, return_counts=True)
+  return counts, np.lexsort((sames, families))
 
 
 def _instructions(product: Product, human: bool) -> tuple[Instruction, ...]:

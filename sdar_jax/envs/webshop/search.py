@@ -23,6 +23,8 @@ K1, B = np.float32(0.9), np.float32(0.4)
 HITS = 50  # The shop asks for this many.
 MOST_TERMS = 1024  # Lucene refuses longer queries.
 _BATCH = 50_000  # Products that are sorted at a time while the index is built.
+_SAMPLE = 1 << 16  # Products that bound a query's scores.
+_TINY = np.nextafter(np.float32(0), np.float32(1))
 _ARRAYS = ('offsets', 'rows', 'dividers', 'weights', 'ranks')
 
 
@@ -113,18 +115,25 @@ class SearchIndex:
         continue
       weight = np.float32(count) * self.weights[number]
       found = slice(self.offsets[number], self.offsets[number + 1])
-      sums[self.rows[found]] += weight - weight / self.dividers[found]
+      gains = weight - weight / self.dividers[found]
+      # As `sums[rows] += gains`, in half the time; of one type, or it is slow.
+      np.add.at(sums, self.rows[found], gains.astype(np.float64))
     scores = sums.astype(np.float32)
-    rows = np.flatnonzero(scores)
-    if len(rows) > hits:
-      least = np.partition(scores[rows], -hits)[-hits]
-      rows = rows[scores[rows] >= least]
+    # Most products fall short of the best of a sample: they need not be ordered.
+    sample = scores[:: len(scores) // _SAMPLE + 1]
+    rows = np.flatnonzero(scores >= max(_least(sample, hits), _TINY))
+    rows = rows[scores[rows] >= _least(scores[rows], hits)]
     order = np.lexsort((self.ranks[rows], -scores[rows]))[:hits]
     return rows[order], scores[rows[order]]
 
   def search(self, query: str, hits: int = HITS) -> np.ndarray:
     """Rows of the best products for a query in words, best first."""
     return self.rank(analyze(query), hits)[0]
+
+
+def _least(scores: np.ndarray, hits: int) -> np.float32:
+  """The `hits`-th best of some scores; 0 if there are no more."""
+  return np.partition(scores, -hits)[-hits] if len(scores) > hits else np.float32(0)
 
 
 def _ranks(asins: Sequence[str]) -> np.ndarray:

@@ -3,32 +3,41 @@
 Also the way from a folder of official files to a shop.
 """
 
+import array
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
-import tempfile
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from sdar_jax import files
 from sdar_jax.envs.base import check_choice
-from sdar_jax.envs.webshop import catalogue
+from sdar_jax.envs.webshop import catalogue, goals
 from sdar_jax.envs.webshop.nouns import NounSource
 from sdar_jax.envs.webshop.search import SearchIndex
 from sdar_jax.envs.webshop.shop import Shop
 
-VERSION = 1  # Of the files on disk.
+VERSION = 2  # Of the files on disk.
 SIZES = ('small', 'full')
 OFFICIAL = {  # size -> file of products, file of instructions
   'small': ('items_shuffle_1000.json', 'items_ins_v2_1000.json'),
   'full': ('items_shuffle.json', 'items_ins_v2.json'),
 }
 HUMAN = 'items_human_ins.json'  # Optional.
+FOLDER = 'sdar_jax_shop'  # Beside the files of 'full': what is built of them.
 _FIELDS = ('category', 'query')
 _PRODUCTS = 20_000  # Decoded products that are kept.
+_FAMILIES = {False: 'families', True: 'human_families'}  # By `human`.
+_log = logging.getLogger(__name__)
 
 
 class DiskCatalogue:
@@ -69,6 +78,11 @@ class DiskCatalogue:
     code = self._names[field].get(value, -1)
     return np.flatnonzero(self._codes[field] == code)
 
+  def families(self, human: bool) -> tuple[np.ndarray, np.ndarray]:
+    name = _FAMILIES[human]
+    sizes = np.load(self.directory / f'{name}.npy', mmap_mode='r')
+    return sizes, np.load(self.directory / f'{name}_order.npy', mmap_mode='r')
+
 
 class _Writer:
   """Writes products to a folder, one at a time."""
@@ -81,6 +95,7 @@ class _Writer:
     self._goals: list[tuple[int, int]] = []
     self._names: dict[str, dict[str, int]] = {field: {} for field in _FIELDS}
     self._codes: dict[str, list[int]] = {field: [] for field in _FIELDS}
+    self._keys = {human: array.array('Q') for human in _FAMILIES}
 
   def write(self, products: Iterable[catalogue.Product]) -> Iterator[str]:
     """Writes each product and yields the text to index."""
@@ -97,9 +112,11 @@ class _Writer:
           names = self._names[field]
           code = names.setdefault(getattr(product, field), len(names))
           self._codes[field].append(code)
+        for human, keys in self._keys.items():
+          keys.extend(goals.family_keys(product, human))
         yield product.search_text
 
-  def finish(self, source: Mapping[str, int]) -> None:
+  def finish(self, source: Mapping[str, Any]) -> None:
     """Writes what is known once all products have been seen."""
     asins = np.array(self.asins)
     arrays = {
@@ -109,8 +126,11 @@ class _Writer:
       'goals': np.array(self._goals, np.int32),
       **{field: np.array(self._codes[field], np.int32) for field in _FIELDS},
     }
-    for name, array in arrays.items():
-      np.save(self._directory / f'{name}.npy', array)
+    for human, name in _FAMILIES.items():
+      keys = np.array(self._keys[human], np.uint64)
+      arrays[name], arrays[f'{name}_order'] = goals.find_families(keys)
+    for name, values in arrays.items():
+      np.save(self._directory / f'{name}.npy', values)
     (self._directory / 'names.json').write_text(json.dumps(self._names))
     facts = {
       'version': VERSION,
@@ -123,27 +143,38 @@ class _Writer:
 def build(
   directory: str | Path,
   products: Iterable[catalogue.Product],
-  source: Mapping[str, int] | None = None,
+  source: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes a catalogue and its search index to a folder, all or nothing.
 
   Args:
     directory: the folder; replaced if it exists.
     products: read once, one at a time.
-    source: what the products were made of, e.g. file names with their sizes.
+    source: what the products were made of, as JSON.
   """
   directory = Path(directory)
   directory.parent.mkdir(parents=True, exist_ok=True)
-  draft = Path(tempfile.mkdtemp(prefix=f'.{directory.name}-', dir=directory.parent))
+  draft, old = (_beside(directory, f'{os.getpid()}-{kind}') for kind in ('new', 'old'))
+  shutil.rmtree(draft, ignore_errors=True)
   try:
+    draft.mkdir()
     writer = _Writer(draft)
     # The index reads `writer.asins` when it has read all texts.
     SearchIndex.build(writer.write(products), writer.asins).save(draft)
     writer.finish(source or {})
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(draft, directory)
+    for path in (*draft.iterdir(), draft):
+      files.sync(path)
+    if directory.exists():
+      os.rename(directory, old)
+    os.rename(draft, directory)
+    files.sync(directory.parent)
   finally:
     shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(directory: Path, ending: str) -> Path:
+  return directory.with_name(f'.{directory.name}-{ending}')
 
 
 def open_shop(directory: str | Path, nouns: NounSource | None = None) -> Shop:
@@ -157,7 +188,8 @@ def open_official(
   """The shop of the official files in a folder.
 
   The 1,000 products of 'small' are read into memory (seconds). The 1.18 million of
-  'full' are first turned into a folder 'sdar_jax_shop' beside the files, once.
+  'full' are first turned into a folder (`FOLDER`) beside the files (minutes): once,
+  however many processes ask for it at a time, until a file changes.
 
   Args:
     data_dir: holds the files named in `OFFICIAL`, and `HUMAN` if there is one.
@@ -180,17 +212,62 @@ def open_official(
     paths.append(data_dir / HUMAN)
   if size == 'small':
     return Shop(catalogue.MemoryCatalogue(catalogue.read_products(*paths)), None, nouns)
-  source = {path.name: path.stat().st_size for path in paths}
-  directory = data_dir / 'sdar_jax_shop'
-  if _facts(directory) != (VERSION, source):
-    build(directory, catalogue.read_products(*paths), source)
+  directory = data_dir / FOLDER
+  if not _is_current(directory, paths):
+    with _lock(directory):
+      if not _is_current(directory, paths):  # Nobody built it while we waited.
+        _make_current(directory, paths)
   return open_shop(directory, nouns)
 
 
-def _facts(directory: Path) -> tuple[int, dict[str, int]] | None:
-  """Version and source of the shop in a folder; None if there is none."""
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+  """One builder of a folder at a time; the system takes the lock from the dead."""
+  with open(_beside(directory, 'lock'), 'a+') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      holder = file.read() or 'another process'
+      _log.warning('%s: being built by %s; waiting for it', directory, holder)
+      fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(0)
+    file.write(f'pid {os.getpid()} on host {socket.gethostname()}')
+    file.flush()
+    yield
+
+
+def _is_current(directory: Path, paths: Sequence[Path]) -> bool:
+  """Whether a folder holds the shop of these files, by their sizes and dates."""
+  source = _source(directory)
+  return source is not None and source['stamps'] == _stamps(paths)
+
+
+def _make_current(directory: Path, paths: Sequence[Path]) -> None:
+  """Builds the shop, unless only the dates of the files are new."""
+  stamps = _stamps(paths)
+  source = {'stamps': stamps, 'digests': {p.name: files.digest(p) for p in paths}}
+  known = _source(directory)
+  if known is not None and known['digests'] == source['digests']:
+    facts = json.loads((directory / 'shop.json').read_text()) | {'source': source}
+    files.write_atomic(directory / 'shop.json', json.dumps(facts).encode())
+    return
+  for left in directory.parent.glob(_beside(directory, '*-*').name):
+    shutil.rmtree(left)  # By a builder that was killed.
+  _log.warning('%s: building the shop once; the full one takes minutes', directory)
+  build(directory, catalogue.read_products(*paths), source)
+
+
+def _stamps(paths: Sequence[Path]) -> dict[str, list[int]]:
+  """By name, bytes and the time of the last change in nanoseconds."""
+  stats = {path.name: path.stat() for path in paths}
+  return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _source(directory: Path) -> dict[str, Any] | None:
+  """What the shop in a folder was made of; None if there is none of this version."""
   try:
     facts = json.loads((directory / 'shop.json').read_text())
   except FileNotFoundError:
     return None
-  return facts['version'], facts['source']
+  return facts['source'] if facts['version'] == VERSION else None

@@ -118,6 +118,19 @@ def test_equal_scores_are_ordered_by_asin():
   assert [many[row] for row in index.search('lamp')] == sorted(many)[:HITS]
 
 
+@pytest.mark.parametrize('sample', [1, 40, 100, 299, 300])
+def test_samples_do_not_show(monkeypatch, sample):
+  """Ranks as without one: with fewer and with more products than it has hits."""
+  rng = random.Random(sample)
+  texts = [' '.join(rng.choices(WORDS[:5], k=rng.randint(0, 4))) for _ in range(300)]
+  asins = [f'B{n:09d}' for n in rng.sample(range(10**9), len(texts))]
+  index = SearchIndex.build(texts, asins)
+  queries = [WORDS[:1], WORDS[1:3], WORDS[:5], ['absent']]
+  expected = [slow_ranking([t.split() for t in texts], asins, q) for q in queries]
+  monkeypatch.setattr('sdar_jax.envs.webshop.search._SAMPLE', sample)
+  assert [ranking(index, asins, query) for query in queries] == expected
+
+
 def test_batches_do_not_show(monkeypatch):
   texts = [f'{word} lamp {word}' for word in WORDS] * 2 + ['']
   asins = [f'B{n:03d}' for n in range(len(texts))]

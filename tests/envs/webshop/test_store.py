@@ -1,16 +1,21 @@
 """Shops on disk are the shops in memory; official folders are opened either way."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
+import time
 
 import little_shop
 import numpy as np
 import pytest
 
-from sdar_jax.envs.webshop import store
-from sdar_jax.envs.webshop.catalogue import MemoryCatalogue
+from sdar_jax.envs.webshop import goals, store
+from sdar_jax.envs.webshop.catalogue import Instruction, MemoryCatalogue
 from sdar_jax.envs.webshop.goals import Goals
 from sdar_jax.envs.webshop.nouns import NounSource
+from sdar_jax.envs.webshop.official import SPLITS, OfficialTasks
 
 
 @pytest.fixture
@@ -32,6 +37,12 @@ def same(shop):
   for query in ('oak', 'plain lamp', 'easy', ''):
     assert shop.index.search(query).tolist() == memory.index.search(query).tolist()
   assert list(Goals(ours)) == list(Goals(theirs))
+  assert splits(ours) == splits(theirs)
+
+
+def splits(shelf, human=False):
+  parts = Goals(shelf, human).split({'test': 1, 'valid': 2})
+  return {name: part.tolist() for name, part in parts.items()}
 
 
 def test_a_shop_on_disk_is_the_shop_in_memory(shop):
@@ -61,6 +72,15 @@ def test_a_build_replaces_what_was_there(tmp_path):
   store.build(tmp_path / 'shop', little_shop.products())
   same(store.open_shop(tmp_path / 'shop'))
   assert [path.name for path in tmp_path.iterdir()] == ['shop']
+
+
+def test_others_may_read_a_shop_as_they_may_read_any_new_file(tmp_path):
+  before = os.umask(0o022)
+  try:
+    store.build(tmp_path / 'shop', little_shop.products())
+  finally:
+    os.umask(before)
+  assert (tmp_path / 'shop').stat().st_mode & 0o777 == 0o755
 
 
 def write_official(folder, size, count=12):
@@ -113,6 +133,119 @@ def test_the_full_shop_is_built_once(tmp_path, monkeypatch):
   monkeypatch.setattr(store, 'VERSION', store.VERSION + 1)
   store.open_official(tmp_path, 'full')
   assert len(built) == 3
+
+
+def test_files_that_were_only_copied_are_not_read_again(tmp_path, monkeypatch):
+  write_official(tmp_path, 'full')
+  store.open_official(tmp_path, 'full')
+  path = tmp_path / store.OFFICIAL['full'][0]
+  os.utime(path, ns=(0, 0))
+  monkeypatch.setattr(store, 'build', None)
+  assert len(store.open_official(tmp_path, 'full').catalogue) == 12
+  monkeypatch.setattr(store.files, 'digest', None)
+  store.open_official(tmp_path, 'full')  # The new date is known by now.
+  monkeypatch.undo()
+  text = path.read_text().replace('Lamp 11', 'Lamp 99')
+  path.write_text(text)  # As many bytes.
+  assert store.open_official(tmp_path, 'full').catalogue[11].title == 'Lamp 99'
+
+
+def test_families_of_human_goals_are_stored_too(tmp_path, monkeypatch):
+  said = ('a', 'a', 'b', 'b', 'c', 'd', 'e')
+  lamps = [
+    little_shop.product(f'B{n}', 'Lamp', human=(Instruction(f'lamp {word}', ('x',)),))
+    for n, word in enumerate(said)
+  ]
+  store.build(tmp_path / 'shop', lamps)
+  expected = splits(MemoryCatalogue(lamps), human=True)
+  monkeypatch.setattr(goals, 'family_keys', None)
+  assert splits(store.DiskCatalogue(tmp_path / 'shop'), human=True) == expected
+
+
+def told(tasks):
+  return len(tasks), tasks.digest, [tasks[i].task_id for i in range(0, len(tasks), 50)]
+
+
+def test_official_splits_are_found_once_and_are_those_in_memory(tmp_path, monkeypatch):
+  write_official(tmp_path, 'full', 1600)
+  read = lambda: MemoryCatalogue(
+    store.catalogue.read_products(*(tmp_path / n for n in store.OFFICIAL['full']))
+  )
+  memory = read()
+  expected = [told(OfficialTasks(memory, split)) for split in SPLITS]
+  shelf = store.open_official(tmp_path, 'full').catalogue
+  monkeypatch.setattr(goals, 'family_keys', None)  # Nothing is hashed any more.
+  assert [told(OfficialTasks(shelf, split)) for split in SPLITS] == expected
+  monkeypatch.undo()
+  write_official(tmp_path, 'full', 1601)
+  shelf = store.open_official(tmp_path, 'full').catalogue
+  changed = [told(OfficialTasks(shelf, split)) for split in SPLITS]
+  memory = read()
+  assert changed == [told(OfficialTasks(memory, split)) for split in SPLITS]
+  assert not {digest for _, digest, _ in changed} & {
+    digest for _, digest, _ in expected
+  }
+
+
+# Opens a shop; argument 2 is how many seconds every product takes to be read.
+OPEN = """
+import sys, time
+from sdar_jax.envs.webshop import store
+read = store.catalogue.read_products
+def slow(*paths):
+  for product in read(*paths):
+    time.sleep(float(sys.argv[2]))
+    yield product
+store.catalogue.read_products = slow
+digest = store.files.digest
+store.files.digest = lambda path: print('hashed', file=sys.stderr) or digest(path)
+shop = store.open_official(sys.argv[1], 'full')
+print(len(shop.catalogue), shop.catalogue.digest, shop.index.search('lamp 7')[0])
+"""
+
+
+def opening(folder, seconds=0.0):
+  """A process that opens a shop."""
+  command = [sys.executable, '-c', OPEN, str(folder), str(seconds)]
+  pipe = subprocess.PIPE
+  return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_processes_that_open_a_new_folder_at_once_build_it_once(tmp_path):
+  write_official(tmp_path, 'full')
+  processes = [opening(tmp_path, seconds=0.1) for _ in range(4)]
+  said = [process.communicate(timeout=120) for process in processes]
+  assert [process.returncode for process in processes] == [0] * 4, said
+  assert len({out for out, _ in said}) == 1
+  assert sum('building the shop once' in err for _, err in said) == 1
+  assert sum(err.count('hashed') for _, err in said) == 2, 'by who built it'
+  builder = next(p for p, (_, e) in zip(processes, said) if 'building the' in e)
+  waiting = [err for _, err in said if 'waiting' in err]
+  assert all(f'/sdar_jax_shop: being built by pid {builder.pid} ' in e for e in waiting)
+
+
+def wait_for(folder, pattern):
+  deadline = time.monotonic() + 60
+  while not list(folder.glob(pattern)):
+    assert time.monotonic() < deadline, f'no {pattern}'
+    time.sleep(0.01)
+
+
+def test_a_builder_that_is_killed_is_succeeded_and_leaves_nothing(tmp_path):
+  write_official(tmp_path, 'full')
+  builder = opening(tmp_path, seconds=3600)
+  wait_for(tmp_path, '.sdar_jax_shop-*/products.jsonl')
+  waiting = opening(tmp_path)
+  assert 'being built by pid' in waiting.stderr.readline()
+  assert not (tmp_path / 'sdar_jax_shop').exists() and waiting.poll() is None
+  builder.kill()
+  builder.communicate()
+  out, err = waiting.communicate(timeout=120)
+  assert waiting.returncode == 0 and 'building the shop once' in err
+  expected = store.open_official(tmp_path, 'full').catalogue.digest
+  assert out.split() == ['12', expected, '7']
+  names = {path.name for path in tmp_path.iterdir()} - set(store.OFFICIAL['full'])
+  assert names == {'sdar_jax_shop', '.sdar_jax_shop-lock'}
 
 
 def test_missing_files_and_sizes_are_named(tmp_path):
