@@ -14,8 +14,9 @@ import numpy as np
 from sdar_jax import teaching
 from sdar_jax.hyperparameters import LossConfig
 from sdar_jax.losses import advantages as advantages_lib
-from sdar_jax.losses import anchors, policy, returns
+from sdar_jax.losses import policy, returns
 from sdar_jax.objective import SEEING, Algorithm, LossInputs, StepData
+from sdar_jax.teaching import numbers
 
 
 def _ids(data: StepData) -> tuple[np.ndarray, ...]:
@@ -48,26 +49,12 @@ def _pass_at_k(data: StepData, hyper: LossConfig) -> np.ndarray:
   )
 
 
-def step_returns(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """[B] discounted rewards from each turn on, less the turn's own penalty."""
-  discounted = returns.step_returns(
-    data.rewards, data.trajectory_ids, data.turn_ids, data.row_mask, gamma=hyper.gamma
-  )
-  return discounted - data.penalties
-
-
-def anchor_ids(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """[B] numbers of the states that a group's rows share."""
-  similarity = hyper.anchor_similarity or None
-  return anchors.anchor_ids(data.observations, data.group_ids, similarity=similarity)
-
-
 def _anchored(data: StepData, hyper: LossConfig) -> np.ndarray:
   return advantages_lib.gigpo(
     data.scores,
-    step_returns(data, hyper),
+    data.discounted(hyper.gamma) - data.penalties,
     *_ids(data),
-    anchor_ids(data, hyper),
+    data.anchor_ids(hyper.anchor_similarity),
     data.row_mask,
     step_weight=hyper.step_weight,
     statistics_over=hyper.statistics_over,
@@ -146,11 +133,6 @@ def _surrogate_metrics(inputs: LossInputs, credit, hyper: LossConfig):
   )
 
 
-def _set(**values) -> dict:
-  """Settings of `config.algorithm`."""
-  return {f'algorithm.{name}': value for name, value in values.items()}
-
-
 GRPO = Algorithm(
   summary='group-relative advantages, clipped surrogate',
   source='DeepSeekMath, arXiv 2402.03300',
@@ -181,7 +163,7 @@ def _taught(
   )
 
 
-_NO_POLICY = _set(policy_coef=0.0)
+_NO_POLICY = numbers(policy_coef=0.0)
 _SHOWN = {'eval.with_skills': True}
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -189,17 +171,17 @@ ALGORITHMS: dict[str, Algorithm] = {
   'dr-grpo': _policy(
     'GRPO without the divisions by deviation and by length',
     'arXiv 2503.20783',
-    _set(divide_by_std=False, aggregation='seq-mean-token-sum-norm'),
+    numbers(divide_by_std=False, aggregation='seq-mean-token-sum-norm'),
   ),
   'dapo': _policy(
     'GRPO with a higher upper clip, groups without contrast sampled anew',
     'arXiv 2503.14476',
-    {**_set(clip_high=0.28), 'rollout.refills': 9},
+    {**numbers(clip_high=0.28), 'rollout.refills': 9},
   ),
   'gspo': _policy(
     'ratio and clip of the whole response',
     'arXiv 2507.18071',
-    _set(clip_low=3e-4, clip_high=4e-4, aggregation='seq-mean-token-mean'),
+    numbers(clip_low=3e-4, clip_high=4e-4, aggregation='seq-mean-token-mean'),
     policy_loss=_sequence_surrogate,
   ),
   'rloo': _policy(
@@ -217,13 +199,13 @@ ALGORITHMS: dict[str, Algorithm] = {
     'only the best of a group, by its lead',
     'arXiv 2503.19595',
     # Among rows two turns of one episode would compete.
-    _set(statistics_over='trajectories'),
+    numbers(statistics_over='trajectories'),
     advantages=_pass_at_k,
   ),
   'gigpo': _policy(
     'advantages among episodes and among equal states',
     'arXiv 2505.10978',
-    _set(gamma=0.95),
+    numbers(gamma=0.95),
     advantages=_anchored,
   ),
   'ppo': _policy(
@@ -235,7 +217,7 @@ ALGORITHMS: dict[str, Algorithm] = {
   'ppo-kl-reward': _policy(
     'the same with the KL taken off the rewards',
     'arXiv 1909.08593',
-    _set(kl_in='reward', kl_kind='k1'),
+    numbers(kl_in='reward', kl_kind='k1'),
     advantages=_actor_critic,
     value_targets=_value_targets,
   ),

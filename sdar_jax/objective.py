@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdar_jax.hyperparameters import LossConfig
-from sdar_jax.losses import masked, policy, returns, schedules
+from sdar_jax.losses import anchors, masked, policy, returns, schedules
+from sdar_jax.losses.advantages import uniform_credit
 from sdar_jax.losses.masked import Array
 
 SEEING = ('none', 'all', 'half')  # Whose own prompts show skills.
@@ -73,6 +74,18 @@ class StepData(NamedTuple):
     """[B, R] nats, teacher minus pre-update policy; 0 where nothing was taught."""
     there = self.response_mask & self.taught[:, None]
     return np.where(there, self.teacher_logprobs - self.old_logprobs, 0.0)
+
+  def discounted(self, gamma: float) -> np.ndarray:
+    """[B] return units, `returns.step_returns`: rewards from each turn on."""
+    return returns.step_returns(
+      self.rewards, self.trajectory_ids, self.turn_ids, self.row_mask, gamma=gamma
+    )
+
+  def anchor_ids(self, similarity: float) -> np.ndarray:
+    """[B] numbers of the states that a group's rows share; 0 asks for equal texts."""
+    return anchors.anchor_ids(
+      self.observations, self.group_ids, similarity=similarity or None
+    )
 
 
 class LossInputs(NamedTuple):
@@ -235,7 +248,7 @@ def assign_credit(
     data = data._replace(scores=data.scores - hyper.kl_coef * penalty)
   advantages = np.asarray(algorithm.advantages(data, hyper), np.float32)
   if advantages.ndim == 1:
-    advantages = np.where(mask, advantages[:, None], np.float32(0))
+    advantages = uniform_credit(advantages, mask)
   scale = schedules.linear_warmdown(
     data.step, value=1.0, warmdown_steps=hyper.warmdown_steps
   )

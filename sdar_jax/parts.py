@@ -35,6 +35,17 @@ from sdar_jax.objective import Algorithm, StepData
 from sdar_jax.request import SamplingParams
 from sdar_jax.sampler import Sampler
 
+# What the learner finds out of sampled tokens before the first update.
+_SCORES = (
+  'old_logprobs',
+  'ref_logprobs',
+  'teacher_logprobs',
+  'old_entropy',
+  'old_kl',
+  'old_values',
+)
+_THOUGHT_ENDS = '</think>'
+
 
 def make_world(config: ConfigDict) -> base.World:
   """The world of `config.world`."""
@@ -252,17 +263,6 @@ def fetch(batch: list[Any], host: list[Any]) -> list[dict[str, Any]]:
     scores = {name: on_device[name] for name in _SCORES if name in on_device}
     out.append({**on_host, **jax.device_get(scores)})
   return out
-
-
-_SCORES = (
-  'old_logprobs',
-  'ref_logprobs',
-  'teacher_logprobs',
-  'old_entropy',
-  'old_kl',
-  'old_values',
-)
-_THOUGHT_ENDS = '</think>'
 
 
 def step_data(

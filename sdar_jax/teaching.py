@@ -13,12 +13,10 @@ import numpy as np
 from sdar_jax.hyperparameters import LossConfig
 from sdar_jax.losses import advantages as advantages_lib
 from sdar_jax.losses import (
-  anchors,
   credit,
   distill,
   gates,
   masked,
-  returns,
   shaping,
   two_views,
 )
@@ -221,15 +219,8 @@ def _token_rewards(advantages, data: StepData, hyper: LossConfig, coef: float):
 
 
 def _view_weights(data: StepData, hyper: LossConfig) -> np.ndarray:
-  discounted = returns.step_returns(
-    data.rewards,
-    data.trajectory_ids,
-    data.turn_ids,
-    data.row_mask,
-    gamma=hyper.view_gamma,
-  )
-  similarity = hyper.anchor_similarity or None
-  states = anchors.anchor_ids(data.observations, data.group_ids, similarity=similarity)
+  discounted = data.discounted(hyper.view_gamma)
+  states = data.anchor_ids(hyper.anchor_similarity)
   gaps = two_views.view_gaps(
     discounted, data.group_ids, states, data.sees_skills, data.row_mask
   )
@@ -254,8 +245,8 @@ def _two_view_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
   )
 
 
-def _set(**values) -> dict:
-  """Settings of `config.algorithm`."""
+def numbers(**values) -> dict:
+  """Settings of `config.algorithm`: distill_coef=1.0 -> algorithm.distill_coef."""
   return {f'algorithm.{name}': value for name, value in values.items()}
 
 
@@ -265,28 +256,28 @@ SDAR_ADVANTAGE = Distillation(
   _gate_metrics,
   _gated_losses,
   _gated_advantages,
-  settings=_set(distill_form='advantage'),
+  settings=numbers(distill_form='advantage'),
 )
 SDAR_CENTRED = Distillation(
   'skills',
   _gate_metrics,
   _gated_losses,
   _gated_advantages,
-  settings=_set(gate_centred=True, gap_clip=1.0, ratio_limit=2.0),
+  settings=numbers(gate_centred=True, gap_clip=1.0, ratio_limit=2.0),
 )
 UNGATED = Distillation(
   'skills',
   _gate_metrics,
   _gated_losses,
   _gated_advantages,
-  settings=_set(gate_beta=0.0),
+  settings=numbers(gate_beta=0.0),
 )
 OPSD = Distillation(
   'skills',
   _gap_metrics,
   _divergence,
   whole_distribution=True,
-  settings=_set(
+  settings=numbers(
     distill_coef=1.0,
     divergence='forward_kl',
     token_clip=0.05,
@@ -294,7 +285,10 @@ OPSD = Distillation(
   ),
 )
 OPSD_SAMPLED = Distillation(
-  'skills', _gap_metrics, _sampled_opsd, settings=_set(distill_coef=1.0, gap_clip=5.0)
+  'skills',
+  _gap_metrics,
+  _sampled_opsd,
+  settings=numbers(distill_coef=1.0, gap_clip=5.0),
 )
 SDPG = Distillation(
   'skills', _gap_metrics, _divergence, whole_distribution=True, settings={}
@@ -304,36 +298,36 @@ SDPO = Distillation(
   _gap_metrics,
   _divergence,
   whole_distribution=True,
-  settings=_set(distill_coef=1.0, topk=20, teacher_weights='ema'),
+  settings=numbers(distill_coef=1.0, topk=20, teacher_weights='ema'),
 )
 RLSD = Distillation(
   'skills',
   _gap_metrics,
   credit=_rlsd_credit,
-  settings=_set(distill_coef=0.5, warmdown_steps=100),
+  settings=numbers(distill_coef=0.5, warmdown_steps=100),
 )
 SKILL_SD = Distillation(
-  'skills', _gap_metrics, _k3, settings=_set(distill_coef=0.001, warmdown_steps=100)
+  'skills', _gap_metrics, _k3, settings=numbers(distill_coef=0.001, warmdown_steps=100)
 )
 AGENT_OPSD = Distillation(
-  'skills', _gap_metrics, credit=_belief_credit, settings=_set(distill_coef=0.5)
+  'skills', _gap_metrics, credit=_belief_credit, settings=numbers(distill_coef=0.5)
 )
 OPID = Distillation(
-  'feedback', _gap_metrics, credit=_added_gap, settings=_set(distill_coef=0.001)
+  'feedback', _gap_metrics, credit=_added_gap, settings=numbers(distill_coef=0.001)
 )
 GRSD = Distillation(
   'contrast',
   _gap_metrics,
   credit=_contrast_credit,
-  settings=_set(distill_coef=0.5, credit_clip=3.0),
+  settings=numbers(distill_coef=0.5, credit_clip=3.0),
 )
 ADRS = Distillation(
-  'skills', _gap_metrics, credit=_token_rewards, settings=_set(distill_coef=0.05)
+  'skills', _gap_metrics, credit=_token_rewards, settings=numbers(distill_coef=0.05)
 )
 UCOB = Distillation(
   'other_view',
   _gap_metrics,
   _two_view_losses,
   weights=_view_weights,
-  settings=_set(distill_coef=0.1, action_weight=2.0),
+  settings=numbers(distill_coef=0.1, action_weight=2.0),
 )
