@@ -174,6 +174,7 @@ def _sft() -> ml_collections.ConfigDict:
   c.copy_rows = 0  # Rows of practice in copying that come first; see sft.copying.
   c.new_names = False  # Names change places in every demonstration.
   c.skilled_fraction = 0.5  # Of the episodes whose prompts show skills.
+  c.informed_fraction = 0.0  # Of the others that the informed expert plays too.
   c.mistake_rate = 0.1  # Of turns where a random action is played instead.
   c.prompt_weight = 0.0  # Loss weight of prompt tokens against response tokens.
   c.muon = False  # Muon on the matrices instead of AdamW.
@@ -232,6 +233,7 @@ _AT_LEAST = {
   'sft.rows': 0,
   'sft.copy_rows': 0,
   'sft.skilled_fraction': 0,
+  'sft.informed_fraction': 0,
   'sft.mistake_rate': 0,
   'sft.prompt_weight': 0,
 }
@@ -241,6 +243,7 @@ _AT_MOST = {
   'optimizer.b1': 1,
   'optimizer.b2': 1,
   'sft.skilled_fraction': 1,
+  'sft.informed_fraction': 1,
   'sft.mistake_rate': 1,
 }
 

@@ -138,6 +138,7 @@ def run_sft(
     skilled=lambda text, task: policy.teacher.prompt(text, task)[0],
     encode=policy.chat.encode_response,
     skilled_fraction=c.skilled_fraction,
+    informed_fraction=c.informed_fraction,
     mistake_rate=c.mistake_rate,
     seed=config.seed,
   )

@@ -3,7 +3,8 @@
 Where the prompt shows skills, the expert that searches likely places first answers;
 where it does not, one that explores blindly. So the policy learns to act by what its
 prompt tells it, and skills in the prompt are worth having: a student, and a better
-informed teacher in the same weights.
+informed teacher in the same weights. The informed expert may also answer some prompts
+without skills: knowledge that the student has, and seldom acts on.
 """
 
 import dataclasses
@@ -41,6 +42,7 @@ def demonstrations(
   skilled: Prompt,
   encode: Encode,
   skilled_fraction: float,
+  informed_fraction: float,
   mistake_rate: float,
   seed: int,
 ) -> Iterator[Demonstration]:
@@ -53,6 +55,7 @@ def demonstrations(
     skilled: the prompt with skills.
     encode: response text to ids.
     skilled_fraction: of the episodes.
+    informed_fraction: of the other episodes, those that the informed expert plays too.
     mistake_rate: chance that a mistake is played in place of the expert's action,
       whose answer to the situation is still what is imitated.
     seed: of the draws.
@@ -62,7 +65,10 @@ def demonstrations(
     task = tasks[index % len(tasks)]
     random = np.random.default_rng([seed, index])
     with_skills = bool(random.random() < skilled_fraction)
-    kind = world.demonstrators[0 if with_skills else 1]
+    informed = with_skills or (
+      informed_fraction > 0 and random.random() < informed_fraction
+    )
+    kind = world.demonstrators[0 if informed else 1]
     expert = world.expert(kind, seed=int(random.integers(2**31)))
     prompt = skilled if with_skills else plain
     env = world.make_env()

@@ -1,10 +1,12 @@
-"""Practice in copying, and demonstrations whose names change places."""
+"""Practice in copying, names that change places, and who plays which demonstrations."""
 
 import itertools
 
 import numpy as np
 
 from sdar_jax import sft
+from sdar_jax.envs import worlds
+from sdar_jax.envs.webshop import generated
 
 
 def test_copying_repeats_its_prompt():
@@ -32,3 +34,41 @@ def test_names_change_places_within_their_sets_and_consistently():
     assert row.response_ids.tolist() == [mapping[5], mapping[9], 1]
     seen.add((mapping[4], mapping[5], mapping[9]))
   assert len(seen) == 12  # 3! of one set times 2! of the other.
+
+
+def _first_searches(episodes, **fractions):
+  """(prompt shows skills, what is searched for first) of some WebShop episodes."""
+  world = worlds.make('webshop', {'prompt_style': 'compact'})
+  turns = sft.demonstrations(
+    world,
+    world.tasks('train'),
+    plain=lambda text, task: np.array([0, text.endswith('\nstart')]),
+    skilled=lambda text, task: np.array([1, text.endswith('\nstart')]),
+    encode=lambda text: text,
+    mistake_rate=0.0,
+    seed=3,
+    **fractions,
+  )
+  first = (t for t in turns if t.prompt_ids[1])
+  return [
+    (bool(t.prompt_ids[0]), t.response_ids.split('search[')[1])
+    for t in itertools.islice(first, episodes)
+  ]
+
+
+def test_some_prompts_without_skills_are_answered_by_the_informed_expert():
+  lines = [line for row in generated.shop().values() for line in row.lines]
+
+  def informed(query):
+    return query.split()[0] in lines
+
+  # Only what is known to the informed expert names a product line.
+  mixed = _first_searches(400, skilled_fraction=0.5, informed_fraction=0.3)
+  assert all(informed(query) for skilled, query in mixed if skilled)
+  plain = [informed(query) for skilled, query in mixed if not skilled]
+  assert 0.2 < np.mean(plain) < 0.4 and 150 < len(plain) < 250
+  never = _first_searches(60, skilled_fraction=0.0, informed_fraction=0.0)
+  assert not any(informed(query) for _, query in never)
+  always = _first_searches(60, skilled_fraction=0.0, informed_fraction=1.0)
+  assert all(informed(query) for _, query in always)
+  assert not any(skilled for skilled, _ in never + always)

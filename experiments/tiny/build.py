@@ -27,7 +27,12 @@ EXPERIMENTS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
 # must also know what to choose where somebody else has searched: many mistakes.
 LESSONS = {
   'alfworld': {'rows': 96_000},
-  'webshop': {'rows': 80_000, 'copy_rows': 20_000, 'mistake_rate': 0.4},
+  'webshop': {
+    'rows': 80_000,
+    'copy_rows': 20_000,
+    'mistake_rate': 0.3,
+    'informed_fraction': 0.3,
+  },
   'search_qa': {'rows': 64_000, 'copy_rows': 20_000, 'new_names': True},
 }
 
