@@ -24,8 +24,8 @@ from sdar_jax.models import convert, qwen
 EXPERIMENTS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
 # What is special about each world's lessons. WebShop's products may be known by heart,
 # the people of unseen questions may not. A shopper that knows what to search for must
-# also know what to choose where somebody else has searched (many mistakes), and one that
-# does not must be able to find out (some of the informed expert's answers).
+# know what to choose, too, where somebody else has searched (many mistakes), and one
+# that does not must be able to find out (some of the informed expert's answers).
 LESSONS = {
   'alfworld': {'rows': 96_000},
   'webshop': {
