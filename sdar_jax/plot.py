@@ -1,12 +1,18 @@
 """Learning curves with bands. No JAX; needs matplotlib, an optional extra."""
 
 import io
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from sdar_jax.comparison import Comparison
+from sdar_jax.comparison import Comparison, Row
 
-_SIZE = (7.0, 4.5)  # Inches.
+_SIZE = (7.0, 4.5)  # Inches, of axes that stand alone.
+_SMALL = (2.6, 2.1)  # Of one among many.
+_COLUMNS = 4  # At most, of those.
+_TOGETHER = 3  # Methods whose bands can be told apart on the same axes.
 _DPI = 150
+_COLORS = {'baseline': 'tab:gray', 'method': 'tab:blue'}  # Where each has its axes.
 
 
 class PlotError(RuntimeError):
@@ -17,6 +23,8 @@ def learning_curves(
   comparison: Comparison, metric: str = 'success'
 ) -> dict[str, bytes]:
   """The mean over seeds at every step, with its 95 % band, one line per method.
+
+  Up to three methods share their axes; of more, each meets the baseline on its own.
 
   Args:
     comparison: of runs.
@@ -37,30 +45,60 @@ def learning_curves(
   # The salt names the SVG's parts, which are random otherwise.
   settings = {'svg.hashsalt': 'sdar', 'text.parse_math': False}
   with matplotlib.rc_context({**matplotlib.rcParamsDefault, **settings}):
-    figure = Figure(figsize=_SIZE, layout='constrained')
-    _draw(figure.add_subplot(), comparison, metric)
+    figure = _figure(Figure, comparison, metric)
     return {
       'curves.png': _save(figure, 'png', {'Software': None}),
       'curves.svg': _save(figure, 'svg', {'Date': None, 'Creator': None}),
     }
 
 
-def _draw(axes: Any, comparison: Comparison, metric: str) -> None:
-  steps = comparison.steps
-  for row in comparison.rows:
-    if row.metric == metric:
-      label = f'{row.method} ({len(row.seeds)} seeds)'
-      means = [100 * estimate.mean for estimate in row.curve]
-      (line,) = axes.plot(steps, means, marker='o', markersize=3, label=label)
-      low = [100 * estimate.low for estimate in row.curve]
-      high = [100 * estimate.high for estimate in row.curve]
-      axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, lw=0)
+def _figure(make: Any, comparison: Comparison, metric: str) -> Any:
+  rows = [row for row in comparison.rows if row.metric == metric]
+  title = f'{metric}, %, on {comparison.evaluation.panel}; 95 % bands'
+  if len(rows) <= _TOGETHER:
+    figure = make(figsize=_SIZE, layout='constrained')
+    axes = figure.add_subplot()
+    _draw(axes, comparison.steps, rows)
+    axes.set_xlabel('step')
+    axes.legend(fontsize=8)
+  else:
+    baseline = [row for row in rows if row.method == comparison.baseline]
+    others = [row for row in rows if row.method != comparison.baseline]
+    columns = min(len(others), _COLUMNS)
+    lines = math.ceil(len(others) / columns)
+    size = (columns * _SMALL[0], lines * _SMALL[1])
+    figure = make(figsize=size, layout='constrained')
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(others) :]:
+      axes.remove()
+    for axes, row in zip(grid.flat, others):
+      _draw(axes, comparison.steps, [*baseline, row], list(_COLORS.values()))
+      axes.set_title(_label(row), fontsize=9, color=_COLORS['method'])
+    figure.supxlabel('step', fontsize=9)
+    title += f'; gray: {_label(baseline[0])}'
+  figure.suptitle(title, fontsize=10)
+  return figure
+
+
+def _label(row: Row) -> str:
+  return f'{row.method} ({len(row.seeds)} seeds)'
+
+
+def _draw(
+  axes: Any, steps: Sequence[int], rows: Sequence[Row], colors: Sequence[Any] = ()
+) -> None:
+  """Lines and bands of `rows`, in `colors` or matplotlib's own."""
+  for i, row in enumerate(rows):
+    means = [100 * estimate.mean for estimate in row.curve]
+    style = {'color': colors[i]} if colors else {}
+    (line,) = axes.plot(
+      steps, means, marker='o', markersize=3, label=_label(row), **style
+    )
+    low = [100 * estimate.low for estimate in row.curve]
+    high = [100 * estimate.high for estimate in row.curve]
+    axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, lw=0)
   axes.xaxis.get_major_locator().set_params(integer=True)
-  axes.set_xlabel('step')
-  axes.set_ylabel(f'{metric}, %')
-  axes.set_title(f'{comparison.evaluation.panel}, 95 % bands', fontsize=10)
   axes.grid(alpha=0.3)
-  axes.legend(fontsize=8)
 
 
 def _save(figure: Any, kind: str, metadata: dict[str, None]) -> bytes:

@@ -34,7 +34,7 @@ def test_curves_and_bands_are_the_estimates(tmp_path):
   figure = pytest.importorskip('matplotlib.figure').Figure()
   comparison = compared(study(tmp_path, gains=(('grpo', 0.0), ('a$b$', 0.3))))
   axes = figure.add_subplot()
-  plot._draw(axes, comparison, 'success')
+  plot._draw(axes, comparison.steps, comparison.rows)
   assert len(axes.lines) == len(axes.collections) == len(comparison.rows) == 2
   for line, band, row in zip(axes.lines, axes.collections, comparison.rows):
     assert line.get_label() == f'{row.method} (3 seeds)'
@@ -45,6 +45,23 @@ def test_curves_and_bands_are_the_estimates(tmp_path):
       heights = corners[corners[:, 0] == step, 1]
       assert heights.min() == pytest.approx(100 * estimate.low)
       assert heights.max() == pytest.approx(100 * estimate.high)
+
+
+def test_of_many_methods_each_meets_the_baseline_on_its_own_axes(tmp_path):
+  make = pytest.importorskip('matplotlib.figure').Figure
+  gains = [(name, 0.1 * i) for i, name in enumerate(('b', 'grpo', 'a', 'c', 'd', 'e'))]
+  comparison = compared(study(tmp_path, seeds=2, gains=gains))
+  figure = plot._figure(make, comparison, 'success')
+  curves = {row.method: [100 * e.mean for e in row.curve] for row in comparison.rows}
+  assert len(figure.axes) == 5  # One per method but the baseline, on a grid of 8.
+  for axes in figure.axes:
+    method = axes.get_title().removesuffix(' (2 seeds)')
+    gray, blue = axes.lines
+    assert gray.get_ydata().tolist() == pytest.approx(curves['grpo'])
+    assert blue.get_ydata().tolist() == pytest.approx(curves.pop(method))
+    assert len(axes.collections) == 2
+  assert list(curves) == ['grpo']
+  assert 'gray: grpo (2 seeds)' in figure.get_suptitle()
 
 
 def test_a_single_seed_is_a_line_without_a_band(tmp_path):
