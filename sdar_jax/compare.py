@@ -18,7 +18,7 @@ import math
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import rich.box
 import rich.console
@@ -39,6 +39,9 @@ _HEADINGS = (
   'detects',
   'verdict',
 )
+_UNBROKEN = ('p', 'detects', 'verdict')
+_PADDING = 3  # Characters that a column of the terminal's table needs besides.
+_DISPENSABLE = ('P(win)', 'area', 'p')  # Where a terminal is narrow, in this order.
 
 
 def _headings(metric: str) -> list[str]:
@@ -88,7 +91,9 @@ def notes(comparison: Comparison) -> list[str]:
     'Brackets: 95 % intervals for new seeds and new tasks of this kind (two-way random'
     ' effects, few-seed degrees of freedom); with one seed there is none.',
   ]
-  others = sum(row.paired is not None for row in comparison.rows)
+  others = max(
+    (row.paired.comparisons for row in comparison.rows if row.paired), default=0
+  )
   if not others:
     return out
   out += [
@@ -102,7 +107,9 @@ def notes(comparison: Comparison) -> list[str]:
   ]
   if others > 1:
     out.append(
-      f'{others} comparisons: neither intervals nor p correct for their number.'
+      f'{others} comparisons: intervals, p and what is detected are those of each by'
+      ' itself. A verdict that would not hold at 5 % divided by their number'
+      ' (Bonferroni) is called uncorrected.'
     )
   return out
 
@@ -149,19 +156,48 @@ def _escape(text: str) -> str:
 
 
 def show(comparison: Comparison, console: rich.console.Console) -> None:
-  """Prints the same to a terminal."""
+  """Prints the same to a terminal; a narrow one has no room for some columns."""
   console.print(title(comparison), soft_wrap=True)
   for metric in dict.fromkeys(row.metric for row in comparison.rows):
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     lines = [cells(row) for row in comparison.rows if row.metric == metric]
-    for heading, *column in zip(_headings(metric), *lines):
-      longest = max(len(word) for text in (heading, *column) for word in text.split())
-      table.add_column(heading, min_width=longest, overflow='fold')
-    for line in lines:
+    columns = [_Column(*column) for column in zip(_headings(metric), zip(*lines))]
+    dropped = [name for name in _DISPENSABLE if _drop(name, columns, console.width)]
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+      table.add_column(column.heading, overflow='fold', no_wrap=not column.breaks)
+    for line in zip(*(column.texts for column in columns)):
       table.add_row(*line)
     console.print(table)
+    if dropped:
+      console.print(f'No room here, but in the files: {", ".join(dropped)}.')
   for line in (*notes(comparison), *(f'warning: {w}' for w in comparison.warnings)):
     console.print(line, soft_wrap=True)
+
+
+class _Column(NamedTuple):
+  heading: str
+  texts: tuple[str, ...]
+
+  @property
+  def breaks(self) -> bool:
+    """Whether its texts may go over several lines."""
+    return self.heading not in _UNBROKEN
+
+  @property
+  def width(self) -> int:
+    """Characters that it needs."""
+    texts = (self.heading, *self.texts)
+    if self.breaks:
+      return max(len(word) for text in texts for word in text.split())
+    return max(map(len, texts))
+
+
+def _drop(name: str, columns: list[_Column], width: int) -> bool:
+  """Removes a column where all together are wider than the terminal."""
+  if sum(column.width + _PADDING for column in columns) + _PADDING <= width:
+    return False
+  columns[:] = [column for column in columns if column.heading != name]
+  return True
 
 
 def summary_csv(comparison: Comparison) -> str:
@@ -196,6 +232,7 @@ def _paired_columns(pair: Paired) -> dict[str, Any]:
     'win_high': high,
     'detectable': pair.detectable,
     'seeds_needed': pair.seeds_needed,
+    **_columns('corrected', pair.corrected),
     'verdict': pair.verdict,
   }
 

@@ -11,8 +11,7 @@ from sdar_jax.runs import Evaluation, Run, RunError
 from sdar_jax.statistics import Estimate
 
 BASELINE = 'grpo'  # Where none is named and there is one of this name.
-# Flipping whole seeds needs this many for a two-sided p below 0.05: 2 / 2**6.
-SEEDS_TO_FLIP = 6
+LEVEL = 0.05  # Of tests: the chance to find a difference where there is none.
 METRICS = ('success', 'score')
 
 
@@ -30,6 +29,8 @@ class Paired:
       from all seeds of both.
     detectable: the difference that these seeds and tasks detect with power 0.8.
     seeds_needed: seeds that detect the observed difference; None if no number would.
+    comparisons: with the baseline by this metric, of which this is one.
+    corrected: the difference with an interval that covers 1 - 0.05 / comparisons.
   """
 
   seeds: tuple[int, ...]
@@ -40,19 +41,27 @@ class Paired:
   improvement: tuple[float, float, float]
   detectable: float
   seeds_needed: int | None
+  comparisons: int
+  corrected: Estimate
 
   @property
   def verdict(self) -> str:
     """What the interval of the difference says, where the test agrees.
 
     With few seeds an interval can be too narrow because the seeds happen to agree; the
-    test of the single results guards against that.
+    test of the single results guards against that. What would not hold if the level
+    were shared among all comparisons (Bonferroni) is 'uncorrected'.
     """
-    if self.test.p < 0.05 and self.difference.low > 0:
-      return 'better'
-    if self.test.p < 0.05 and self.difference.high < 0:
-      return 'worse'
-    return 'not settled'
+    if (single := self._sign(self.difference, LEVEL)) is None:
+      return 'not settled'
+    held = self._sign(self.corrected, LEVEL / self.comparisons)
+    return single if held else f'{single} (uncorrected)'
+
+  def _sign(self, difference: Estimate, level: float) -> str | None:
+    """'better' or 'worse' where interval and test agree at this level."""
+    if self.test.p >= level:
+      return None
+    return 'better' if difference.low > 0 else 'worse' if difference.high < 0 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +201,12 @@ def _rows(
     label: {run.seed: _values(run, steps, tasks, metric) for run in members}
     for label, members in methods.items()
   }
-  rows = [
-    _row(metric, label, values, baseline, statistics.curve_weights(steps))
-    for label in methods
+  known = set(values[baseline])
+  paired = [
+    label for label in methods if label != baseline and known & set(values[label])
   ]
+  weights = statistics.curve_weights(steps)
+  rows = [_row(metric, label, values, baseline, weights, paired) for label in methods]
   return sorted(rows, key=lambda r: (r.method != baseline, -r.final.mean, r.method))
 
 
@@ -205,12 +216,14 @@ def _row(
   values: Mapping[str, Mapping[int, np.ndarray]],
   baseline: str,
   weights: np.ndarray,
+  paired: Sequence[str],
 ) -> Row:
+  """Of `method`, which is compared with the baseline if it is in `paired`."""
   ours = values[method]
   table = np.stack(list(ours.values()))  # [S, E, K]
-  paired = None
-  if method != baseline and set(ours) & set(values[baseline]):
-    paired = _paired(ours, values[baseline], weights)
+  pair = None
+  if method in paired:
+    pair = _paired(ours, values[baseline], weights, len(paired))
   return Row(
     metric=metric,
     method=method,
@@ -218,19 +231,23 @@ def _row(
     final=statistics.two_way_interval(table[:, -1]),
     area=statistics.two_way_interval(np.einsum('e,sek->sk', weights, table)),
     curve=tuple(statistics.two_way_interval(table[:, i]) for i in range(len(weights))),
-    paired=paired,
+    paired=pair,
   )
 
 
 def _paired(
-  ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray], weights: np.ndarray
+  ours: Mapping[int, np.ndarray],
+  theirs: Mapping[int, np.ndarray],
+  weights: np.ndarray,
+  comparisons: int,
 ) -> Paired:
   seeds = tuple(seed for seed in ours if seed in theirs)
   table = np.stack([ours[seed] - theirs[seed] for seed in seeds])  # [S, E, K]
   last = table[:, -1]
-  difference = statistics.two_way_interval(last, (-1.0, 1.0))
+  bounds, level = (-1.0, 1.0), LEVEL / comparisons
+  difference = statistics.two_way_interval(last, bounds)
   areas = np.einsum('e,sek->sk', weights, table)
-  over_seeds = len(seeds) >= SEEDS_TO_FLIP
+  over_seeds = 2 / 2 ** len(seeds) < level  # The smallest p that flipping them gives.
   spread = {
     'seed_variance': difference.seed_variance,
     'task_variance': difference.task_variance,
@@ -239,7 +256,7 @@ def _paired(
   return Paired(
     seeds=seeds,
     difference=difference,
-    area=statistics.two_way_interval(areas, (-1.0, 1.0)),
+    area=statistics.two_way_interval(areas, bounds),
     test=statistics.sign_flip_test(last.mean(1) if over_seeds else last),
     test_over='seeds' if over_seeds else 'results',
     improvement=statistics.probability_of_improvement(
@@ -250,6 +267,8 @@ def _paired(
     seeds_needed=statistics.seeds_needed(difference.mean, **spread)
     if len(seeds) > 1
     else None,
+    comparisons=comparisons,
+    corrected=statistics.two_way_interval(last, bounds, 1 - level),
   )
 
 

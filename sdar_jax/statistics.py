@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+CONFIDENCE = 0.95  # Of intervals where no other is asked for.
 Z_95 = 1.959963984540054  # Standard normal quantile of 0.975.
 POWER = 0.8  # Of a detectable difference: the chance that it is detected.
 MOST_SEEDS = 1000  # More are not worth naming.
@@ -57,7 +58,7 @@ class Estimate(NamedTuple):
 
   Attributes:
     mean: over all seeds and tasks.
-    low: lower end of the 95 % interval; NaN with one seed.
+    low: lower end of the interval; NaN with one seed.
     high: upper end.
     seed_variance: of one seed's mean on these tasks, chance within episodes included.
     task_variance: of the mean, from which tasks the panel happens to have.
@@ -71,31 +72,37 @@ class Estimate(NamedTuple):
 
 
 def two_way_interval(
-  values: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)
+  values: np.ndarray,
+  bounds: tuple[float, float] = (0.0, 1.0),
+  confidence: float = CONFIDENCE,
 ) -> Estimate:
-  r"""Mean and 95 % interval for new seeds and new tasks.
+  r"""Mean and interval for new seeds and new tasks, of 95 % where nothing is said.
 
   \[ y_{sk} = \mu + a_s + b_k + e_{sk}, \quad
      V_a = \frac{\mathrm{var}_s(\bar y_{s\cdot})}{S}, \quad
      V_b = \frac{\max(MS_b - MS_e, 0)}{SK}, \quad
-     \bar y \pm t_{.975}(\nu) \sqrt{V_a + V_b} \]
+     \bar y \pm t_{(1+c)/2}(\nu) \sqrt{V_a + V_b} \]
 
-  with \( 1/\nu = \rho/(S-1) + (1-\rho)/(K-1) \) and \( \rho = V_a/(V_a + V_b) \), the
-  mean squares of the two-way table without replication. It reaches at least one
-  standard error of what is not the seeds' doing, \( \sqrt{MS_e/(SK) + V_b} \), to each
-  side, however well few seeds happen to agree. Where no value differs from another, it
-  is Wilson's for K like trials: \( \pm z^2/(K + z^2) \).
+  with c the confidence, \( 1/\nu = \rho/(S-1) + (1-\rho)/(K-1) \) and
+  \( \rho = V_a/(V_a + V_b) \), the mean squares of the two-way table without
+  replication. It reaches at least one standard error of what is not the seeds' doing,
+  \( \sqrt{MS_e/(SK) + V_b} \), to each side, however well few seeds happen to agree.
+  Where no value differs from another, it is Wilson's for K like trials:
+  \( \pm z^2/(K + z^2) \).
 
   Simulated coverage (tests/test_statistics.py) is 93 to 97 % with 3, 5 and 10 seeds,
   wherever the variance comes from, while seeds are less than 15 points apart; further
   apart or at the edge of what is possible they are not normal, and 3 of them cover 86
   to 94 %. Two seeds cover 89 % or more. The percentile bootstrap over seeds and tasks
   covers less than 80 % with 3 seeds, whose resampled means spread too little, and
-  Satterthwaite's degrees of freedom, with \( \rho^2 \) for \( \rho \), 92 %.
+  Satterthwaite's degrees of freedom, with \( \rho^2 \) for \( \rho \), 92 %. Of eight
+  comparisons among equal methods with 3 seeds, 95 % intervals find at least one
+  difference in 30 % of studies, intervals of 1 - 0.05/8 in 7 %.
 
   Args:
     values: [..., S, K] float, result of seed s on task k.
     bounds: what a mean can be at least and at most; the interval is cut there.
+    confidence: the chance that the interval covers the truth.
 
   Raises:
     ValueError: there are fewer than 2 tasks.
@@ -117,11 +124,12 @@ def two_way_interval(
   error = (rest**2).sum((-2, -1)) / ((seeds - 1) * (tasks - 1))
   chance = error / (seeds * tasks)
   task_variance = np.maximum(by_task.var(-1, ddof=1) / tasks - chance, 0.0)
-  half = _half_width(seed_variance / seeds, task_variance, seeds, tasks)
+  half = _half_width(seed_variance / seeds, task_variance, seeds, tasks, confidence)
   half = np.maximum(half, np.sqrt(chance + task_variance))
   # Rounding leaves 1e-34 where nothing varies.
   same = np.ptp(values, (-2, -1)) == 0
-  half = np.where(same, Z_95**2 / (tasks + Z_95**2), half)
+  z = special.ndtri((1 + confidence) / 2)
+  half = np.where(same, z**2 / (tasks + z**2), half)
   low, high = np.maximum(mean - half, bounds[0]), np.minimum(mean + half, bounds[1])
   return _estimate(mean, low, high, seed_variance, task_variance)
 
@@ -131,12 +139,16 @@ def _estimate(*arrays: np.ndarray) -> Estimate:
 
 
 def _half_width(
-  from_seeds: np.ndarray, from_tasks: np.ndarray, seeds: int, tasks: int
+  from_seeds: np.ndarray,
+  from_tasks: np.ndarray,
+  seeds: int,
+  tasks: int,
+  confidence: float = CONFIDENCE,
 ) -> np.ndarray:
   total = from_seeds + from_tasks
   share = np.divide(from_seeds, total, out=np.ones_like(total), where=total > 0)
   degrees = 1 / (share / (seeds - 1) + (1 - share) / (tasks - 1))
-  return special.stdtrit(degrees, 0.975) * np.sqrt(total)
+  return special.stdtrit(degrees, (1 + confidence) / 2) * np.sqrt(total)
 
 
 def power(

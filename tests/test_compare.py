@@ -1,6 +1,7 @@
 """Comparisons whose result is known, and the files that they leave."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import rich.console
 from run_cases import compared, episode, make_run, study
 from scipy import stats
 
@@ -130,6 +132,9 @@ def test_graded_scores_are_a_metric_of_their_own(tmp_path):
   assert [row.metric for row in got.rows] == ['success', 'score']
   assert [row.final.mean for row in got.rows] == [0.25, 1.75 / 4]
   assert '| method (seeds) | score |' in compare.markdown(got)
+  others = [make_run(tmp_path, 'rloo', s, {5: rows}, report=report) for s in range(3)]
+  text = compare.markdown(compared(paths + others))  # One comparison by each metric.
+  assert 'Difference: method minus grpo' in text and 'Bonferroni' not in text
   first = compare.results_csv(got).splitlines()[:2]
   assert first[0].split(',')[7] == 'score' and first[1].split(',')[7] == '0.5'
   paths.append(make_run(tmp_path, 'sdar', 0, {5: [1, 0, 0, 1]}))
@@ -162,6 +167,21 @@ def test_files_hold_the_numbers(tmp_path, capsys):
     assert all(compare._escape(cell) in text for cell in compare.cells(row))
 
 
+@pytest.mark.parametrize('width, dropped', [(80, True), (140, False)])
+def test_a_terminal_shows_every_verdict_whole(tmp_path, width, dropped):
+  gains = (('grpo', 0), ('grpo+opsd-released', 0.1), ('a', 0.25), ('b', 0.0))
+  got = compared(study(tmp_path, tasks=80, gains=gains))
+  console = rich.console.Console(file=io.StringIO(), width=width, markup=False)
+  compare.show(got, console)
+  table = console.file.getvalue().partition('Mean:')[0]
+  assert all(len(line) <= width for line in table.splitlines()[1:])
+  for row in got.rows[1:]:
+    assert f' {row.paired.verdict} ' in table
+    assert f' {100 * row.paired.detectable:.1f} ' in table
+  assert ('P(win)' in table.splitlines()[2]) is not dropped
+  assert ('in the files: P(win)' in table) is dropped
+
+
 def test_one_seed_has_no_interval_anywhere(tmp_path):
   paths = study(tmp_path, seeds=1)
   got = compared(paths)
@@ -171,6 +191,25 @@ def test_one_seed_has_no_interval_anywhere(tmp_path):
   assert compare.cells(row)[1] == f'{100 * row.final.mean:.1f}'
   record = list(csv.DictReader(compare.summary_csv(got).splitlines()))[1]
   assert record['mean_low'] == record['detectable'] == record['seeds_needed'] == ''
+
+
+def test_what_does_not_hold_among_many_comparisons_is_uncorrected(tmp_path):
+  gains = (('grpo', 0.0), ('a', 0.25))
+  alone = compared(study(tmp_path / 'two', seeds=3, tasks=80, gains=gains)).rows[1]
+  gains += tuple((name, 0.0) for name in 'bcdefghij')
+  paths = study(tmp_path / 'many', seeds=3, tasks=80, gains=gains)
+  got = compared(paths)
+  among = next(row for row in got.rows if row.method == 'a')
+  assert (alone.paired.comparisons, among.paired.comparisons) == (1, 10)
+  assert alone.paired.corrected == alone.paired.difference == among.paired.difference
+  assert among.paired.corrected.low < 0 < among.paired.difference.low
+  assert alone.paired.verdict == 'better'
+  assert among.paired.verdict == 'better (uncorrected)'
+  assert any('10 comparisons' in note for note in compare.notes(got))
+  worse = compared(paths, 'a').rows  # All the other way round.
+  assert {row.paired.verdict for row in worse if row.method == 'grpo'} == {
+    'worse (uncorrected)'
+  }
 
 
 def test_a_verdict_asks_for_the_test_too(tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import pathlib
-import re
 
 import numpy as np
 import pytest
@@ -26,11 +25,10 @@ def episodes(name):
 
 
 def table(text):
-  """{method: its row's cells} of the first table in `text`."""
-  lines = re.findall(r'^\| (.+) \|$', text, re.MULTILINE)
-  cells = [line.split(' | ') for line in lines]
-  start = next(i for i, row in enumerate(cells) if row[0] == 'method (seeds)')
-  return {row[0].split(' ')[0]: row for row in cells[start + 2 :]}
+  """{method: its row's cells} of the table of success in `text`."""
+  body = text.partition('| method (seeds) | success |')[2].partition('\n\n')[0]
+  rows = [line[2:-2].split(' | ') for line in body.splitlines()[2:]]
+  return {row[0].split(' ')[0]: row for row in rows}
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -102,6 +102,28 @@ def test_interval_of_a_paired_difference_covers_93_to_97_percent(seeds):
     assert 0.93 <= coverage <= 0.97, (seed_sd, own_sd, coverage)
 
 
+@pytest.mark.parametrize('seeds', [3, 5])
+def test_corrected_intervals_rarely_err_in_any_of_eight_comparisons(seeds):
+  """Nine methods that are the same: how often a study finds a difference."""
+  random = np.random.default_rng(seeds)
+  studies, tasks, others = 1500, 140, 8
+  latent = 0.4 + random.normal(0, 0.7, (studies, 1, tasks))
+
+  def method():
+    seed = random.normal(0, 0.15, (studies, seeds, 1))
+    chance = random.standard_normal((studies, seeds, tasks))
+    return (latent + seed + chance > 0).astype(float)
+
+  baseline, wrong = method(), np.zeros((2, studies), bool)
+  for _ in range(others):
+    difference = method() - baseline
+    for i, confidence in enumerate((0.95, 1 - 0.05 / others)):
+      got = statistics.two_way_interval(difference, (-1.0, 1.0), confidence)
+      wrong[i] |= (got.low > 0) | (got.high < 0)
+  alone, corrected = wrong.mean(1)
+  assert alone > 0.2 and 0.01 < corrected < 0.08, (alone, corrected)
+
+
 def test_usual_intervals_fail_for_three_seeds():
   """Why the interval is not one of them: what its docstring says of each."""
   random = np.random.default_rng(0)
