@@ -299,7 +299,10 @@ def test_a_closed_pool_leaves_nothing_behind(tmp_path):
       assert _held()[2] == before[2] + 2
       assert not environments._live
       pids = [each._process.pid for each in environments._workers]
-    assert _held() == before
+    # Fewer are possible: threads of an earlier test may have been about to end.
+    held = _held()
+    assert all(now <= then for now, then in zip(held, before)), (held, before)
+    before = held
     assert not any(pathlib.Path(f'/proc/{pid}').exists() for pid in pids)
   assert faults.injected()['crash'] > 3
 
