@@ -12,7 +12,7 @@ _SMALL = (2.6, 2.1)  # Of one among many.
 _COLUMNS = 4  # At most, of those.
 _TOGETHER = 3  # Methods whose bands can be told apart on the same axes.
 _DPI = 150
-_COLORS = {'baseline': 'tab:gray', 'method': 'tab:blue'}  # Where each has its axes.
+_COLORS = ('tab:gray', 'tab:blue')  # Of the baseline and of a method beside it.
 
 
 class PlotError(RuntimeError):
@@ -72,8 +72,8 @@ def _figure(make: Any, comparison: Comparison, metric: str) -> Any:
     for axes in grid.flat[len(others) :]:
       axes.remove()
     for axes, row in zip(grid.flat, others):
-      _draw(axes, comparison.steps, [*baseline, row], list(_COLORS.values()))
-      axes.set_title(_label(row), fontsize=9, color=_COLORS['method'])
+      _draw(axes, comparison.steps, [*baseline, row], _COLORS)
+      axes.set_title(_label(row), fontsize=9, color=_COLORS[1])
     figure.supxlabel('step', fontsize=9)
     title += f'; gray: {_label(baseline[0])}'
   figure.suptitle(title, fontsize=10)
