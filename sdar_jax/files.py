@@ -1,8 +1,64 @@
-"""Files that survive a crash: atomic replacement, fsync, one-line errors. No JAX."""
+"""Files that survive a crash: atomic replacement, fsync, locks, errors. No JAX."""
 
+import datetime
+import fcntl
 import hashlib
 import os
 import pathlib
+import socket
+from collections.abc import Callable
+
+_held: set[int] = set()  # Descriptors of the locks that this process holds.
+
+
+def _forget_locks() -> None:
+  # A lock belongs to an open file, which a forked child shares: were the parent killed,
+  # a surviving environment worker would keep it.
+  for descriptor in _held:
+    os.close(descriptor)
+  _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+def lock(path: pathlib.Path, busy: Callable[[str], None], mode: int = 0o600) -> int:
+  """Locks a file for this process; the kernel frees the lock however it ends.
+
+  Programs that it starts and workers that it forks do not share the lock.
+
+  Args:
+    path: made if it is not there; says who holds the lock.
+    busy: takes the name of another process that holds it. What it raises is raised;
+      where it returns, the lock is waited for.
+    mode: of a file that is made.
+
+  Returns:
+    What `unlock` takes.
+  """
+  descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)  # Closed in other programs.
+  try:
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      holder = os.pread(descriptor, 300, 0).decode(errors='replace')
+      busy(' '.join(holder.split()) or 'another process')
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+    name = f'pid {os.getpid()} on host {socket.gethostname()} since {now}'
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, name.encode(), 0)
+  except BaseException:
+    os.close(descriptor)
+    raise
+  _held.add(descriptor)
+  return descriptor
+
+
+def unlock(descriptor: int) -> None:
+  """Gives up what `lock` gave."""
+  _held.discard(descriptor)
+  os.close(descriptor)
 
 
 def sync(path: pathlib.Path) -> None:

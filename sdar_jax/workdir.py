@@ -3,14 +3,11 @@
 No JAX: a second run in the same directory is refused before anything heavy is loaded.
 """
 
-import datetime
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import pathlib
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,22 +23,10 @@ _log = logging.getLogger(__name__)
 HARMLESS = ('steps', 'pool', 'eval', 'checkpoint', 'log')
 
 _ABSENT = '(absent)'
-_held: set[int] = set()  # Descriptors of the locks that this process holds.
 
 
 class WorkdirError(ValueError):
   """A work directory that cannot be used: one line saying why and what to change."""
-
-
-def _forget_locks() -> None:
-  # A lock belongs to an open file, which a forked child shares: were the parent killed,
-  # a surviving environment worker would keep the directory locked.
-  for descriptor in _held:
-    os.close(descriptor)
-  _held.clear()
-
-
-os.register_at_fork(after_in_child=_forget_locks)
 
 
 class Workdir:
@@ -81,7 +66,7 @@ class Workdir:
   def __enter__(self) -> 'Workdir':
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      self._lock = _acquire(self.path / '.lock')
+      self._lock = files.lock(self.path / '.lock', self._refuse)
       self._compare()
     except OSError as error:
       self._release()
@@ -98,9 +83,14 @@ class Workdir:
 
   def _release(self) -> None:
     if self._lock is not None:
-      _held.discard(self._lock)
-      os.close(self._lock)
+      files.unlock(self._lock)
       self._lock = None
+
+  def _refuse(self, holder: str) -> None:
+    raise WorkdirError(
+      f'workdir {self.path} is in use by {holder}: stop that run or choose another'
+      ' workdir'
+    )
 
   def _is_harmless(self, key: str) -> bool:
     return any(key == name or key.startswith(f'{name}.') for name in self._harmless)
@@ -126,29 +116,6 @@ class Workdir:
     """
     text = json.dumps(self._values, indent=1, sort_keys=True) + '\n'
     files.write_atomic(self.path / 'config.json', text.encode())
-
-
-def _acquire(path: pathlib.Path) -> int:
-  # 0600 and O_CLOEXEC (Python's default): programs we start do not share the lock.
-  descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-    holder = f'pid {os.getpid()} on host {socket.gethostname()} since {now}'
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, holder.encode(), 0)
-  except BlockingIOError as error:
-    holder = os.pread(descriptor, 300, 0).decode(errors='replace') or 'another process'
-    os.close(descriptor)
-    raise WorkdirError(
-      f'workdir {path.parent} is in use by {" ".join(holder.split())}:'
-      ' stop that run or choose another workdir'
-    ) from error
-  except OSError:
-    os.close(descriptor)
-    raise
-  _held.add(descriptor)
-  return descriptor
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

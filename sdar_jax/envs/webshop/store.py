@@ -4,15 +4,12 @@ Also the way from a folder of official files to a shop.
 """
 
 import array
-import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import logging
 import os
 import shutil
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,27 +211,18 @@ def open_official(
     return Shop(catalogue.MemoryCatalogue(catalogue.read_products(*paths)), None, nouns)
   directory = data_dir / FOLDER
   if not _is_current(directory, paths):
-    with _lock(directory):
+    say = functools.partial(_wait_for, directory)
+    lock = files.lock(_beside(directory, 'lock'), say, 0o666)  # One builder at a time.
+    try:
       if not _is_current(directory, paths):  # Nobody built it while we waited.
         _make_current(directory, paths)
+    finally:
+      files.unlock(lock)
   return open_shop(directory, nouns)
 
 
-@contextlib.contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-  """One builder of a folder at a time; the system takes the lock from the dead."""
-  with open(_beside(directory, 'lock'), 'a+') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      holder = file.read() or 'another process'
-      _log.warning('%s: being built by %s; waiting for it', directory, holder)
-      fcntl.flock(file, fcntl.LOCK_EX)
-    file.truncate(0)
-    file.write(f'pid {os.getpid()} on host {socket.gethostname()}')
-    file.flush()
-    yield
+def _wait_for(directory: Path, holder: str) -> None:
+  _log.warning('%s: being built by %s; waiting for it', directory, holder)
 
 
 def _is_current(directory: Path, paths: Sequence[Path]) -> bool:
