@@ -27,13 +27,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import app, flags
+from watch import Watch
 
 from sdar_jax.envs.webshop import official, store
 from sdar_jax.envs.webshop.goals import Goals
@@ -183,21 +183,6 @@ def invent(folder: Path) -> None:
     items.write(']')
     asked.write('}')
   print(f'{PRODUCTS.value:,} products invented in {watch}, {size(folder):.2f} GiB')
-
-
-class Watch:
-  """Time since it was made, as text: by the clock and of this process."""
-
-  def __init__(self):
-    self._start = time.perf_counter(), time.process_time()
-
-  def __str__(self) -> str:
-    clock, processor = self.read()
-    return f'{clock:.1f} s ({processor:.1f} s of the processor)'
-
-  def read(self) -> tuple[float, float]:
-    """Seconds."""
-    return time.perf_counter() - self._start[0], time.process_time() - self._start[1]
 
 
 def size(folder: Path) -> float:

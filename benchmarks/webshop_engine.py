@@ -10,10 +10,10 @@ the full catalogue.
 """
 
 import random
-import time
 from pathlib import Path
 
 from absl import app, flags
+from watch import Watch
 
 from sdar_jax.envs import base
 from sdar_jax.envs.webshop import catalogue, generated, store
@@ -25,16 +25,6 @@ from sdar_jax.envs.webshop.shop import Shop
 DATA_DIR = flags.DEFINE_string('data_dir', '', 'official files; empty: generated shop')
 EPISODES = flags.DEFINE_integer('episodes', 2000, 'episodes to play')
 SEED = flags.DEFINE_integer('seed', 0, 'of the walks')
-
-
-class Watch:
-  """Seconds of this process since it was made: of the processor and of the clock."""
-
-  def __init__(self):
-    self._start = time.process_time(), time.perf_counter()
-
-  def read(self):
-    return time.process_time() - self._start[0], time.perf_counter() - self._start[1]
 
 
 def first_shop():
@@ -85,7 +75,7 @@ def measure(shop, goals, episodes):
   asked = list(queries(goals, episodes, rng))
   env, watch = WebshopEnv(shop), Watch()
   steps = sum(walk(env, goal, query) for goal, query in zip(chosen, asked))
-  processor, clock = watch.read()
+  clock, processor = watch.read()
   print(
     f'{steps} steps, {len(set(asked))} different queries: {steps / processor:,.0f} '
     f'steps/s ({steps / clock:,.0f} by the clock), nouns by {shop.nouns.name}'
@@ -100,7 +90,7 @@ def measure_search(shop, asked):
     watch = Watch()
     shop.index.search(query)
     spent.append(watch.read())
-  processor, clock = (sorted(1000 * times for times in kind) for kind in zip(*spent))
+  clock, processor = (sorted(1000 * times for times in kind) for kind in zip(*spent))
   middle, high = len(spent) // 2, int(len(spent) * 0.95)
   print(
     f'search: {processor[middle]:.2f} ms median, {processor[high]:.2f} ms at 95 % '
@@ -114,7 +104,7 @@ def main(arguments):
     raise app.UsageError(f'unexpected argument {arguments[1]!r}')
   watch = Watch()
   shop, goals = first_shop()
-  processor, clock = watch.read()
+  clock, processor = watch.read()
   print(
     f'{len(shop.catalogue)} products: read and indexed in {processor:.1f} s '
     f'({clock:.1f} s by the clock)'

@@ -161,15 +161,16 @@ def show(comparison: Comparison, console: rich.console.Console) -> None:
   for metric in dict.fromkeys(row.metric for row in comparison.rows):
     lines = [cells(row) for row in comparison.rows if row.metric == metric]
     columns = [_Column(*column) for column in zip(_headings(metric), zip(*lines))]
-    dropped = [name for name in _DISPENSABLE if _drop(name, columns, console.width)]
+    kept = _that_fit(columns, console.width)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
+    for column in kept:
       table.add_column(column.heading, overflow='fold', no_wrap=not column.breaks)
-    for line in zip(*(column.texts for column in columns)):
+    for line in zip(*(column.texts for column in kept)):
       table.add_row(*line)
     console.print(table)
-    if dropped:
-      console.print(f'No room here, but in the files: {", ".join(dropped)}.')
+    if len(kept) < len(columns):
+      dropped = ', '.join(_DISPENSABLE[: len(columns) - len(kept)])
+      console.print(f'No room here, but in the files: {dropped}.')
   for line in (*notes(comparison), *(f'warning: {w}' for w in comparison.warnings)):
     console.print(line, soft_wrap=True)
 
@@ -192,12 +193,13 @@ class _Column(NamedTuple):
     return max(map(len, texts))
 
 
-def _drop(name: str, columns: list[_Column], width: int) -> bool:
-  """Removes a column where all together are wider than the terminal."""
-  if sum(column.width + _PADDING for column in columns) + _PADDING <= width:
-    return False
-  columns[:] = [column for column in columns if column.heading != name]
-  return True
+def _that_fit(columns: Sequence[_Column], width: int) -> Sequence[_Column]:
+  """The columns without as many of the dispensable ones as are too many."""
+  for name in _DISPENSABLE:
+    if sum(column.width + _PADDING for column in columns) + _PADDING <= width:
+      break
+    columns = [column for column in columns if column.heading != name]
+  return columns
 
 
 def summary_csv(comparison: Comparison) -> str:

@@ -62,8 +62,7 @@ def _figure(make: Any, comparison: Comparison, metric: str) -> Any:
     axes.set_xlabel('step')
     axes.legend(fontsize=8)
   else:
-    baseline = [row for row in rows if row.method == comparison.baseline]
-    others = [row for row in rows if row.method != comparison.baseline]
+    baseline, *others = rows
     columns = min(len(others), _COLUMNS)
     lines = math.ceil(len(others) / columns)
     size = (columns * _SMALL[0], lines * _SMALL[1])
@@ -72,10 +71,11 @@ def _figure(make: Any, comparison: Comparison, metric: str) -> Any:
     for axes in grid.flat[len(others) :]:
       axes.remove()
     for axes, row in zip(grid.flat, others):
-      _draw(axes, comparison.steps, [*baseline, row], _COLORS)
+      axes.set_prop_cycle(color=_COLORS)
+      _draw(axes, comparison.steps, [baseline, row])
       axes.set_title(_label(row), fontsize=9, color=_COLORS[1])
     figure.supxlabel('step', fontsize=9)
-    title += f'; gray: {_label(baseline[0])}'
+    title += f'; gray: {_label(baseline)}'
   figure.suptitle(title, fontsize=10)
   return figure
 
@@ -84,16 +84,11 @@ def _label(row: Row) -> str:
   return f'{row.method} ({len(row.seeds)} seeds)'
 
 
-def _draw(
-  axes: Any, steps: Sequence[int], rows: Sequence[Row], colors: Sequence[Any] = ()
-) -> None:
-  """Lines and bands of `rows`, in `colors` or matplotlib's own."""
-  for i, row in enumerate(rows):
+def _draw(axes: Any, steps: Sequence[int], rows: Sequence[Row]) -> None:
+  """Lines and bands."""
+  for row in rows:
     means = [100 * estimate.mean for estimate in row.curve]
-    style = {'color': colors[i]} if colors else {}
-    (line,) = axes.plot(
-      steps, means, marker='o', markersize=3, label=_label(row), **style
-    )
+    (line,) = axes.plot(steps, means, marker='o', markersize=3, label=_label(row))
     low = [100 * estimate.low for estimate in row.curve]
     high = [100 * estimate.high for estimate in row.curve]
     axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, lw=0)

@@ -65,7 +65,7 @@ def demonstrations(
     task = tasks[index % len(tasks)]
     random = np.random.default_rng([seed, index])
     with_skills = bool(random.random() < skilled_fraction)
-    informed = with_skills or (
+    informed = with_skills or (  # A fraction of 0 takes no draw from what follows.
       informed_fraction > 0 and random.random() < informed_fraction
     )
     kind = world.demonstrators[0 if informed else 1]

@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from experiments import alfworld, search_qa, webshop
+from experiments.cells import WORLDS
 from experiments.tiny import tokenizer
 from sdar_jax import chat, modes, parts, skills
 from sdar_jax.models import convert, qwen
 
-EXPERIMENTS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
 # What is special about each world's lessons. WebShop's products may be known by heart,
 # the people of unseen questions may not. A shopper that knows what to search for must
 # know what to choose, too, where somebody else has searched (many mistakes), and one
@@ -37,7 +36,7 @@ LESSONS = {
   'search_qa': {'rows': 64_000, 'copy_rows': 20_000, 'new_names': True},
 }
 
-_WORLD = flags.DEFINE_enum('world', 'alfworld', list(EXPERIMENTS), 'Where it acts.')
+_WORLD = flags.DEFINE_enum('world', 'alfworld', list(WORLDS), 'Where it acts.')
 _OUTPUT = flags.DEFINE_string('output', '', "Directory; '' means runs/tiny/WORLD.")
 _ROWS = flags.DEFINE_integer('rows', None, "Turns to imitate; none means the world's.")
 _SEED = flags.DEFINE_integer('seed', 0, 'Of weights, games and mistakes.')
@@ -62,7 +61,7 @@ def model_config(vocab_size: int) -> qwen.ModelConfig:
 
 def training_config(path: pathlib.Path):
   """The experiment's `model=tiny` with the settings of imitation."""
-  c = EXPERIMENTS[_WORLD.value].get_config('model=tiny')
+  c = WORLDS[_WORLD.value].get_config('model=tiny')
   c.model.path = str(path)
   c.model.tokenizer = str(path)
   c.seed = _SEED.value
