@@ -3,10 +3,22 @@
 import datetime
 import fcntl
 import hashlib
+import json
 import os
 import pathlib
+import re
 import socket
 from collections.abc import Callable
+from typing import Any
+
+MAX_JSON_BYTES = 64 * 2**20
+
+_REMOTE = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*:/')  # gs://bucket, and gs:/bucket, too.
+
+
+class FileError(ValueError):
+  """A file or path that cannot be used: one line naming it and what is wrong."""
+
 
 _held: set[int] = set()  # Descriptors of the locks that this process holds.
 
@@ -104,3 +116,80 @@ def one_line(error: BaseException, limit: int = 200) -> str:
   """The first `limit` characters of an error's message on one line."""
   text = ' '.join(str(error).split()) or type(error).__name__
   return text if len(text) <= limit else text[: limit - 3] + '...'
+
+
+def local_path(text: str, key: str) -> pathlib.Path:
+  """Reads a path as its user means it: `~` is the home directory.
+
+  Args:
+    text: as given on the command line or in a config.
+    key: the flag or config key that holds it, for errors.
+
+  Raises:
+    FileError: it is empty, a remote address such as gs://bucket, or names no home.
+  """
+  if not text or '\0' in text:
+    raise FileError(f'{key}={text!r}: must be a path')
+  if _REMOTE.match(text):
+    raise FileError(
+      f'{key}={text!r}: remote paths are not supported; give a directory of this'
+      ' machine (a mounted bucket is one)'
+    )
+  try:
+    return pathlib.Path(text).expanduser()
+  except RuntimeError as error:
+    raise FileError(f'{key}={text!r}: {one_line(error)}') from None
+
+
+def read_json(
+  path: str | os.PathLike, kind: type = dict, *, limit: int = MAX_JSON_BYTES
+) -> Any:
+  """Reads the JSON value of a file.
+
+  Args:
+    path: of the file.
+    kind: type that the value must have; `object` takes any.
+    limit: bytes that are read at most.
+
+  Raises:
+    FileError: the file is absent, unreadable, larger than `limit` or not such JSON.
+  """
+  path = pathlib.Path(path)
+  try:
+    with open(path, 'rb') as file:
+      data = file.read(limit + 1)
+  except OSError as error:
+    raise FileError(f'{path}: {error.strerror or one_line(error)}') from None
+  if len(data) > limit:
+    raise FileError(f'{path}: larger than the {limit} bytes that are read at most')
+  return parse_json(data, path, kind)
+
+
+def parse_json(data: bytes | str, where: object, kind: type = dict) -> Any:
+  """Parses JSON from outside, however deep, cut short or oddly encoded.
+
+  A byte order mark is skipped; NaN and Infinity, which are not JSON, are refused.
+
+  Args:
+    data: UTF-8 bytes, or text.
+    where: what holds it (a path, `PATH line 3`), for errors.
+    kind: type that the value must have; `object` takes any.
+
+  Raises:
+    FileError: it is not such JSON.
+  """
+  try:
+    text = data.decode('utf-8-sig') if isinstance(data, bytes) else data
+    value = json.loads(text, parse_constant=_refuse_constant)
+  except (ValueError, RecursionError) as error:
+    reason = 'empty' if not data.strip() else one_line(error, 100)
+    raise FileError(f'{where}: not JSON ({reason})') from None
+  if not isinstance(value, kind):
+    names = {dict: 'an object', list: 'a list', str: 'a text'}
+    wanted = names.get(kind, kind.__name__)
+    raise FileError(f'{where}: must be {wanted}, not a {type(value).__name__}')
+  return value
+
+
+def _refuse_constant(name: str) -> None:
+  raise ValueError(f'{name} is no JSON number')
