@@ -89,6 +89,16 @@ def test_official_splits_share_nothing_while_the_reference_leaks():
   assert min(leaks(reference)) > 0
 
 
+def test_a_worker_tests_on_what_another_trains_on_where_each_shuffles_by_itself():
+  tested = records.original('sdar', 42, False)[1][:500]
+  trained = records.original('sdar', 43, False)[1][500:]
+  known = {identity(goal) for goal in trained}
+  texts = {goal.instruction_text for goal in trained}
+  assert sum(identity(goal) in known for goal in tested) == 455
+  assert len({identity(goal) for goal in tested} & known) == 454  # One stands twice.
+  assert sum(goal.instruction_text in texts for goal in tested) == 261
+
+
 def test_own_goals_are_those_of_the_original_but_for_the_bound():
   listed = [told(goal, False) for goal in records.original('princeton', 42, False)[1]]
   own = [told(goal, False) for goal in Goals(records.products())]
