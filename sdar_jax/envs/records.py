@@ -140,39 +140,44 @@ def table(path: str | Path, delimiter: str) -> Iterator[tuple[str, dict[str, str
       yield f'{path}, line {rows.line_num}', row
 
 
-def items(path: str | Path, what: str) -> Iterator[tuple[str, Any]]:
+def items(
+  path: str | Path, what: str, under: str | None = None
+) -> Iterator[tuple[str, Any]]:
   """Yields (place, value) of a JSON list, without reading the whole file at once.
 
   Args:
     path: of the file.
     what: the list is of, for errors.
+    under: the key of the top-level object that holds the list; None: it is the file.
   """
   with opened(path) as file:
-    stream = _Stream(file)
+    stream, place = _Stream(file), str(path)
+    if under is not None and not stream.find(under):
+      raise ValueError(f'has no {under!r}')
     if not stream.skip('['):
       raise ValueError(f'must be a JSON list of {what}')
     for number in itertools.count(1):
-      place = f'{path}, item {number}'
       with naming(place):
         if stream.ended(']', first=number == 1):
-          return
+          break
+      place = f'{path}, item {number}'
+      with naming(place):
         value = stream.value()
       yield place, value
+    stream.close(under is not None)
 
 
 def members(path: str | Path, what: str) -> Iterator[tuple[str, str, Any]]:
   """Yields (place, key, value) of a JSON object; as `items` otherwise."""
   with opened(path) as file:
-    stream, keys, place = _Stream(file), set(), path
+    stream, keys, place = _Stream(file), set(), str(path)
     if not stream.skip('{'):
       raise ValueError(f'must be a JSON object of {what}')
     while True:
-      with naming(f'after {place}' if keys else path):
+      with naming(place):
         if stream.ended('}', first=not keys):
-          return
-        key = stream.value()
-        if not isinstance(key, str) or not stream.skip(':'):
-          raise ValueError('no key and value follow')
+          break
+        key = stream.key()
       place = f'{path}, {key[:80]}'
       with naming(place):
         if key in keys:
@@ -180,6 +185,7 @@ def members(path: str | Path, what: str) -> Iterator[tuple[str, str, Any]]:
         keys.add(key)
         value = stream.value()
       yield place, key, value
+    stream.close(False)
 
 
 class _Stream:
@@ -219,12 +225,35 @@ class _Stream:
   def ended(self, bracket: str, first: bool) -> bool:
     """Whether a list or object ends here; else steps over the comma before a value."""
     if self.skip(bracket):
-      if self._next():
-        raise ValueError('the file goes on after the end: are these two files in one?')
       return True
     if not first and not self.skip(','):
       raise ValueError('no comma follows: the file is damaged or was cut off')
     return False
+
+  def close(self, inside: bool) -> None:
+    """Checks that nothing follows: at most the rest of the object that it is inside."""
+    while inside and not self.ended('}', first=False):
+      self.key()
+      self.value()
+    if self._next():
+      raise ValueError('the file goes on after the end: are these two files in one?')
+
+  def find(self, wanted: str) -> bool:
+    """Steps into an object, to the value of a key."""
+    first = self.skip('{')
+    while not self.ended('}', first):
+      if self.key() == wanted:
+        return True
+      self.value()
+      first = False
+    return False
+
+  def key(self) -> str:
+    """The next key, and the colon behind it."""
+    key = self.value()
+    if not isinstance(key, str) or not self.skip(':'):
+      raise ValueError('no key and value follow: the file is damaged or was cut off')
+    return key
 
   def value(self) -> Any:
     """The next value."""

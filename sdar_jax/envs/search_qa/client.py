@@ -182,15 +182,18 @@ def read_reply(content: bytes, count: int, topk: int) -> list[Answer]:
     raise EnvironmentFault('count', f'{most} passages where {topk} were asked for')
   try:
     return [tuple(_passage(hit) for hit in hits) for hits in result]
-  except (KeyError, TypeError, ValueError, OverflowError) as error:
+  except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
     message = f"a hit is not {{'document': {{'contents': ...}}, 'score': ...}}: {error}"
     raise EnvironmentFault('schema', ' '.join(message.split())[:200]) from None
 
 
 def _passage(hit: Any) -> Passage:
-  contents, score = hit['document']['contents'], float(hit['score'])
+  document, score = hit['document'], float(hit['score'])
+  contents, title = document['contents'], document.get('title')
   if not isinstance(contents, str) or not math.isfinite(score):
     raise TypeError('wrong types')
+  if isinstance(title, str) and contents.startswith(f'{title}\n'):
+    return Passage(title, contents[len(title) + 1 :], score)
   return Passage.from_contents(contents, score)
 
 

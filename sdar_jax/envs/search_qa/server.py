@@ -140,7 +140,8 @@ def read_request(body: bytes) -> tuple[list[str], int, bool]:
 
 
 def _hit(passage: Passage, scored: bool) -> dict[str, Any]:
-  document = {'contents': passage.contents}
+  # The title apart, too: whether marks around it are its own cannot be seen.
+  document = {'contents': passage.contents, 'title': passage.title}
   return {'document': document, 'score': passage.score} if scored else document
 
 
