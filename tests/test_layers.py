@@ -16,6 +16,7 @@ LAYERS = {
   'statistics': 0,
   'losses': 0,
   'envs/base': 0,
+  'envs/records': 0,
   'envs/action_parser': 0,
   'hyperparameters': 0,
   'objective': 1,

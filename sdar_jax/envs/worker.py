@@ -38,8 +38,9 @@ _ENVIRON = {
 }
 # Nothing of the parent's main module is imported again, hence no JAX either.
 _BOOT = """
-import json, sys
+import json, logging, sys
 sys.path[:] = json.loads(sys.argv[2])
+logging.getLogger('sdar_jax').setLevel(logging.ERROR)  # Our parent has said the rest.
 from sdar_jax.envs import worker
 worker.serve(int(sys.argv[1]))
 """

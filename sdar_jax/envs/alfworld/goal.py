@@ -20,7 +20,8 @@ FLAGS = ('isclean', 'ishot', 'iscool', 'issliced', 'istoggled', 'ison', 'opened'
 CHANGEABLE = frozenset(
   FLAGS + ('inreceptacle', 'holds', 'holdsany', 'atlocation', 'objectatlocation')
 )
-MAX_CASES = 50_000  # visited while grounding; official goals need up to 1,400
+MAX_CASES = 50_000  # Visited while grounding; official goals need up to 1,400.
+MAX_TRIALS = 100_000  # Objects times conditions tried on the way; official: 6,600.
 UNTRACKED = frozenset({'checked'})
 _OPERATORS = frozenset({'and', 'or', 'not', 'imply', 'exists', 'forall', '='})
 
@@ -45,6 +46,8 @@ class Grounder:
     self._rigid = rigid
     self._index: dict[str, dict[tuple, list[str]]] = {}
     self._cases = 0
+    self._trials = 0
+    self._needed: dict[int, list[list[str]]] = {}
 
   def ground(self, formula: list, binding: Mapping[str, str] | None = None) -> Node:
     """Grounds a parsed formula (nested lists of lower-cased words)."""
@@ -82,7 +85,7 @@ class Grounder:
     if not names:
       return self.ground(body, binding)
     (name, kind), *rest = names
-    needed = _conjuncts(body) if head == 'exists' else []
+    needed = self._conditions(body) if head == 'exists' else []
     needed = [[binding.get(word, word) for word in atom] for atom in needed]
     parts = (
       self._quantify(head, rest, body, {**binding, name: value})
@@ -90,6 +93,12 @@ class Grounder:
       if self._possible(needed, name, value)
     )
     return disjunction(parts) if head == 'exists' else conjunction(parts)
+
+  def _conditions(self, body: list) -> list[list[str]]:
+    """The `_conjuncts` of a body, found once."""
+    if id(body) not in self._needed:
+      self._needed[id(body)] = _conjuncts(body)
+    return self._needed[id(body)]
 
   def _candidates(self, name: str, kind: str, needed: list) -> Sequence[str]:
     """Values of a variable: few, if a needed atom of a rigid predicate names them."""
@@ -118,6 +127,9 @@ class Grounder:
 
   def _possible(self, needed: list, name: str, value: str) -> bool:
     """False if a needed atom that this value makes ground is rigidly false."""
+    self._trials += 1 + len(needed)
+    if self._trials > MAX_TRIALS:
+      raise ValueError(f'the goal tries more than {MAX_TRIALS} objects and conditions')
     for atom in needed:
       if name in atom:
         ground = tuple(value if word == name else word for word in atom)

@@ -5,11 +5,8 @@ Its domain and its grammar (which contains expressions that TextWorld evaluates)
 looked at as plain text, never run.
 """
 
-import contextlib
-import gzip
 import hashlib
 import json
-import lzma
 import os
 import re
 import zlib
@@ -17,22 +14,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sdar_jax import files
+from sdar_jax.envs import records
 from sdar_jax.envs.alfworld import aims
 from sdar_jax.envs.alfworld.engine import GRAMMARS, Game
 from sdar_jax.envs.base import Task
+from sdar_jax.files import FileError
 
 RELEASES = ('json_2.1.1', 'json_2.1.2')  # folders that alfworld-download makes
 PACKED = ('.jsonl.xz', '.jsonl.gz', '.jsonl')
 GAME_FILE = 'game.tw-pddl'
+TRAJECTORY = 'traj_data.json'  # Says that a folder is one of a game.
 MAX_BYTES = 16 * 2**20  # of one game; official ones have about 60 kB
+MAX_GOAL = 10_000  # characters of a goal's words; official ones have about 60
 _SAFE_ID = re.compile(r'[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)*')
-_GOAL = re.compile(r'"Your task is to: ((?:[^"\\]|\\.)*)"')
+_GOAL = re.compile(r'"Your task is to: ([^"\\]*(?:\\.[^"\\]*)*)"')
 _OLD_COMMAND, _NEW_COMMAND = 'put {o} in/on {r}', 'move {o} to {r}'
-_DAMAGE = (ValueError, EOFError, OSError, RecursionError, lzma.LZMAError, zlib.error)
-
-
-class GameError(ValueError):
-  """A missing, damaged or unsafe game file; the message is one line that names it."""
 
 
 class _Record(NamedTuple):
@@ -48,25 +45,26 @@ def data_root(data_dir: str) -> Path:
   """The folder of the official games: `data_dir`, or $ALFWORLD_DATA if it is ''.
 
   Raises:
-    GameError: neither is given, or there is no such place.
+    FileError: neither is given, or there is no such place.
   """
   named = data_dir or os.environ.get('ALFWORLD_DATA', '')
   if not named:
-    raise GameError(
+    raise FileError(
       'official games: set config.world.data_dir or $ALFWORLD_DATA to the folder that'
       ' alfworld-download filled (third_party/envs/README.md)'
     )
-  root = Path(named).expanduser()
+  root = files.local_path(named, 'config.world.data_dir or $ALFWORLD_DATA')
   if not root.exists():
-    raise GameError(f'official games: {root} does not exist (config.world.data_dir)')
+    raise FileError(f'official games: {root} does not exist (config.world.data_dir)')
   return root
 
 
 class OfficialTasks(Sequence[Task]):
   """The playable official games of one split, sorted by id; parsed when played.
 
-  As in the official loader, games marked unsolvable, games with a movable receptacle
-  or a sliced object and other task types than the six are left out.
+  As in the official loader, games marked unsolvable or not at all, games with a movable
+  receptacle or a sliced object, other task types than the six and folders without a
+  game file are left out; how many of each is logged once.
 
   Args:
     data_dir: a folder as alfworld-download lays it out, a folder of packed files
@@ -76,23 +74,28 @@ class OfficialTasks(Sequence[Task]):
     grammar: 'new' or 'old' wording for all games, or 'file' for each file's own.
 
   Raises:
-    GameError: one line that names the file and what is wrong with it.
+    FileError: one line that names the file and what is wrong with it.
   """
 
   def __init__(self, data_dir: str, split: str, grammar: str = 'new'):
     if grammar not in (*GRAMMARS, 'file'):
-      raise GameError(f'grammar {grammar!r} must be one of {(*GRAMMARS, "file")}')
+      raise FileError(f'grammar {grammar!r} must be one of {(*GRAMMARS, "file")}')
     if not _SAFE_ID.fullmatch(split) or '/' in split or '..' in split:
-      raise GameError(f'split {split!r} is not the name of a folder of games')
+      raise FileError(f'split {split!r} is not the name of a folder of games')
     root = data_root(data_dir)
     self.split = split
-    self._records = sorted(_read(root, split, grammar))
+    omitted = records.Omitted()
+    self._records = sorted(_read(root, split, grammar, omitted))
     if not self._records:
-      raise GameError(f'official games: {root} holds no playable game of {split!r}')
+      left_out = f' ({omitted})' if omitted.counts else ''
+      raise FileError(
+        f'official games: {root} holds no playable game of {split!r}{left_out}'
+      )
+    omitted.say(f'{root}, {split}: {len(self._records)} games to play')
     digest = hashlib.sha256()
     for first, second in zip(self._records, [*self._records[1:], None]):
       if second and first.game_id == second.game_id:
-        raise GameError(f'official games: {root} holds {first.game_id} twice')
+        raise FileError(f'official games: {root} holds {first.game_id} twice')
       truth = [*first[:3], hashlib.sha256(zlib.decompress(first.problem)).hexdigest()]
       digest.update(json.dumps(truth).encode())
     self.digest = digest.hexdigest()
@@ -127,54 +130,83 @@ def read_aim(game_id: str) -> aims.Aim:
   return aims.Aim(task_type, name, target, aims.tool_of(task_type))
 
 
-def _read(root: Path, split: str, grammar: str) -> Iterator[_Record]:
+def _read(
+  root: Path, split: str, grammar: str, omitted: records.Omitted
+) -> Iterator[_Record]:
   """All playable games of a split, in no particular order."""
   if root.is_file():
-    return _read_packed(root, split, grammar)
+    return _read_packed(root, split, grammar, omitted)
   for folder in (*(root / release for release in RELEASES), root):
     if (folder / split).is_dir():
-      return _read_folder(folder, split, grammar)
+      return _read_folder(folder, split, grammar, omitted)
     for suffix in PACKED:
       if (folder / f'{split}{suffix}').is_file():
-        return _read_packed(folder / f'{split}{suffix}', split, grammar)
-  raise GameError(
+        return _read_packed(folder / f'{split}{suffix}', split, grammar, omitted)
+  raise FileError(
     f'official games: {root} has neither {RELEASES[0]}/{split}/ nor'
     f' {split}{PACKED[0]} (config.world.data_dir)'
   )
 
 
-def _playable(game_id: str) -> bool:
-  """Whether the official loader would take a game with this id."""
+def _left_out(game_id: str) -> str | None:
+  """Why the official loader would not take a game with this id."""
   kind = game_id.split('/')[1].partition('-')[0]
-  return (
-    kind in aims.TASK_TYPES and 'movable' not in game_id and 'Sliced' not in game_id
-  )
+  if 'movable' in game_id or 'Sliced' in game_id:
+    return 'with a movable receptacle or a sliced object left out'
+  return None if kind in aims.TASK_TYPES else 'of another task type left out'
 
 
-def _read_folder(folder: Path, split: str, grammar: str) -> Iterator[_Record]:
+def _read_folder(
+  folder: Path, split: str, grammar: str, omitted: records.Omitted
+) -> Iterator[_Record]:
   """Games as alfworld-download lays them out: <split>/<task>/<trial>/game.tw-pddl."""
   inside = os.path.realpath(folder)
-  for path in sorted((folder / split).glob(f'*/*/{GAME_FILE}')):
-    with _naming(str(path)):
-      game_id = _checked_id(path.parent.relative_to(folder).as_posix())
-      if not _playable(game_id):
-        continue
+  for trial in _trials(folder / split, omitted):
+    game_id = trial.relative_to(folder).as_posix()
+    reason = _left_out(game_id)
+    path = trial / GAME_FILE
+    if reason is None and not os.path.lexists(path):
+      reason = f'without {GAME_FILE} left out'
+    if reason is not None:
+      omitted.add(reason, game_id)
+      continue
+    with records.naming(path):
+      _checked_id(game_id)
       if os.path.commonpath([inside, os.path.realpath(path)]) != inside:
         raise ValueError(f'leads out of {folder}; copy the game instead of linking it')
-      if path.stat().st_size > MAX_BYTES:
+    with records.opened(path) as file:
+      data = file.read(MAX_BYTES + 1)
+      if len(data) > MAX_BYTES:
         raise ValueError(f'larger than {MAX_BYTES} bytes')
-      game = json.loads(path.read_bytes())
-      if not isinstance(game, dict):
-        raise ValueError('not a JSON object')
-      if game.get('solvable') is not True:
+    game = files.parse_json(data, path)
+    with records.naming(path):
+      solvable = game.get('solvable')
+      if solvable is not None and not isinstance(solvable, bool):
+        shown = records.shown(solvable)
+        raise ValueError(f"its 'solvable' is {shown}, not true or false")
+      if not solvable:
+        mark = 'marked unsolvable' if solvable is False else 'not marked solvable'
+        omitted.add(f'{mark} left out', game_id)
         continue
       record = _folder_record(game_id, game, grammar)
     yield record
 
 
+def _trials(folder: Path, omitted: records.Omitted) -> Iterator[Path]:
+  """The folders <task>/<trial> that have to do with games, sorted."""
+  for task in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for trial in sorted(path for path in task.iterdir() if path.is_dir()):
+      if any(os.path.lexists(trial / name) for name in (GAME_FILE, TRAJECTORY)):
+        yield trial
+      elif any(trial.glob(f'*/{GAME_FILE}')):
+        omitted.add('folders with games below <task>/<trial> left out', str(trial))
+    if os.path.lexists(task / GAME_FILE):
+      omitted.add('games above <task>/<trial> left out', str(task))
+
+
 def _folder_record(game_id: str, game: dict, grammar: str) -> _Record:
   """Takes from a game file what is played."""
-  text = _text(game, 'grammar')
+  text = records.text(game, 'grammar')
   found = _GOAL.search(text)
   goal = json.loads(f'"{found[1]}"') if found else 'UNKNOWN GOAL'
   if 'UNKNOWN GOAL' in goal:
@@ -183,32 +215,29 @@ def _folder_record(game_id: str, game: dict, grammar: str) -> _Record:
     if _NEW_COMMAND not in text and _OLD_COMMAND not in text:
       raise ValueError(f'its grammar has neither {_NEW_COMMAND!r} nor {_OLD_COMMAND!r}')
     grammar = 'new' if _NEW_COMMAND in text else 'old'
-  return _record(game_id, goal, grammar, _text(game, 'pddl_problem'))
+  return _record(game_id, goal, grammar, records.text(game, 'pddl_problem'))
 
 
-def _read_packed(path: Path, split: str, grammar: str) -> Iterator[_Record]:
+def _read_packed(
+  path: Path, split: str, grammar: str, omitted: records.Omitted
+) -> Iterator[_Record]:
   """Games of one split from a file of JSON lines."""
   if grammar == 'file':
-    raise GameError(f"{path}: packed games carry no grammar; use 'new' or 'old'")
-  openers = {'.xz': lzma.open, '.gz': gzip.open}
-  opener = openers[path.suffix] if path.suffix in openers else open
-  number = 0
-  with _naming(str(path)), opener(path, 'rb') as lines:
-    while line := lines.readline(MAX_BYTES):
-      number += 1
-      with _naming(f'{path}, line {number}'):
-        record = _packed_record(line, split, grammar)
-      if record is not None:
-        yield record
-
-
-def _packed_record(line: bytes, split: str, grammar: str) -> _Record | None:
-  """Reads one line of a packed file; None for a game that is not played."""
-  row = json.loads(line)
-  game_id = _checked_id(_text(row, 'id'))
-  if not game_id.startswith(f'{split}/') or not _playable(game_id):
-    return None
-  return _record(game_id, _text(row, 'task'), grammar, _text(row, 'pddl_problem'))
+    raise FileError(f"{path}: packed games carry no grammar; use 'new' or 'old'")
+  for place, line in records.lines(path):
+    row = files.parse_json(line, place)
+    with records.naming(place):
+      game_id = _checked_id(records.text(row, 'id'))
+      reason = _left_out(game_id)
+      if not game_id.startswith(f'{split}/'):
+        reason = 'of another split'
+      if reason is None:
+        goal, problem = records.text(row, 'task'), records.text(row, 'pddl_problem')
+        record = _record(game_id, goal, grammar, problem)
+    if reason is None:
+      yield record
+    else:
+      omitted.add(reason, game_id)
 
 
 def _checked_id(game_id: str) -> str:
@@ -219,30 +248,13 @@ def _checked_id(game_id: str) -> str:
   return game_id
 
 
-def _text(row: dict, key: str) -> str:
-  """A required string of a game."""
-  if not isinstance(row, dict) or not isinstance(row.get(key), str):
-    raise ValueError(f'has no text {key!r}')
-  return row[key]
-
-
 def _record(game_id: str, goal: str, grammar: str, problem: str) -> _Record:
   """Compresses a game after a cheap look at whether it is whole."""
   read_aim(game_id)
   whole = '(:init' in problem and '(:goal' in problem
   if not whole or problem.count('(') != problem.count(')'):
     raise ValueError('its pddl_problem is not whole')
-  goal.encode()  # refuses lone surrogates here rather than in the middle of a run
+  records.checked_text(goal, 'goal')
+  if len(goal) > MAX_GOAL:
+    raise ValueError(f'its goal has {len(goal)} characters, more than {MAX_GOAL}')
   return _Record(game_id, goal, grammar, zlib.compress(problem.encode(), 1))
-
-
-@contextlib.contextmanager
-def _naming(source: str) -> Iterator[None]:
-  """Turns damage into one line that names its place."""
-  try:
-    yield
-  except GameError:
-    raise
-  except _DAMAGE as error:
-    reason = ' '.join(str(error).split())[:200]
-    raise GameError(f'{source}: damaged game: {reason}') from None

@@ -19,7 +19,9 @@ _ARITY = {
   'receptacleatlocation': 2,
   'receptacletype': 2,
 }
-_MAX_DEPTH = 50  # of a goal's parentheses; official goals need 6
+_MAX_DEPTH = 50  # Of a goal's parentheses; official goals need 6.
+MAX_OBJECTS = 5_000  # Declared in a problem; official ones have up to 360.
+MAX_FACTS = 50_000  # That hold at the start; official problems state up to 613.
 
 
 class ProblemError(ValueError):
@@ -81,6 +83,8 @@ def parse_problem(text: str) -> Problem:
   """
   sections = _sections(text)
   types = _object_types(sections['objects'])
+  if len(types) > MAX_OBJECTS:
+    raise ProblemError(f'PDDL problem: {len(types)} objects, more than {MAX_OBJECTS}')
   facts = _facts(sections['init'], types)
   by_predicate = defaultdict(list)
   for fact in facts:
@@ -130,6 +134,8 @@ def _facts(section: str, types: Mapping[str, str]) -> frozenset[goals.Atom]:
     if not words or words[0] in ('total-cost', 'distance'):
       continue
     facts.add(words)
+  if len(facts) > MAX_FACTS:
+    raise ProblemError(f'PDDL problem: {len(facts)} facts, more than {MAX_FACTS}')
   for fact in facts:
     if len(fact) - 1 != _ARITY.get(fact[0], 1):
       raise ProblemError(f'PDDL problem: ({" ".join(fact)[:80]}) has a wrong length')

@@ -11,8 +11,9 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from sdar_jax import files
 from sdar_jax.envs.base import EnvironmentFault, check_choice
 from sdar_jax.envs.search_qa import wire
 from sdar_jax.envs.search_qa.retrieval import Answer, Passage
@@ -20,6 +21,7 @@ from sdar_jax.envs.search_qa.retrieval import Answer, Passage
 SHAPES = ('batch', 'single')
 # Of these the server said nothing about a query, so one alone would fare no better.
 _SILENT = ('refused', 'dropped', 'unreachable', 'timeout', 'open_circuit')
+FIRST_PAUSE = 1.0  # Seconds without a request after `patience` failures.
 _PASSING = (408, 425, 429)  # HTTP statuses below 500 that may pass.
 
 
@@ -45,7 +47,9 @@ class HttpRetriever:
     max_bytes: of one reply.
     patience: failed requests in a row, tries exhausted, after which nothing is asked
       for `cooldown` seconds.
-    cooldown: seconds; the first failure after them starts them anew.
+    cooldown: seconds at most. The first pause is `FIRST_PAUSE`; each that ends in
+      another failure is followed by one twice as long, so that a server that is back
+      is asked again before it has been away twice as long.
   """
 
   def __init__(
@@ -74,7 +78,7 @@ class HttpRetriever:
     self._batch = batch if shape == 'batch' else 1
     self._connections = connections
     self._max_bytes = max_bytes
-    self._circuit = Circuit(patience, cooldown)
+    self._circuit = Circuit(patience, cooldown, url)
     # What the server searches cannot be known from here, wherever it listens.
     self.digest = hashlib.sha256(b'http/1').hexdigest()
 
@@ -127,37 +131,45 @@ class HttpRetriever:
     status, content = wire.post(self._url, body, until, self._max_bytes)
     if status != 200:
       raise EnvironmentFault(f'http_{status}', f'{self._url}: HTTP status {status}')
-    return read_reply(content, len(queries), topk)
+    try:
+      return read_reply(content, len(queries), topk)
+    except EnvironmentFault as fault:
+      raise EnvironmentFault(fault.kind, f'{self._url}: {fault.message}') from None
 
 
 class Circuit:
   """Stops asking a server that failed several times in a row; safe for threads."""
 
-  def __init__(self, patience: int, cooldown: float):
+  def __init__(self, patience: int, cooldown: float, name: str = 'the server'):
     self._patience = patience
     self._cooldown = cooldown
-    self._failures = 0
-    self._opened = -math.inf
+    self._name = name
     self._lock = threading.Lock()
+    self.succeeded()
 
   def check(self) -> None:
     """Raises EnvironmentFault 'open_circuit' while nothing may be asked."""
     with self._lock:
-      left = self._opened + self._cooldown - time.monotonic()
-      if self._failures >= self._patience and left > 0:
+      left = self._until - time.monotonic()
+      if left > 0:
         message = f'{self._failures} failures in a row; asks again in {left:.0f} s'
-        raise EnvironmentFault('open_circuit', message)
+        raise EnvironmentFault('open_circuit', f'{self._name}: {message}')
 
   def succeeded(self) -> None:
     """A request was answered."""
     with self._lock:
-      self._failures = 0
+      self._failures, self._until = 0, -math.inf
+      self._pause = min(FIRST_PAUSE, self._cooldown)
 
   def failed(self) -> None:
     """A request was given up."""
     with self._lock:
       self._failures += 1
-      self._opened = time.monotonic()
+      now = time.monotonic()
+      # Others that were under way when the pause began do not make it longer.
+      if self._failures >= self._patience and now >= self._until:
+        self._until = now + self._pause
+        self._pause = min(2 * self._pause, self._cooldown)
 
 
 def read_reply(content: bytes, count: int, topk: int) -> list[Answer]:
@@ -168,10 +180,9 @@ def read_reply(content: bytes, count: int, topk: int) -> list[Answer]:
       'count' (more or fewer answers than queries, or more passages than asked for).
   """
   try:
-    reply = json.loads(content, parse_constant=_refuse)
-  except (ValueError, RecursionError) as error:
-    message = f'the reply is no JSON: {type(error).__name__}'
-    raise EnvironmentFault('garbage', message) from None
+    reply = files.parse_json(content, 'the reply', object)
+  except files.FileError as error:
+    raise EnvironmentFault('garbage', str(error)) from None
   result = reply['result'] if isinstance(reply, dict) and 'result' in reply else None
   if not isinstance(result, list) or not all(isinstance(hits, list) for hits in result):
     raise EnvironmentFault('schema', "the reply has no list of lists 'result'")
@@ -182,15 +193,18 @@ def read_reply(content: bytes, count: int, topk: int) -> list[Answer]:
     raise EnvironmentFault('count', f'{most} passages where {topk} were asked for')
   try:
     return [tuple(_passage(hit) for hit in hits) for hits in result]
-  except (KeyError, TypeError, ValueError, OverflowError) as error:
+  except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
     message = f"a hit is not {{'document': {{'contents': ...}}, 'score': ...}}: {error}"
     raise EnvironmentFault('schema', ' '.join(message.split())[:200]) from None
 
 
 def _passage(hit: Any) -> Passage:
-  contents, score = hit['document']['contents'], float(hit['score'])
+  document, score = hit['document'], float(hit['score'])
+  contents, title = document['contents'], document.get('title')
   if not isinstance(contents, str) or not math.isfinite(score):
     raise TypeError('wrong types')
+  if isinstance(title, str) and contents.startswith(f'{title}\n'):
+    return Passage(title, contents[len(title) + 1 :], score)
   return Passage.from_contents(contents, score)
 
 
@@ -198,7 +212,3 @@ def _may_pass(fault: EnvironmentFault) -> bool:
   """Whether the same request may fare better in a moment."""
   status = fault.kind.removeprefix('http_')
   return not status.isdigit() or int(status) >= 500 or int(status) in _PASSING
-
-
-def _refuse(name: str) -> NoReturn:
-  raise ValueError(f'{name} is no JSON')

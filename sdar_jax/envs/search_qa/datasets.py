@@ -1,29 +1,32 @@
 """Questions and corpora read from files that the user names.
 
-Questions: JSON lines {id, question, golden_answers, data_source} as the public sets
-have them, or a JSON list of {question, answer}. Corpora: JSON lines {id, contents} with
-contents 'title\\ntext', or {title, text}; or a JSON list of either. Any of them may be
-compressed (.gz, .xz).
+Questions: {id, question, golden_answers, data_source} as Search-R1 has them, or rows as
+each of the seven sets publishes its own (see `golden`). Corpora: {id, contents} with
+contents 'title\\ntext', or {title, text}, the text whole or in sentences. Either as
+JSON lines, a JSON list, or a table (.csv, .tsv) whose first line names the columns;
+each may be compressed (.gz, .xz, .bz2).
 """
 
-import contextlib
+import array
 import dataclasses
-import gzip
 import hashlib
 import json
-import lzma
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sdar_jax import files
+from sdar_jax.envs import records
 from sdar_jax.envs.base import Task
-from sdar_jax.envs.search_qa.retrieval import Passage
+from sdar_jax.envs.search_qa import golden
+from sdar_jax.envs.search_qa.retrieval import Passage, quoted
+from sdar_jax.files import FileError
 
-SUFFIXES = ('.jsonl', '.jsonl.gz', '.jsonl.xz', '.json', '.json.gz', '.json.xz')
-MAX_LINE = 16 * 2**20  # bytes
-_OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
-_DAMAGE = (ValueError, OSError, EOFError, RecursionError, lzma.LZMAError, zlib.error)
+_FORMATS = ('.jsonl', '.json', '.tsv', '.csv')
+_PACKED = ('', '.gz', '.xz', '.bz2')
+SUFFIXES = tuple(form + pack for form in _FORMATS for pack in _PACKED)
+_TRIVIA = re.compile(rb'\s*\{\s*"(?:Data|Domain|VerifiedEval|Version)"\s*:')
 
 
 class DataSet(NamedTuple):
@@ -48,10 +51,6 @@ DATA_SETS = {
   'musique': DataSet(2417, 'multi_hop'),
   'bamboogle': DataSet(125, 'multi_hop'),
 }
-
-
-class DataError(ValueError):
-  """A missing or damaged file; the message is one line that names file and line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,19 +111,19 @@ def read_split(data_dir: str, split: str, data_sets: Iterable[str]) -> QuestionT
 
   Args:
     data_dir: a folder with `<data set>/<split>.jsonl`, or with one `<split>.jsonl`
-      whose lines name their data_source, or with neither but `.json`, `.gz`, `.xz`.
+      whose rows name their data_source; or either in another of `SUFFIXES`.
     split: 'train', 'test', 'dev', or what else the files are called.
     data_sets: keys of `DATA_SETS`.
 
   Raises:
-    DataError: one line that names the file and what is wrong with it.
+    FileError: one line that names the file and what is wrong with it.
   """
-  root, questions = Path(data_dir).expanduser(), []
+  root, questions = files.local_path(data_dir, 'config.world.data_dir'), []
   common: list[Question] | None = None
   for name in data_sets:
     if name not in DATA_SETS:
       known = ', '.join(DATA_SETS)
-      raise DataError(f'config.world.data_sets: {name!r} is not one of {known}')
+      raise FileError(f'config.world.data_sets: {name!r} is not one of {known}')
     path = _find(root / name, split)
     if path is not None:
       questions += read_questions(path, name)
@@ -132,138 +131,169 @@ def read_split(data_dir: str, split: str, data_sets: Iterable[str]) -> QuestionT
     if common is None:
       path = _find(root, split)
       if path is None:
-        raise DataError(
+        raise FileError(
           f'{root} has neither {name}/{split}.jsonl nor {split}.jsonl'
           ' (config.world.data_dir)'
         )
       common = read_questions(path)
     mine = [question for question in common if question.data_source == name]
     if not mine:
-      raise DataError(f'{path}: no question has data_source {name!r}')
+      raise FileError(f'{path}: no question has data_source {name!r}')
     questions += mine
   if not questions:
-    raise DataError('config.world.data_sets is empty: name at least one')
+    raise FileError('config.world.data_sets is empty: name at least one')
   return QuestionTasks(questions, split)
 
 
 def read_questions(path: str | Path, data_source: str = '') -> list[Question]:
-  """Reads a file of questions.
+  """Reads a file of questions; those marked as having no answer are counted and said.
 
   Args:
-    path: JSON lines or a JSON list, perhaps compressed.
+    path: JSON lines, a JSON list or a table, perhaps compressed.
     data_source: the data set of rows that do not name one.
 
   Raises:
-    DataError: one line that names the file and its line (or item, from 1).
+    FileError: one line that names the file and its line (or item, from 1).
   """
-  questions, seen = [], set()
-  for place, row in _rows(path):
-    with _naming(place):
-      question = _question(row, data_source, len(questions))
+  path = files.local_path(str(path), 'questions')
+  omitted = records.Omitted()
+  aliases = _Aliases(path, omitted)
+  found, seen = [], set()
+  for index, (place, row) in enumerate(_rows(path, 'questions')):
+    with records.naming(place):
+      question = _question(records.fields(row), data_source, index, aliases)
+      if question is None:
+        omitted.add('questions left out: marked as having no answer', place)
+        continue
       key = (question.data_source, question.question_id)
       if key in seen:
         raise ValueError(f'the id {question.question_id[:80]!r} occurs twice')
     seen.add(key)
-    questions.append(question)
-  if not questions:
-    raise DataError(f'{path}: has no question')
-  return questions
+    found.append(question)
+  omitted.say(path)
+  if not found:
+    raise FileError(f'{path}: has no question')
+  return found
 
 
 def read_corpus(path: str | Path) -> list[Passage]:
   """Reads a file of passages into memory (about 1 kB a passage).
 
+  Where most of a corpus's `contents` have their titles in quotation marks, as those of
+  wiki-18, the marks are the corpus's and dropped; elsewhere they are the titles' own.
+
   Raises:
-    DataError: one line that names the file and its line (or item, from 1).
+    FileError: one line that names the file and its line (or item, from 1).
   """
-  passages = []
-  for place, row in _rows(path):
-    with _naming(place):
-      passages.append(_passage(row))
+  path = files.local_path(str(path), 'config.world.corpus')
+  passages: list[Passage] = []
+  joined, enclosed, marked = 0, 0, array.array('q')
+  for place, row in _rows(path, 'passages'):
+    with records.naming(place):
+      passage = _passage(records.fields(row))
+    if 'contents' in row:
+      joined += 1
+      enclosed += quoted(passage.title)
+      if passage.title[:1] == passage.title[-1:] == '"' and len(passage.title) > 2:
+        marked.append(len(passages))
+    passages.append(passage)
   if not passages:
-    raise DataError(f'{path}: has no passage')
+    raise FileError(f'{path}: has no passage')
+  for index in marked if 2 * enclosed > joined else ():
+    title, text, score = passages[index]
+    passages[index] = Passage(title[1:-1], text, score)
   return passages
 
 
 def _find(folder: Path, split: str) -> Path | None:
-  paths = (folder / f'{split}{suffix}' for suffix in SUFFIXES)
-  return next((path for path in paths if path.is_file()), None)
+  """The only file of a split, whatever its format."""
+  paths = [folder / f'{split}{suffix}' for suffix in SUFFIXES]
+  paths = [path for path in paths if path.is_file()]
+  if len(paths) > 1:
+    raise FileError(f'{paths[0]} and {paths[1].name} are both there: keep one')
+  for path in sorted(folder.glob(f'{split}*.parquet')) if not paths else ():
+    with records.opened(path):  # Says what to do with it.
+      pass
+  return paths[0] if paths else None
 
 
-def _rows(path: str | Path) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, what: str) -> Iterator[tuple[str, Any]]:
   """Yields (place, parsed row) of a file in any of the formats."""
-  path = Path(path).expanduser()
-  if not path.name.endswith(SUFFIXES):
-    raise DataError(f'{path}: must end in one of {", ".join(SUFFIXES)}')
-  opener = _OPENERS[path.suffix] if path.suffix in _OPENERS else open
-  with _naming(str(path)), opener(path, 'rb') as file:
-    if '.jsonl' not in path.suffixes:
-      rows = json.load(file)
-      if not isinstance(rows, list):
-        raise ValueError('is not a JSON list')
-      for number, row in enumerate(rows, start=1):
-        yield f'{path}, item {number}', row
-      return
-    number = 0
-    while line := file.readline(MAX_LINE + 1):
-      number += 1
-      place = f'{path}, line {number}'
-      with _naming(place):
-        if len(line) > MAX_LINE:
-          raise ValueError(f'is longer than {MAX_LINE} bytes')
-        row = json.loads(line) if line.strip() else None
-      if row is not None:
-        yield place, row
+  name = path.name
+  for pack in _PACKED[1:]:
+    name = name.removesuffix(pack)
+  if name.endswith('.parquet'):
+    with records.opened(path):
+      pass
+  if not name.endswith(_FORMATS):
+    raise FileError(f'{path}: must end in one of {", ".join(_FORMATS)}, perhaps .gz')
+  if name.endswith('.json'):
+    with records.opened(path) as file:
+      start = file.read(4096)
+    if not start.lstrip().startswith(b'{'):
+      return records.items(path, what)
+    if _TRIVIA.match(start):
+      return records.items(path, what, under='Data')
+  elif not name.endswith('.jsonl'):
+    return records.table(path, '\t' if name.endswith('.tsv') else ',')
+  return _json_lines(path)
 
 
-def _question(row: Any, data_source: str, index: int) -> Question:
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+  for place, line in records.lines(path):
+    yield place, files.parse_json(line, place, object)
+
+
+class _Aliases:
+  """Further answers by `answer_id`, from a file beside the questions, if needed."""
+
+  def __init__(self, questions: Path, omitted: records.Omitted):
+    self._path = questions.with_name(golden.ALIASES)
+    self._omitted = omitted
+    self._known: Mapping[str, tuple[str, ...]] | None = None
+
+  def __call__(self, answer_id: str) -> tuple[str, ...]:
+    if self._known is None:
+      there = self._path.exists()
+      self._known = golden.read_aliases(self._path) if there else {}
+    if not self._known:
+      reason = f'answers without their aliases: there is no {self._path}'
+      self._omitted.add(reason, answer_id)
+    return self._known.get(answer_id, ())
+
+
+def _question(
+  row: Mapping[str, Any], data_source: str, index: int, aliases: golden.Aliases
+) -> Question | None:
   """Reads one question; `index` names it where it has no id."""
-  source = _text(row, 'data_source') if _has(row, 'data_source') else data_source
+  source = data_source
+  if 'data_source' in row:
+    source = records.text(row, 'data_source').removeprefix('searchR1_')  # As in verl.
   if source not in DATA_SETS:
     raise ValueError(f'data_source {source!r} is not one of {", ".join(DATA_SETS)}')
-  golden = row['golden_answers'] if _has(row, 'golden_answers') else _value(row)
-  golden = [golden] if isinstance(golden, str) else golden
-  if not isinstance(golden, list) or not golden:
-    raise ValueError("its 'golden_answers' is not a list of texts")
-  if not all(isinstance(gold, str) for gold in golden):
-    raise ValueError("its 'golden_answers' has something that is not a text")
-  question_id = str(row['id']) if _has(row, 'id') else f'{index:06d}'
-  question = Question(question_id, _text(row, 'question'), tuple(golden), source)
+  asked = records.text(row, 'question' if 'Question' not in row else 'Question')
+  gold = golden.answers(row, aliases)
+  if gold is None:
+    return None
+  names = ('id', '_id', 'question_id', 'QuestionId')
+  name = next((name for name in names if name in row), None)
+  question_id = f'{index:06d}' if name is None else row[name]
+  if type(question_id) is not int:
+    records.checked_text(question_id, name or 'id')
+  question = Question(str(question_id), asked, gold, source)
   json.dumps(dataclasses.astuple(question), ensure_ascii=False).encode()
   return question
 
 
-def _value(row: Any) -> Any:
-  if not _has(row, 'answer'):
-    raise ValueError("has neither 'golden_answers' nor 'answer'")
-  return row['answer']
-
-
-def _passage(row: Any) -> Passage:
-  if _has(row, 'contents'):
-    return Passage.from_contents(_text(row, 'contents'))
-  return Passage(_text(row, 'title'), _text(row, 'text', blank=True))
-
-
-def _has(row: Any, key: str) -> bool:
-  return isinstance(row, dict) and key in row
-
-
-def _text(row: Any, key: str, blank: bool = False) -> str:
-  """A required text of a row."""
-  if not _has(row, key) or not isinstance(row[key], str):
-    raise ValueError(f'has no text {key!r}')
-  if not blank and not row[key].strip():
-    raise ValueError(f'its {key!r} is empty')
-  return row[key]
-
-
-@contextlib.contextmanager
-def _naming(place: str) -> Iterator[None]:
-  """Turns damage into one line that names its place."""
-  try:
-    yield
-  except DataError:
-    raise
-  except _DAMAGE as error:
-    raise DataError(f'{place}: {" ".join(str(error).split())[:200]}') from None
+def _passage(row: Mapping[str, Any]) -> Passage:
+  """Reads one passage, its title with all its marks."""
+  if 'contents' in row:
+    title, _, text = records.text(row, 'contents').partition('\n')
+    return Passage(title.strip(), text)
+  if isinstance(row.get('text'), list):  # Sentences, each with the space before it.
+    said = row['text']
+    text = ''.join(records.checked_text(part, 'text', blank=True) for part in said)
+  else:
+    text = records.text(row, 'text', blank=True)
+  title = ' '.join(records.text(row, 'title', blank=bool(text.strip())).splitlines())
+  return Passage(title, text)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sdar_jax import files
 from sdar_jax.envs.base import EnvironmentFault
 from sdar_jax.envs.search_qa.retrieval import Answer, Passage, corpus_digest
 
@@ -83,21 +84,22 @@ def open_index(path: str | Path) -> Any:
   """A FAISS index from its file, or an exact one over the rows of an .npy file.
 
   Raises:
-    ValueError: FAISS is not installed, or the file is not such an index.
+    ValueError: FAISS is not installed, or (FileError) the file is not such an index.
   """
   try:
     import faiss  # An extra, and slow to load: only who searches densely needs it.
   except ImportError:
     message = "dense retrieval needs faiss: pip install 'sdar-jax[dense]'"
     raise ValueError(message) from None
+  path = files.local_path(str(path), 'config.world.index')
   try:
-    if not str(path).endswith('.npy'):
+    if path.suffix != '.npy':
       return faiss.read_index(str(path))
     vectors = np.load(path, mmap_mode='r', allow_pickle=False)
     if vectors.ndim != 2:
       raise ValueError(f'has shape {vectors.shape}, not [passages, dimensions]')
-  except (OSError, ValueError, RuntimeError) as error:
-    raise ValueError(f'{path}: {" ".join(str(error).split())[:200]}') from None
+  except (OSError, EOFError, ValueError, RuntimeError) as error:
+    raise files.FileError(f'{path}: {" ".join(str(error).split())[:200]}') from None
   index = faiss.IndexFlatIP(vectors.shape[1])
   for start in range(0, len(vectors), 65536):
     index.add(np.ascontiguousarray(vectors[start : start + 65536], np.float32))

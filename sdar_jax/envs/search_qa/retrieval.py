@@ -34,12 +34,22 @@ class Passage(NamedTuple):
 
   @classmethod
   def from_contents(cls, contents: str, score: float = 0.0) -> 'Passage':
-    """The inverse of `contents`; the quotes around titles in wiki-18 are dropped."""
+    """The inverse of `contents`; the marks around titles in wiki-18 are dropped."""
     title, _, text = contents.partition('\n')
     title = title.strip()
-    if len(title) > 1 and title[0] == title[-1] == '"':
-      title = title[1:-1]
-    return cls(title, text, score)
+    return cls(title[1:-1] if quoted(title) else title, text, score)
+
+
+def quoted(title: str) -> bool:
+  """Whether one pair of quotation marks encloses a whole title.
+
+  It does not where the first mark is closed before the end: "Heroes" and "Villains".
+  """
+  inside = title[1:-1]
+  if not inside or not title[0] == title[-1] == '"':
+    return False
+  before = inside[: inside.find('"')] if '"' in inside else ''
+  return not before or before[-1].isspace() or before[-1] in '([{-/'
 
 
 Answer = tuple[Passage, ...] | EnvironmentFault

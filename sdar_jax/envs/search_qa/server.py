@@ -9,15 +9,23 @@ Without `--index` it is BM25 over the corpus. It answers both public request sha
 unless `--host` says otherwise.
 """
 
+import contextlib
+import dataclasses
 import http.server
+import io
 import json
+import resource
 import signal
+import socket
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags
 
+from sdar_jax import files
 from sdar_jax.envs.base import EnvironmentFault
 from sdar_jax.envs.search_qa.retrieval import Passage, Retriever
 from sdar_jax.envs.search_qa.retrievers import open_retriever
@@ -27,7 +35,30 @@ MAX_BODY = 4 * 2**20  # bytes
 MAX_QUERIES = 4096
 MAX_QUERY = 8192  # characters
 MAX_TOPK = 100
-IDLE_SECONDS = 60.0  # after which a silent connection is dropped
+_PIECE = 64  # Queries that are searched and written at a time.
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What one client can take from the others.
+
+  Attributes:
+    connections: open at a time. One more closes the one that has kept silent longest;
+      where none is silent, it is refused with status 503.
+    working: requests that are read and answered at a time; others wait for their turn.
+    request_seconds: for a whole request to arrive, from the end of the one before.
+    answer_seconds: for a request to get its turn and be answered.
+    reply_seconds: for the client to take the reply.
+    reply_bytes: of one reply; `client.HttpRetriever` takes as many.
+  """
+
+  connections: int = 64
+  working: int = 4
+  request_seconds: float = 10.0
+  answer_seconds: float = 60.0
+  reply_seconds: float = 30.0
+  reply_bytes: int = 8 * 2**20
+
 
 _CORPUS = flags.DEFINE_string('corpus', '', 'File of passages (datasets.read_corpus).')
 _INDEX = flags.DEFINE_string('index', '', 'FAISS index or .npy; empty: BM25.')
@@ -50,14 +81,65 @@ class Server(http.server.ThreadingHTTPServer):
   Args:
     address: (host, port); port 0 takes a free one.
     retriever: must allow several threads to search at once.
+    limits: of what a client may take.
+    clock: seconds that only grow.
   """
 
   daemon_threads = True
   request_queue_size = 128
 
-  def __init__(self, address: tuple[str, int], retriever: Retriever):
-    self.retriever = retriever
+  def __init__(
+    self,
+    address: tuple[str, int],
+    retriever: Retriever,
+    limits: Limits = Limits(),
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    self.retriever, self.limits, self.clock = retriever, limits, clock
+    self.turns = threading.BoundedSemaphore(limits.working)
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    self._most = max(1, min(limits.connections, descriptors // 2))
+    self._lock = threading.Lock()
+    # Whether each open connection is silent, those that are for longest first.
+    self._silent: dict[socket.socket, bool] = {}
     super().__init__(address, _Handler)
+
+  def process_request(self, request: Any, client_address: Any) -> None:
+    """Starts a thread for a connection, if there is room or room can be made."""
+    if self._admit(request):
+      super().process_request(request, client_address)
+      return
+    request.settimeout(1.0)
+    with contextlib.suppress(OSError):  # It may have gone away.
+      request.sendall(b'HTTP/1.1 503 Busy\r\nConnection: close\r\n\r\n')
+    self.shutdown_request(request)
+
+  def _admit(self, request: socket.socket) -> bool:
+    """Counts a connection in; hangs up the oldest silent one if there is no room."""
+    oldest = None
+    with self._lock:
+      if len(self._silent) >= self._most:
+        oldest = next((each for each, silent in self._silent.items() if silent), None)
+        if oldest is None:
+          return False
+        del self._silent[oldest]
+      self._silent[request] = True
+    if oldest is not None:
+      with contextlib.suppress(OSError):  # The client was faster.
+        oldest.shutdown(socket.SHUT_RDWR)  # Its thread sees the end of it.
+    return True
+
+  def set_silent(self, connection: socket.socket, silent: bool) -> None:
+    """Told whether a connection is waited for, or served."""
+    with self._lock:
+      if self._silent.pop(connection, None) is not None:
+        self._silent[connection] = silent
+
+  def shutdown_request(self, request: Any) -> None:
+    """Closes a connection."""
+    with self._lock:
+      self._silent.pop(request, None)
+    super().shutdown_request(request)
 
   def handle_error(self, request: Any, client_address: Any) -> None:
     """A client that went away is no error of ours."""
@@ -71,18 +153,53 @@ class Server(http.server.ThreadingHTTPServer):
     return f'http://{host}:{port}{PATH}'
 
 
+class _Arriving(io.RawIOBase):
+  """What a client sends, as long as there is time left."""
+
+  def __init__(self, connection: socket.socket, left: Callable[[], float]):
+    super().__init__()
+    self._connection, self._left = connection, left
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: Any) -> int:
+    left = self._left()
+    if left <= 0:
+      raise TimeoutError('the request took too long')
+    self._connection.settimeout(left)
+    return self._connection.recv_into(buffer)
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
   server: Server
   protocol_version = 'HTTP/1.1'
-  timeout = IDLE_SECONDS
+
+  def setup(self) -> None:
+    super().setup()
+    self.rfile = io.BufferedReader(_Arriving(self.connection, self._left))
+
+  def _left(self) -> float:
+    """Seconds for the rest of the request."""
+    return self._until - self.server.clock()
+
+  def handle_one_request(self) -> None:
+    """Reads and answers one request; all of it must arrive in time."""
+    self._until = self.server.clock() + self.server.limits.request_seconds
+    self.server.set_silent(self.connection, True)
+    super().handle_one_request()
 
   def do_POST(self) -> None:
     try:
-      status, reply = 200, self._answer()
+      if self.path != PATH:
+        raise Refused(404, f'post to {PATH}')
+      body = self._body()
+      self.server.set_silent(self.connection, False)
+      status, content = 200, self._answer(body)
     except Refused as refusal:
-      status, reply = refusal.status, {'error': str(refusal)}
+      status, content = refusal.status, json.dumps({'error': str(refusal)}).encode()
       self.close_connection = True  # Its body may still be unread.
-    content = json.dumps(reply).encode()
+    self.connection.settimeout(self.server.limits.reply_seconds)  # Of the whole write.
     self.send_response(status)
     self.send_header('Content-Type', 'application/json')
     self.send_header('Content-Length', str(len(content)))
@@ -91,15 +208,37 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.end_headers()
     self.wfile.write(content)
 
-  def _answer(self) -> dict[str, Any]:
-    if self.path != PATH:
-      raise Refused(404, f'post to {PATH}')
-    queries, topk, scored = read_request(self._body())
-    answers = self.server.retriever.search_many(queries, topk)
-    for answer in answers:
-      if isinstance(answer, EnvironmentFault):
-        raise Refused(500, str(answer))
-    return {'result': [[_hit(p, scored) for p in answer] for answer in answers]}
+  def _answer(self, body: bytes) -> bytes:
+    """The reply to a request, found when it is this request's turn."""
+    until = self.server.clock() + self.server.limits.answer_seconds
+    if not self.server.turns.acquire(timeout=self.server.limits.answer_seconds):
+      raise Refused(503, 'busy: no turn in time')
+    try:
+      return self._reply(*read_request(body), until)
+    finally:
+      self.server.turns.release()
+
+  def _reply(
+    self, queries: Sequence[str], topk: int, scored: bool, until: float
+  ) -> bytes:
+    """Searches and writes in pieces, so that a reply too large is never held whole."""
+    limits, written, size = self.server.limits, [], 0
+    for start in range(0, len(queries), _PIECE):
+      if self.server.clock() > until:
+        raise Refused(
+          503, f'no answer in {limits.answer_seconds} s; send fewer queries'
+        )
+      piece = queries[start : start + _PIECE]
+      for answer in self.server.retriever.search_many(piece, topk):
+        if isinstance(answer, EnvironmentFault):
+          raise Refused(500, str(answer))
+        written.append(json.dumps([_hit(hit, scored) for hit in answer]).encode())
+        size += len(written[-1]) + 2
+        if size + 14 > limits.reply_bytes:
+          raise Refused(
+            413, f'the reply exceeds {limits.reply_bytes} bytes: fewer queries or topk'
+          )
+    return b'{"result": [' + b', '.join(written) + b']}'
 
   def _body(self) -> bytes:
     length = self.headers['Content-Length'] or ''
@@ -120,10 +259,10 @@ def read_request(body: bytes) -> tuple[list[str], int, bool]:
     Refused: one line that says what is wrong with the request.
   """
   try:
-    request = json.loads(body)
-  except (ValueError, RecursionError):
-    raise Refused(400, 'the body is not JSON') from None
-  if not isinstance(request, dict) or ('queries' in request) == ('query' in request):
+    request = files.parse_json(body, 'the body')
+  except files.FileError as error:
+    raise Refused(400, str(error)) from None
+  if ('queries' in request) == ('query' in request):
     raise Refused(400, "send {'queries': [...]} or {'query': '...'}")
   queries = request['queries'] if 'queries' in request else [request['query']]
   if not isinstance(queries, list) or not 1 <= len(queries) <= MAX_QUERIES:
@@ -140,7 +279,8 @@ def read_request(body: bytes) -> tuple[list[str], int, bool]:
 
 
 def _hit(passage: Passage, scored: bool) -> dict[str, Any]:
-  document = {'contents': passage.contents}
+  # The title apart, too: whether marks around it are its own cannot be seen.
+  document = {'contents': passage.contents, 'title': passage.title}
   return {'document': document, 'score': passage.score} if scored else document
 
 

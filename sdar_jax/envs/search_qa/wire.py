@@ -4,6 +4,7 @@ import http.client
 import io
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -23,8 +24,7 @@ def post(url: str, body: bytes, until: float, max_bytes: int) -> tuple[int, byte
   Args:
     url: checked by `check_url`.
     body: what to send.
-    until: when to give up, on `time.monotonic`'s clock; it bounds the whole exchange
-      but the look-up of the host's name.
+    until: when to give up, on `time.monotonic`'s clock; it bounds the whole exchange.
     max_bytes: of the reply, its headers included.
 
   Returns:
@@ -102,8 +102,7 @@ def _read(response: http.client.HTTPResponse, max_bytes: int) -> tuple[int, byte
 def _connect(host: str, port: int, until: float) -> socket.socket:
   """Tries the host's addresses in turn, all within the time."""
   error: OSError = OSError(f'no address for {host}')
-  addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-  for family, kind, protocol, _, address in addresses:
+  for family, kind, protocol, _, address in _addresses(host, port, until):
     sock = socket.socket(family, kind, protocol)
     try:
       sock.settimeout(_left(until))
@@ -113,6 +112,26 @@ def _connect(host: str, port: int, until: float) -> socket.socket:
       sock.close()
       error = failure
   raise error
+
+
+def _addresses(host: str, port: int, until: float) -> list[tuple]:
+  """Looks up a host in a thread of its own: the system's look-up has no deadline."""
+  found: list[list[tuple] | Exception] = []
+
+  def look_up() -> None:
+    try:
+      found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except (OSError, ValueError) as error:
+      found.append(error)
+
+  thread = threading.Thread(target=look_up, daemon=True)
+  thread.start()
+  thread.join(_left(until))
+  if not found:
+    raise TimeoutError
+  if isinstance(found[0], Exception):
+    raise found[0]
+  return found[0]
 
 
 def _left(until: float) -> float:

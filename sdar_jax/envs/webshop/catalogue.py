@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
-import lzma
 import math
 import random
 import re
@@ -15,9 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-DEFAULT_PRICE = 100.0
+from sdar_jax import files
+from sdar_jax.envs import records
+
+DEFAULT_PRICE = 100.0  # Dollars, where the file states none, as in the original.
 _UNKNOWN_ATTRIBUTES = ('DUMMY_ATTR',)
-_CHUNK = 1 << 20  # Characters read at a time from a long file.
+_ASIN = re.compile(r'[0-9A-Z]{1,10}')  # Pages link to the lower case of it.
+_AMOUNT = re.compile(
+  r'\$ ?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)'
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,6 +39,9 @@ class Instruction:
   text: str
   attributes: tuple[str, ...]
   options: tuple[str, ...] = ()
+
+
+_Known = tuple[tuple[str, ...], Instruction | None]  # Attributes, and instruction.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -161,7 +170,7 @@ def to_json(product: Product) -> bytes:
 
 def from_json(line: bytes) -> Product:
   """The product of a line that `to_json` wrote."""
-  fields = json.loads(line)
+  fields = files.parse_json(line, 'a product', list)
   fields[3], fields[4], fields[8] = map(tuple, (fields[3], fields[4], fields[8]))
   fields[9] = {name: tuple(values) for name, values in fields[9].items()}
   if fields[10] is not None:
@@ -199,6 +208,8 @@ def read_products(
 ) -> Iterator[Product]:
   """Products of the official files, in their order, one at a time.
 
+  What is left out or filled in, as the original does it, is said once at the end.
+
   Args:
     products_path: items_shuffle.json or items_shuffle_1000.json.
     instructions_path: items_ins_v2.json or items_ins_v2_1000.json.
@@ -206,120 +217,173 @@ def read_products(
     limit: how many entries of the products file are looked at; None for all.
 
   Raises:
-    FileNotFoundError: a file is missing.
-    ValueError: a file is not what it should be.
+    FileError: one line that names the file, the record and what is wrong with it.
   """
-  known = _load(instructions_path)
-  people = _load(human_path) if human_path else {}
+  omitted = records.Omitted()
+  known = dict(_read_known(instructions_path, omitted))
+  people = dict(_read_people(human_path, omitted)) if human_path else {}
   seen = set()
-  for number, raw in enumerate(_stream(products_path)):
-    if number == limit:
-      return
-    asin = raw['asin']
-    if asin == 'nan' or len(asin) > 10 or asin in seen:
-      continue
-    seen.add(asin)
-    yield _product(
-      raw, _read_prices(raw), _read_options(raw), known.get(asin), people.get(asin)
-    )
+  for place, raw in itertools.islice(records.items(products_path, 'products'), limit):
+    with records.naming(place):
+      asin = records.text(records.fields(raw), 'asin')
+      if asin in seen:
+        omitted.add('entries of a product that came before left out', asin)
+        continue
+      if asin == 'nan' or not _ASIN.fullmatch(asin):
+        omitted.add('entries left out for their asin', asin)
+        continue
+      seen.add(asin)
+    with records.naming(f'{place} ({asin})'):
+      prices, options = _read_prices(raw, omitted), _read_options(raw, omitted)
+      product = _product(raw, prices, options, known.get(asin), people.get(asin, ()))
+    if product.synthetic and not product.goals[0]:
+      omitted.add('instructions without a goal, as an option has no values', asin)
+    yield product
+  if limit is None:
+    for source in (known, people):
+      for asin in itertools.filterfalse(seen.__contains__, source):
+        omitted.add('instructions for products that are not here', asin)
+  omitted.say(products_path)
 
 
 def read_documents(
   documents_path: str | Path, instructions_path: str | Path
 ) -> Iterator[Product]:
   """Products of the search engine's documents: JSON lines with a 'product' each."""
-  known = _load(instructions_path)
-  opened = lzma.open if str(documents_path).endswith('.xz') else open
-  with opened(documents_path, 'rt', encoding='utf-8') as lines:
-    for line in lines:
-      raw = json.loads(line)['product']
+  known = dict(_read_known(instructions_path, records.Omitted()))
+  for place, line in records.lines(documents_path):
+    row = files.parse_json(line, place)
+    with records.naming(place):
+      raw = records.fields(row.get('product'))
+      asin = records.text(raw, 'asin')
       options = {name: tuple(values) for name, values in raw['options'].items()}
-      people = raw.get('instructions')
-      entry = known.get(raw['asin'])
-      yield _product(raw, tuple(raw['pricing']), options, entry, people)
+      people = _people(raw.get('instructions', []), asin, records.Omitted())
+      product = _product(raw, tuple(raw['pricing']), options, known.get(asin), people)
+    yield product
 
 
 def _product(
   raw: Mapping[str, Any],
   prices: tuple[float, ...],
   options: Mapping[str, tuple[str, ...]],
-  known: Mapping[str, Any] | None,
-  people: Sequence[Mapping[str, Any]] | None,
+  known: _Known | None,
+  people: tuple[Instruction, ...],
 ) -> Product:
   """Puts together what the files say about one product."""
-  points = raw['small_description']
-  known = known or {}
+  points = raw.get('small_description')
+  if not isinstance(points, list):
+    points = [records.text(raw, 'small_description', blank=True)]
+  attributes, synthetic = known or (_UNKNOWN_ATTRIBUTES, None)
   return Product(
     asin=raw['asin'],
-    title=raw['name'],
-    description=raw['full_description'],
-    bullet_points=tuple(points) if isinstance(points, list) else (points,),
-    prices=prices,
-    category=raw['category'],
-    query=raw['query'].lower().strip(),
-    product_category=raw['product_category'],
-    attributes=tuple(known.get('attributes', _UNKNOWN_ATTRIBUTES)),
-    options=options,
-    synthetic=Instruction(known['instruction'], tuple(known['instruction_attributes']))
-    if known.get('instruction') is not None
-    else None,
-    human=tuple(
-      Instruction(
-        entry['instruction'].strip('.'),
-        tuple(entry['instruction_attributes']),
-        tuple(entry['instruction_options']),
-      )
-      for entry in people or ()
-      if entry['instruction_attributes']
+    title=records.text(raw, 'name', blank=True),
+    description=records.text(raw, 'full_description', blank=True),
+    bullet_points=tuple(
+      records.checked_text(point, 'small_description', blank=True) for point in points
     ),
+    prices=prices,
+    category=records.text(raw, 'category', blank=True),
+    query=records.text(raw, 'query', blank=True).lower().strip(),
+    product_category=records.text(raw, 'product_category', blank=True),
+    attributes=attributes,
+    options=options,
+    synthetic=synthetic,
+    human=people,
   )
 
 
-def _read_prices(raw: Mapping[str, Any]) -> tuple[float, ...]:
-  """One price or the first two of '$12.50$1,020.00'."""
-  parts = (raw.get('pricing') or '').split('$')[1:]
-  try:
-    prices = tuple(float(re.sub(r'[^\d.]', '', part)) for part in parts[:2])
-  except ValueError:
+def _read_known(
+  path: str | Path, omitted: records.Omitted
+) -> Iterator[tuple[str, _Known]]:
+  """The attributes and the instruction of every asin."""
+  for place, asin, entry in records.members(path, 'instructions by asin'):
+    with records.naming(place):
+      attributes, instruction = _UNKNOWN_ATTRIBUTES, None
+      if 'attributes' in records.fields(entry):
+        attributes = records.texts(entry, 'attributes')
+      if entry.get('instruction') is not None:
+        wanted = records.texts(entry, 'instruction_attributes', least=1)
+        instruction = Instruction(records.text(entry, 'instruction'), wanted)
+      elif entry.get('instruction_attributes'):
+        omitted.add('instructions without words left out', asin)
+    yield asin, (attributes, instruction)
+
+
+def _read_people(
+  path: str | Path, omitted: records.Omitted
+) -> Iterator[tuple[str, tuple[Instruction, ...]]]:
+  """The instructions that people wrote for every asin."""
+  for place, asin, entries in records.members(path, 'instructions by asin'):
+    with records.naming(place):
+      people = _people(entries, asin, omitted)
+    yield asin, people
+
+
+def _people(
+  entries: Any, asin: str, omitted: records.Omitted
+) -> tuple[Instruction, ...]:
+  """People's instructions for one product; those without attributes are left out."""
+  if not isinstance(entries, list):
+    raise ValueError(f'must be a list of instructions, not {records.shown(entries)}')
+  people = []
+  for entry in map(records.fields, entries):
+    wanted = records.texts(entry, 'instruction_attributes')
+    options = records.texts(entry, 'instruction_options')
+    words = records.text(entry, 'instruction').strip('.')
+    if wanted:
+      people.append(Instruction(words, wanted, options))
+    else:
+      omitted.add("people's instructions without attributes left out", asin)
+  return tuple(people)
+
+
+def _read_prices(raw: Mapping[str, Any], omitted: records.Omitted) -> tuple[float, ...]:
+  """One price or the first two of '$12.50$1,020.00'; the original's if there is none.
+
+  Signs, other currencies and decimal commas are refused: read as the original reads,
+  they would be other prices.
+  """
+  if raw.get('pricing') in (None, ''):
+    omitted.add(f'products without a price cost ${DEFAULT_PRICE}', raw['asin'])
+    return (DEFAULT_PRICE,)
+  said = records.text(raw, 'pricing')
+  between = [part.strip() for part in _AMOUNT.split(said)]
+  amounts = [
+    float(found.group().lstrip('$ ').replace(',', ''))
+    for found in _AMOUNT.finditer(said)
+  ]
+  wrong = between[0] or between[-1] or not set(between[1:-1]) <= {'', '-', '–', 'to'}
+  if not amounts or wrong or not all(map(math.isfinite, amounts)):
     raise ValueError(
-      f'pricing {raw["pricing"]!r} of product {raw["asin"]}: must be like $5.00'
-    ) from None
-  return prices or (DEFAULT_PRICE,)
-
-
-def _read_options(raw: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-  return {
-    name.lower(): tuple(
-      entry['value'].strip().replace('/', ' | ').lower() for entry in entries
+      f'its pricing {records.shown(said)} must be like $5.00, $1,250.00 or $5.00$7.50'
     )
-    for name, entries in (raw['customization_options'] or {}).items()
-    if entries is not None
-  }
+  if len(amounts) > 2:
+    omitted.add('products with more than two prices have the first two', raw['asin'])
+  return tuple(amounts[:2])
 
 
-def _load(path: str | Path) -> Any:
-  with open(path, encoding='utf-8') as file:
-    return json.load(file)
-
-
-def _stream(path: str | Path) -> Iterator[Any]:
-  """The entries of a JSON list, without reading the whole file at once."""
-  decode = json.JSONDecoder().raw_decode
-  with open(path, encoding='utf-8') as file:
-    text = file.read(_CHUNK).lstrip()
-    if not text.startswith('['):
-      raise ValueError(f'{path}: must be a JSON list of products')
-    start = 1
-    while True:
-      start = re.compile(r'[\s,]*').match(text, start).end()
-      try:
-        entry, start = decode(text, start)
-      except json.JSONDecodeError as error:
-        if text[start : start + 1] == ']':
-          return
-        more = file.read(max(_CHUNK, len(text) - start))
-        if not more:
-          raise ValueError(f'{path}: {error.msg} near the end of the file') from None
-        text, start = text[start:] + more, 0
-        continue
-      yield entry
+def _read_options(
+  raw: Mapping[str, Any], omitted: records.Omitted
+) -> dict[str, tuple[str, ...]]:
+  """Values by option, lower-case; options that are null have none to choose."""
+  if 'customization_options' not in raw:
+    raise ValueError("has no 'customization_options'")
+  given = raw['customization_options']
+  options = {}
+  if given is None or given == '':
+    return options
+  if not isinstance(given, dict):
+    raise ValueError(f"its 'customization_options' is {records.shown(given)}")
+  for name, entries in given.items():
+    if entries is None:
+      continue
+    if not isinstance(entries, list):
+      raise ValueError(f'its option {name[:40]!r} is {records.shown(entries)}')
+    if name.lower() in options:
+      omitted.add('options named twice but for case have the last values', raw['asin'])
+    values = [records.text(records.fields(e), 'value', blank=True) for e in entries]
+    values = tuple(value.strip().replace('/', ' | ').lower() for value in values)
+    if '' in values:
+      omitted.add('options with an empty value, which nobody can click', raw['asin'])
+    options[records.checked_text(name, 'option', blank=True).lower()] = values
+  return options

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sdar_jax import files
 from sdar_jax.envs.base import Task
 from sdar_jax.envs.webshop import store
 from sdar_jax.envs.webshop.catalogue import Catalogue
@@ -32,7 +33,7 @@ def data_root(data_dir: str) -> Path:
       'official products: set config.world.data_dir or $WEBSHOP_DATA to the folder of '
       'the WebShop files (third_party/envs/README.md)'
     )
-  root = Path(named).expanduser()
+  root = files.local_path(named, 'config.world.data_dir or $WEBSHOP_DATA')
   if not root.is_dir():
     raise ValueError(f'official products: {root} is no folder (config.world.data_dir)')
   return root

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sdar_jax import files
 from sdar_jax.envs.webshop.analyzer import analyze
 
 K1, B = np.float32(0.9), np.float32(0.4)
@@ -24,6 +25,7 @@ HITS = 50  # The shop asks for this many.
 MOST_TERMS = 1024  # Lucene refuses longer queries.
 _BATCH = 50_000  # Products that are sorted at a time while the index is built.
 _SAMPLE = 1 << 16  # Products that bound a query's scores.
+_MAX_TERMS = 2**30  # Bytes of terms.json.
 _TINY = np.nextafter(np.float32(0), np.float32(1))
 _ARRAYS = ('offsets', 'rows', 'dividers', 'weights', 'ranks')
 
@@ -87,7 +89,7 @@ class SearchIndex:
     """Maps an index that `save` wrote."""
     directory = Path(directory)
     arrays = [np.load(directory / f'{name}.npy', mmap_mode='r') for name in _ARRAYS]
-    terms = json.loads((directory / 'terms.json').read_text())
+    terms = files.read_json(directory / 'terms.json', list, limit=_MAX_TERMS)
     return cls(terms, *arrays, directory)
 
   def save(self, directory: str | Path) -> None:

@@ -4,6 +4,7 @@ Also the way from a folder of official files to a shop.
 """
 
 import array
+import contextlib
 import functools
 import hashlib
 import json
@@ -23,7 +24,7 @@ from sdar_jax.envs.webshop.nouns import NounSource
 from sdar_jax.envs.webshop.search import SearchIndex
 from sdar_jax.envs.webshop.shop import Shop
 
-VERSION = 2  # Of the files on disk.
+VERSION = 3  # Of the files on disk.
 SIZES = ('small', 'full')
 OFFICIAL = {  # size -> file of products, file of instructions
   'small': ('items_shuffle_1000.json', 'items_ins_v2_1000.json'),
@@ -34,6 +35,7 @@ FOLDER = 'sdar_jax_shop'  # Beside the files of 'full': what is built of them.
 _FIELDS = ('category', 'query')
 _PRODUCTS = 20_000  # Decoded products that are kept.
 _FAMILIES = {False: 'families', True: 'human_families'}  # By `human`.
+_MAX_NAMES = 2**28  # Bytes of names.json.
 _log = logging.getLogger(__name__)
 
 
@@ -42,13 +44,15 @@ class DiskCatalogue:
 
   def __init__(self, directory: str | Path):
     self.directory = Path(directory)
-    self.digest = json.loads((self.directory / 'shop.json').read_text())['digest']
-    names = ('ends', 'asins', 'order', 'goals', *_FIELDS)
-    arrays = [np.load(self.directory / f'{n}.npy', mmap_mode='r') for n in names]
-    self._ends, self.asins, self._order, self.goals = arrays[:4]
-    self._codes = dict(zip(_FIELDS, arrays[4:]))
-    self._names = json.loads((self.directory / 'names.json').read_text())
-    self._lines = np.memmap(self.directory / 'products.jsonl', np.uint8, 'r')
+    with _rebuildable(self.directory):
+      facts = _facts(self.directory)
+      self.digest = facts['digest']
+      names = ('ends', 'asins', 'order', 'goals', *_FIELDS)
+      arrays = [np.load(self.directory / f'{n}.npy', mmap_mode='r') for n in names]
+      self._ends, self.asins, self._order, self.goals = arrays[:4]
+      self._codes = dict(zip(_FIELDS, arrays[4:]))
+      self._names = files.read_json(self.directory / 'names.json', limit=_MAX_NAMES)
+      self._lines = np.memmap(self.directory / 'products.jsonl', np.uint8, 'r')
     self._product = functools.lru_cache(_PRODUCTS)(self._read)
 
   def __reduce__(self):
@@ -62,7 +66,8 @@ class DiskCatalogue:
 
   def _read(self, row: int) -> catalogue.Product:
     start = self._ends[row - 1] if row else 0
-    return catalogue.from_json(self._lines[start : self._ends[row]].tobytes())
+    with _rebuildable(self.directory):
+      return catalogue.from_json(self._lines[start : self._ends[row]].tobytes())
 
   def row_of(self, asin: str) -> int | None:
     wanted = np.array(asin, self.asins.dtype)
@@ -133,6 +138,7 @@ class _Writer:
       'version': VERSION,
       'source': dict(source),
       'digest': self._hash.hexdigest(),
+      'bytes': {path.name: path.stat().st_size for path in self._directory.iterdir()},
     }
     (self._directory / 'shop.json').write_text(json.dumps(facts))
 
@@ -175,8 +181,44 @@ def _beside(directory: Path, ending: str) -> Path:
 
 
 def open_shop(directory: str | Path, nouns: NounSource | None = None) -> Shop:
-  """The shop in a folder that `build` wrote."""
-  return Shop(DiskCatalogue(directory), SearchIndex.load(directory), nouns)
+  """The shop in a folder that `build` wrote.
+
+  Raises:
+    FileError: one line that names the folder, what is wrong and what to delete.
+  """
+  with _rebuildable(Path(directory)):
+    index = SearchIndex.load(directory)
+  return Shop(DiskCatalogue(directory), index, nouns)
+
+
+@contextlib.contextmanager
+def _rebuildable(directory: Path) -> Iterator[None]:
+  """Turns damage of what `build` wrote into one line that says how to mend it."""
+  try:
+    yield
+  except (ValueError, OSError, EOFError, LookupError, TypeError, AttributeError) as e:
+    reason = files.one_line(e)
+    raise files.FileError(
+      f'{directory}: damaged shop ({reason}); delete the folder and it is built again'
+    ) from None
+
+
+def _facts(directory: Path) -> dict[str, Any]:
+  """What shop.json says, once it is sure that its files are there and whole in size.
+
+  Raises:
+    FileError: it is of another version, or a file is missing or of another size.
+  """
+  facts = files.read_json(directory / 'shop.json')
+  if facts.get('version') != VERSION:
+    reason = f'version {facts.get("version")!r} is not {VERSION}'
+    raise files.FileError(f'{directory / "shop.json"}: {reason}')
+  for name, size in facts['bytes'].items():
+    path = directory / name
+    found = path.stat().st_size if path.is_file() else None
+    if found != size:
+      raise files.FileError(f'{path}: has {found} bytes, not {size}')
+  return facts
 
 
 def open_official(
@@ -196,6 +238,7 @@ def open_official(
   Raises:
     ValueError: unknown size.
     FileNotFoundError: a file is missing.
+    FileError: one line that names the file and what is wrong with it.
   """
   check_choice('size', size, SIZES)
   data_dir = Path(data_dir)
@@ -237,7 +280,7 @@ def _make_current(directory: Path, paths: Sequence[Path]) -> None:
   source = {'stamps': stamps, 'digests': {p.name: files.digest(p) for p in paths}}
   known = _source(directory)
   if known is not None and known['digests'] == source['digests']:
-    facts = json.loads((directory / 'shop.json').read_text()) | {'source': source}
+    facts = _facts(directory) | {'source': source}
     files.write_atomic(directory / 'shop.json', json.dumps(facts).encode())
     return
   for left in directory.parent.glob(_beside(directory, '*-*').name):
@@ -253,9 +296,12 @@ def _stamps(paths: Sequence[Path]) -> dict[str, list[int]]:
 
 
 def _source(directory: Path) -> dict[str, Any] | None:
-  """What the shop in a folder was made of; None if there is none of this version."""
-  try:
-    facts = json.loads((directory / 'shop.json').read_text())
-  except FileNotFoundError:
+  """What the shop in a folder was made of; None if there is none that can be used."""
+  if not (directory / 'shop.json').exists():
     return None
-  return facts['source'] if facts['version'] == VERSION else None
+  try:
+    source = _facts(directory)['source']
+    return source if set(source) == {'stamps', 'digests'} else None
+  except (ValueError, OSError, LookupError, TypeError, AttributeError) as error:
+    _log.warning('%s: not used: %s', directory, files.one_line(error))
+    return None

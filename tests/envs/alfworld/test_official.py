@@ -11,7 +11,8 @@ import pytest
 from shared import shared_path
 
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
-from sdar_jax.envs.alfworld.official import GameError, OfficialTasks, data_root
+from sdar_jax.envs.alfworld.official import OfficialTasks, data_root
+from sdar_jax.files import FileError
 
 PICK = 'pick_and_place_simple-Apple-None-Desk-7'
 LOOK = 'look_at_obj_in_light-Mug-None-DeskLamp-301'
@@ -85,6 +86,57 @@ def test_a_folder_as_the_download_lays_it_out(tmp_path):
   assert first.text.endswith('Your task is to: put a apple in desk.')
 
 
+def test_what_is_left_out_is_said_once(tmp_path, caplog):
+  write(tmp_path, f'train/{PICK}/t1', game())
+  write(tmp_path, f'train/{PICK}/t2', game(solvable=False))
+  write(tmp_path, f'train/{PICK}/t3', {'grammar': 'never checked'})
+  write(tmp_path, 'train/pick_and_place_simple-AppleSliced-None-Desk-7/t1', game())
+  write(tmp_path, 'train/pick_and_place_with_movable_recep-A-Pot-Desk-7/t1', game())
+  write(tmp_path, 'train/.ipynb_checkpoints-A-B-C-1/t1', game())
+  for number in range(3):
+    os.unlink(write(tmp_path, f'train/{LOOK}/t{number}', ''))
+  write(tmp_path, f'train/train/{PICK}/t9', game())  # Unpacked into itself.
+  (tmp_path / 'json_2.1.1/train/notes').mkdir()
+  (tmp_path / 'json_2.1.1/train/.DS_Store').write_text('')
+  assert len(OfficialTasks(str(tmp_path), 'train')) == 1
+  (line,) = caplog.messages
+  assert line.startswith(f'{tmp_path}, train: 1 games to play: ') and '\n' not in line
+  for count in (
+    f'1 marked unsolvable left out (first: train/{PICK}/t2)',
+    f'1 not marked solvable left out (first: train/{PICK}/t3)',
+    '2 with a movable receptacle or a sliced object left out',
+    '1 of another task type left out (first: train/.ipynb_checkpoints-A-B-C-1/t1)',
+    f'3 without game.tw-pddl left out (first: train/{LOOK}/t0)',
+    '1 folders with games below <task>/<trial> left out',
+  ):
+    assert count in line
+
+
+def test_a_split_without_a_usable_game_is_one_line(tmp_path):
+  write(tmp_path, f'train/{PICK}/t1', game(solvable=False))
+  os.unlink(write(tmp_path, f'train/{PICK}/t2', ''))
+  with pytest.raises(FileError, match=r"no playable game of 'train' \(1 marked") as e:
+    OfficialTasks(str(tmp_path), 'train')
+  assert '1 without game.tw-pddl' in str(e.value) and '\n' not in str(e.value)
+
+
+def test_links_that_lead_nowhere_and_pipes_are_named(tmp_path):
+  path = write(tmp_path, f'train/{PICK}/t1', game())
+  os.unlink(path)
+  os.symlink('nowhere', path)
+  with pytest.raises(FileError, match=r't1/game\.tw-pddl: No such file'):
+    OfficialTasks(str(tmp_path), 'train')
+  os.unlink(path)
+  os.mkfifo(path)
+  with pytest.raises(FileError, match=r't1/game\.tw-pddl: is no regular file'):
+    OfficialTasks(str(tmp_path), 'train')
+
+
+def test_remote_places_are_refused():
+  with pytest.raises(FileError, match=r'gs://bucket/games.*not supported'):
+    OfficialTasks('gs://bucket/games', 'train')
+
+
 @pytest.mark.parametrize('name', ['train.jsonl', 'train.jsonl.gz', 'train.jsonl.xz'])
 def test_packed_files_are_the_same_games(tmp_path, name):
   for row in ROWS:
@@ -128,9 +180,9 @@ def test_both_generations_of_grammar(tmp_path):
     texts.append(env.step('go to desk 1').observation.text.split('. ')[0])
   assert texts == ['You arrive at desk 1', 'You arrive at loc 1']
   write(tmp_path, f'train/{PICK}/t3', game(grammar='"Your task is to: {}"'))
-  with pytest.raises(GameError, match=r't3.*has neither'):
+  with pytest.raises(FileError, match=r't3.*has neither'):
     OfficialTasks(str(tmp_path), 'train', 'file')
-  with pytest.raises(GameError, match="grammar 'both'"):
+  with pytest.raises(FileError, match="grammar 'both'"):
     OfficialTasks(str(tmp_path), 'train', 'both')
 
 
@@ -154,22 +206,26 @@ def test_goals_by_people_keep_their_characters(tmp_path):
 @pytest.mark.parametrize(
   'content, message',
   [
-    ('{"pddl_problem": "(define', 'damaged game'),
-    ('<html>not found</html>', 'damaged game'),
-    ('[' * 100_000, 'damaged game'),
-    ('[]', 'not a JSON object'),
+    ('{"pddl_problem": "(define', 'not JSON'),
+    ('<html>not found</html>', 'is a web page'),
+    ('', 'is empty'),
+    ('[' * 100_000, 'not JSON .maximum recursion'),
+    ('[]', 'must be an object'),
     (' ' * (16 * 2**20 + 1), 'larger than'),
+    (game(solvable='yes'), 'its \'solvable\' is "yes", not true or false'),
+    (game(solvable=1), "its 'solvable' is 1, not true or false"),
+    (game('long ' * 9_999), 'its goal has 49995 characters, more than 10000'),
     (game(problem=PROBLEM[:-40]), 'not whole'),
     (game(problem=None), "no text 'pddl_problem'"),
     (game(grammar='nothing'), 'states no goal'),
     (game('UNKNOWN GOAL.'), 'states no goal'),
-    (game('\\ud800'), 'damaged game'),
+    (game('\\ud800'), 'surrogates'),
   ],
 )
 def test_damaged_files_are_named_in_one_line(tmp_path, content, message):
   write(tmp_path, f'train/{PICK}/t1', game())
   path = write(tmp_path, f'train/{PICK}/t2', content)
-  with pytest.raises(GameError, match=message) as caught:
+  with pytest.raises(FileError, match=message) as caught:
     OfficialTasks(str(tmp_path), 'train')
   assert str(path) in str(caught.value) and '\n' not in str(caught.value)
 
@@ -184,29 +240,29 @@ def test_a_game_that_only_parsing_finds_damaged_is_named(tmp_path):
 @pytest.mark.parametrize(
   'spoil, message',
   [
-    (lambda data: data[: len(data) // 2], 'damaged game'),
-    (lambda data: b'<html>' + data, 'damaged game'),
-    (lambda data: b'', 'no playable game|damaged game'),
+    (lambda data: data[: len(data) // 2], 'not JSON|ended'),
+    (lambda data: b'<html>' + data, 'is a web page'),
+    (lambda data: b'', 'is empty'),
   ],
 )
 @pytest.mark.parametrize('suffix', ['', '.gz', '.xz'])
 def test_damaged_packed_files_are_named(tmp_path, spoil, message, suffix):
   path = pack(tmp_path / f'train.jsonl{suffix}', ROWS)
   path.write_bytes(spoil(path.read_bytes()))
-  with pytest.raises(GameError, match=message) as caught:
+  with pytest.raises(FileError, match=message) as caught:
     OfficialTasks(str(tmp_path), 'train')
   assert str(tmp_path) in str(caught.value) and '\n' not in str(caught.value)
 
 
 def test_damaged_packed_lines_are_numbered(tmp_path):
   path = pack(tmp_path / 'train.jsonl', [ROWS[0], {'id': ROWS[1]['id']}])
-  with pytest.raises(GameError, match=r'train\.jsonl, line 2: .*no text'):
+  with pytest.raises(FileError, match=r'train\.jsonl, line 2: .*no text'):
     OfficialTasks(str(tmp_path), 'train')
   pack(path, [ROWS[0], ROWS[0]])
-  with pytest.raises(GameError, match=f'{ROWS[0]["id"]} twice'):
+  with pytest.raises(FileError, match=f'{ROWS[0]["id"]} twice'):
     OfficialTasks(str(tmp_path), 'train')
   pack(path, ROWS)
-  with pytest.raises(GameError, match='carry no grammar'):
+  with pytest.raises(FileError, match='carry no grammar'):
     OfficialTasks(str(tmp_path), 'train', 'file')
 
 
@@ -216,22 +272,22 @@ def test_damaged_packed_lines_are_numbered(tmp_path):
 )
 def test_unsafe_ids_are_refused(tmp_path, name):
   pack(tmp_path / 'train.jsonl', [{**ROWS[0], 'id': name}])
-  with pytest.raises(GameError, match=r'train\.jsonl, line 1: .* is not a game id'):
+  with pytest.raises(FileError, match=r'train\.jsonl, line 1: .* is not a game id'):
     OfficialTasks(str(tmp_path), 'train')
 
 
 @pytest.mark.parametrize('split', ['..', '../x', '/', 'a/b', '', 'a\x00b', 'a b'])
 def test_unsafe_splits_are_refused(tmp_path, split):
-  with pytest.raises(GameError, match='is not the name'):
+  with pytest.raises(FileError, match='is not the name'):
     OfficialTasks(str(tmp_path), split)
 
 
 def test_names_of_folders_are_checked(tmp_path):
   write(tmp_path, f'train/{PICK}/t 1', game())
-  with pytest.raises(GameError, match=r't 1/game\.tw-pddl: .* is not a game id'):
+  with pytest.raises(FileError, match=r't 1/game\.tw-pddl: .* is not a game id'):
     OfficialTasks(str(tmp_path), 'train')
   write(tmp_path, 'valid_seen/pick_and_place_simple-Apple/t1', game())
-  with pytest.raises(GameError, match='does not name type, object and target'):
+  with pytest.raises(FileError, match='does not name type, object and target'):
     OfficialTasks(str(tmp_path), 'valid_seen')
 
 
@@ -240,7 +296,7 @@ def test_links_out_of_the_data_are_refused(tmp_path):
   outside = write(tmp_path / 'outside', f'train/{PICK}/t2', game())
   link = tmp_path / f'inside/json_2.1.1/train/{PICK}/t2'
   link.symlink_to(outside.parent)
-  with pytest.raises(GameError, match='leads out of'):
+  with pytest.raises(FileError, match='leads out of'):
     OfficialTasks(str(tmp_path / 'inside'), 'train')
   os.unlink(link)
   link.symlink_to(tmp_path / f'inside/json_2.1.1/train/{PICK}/t1')
@@ -249,13 +305,13 @@ def test_links_out_of_the_data_are_refused(tmp_path):
 
 def test_where_the_games_lie(tmp_path, monkeypatch):
   monkeypatch.delenv('ALFWORLD_DATA', raising=False)
-  with pytest.raises(GameError, match='ALFWORLD_DATA'):
+  with pytest.raises(FileError, match='ALFWORLD_DATA'):
     data_root('')
   monkeypatch.setenv('ALFWORLD_DATA', str(tmp_path))
   assert data_root('') == tmp_path
-  with pytest.raises(GameError, match='does not exist'):
+  with pytest.raises(FileError, match='does not exist'):
     data_root(str(tmp_path / 'nowhere'))
-  with pytest.raises(GameError, match=r'json_2\.1\.1/train'):
+  with pytest.raises(FileError, match=r'json_2\.1\.1/train'):
     OfficialTasks('', 'train')
   write(tmp_path, f'train/{PICK}/t1', game(), release='json_2.1.2')
   assert len(OfficialTasks('', 'train')) == 1

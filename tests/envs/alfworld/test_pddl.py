@@ -30,6 +30,9 @@ SMALL = problems.build(
     'Pot_bar_1': ('Desk_bar_1', ''),
   },
 )
+SPARSE = '(exists (?a ?b ?c ?d - object) (nosuch ?a ?b ?c ?d))'  # No end, and no case.
+MANY = '(and (x a)' + '(isHot ?a)' * 999 + ')'
+ENDLESS = f'(exists (?a ?b ?c - object) {MANY})'  # Few cases with many conditions.
 EXPLOSIVE = '(forall (?a ?b ?c ?d ?e - object) (holds ?a ?e))'
 
 
@@ -272,7 +275,19 @@ def test_comments_and_case_do_not_matter():
     ('(:goal (and', '(:goal ' + '(not ' * 60 + '(and', 'nested'),
     ('(:goal (and', '(:goal (and ((x))', 'expected a formula'),
     ('(:goal (and', '(:goal (and ' + EXPLOSIVE, 'more than 50000 cases'),
+    ('(:goal (and', '(:goal (and ' + SPARSE, 'tries more than 100000'),
+    ('(:goal (and', '(:goal (and ' + ENDLESS, 'more than'),
     ('agent1 - agent', '- agent', ':objects'),
+    (
+      'agent1 - agent',
+      'agent1 - agent ' + ' '.join(f'x{i} - object' for i in range(5000)),
+      'objects, more than 5000',
+    ),
+    (
+      '(openable Fridge_bar_1)',
+      ''.join(f'(x{i} Fridge_bar_1)' for i in range(50_000)),
+      'facts, more than 50000',
+    ),
     ('(openable Fridge_bar_1)', '(not (openable Fridge_bar_1))', 'only list facts'),
   ],
 )

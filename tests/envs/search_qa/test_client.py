@@ -158,10 +158,11 @@ def fixture_clock(monkeypatch):
   class Clock:
     ahead = 0.0
     sleep = staticmethod(time.sleep)
+    start = time.monotonic()
 
     @classmethod
     def monotonic(cls):
-      return time.monotonic() + cls.ahead
+      return cls.start + cls.ahead
 
   monkeypatch.setattr(client_module, 'time', Clock)
   return Clock
@@ -206,6 +207,57 @@ def test_the_first_failure_after_the_pause_opens_the_circuit_anew(clock):
   circuit.succeeded()
   circuit.failed()
   circuit.check()
+
+
+def test_a_server_that_is_back_is_asked_again_before_long(clock):
+  circuit = Circuit(patience=2, cooldown=30.0, name='http://a/')
+  circuit.failed()
+  waits, asked = [], 0
+  while clock.ahead < 100.0:
+    circuit.check()
+    for _ in range(8):  # All at once: the pause is that of one failure.
+      circuit.failed()
+    asked += 1
+    start = clock.ahead
+    while True:
+      try:
+        circuit.check()
+        break
+      except EnvironmentFault as fault:
+        assert fault.kind == 'open_circuit' and fault.message.startswith('http://a/: ')
+        clock.ahead += 0.5
+    waits.append(clock.ahead - start)
+  assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+  circuit.succeeded()
+  circuit.failed()
+  circuit.check()
+
+
+def test_a_look_up_that_hangs_is_a_timeout(monkeypatch):
+  done = threading.Event()
+  monkeypatch.setattr(socket, 'getaddrinfo', lambda *given, **names: done.wait(60))
+  client = HttpRetriever('http://a/retrieve', deadline=0.1, tries=1)
+  (answer,) = client.search_many(['who'], 3)
+  done.set()
+  assert isinstance(answer, EnvironmentTimeout) and 'http://a/retrieve' in str(answer)
+
+
+@pytest.mark.parametrize('name', FAULTS)
+def test_every_fault_names_the_url(name):
+  behave, kind, _ = FAULTS[name]
+  deadline = 0.3 if kind == 'timeout' else 30.0
+  with faulty.FaultyServer(behave) as server:
+    client = HttpRetriever(server.url, deadline=deadline, tries=1)
+    (answer,) = client.search_many(['who'], 3)
+    assert server.url in str(answer)
+
+
+def test_titles_that_the_server_tells_apart_keep_their_marks():
+  hit = {'document': {'contents': '"Heroes"\nt', 'title': '"Heroes"'}, 'score': 1}
+  bare = {'document': {'contents': '"Heroes"\nt', 'title': None}, 'score': 1}
+  own = {'document': {'contents': '"A" and "B"\nt'}, 'score': 1}
+  (found,) = read_reply(json.dumps({'result': [[hit, bare, own]]}).encode(), 1, 3)
+  assert [passage.title for passage in found] == ['"Heroes"', 'Heroes', '"A" and "B"']
 
 
 def test_64_clients_at_once_get_their_own_answers():

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -30,8 +31,9 @@ QUERIES = [f'town {i} river' for i in range(30)] + ['nothing known', '\u2028é"'
 def fixture_serving():
   running = []
 
-  def serve(retriever):
-    instance = server.Server(('127.0.0.1', 0), retriever)
+  def serve(retriever, clock=time.monotonic, **limits):
+    limits = server.Limits(**limits)
+    instance = server.Server(('127.0.0.1', 0), retriever, limits, clock)
     threading.Thread(target=instance.serve_forever, args=(0.01,), daemon=True).start()
     running.append(instance)
     return instance
@@ -146,6 +148,128 @@ def test_limits_and_other_paths(serving):
   for length in ('-1', 'many', '²'.encode('latin-1')):
     assert post(instance, b'', headers={'Content-Length': length})[0] == 411
   assert post(instance, {'query': 'town 3', 'topk': 1})[0] == 200
+
+
+def test_a_reply_too_large_is_refused_before_it_is_held(serving):
+  retriever = BM25Retriever(PASSAGES)
+  asked = []
+
+  class Counting:
+    def search_many(self, queries, topk):
+      asked.append(len(queries))
+      return retriever.search_many(queries, topk)
+
+  instance = serving(Counting(), reply_bytes=100_000)
+  many = {'queries': ['town'] * server.MAX_QUERIES, 'topk': server.MAX_TOPK}
+  status, reply = post(instance, many)
+  assert status == 413 and 'exceeds 100000 bytes' in reply['error']
+  assert asked == [server._PIECE], 'no more was searched than the reply could hold'
+  queries = [f'town {i} river' for i in range(30)]
+  client = HttpRetriever(instance.url, batch=30)
+  assert client.search_many(queries, 3) == retriever.search_many(queries, 3)
+  client = HttpRetriever(serving(retriever, reply_bytes=3000).url, batch=30)
+  assert client.search_many(queries, 3) == retriever.search_many(queries, 3), 'singly'
+
+
+def closed(sock):
+  """Whether the other side ends a connection, sooner or later."""
+  sock.settimeout(30)
+  try:
+    while sock.recv(4096):
+      pass
+  except ConnectionError:
+    pass
+  return True
+
+
+def test_silent_connections_make_room_for_honest_queries(serving):
+  instance = serving(BM25Retriever(PASSAGES), connections=4, request_seconds=60.0)
+  silent = [socket.create_connection(instance.server_address[:2]) for _ in range(40)]
+  for sock in silent[::2]:
+    sock.sendall(b'POST /retrieve HTTP/1.1\r\n')
+  for _ in range(8):
+    assert post(instance, {'query': 'town 3', 'topk': 1})[0] == 200
+  assert all(map(closed, silent[:36]))
+  for sock in silent:
+    sock.close()
+
+
+def test_where_all_are_served_one_more_is_refused(serving):
+  started, go_on = threading.Semaphore(0), threading.Event()
+
+  class Slow:
+    def search_many(self, queries, topk):
+      started.release()
+      go_on.wait(60)
+      return [()] * len(queries)
+
+  instance = serving(Slow(), connections=2, working=2)
+  answers = []
+  ask = lambda: answers.append(post(instance, {'query': 'a'})[0])
+  threads = [threading.Thread(target=ask) for _ in range(2)]
+  for thread in threads:
+    thread.start()
+  for _ in threads:
+    assert started.acquire(timeout=60)
+  with socket.create_connection(instance.server_address[:2]) as sock:
+    sock.settimeout(60)
+    assert sock.recv(12) == b'HTTP/1.1 503'
+  go_on.set()
+  for thread in threads:
+    thread.join(60)
+  assert answers == [200, 200]
+
+
+@pytest.mark.parametrize(
+  'start', [b'', b'POST /retrieve HTTP/1.1\r\nContent-Length: 99999\r\n\r\n']
+)
+def test_a_request_that_drips_is_cut_off(serving, start):
+  instance = serving(BM25Retriever(PASSAGES), request_seconds=0.2)
+  with socket.create_connection(instance.server_address[:2]) as sock:
+    sock.sendall(start)
+    with pytest.raises(ConnectionError):
+      for _ in range(600):  # A minute: each byte alone would be soon enough.
+        sock.sendall(b'P')
+        time.sleep(0.1)
+
+
+def test_a_reply_that_is_not_taken_is_given_up(serving):
+  passages = [Passage('T', 'x' * 4 * 2**20)]
+  instance = serving(BM25Retriever(passages), reply_seconds=0.2)
+  body = json.dumps({'query': 't', 'topk': 1}).encode()
+  head = f'POST /retrieve HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n'
+  with socket.create_connection(instance.server_address[:2]) as sock:
+    sock.sendall(head.encode() + body)
+    deadline = time.monotonic() + 60
+    while len(instance._silent) and time.monotonic() < deadline:
+      time.sleep(0.05)
+    assert not instance._silent
+
+
+def test_an_answer_that_takes_too_long_is_refused(serving):
+  now = [0.0]
+
+  class Slow:
+    def search_many(self, queries, topk):
+      now[0] += 40.0
+      return [()] * len(queries)
+
+  instance = serving(Slow(), clock=lambda: now[0])
+  many = {'queries': ['a'] * (2 * server._PIECE)}
+  assert post(instance, many)[0] == 200
+  many = {'queries': ['a'] * (3 * server._PIECE)}
+  status, reply = post(instance, many)
+  assert (status, reply['error'][:20]) == (503, 'no answer in 60.0 s;')
+
+
+def test_a_connection_serves_one_request_after_the_other(serving):
+  instance = serving(BM25Retriever(PASSAGES))
+  connection = http.client.HTTPConnection(*instance.server_address[:2], timeout=60)
+  for _ in range(3):
+    connection.request('POST', server.PATH, b'{"query": "town 3"}')
+    response = connection.getresponse()
+    assert response.status == 200 and len(json.loads(response.read())['result']) == 1
+  connection.close()
 
 
 def test_a_client_that_goes_away_says_nothing(serving, capfd):

@@ -263,3 +263,44 @@ def test_many_products_are_found_by_their_asins(tmp_path):
   store.build(tmp_path / 'shop', [little_shop.product(asin, 'X') for asin in asins])
   shelf = store.DiskCatalogue(tmp_path / 'shop')
   assert [shelf.row_of(asin) for asin in asins] == list(range(500))
+
+
+def cut(path):
+  os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGE = [
+  ('shop.json', lambda path: path.write_text('{"version"')),
+  ('shop.json', lambda path: path.write_text('[]')),
+  (
+    'shop.json',
+    lambda path: path.write_text('{"version": 2, "digest": "", "bytes": 1}'),
+  ),
+  ('shop.json', lambda path: path.write_text(f'{{"version": {store.VERSION}}}')),
+  *((name, cut) for name in ('products.jsonl', 'names.json', 'terms.json', 'rows.npy')),
+  *((name, os.unlink) for name in ('asins.npy', 'offsets.npy')),
+]
+
+
+@pytest.mark.parametrize('name, spoil', DAMAGE)
+def test_a_damaged_shop_is_named_or_built_again(tmp_path, name, spoil, caplog):
+  write_official(tmp_path, 'full')
+  expected = store.open_official(tmp_path, 'full').catalogue.digest
+  folder = tmp_path / store.FOLDER
+  spoil(folder / name)
+  with pytest.raises(store.files.FileError, match='delete the folder') as caught:
+    store.open_shop(folder)
+  assert str(folder) in str(caught.value) and '\n' not in str(caught.value)
+  caplog.clear()
+  shop = store.open_official(tmp_path, 'full')
+  assert shop.catalogue.digest == expected and shop.index.search('lamp 7')[0] == 7
+  assert f'{folder}: not used: ' in caplog.messages[0]
+
+
+def test_damage_that_keeps_the_sizes_is_named_where_it_is_met(tmp_path):
+  store.build(tmp_path / 'shop', little_shop.products())
+  path = tmp_path / 'shop/products.jsonl'
+  path.write_bytes(b'[' + b' ' * (path.stat().st_size - 1))
+  shelf = store.DiskCatalogue(tmp_path / 'shop')
+  with pytest.raises(store.files.FileError, match=r'shop: damaged .*delete'):
+    shelf[0]
