@@ -8,6 +8,13 @@ import rich.progress
 import rich.table
 import rich.text
 
+from sdar_jax.panels import composed
+
+# What columns of one table share.
+_SETTINGS = (
+  *('panel_digest', 'world_digest', 'with_skills', 'attempts', 'seed', 'temperature'),
+  *('top_p', 'top_k', 'max_prompt_tokens', 'max_response_tokens'),
+)
 # Shown in this order where a step has them: name and format.
 _SHOWN = (
   ('rollout/success_rate', 'success', '{:.1%}'),
@@ -75,19 +82,29 @@ def summary(values: Mapping[str, Any]) -> str:
   )
 
 
+def evaluated(report: Mapping[str, Any]) -> str:
+  """An evaluation in one line: which panel, what came out, what was lost."""
+  lost = f', {report["faults"]} episodes lost to faults' if report['faults'] else ''
+  return f'{_panel(report)}: success {_success(report)}{lost}'
+
+
 def results_table(reports: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
   """Success by task type, with n and the 95 % interval; one column per report.
 
   Args:
-    reports: heading -> report with `n`, `success_rate`, `interval`, `by_type`,
-      `mean_turns`, `valid_action_rate`, `panel` and `panel_digest`.
+    reports: heading -> report as `evaluate.evaluate` makes it.
+
+  Raises:
+    ValueError: the reports are not of one panel and the same settings.
   """
-  first = next(iter(reports.values()))
-  table = rich.table.Table(title=f'{first["panel"]}  {first["panel_digest"][:12]}')
+  columns = list(reports.values())
+  settings = [{k: r[k] for k in _SETTINGS} for r in columns]
+  if any(other != settings[0] for other in settings):
+    raise ValueError(f'{", ".join(reports)}: of other panels or settings')
+  table = rich.table.Table(title=_panel(columns[0]), caption=_caption(columns[0]))
   table.add_column('tasks')
   for heading in reports:
     table.add_column(heading, justify='right')
-  columns = list(reports.values())
   types = sorted({name for report in columns for name in report['by_type']})
   table.add_row('all', *map(_success, columns))
   for name in types:
@@ -97,11 +114,25 @@ def results_table(reports: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
     _add(table, 'mean score', '{:.3f}', 'mean_score', columns)
   _add(table, 'mean turns', '{:.1f}', 'mean_turns', columns)
   _add(table, 'valid actions', '{:.1%}', 'valid_action_rate', columns)
+  _add(table, 'lost to faults', '{}', 'faults', columns)
   return table
 
 
+def _panel(report: Mapping[str, Any]) -> str:
+  return f'{report["panel"]}  {report["panel_digest"][:12]}'
+
+
+def _caption(report: Mapping[str, Any]) -> str:
+  skills = 'with skills' if report['with_skills'] else 'without skills'
+  return (
+    f'{composed(report["composition"])}\n{report["attempts"]} x each, temperature'
+    f' {report["temperature"]}, top_p {report["top_p"]}, top_k {report["top_k"]},'
+    f' {skills}; 95 % intervals for new tasks drawn like these, treated as independent'
+  )
+
+
 def _success(report: Mapping[str, Any] | None) -> str:
-  if report is None:
+  if report is None or not report['n']:
     return '-'
   low, high = report['interval']
   return f'{report["success_rate"]:.1%} [{low:.1%}, {high:.1%}] n={report["n"]}'
@@ -114,4 +145,5 @@ def _add(
   key: str,
   columns: Sequence[Mapping[str, Any]],
 ) -> None:
-  table.add_row(label, *(form.format(report[key]) for report in columns))
+  values = [report[key] for report in columns]
+  table.add_row(label, *('-' if v is None else form.format(v) for v in values))

@@ -1,106 +1,142 @@
-"""Evaluation on fixed panels: which tasks, once each, with an interval."""
+"""Evaluation on fixed panels: every task so many times, with an interval."""
 
 import collections
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sdar_jax import averages, rollout, statistics
-from sdar_jax.envs import base
 from sdar_jax.envs.pool import Pool
+from sdar_jax.panels import Panel
 from sdar_jax.trajectory import Outcome, Trajectory
 
-PANEL_VERSION = 1
-REPORT_SCHEMA = 1
+REPORT_SCHEMA = 2  # 2: which tasks, settings and weights; intervals over tasks.
+MAX_FAULTS = 0.1  # Share of the episodes that infrastructure may take from a result.
 # Leads the identity of evaluation requests, which no training step's can equal.
 _IDENTITY = -1
 
 
+class EvaluationError(RuntimeError):
+  """Too little was played for a result: one line with the counts."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Panel:
-  """A versioned list of task ids.
+class Plan:
+  """What is played and how: reports of one plan may stand side by side.
 
   Attributes:
-    name: world, split and size, for people.
-    tasks: the tasks, in order, no two alike.
-    digest: hex SHA-256 over the version, the world's content and the task ids.
+    panel: the tasks.
+    agent: prompts, decoding and sampling.
+    attempts: times that each task is played.
+    seed: of the sampler.
+    with_skills: whether the policy is shown skills.
+    world_digest: what episodes consist of.
   """
 
-  name: str
-  tasks: tuple[base.Task, ...]
-  digest: str
+  panel: Panel
+  agent: rollout.Agent
+  attempts: int
+  seed: int
+  with_skills: bool
+  world_digest: str
 
-
-def make_panel(world: base.World, split: str, size: int) -> Panel:
-  """The first `size` tasks of a split (0: all of them).
-
-  Raises:
-    ValueError: the split has fewer tasks, or one twice.
-  """
-  source = world.tasks(split)
-  size = size or len(source)
-  if size > len(source):
-    raise ValueError(
-      f'config.eval.tasks={size}: split {split!r} of {world.name} has {len(source)}'
-    )
-  tasks = tuple(source[i] for i in range(size))
-  ids = [task.task_id for task in tasks]
-  if len(set(ids)) != len(ids):
-    raise ValueError(f'split {split!r} of {world.name}: a task id occurs twice')
-  content = json.dumps([PANEL_VERSION, source.digest, ids])
-  digest = hashlib.sha256(content.encode()).hexdigest()
-  return Panel(f'{world.name}/{split}/{size}', tasks, digest)
+  @property
+  def settings(self) -> dict[str, Any]:
+    """All that decides a report besides the weights, as its first entries."""
+    sampling = self.agent.sampling
+    return {
+      'schema': REPORT_SCHEMA,
+      'panel': self.panel.name,
+      'panel_digest': self.panel.digest,
+      'composition': dict(self.panel.composition),
+      'world_digest': self.world_digest,
+      'with_skills': self.with_skills,
+      'temperature': sampling.temperature,
+      'top_p': sampling.top_p,
+      'top_k': sampling.top_k,
+      'max_prompt_tokens': self.agent.max_prompt_tokens,
+      'max_response_tokens': sampling.max_tokens,
+      'attempts': self.attempts,
+      'seed': self.seed,
+    }
 
 
 def evaluate(
-  panel: Panel,
+  plan: Plan,
   pool: Pool,
   sampler: rollout.TokenSampler,
-  agent: rollout.Agent,
+  weights: Mapping[str, Any],
   *,
-  attempts: int,
-  seed: int,
   should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Any], list[Trajectory]]:
-  """Plays each task of the panel `attempts` times and reports.
+  """Plays each task of the plan's panel and reports.
 
-  The same panel, weights, agent and seed give the same report.
+  The same plan and weights give the same report.
+
+  Args:
+    plan: what is played and how.
+    pool: environments of the panel's world.
+    sampler: completes prompts.
+    weights: what names them (step, digests); becomes part of the report.
+    should_stop: asked between polls.
 
   Returns:
     The report (plain JSON) and the trajectories, task by task.
 
   Raises:
     rollout.Interrupted: `should_stop` became true.
+    EvaluationError: faults took more than `MAX_FAULTS` of the episodes.
   """
   groups = rollout.collect(
     pool,
-    panel.tasks,
+    plan.panel.tasks,
     sampler,
-    agent,
-    group_size=attempts,
-    identity=(_IDENTITY, seed),
+    plan.agent,
+    group_size=plan.attempts,
+    identity=(_IDENTITY, plan.seed),
     should_stop=should_stop,
   )
   trajectories = [t for group in groups for t in group.trajectories]
+  check_played(plan.panel.name, trajectories, pool.faults())
   report = {
-    'schema': REPORT_SCHEMA,
-    'panel': panel.name,
-    'panel_digest': panel.digest,
-    'temperature': agent.sampling.temperature,
-    'attempts': attempts,
-    'seed': seed,
+    **plan.settings,
+    **weights,
     **summarise(trajectories),
     'tasks': [_task_record(t) for t in trajectories],
   }
   return report, trajectories
 
 
-def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-  """n, success with its Wilson 95 % interval, score, the same by type, turns, validity.
+def check_played(
+  panel: str, trajectories: Sequence[Trajectory], kinds: Mapping[str, int]
+) -> None:
+  """Raises EvaluationError where too few episodes were played to the end.
 
-  Episodes that failed for reasons of infrastructure are counted apart, not as misses.
+  Args:
+    panel: name, for the error.
+    trajectories: all of an evaluation.
+    kinds: faults of each kind that the environments had.
+  """
+  lost = collections.Counter(
+    t.outcome.value for t in trajectories if t.outcome.is_fault
+  )
+  count, total = sum(lost.values()), len(trajectories)
+  if total and count <= MAX_FAULTS * total:
+    return
+  outcomes = ', '.join(f'{name} {number}' for name, number in sorted(lost.items()))
+  why = ', '.join(f'{name} {number}' for name, number in kinds.items())
+  raise EvaluationError(
+    f'no result of {panel}: {count} of {total} episodes were lost to the environment'
+    f' ({outcomes or "none was played"}{"; faults: " if why else ""}{why}), at most'
+    f' {MAX_FAULTS:.0%} may be; mend it and give the same command again'
+  )
+
+
+def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+  """n, success with a 95 % interval, score, the same by type, turns, validity.
+
+  Episodes that failed for reasons of infrastructure are counted apart, not as misses;
+  a number of which nothing was played is None.
   """
   played = [t for t in trajectories if not t.outcome.is_fault]
   by_type = collections.defaultdict(list)
@@ -112,30 +148,36 @@ def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     'macro_success_rate': _macro(played),
     **_score(played),
     'faults': len(trajectories) - len(played),
-    'mean_turns': len(turns) / max(len(played), 1),
-    'valid_action_rate': sum(t.valid for t in turns) / max(len(turns), 1),
-    'admissible_action_rate': sum(t.admissible for t in turns) / max(len(turns), 1),
-    'truncated_rate': sum(t.stop_reason == 'length' for t in turns)
-    / max(len(turns), 1),
+    'mean_turns': _mean([len(t.turns) for t in played]),
+    'valid_action_rate': _mean([t.valid for t in turns]),
+    'admissible_action_rate': _mean([t.admissible for t in turns]),
+    'truncated_rate': _mean([t.stop_reason == 'length' for t in turns]),
     'by_type': {name: _success(by_type[name]) for name in sorted(by_type)},
   }
 
 
+def _mean(values: Sequence[float]) -> float | None:
+  return sum(values) / len(values) if values else None
+
+
 def _success(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-  n, won = len(trajectories), sum(t.success for t in trajectories)
-  low, high = statistics.wilson_interval(won, n)
+  tries: dict[str, list[bool]] = {}
+  for trajectory in trajectories:
+    tries.setdefault(trajectory.task_id, []).append(trajectory.success)
+  won, played = [sum(t) for t in tries.values()], [len(t) for t in tries.values()]
   return {
-    'n': n,
-    'successes': won,
-    'success_rate': won / max(n, 1),
-    'interval': [low, high],
+    'n': sum(played),
+    'tasks_played': len(played),
+    'successes': sum(won),
+    'success_rate': sum(won) / sum(played) if played else None,
+    'interval': list(statistics.rate_interval(won, played)) if played else None,
   }
 
 
-def _macro(trajectories: Sequence[Trajectory]) -> float:
+def _macro(trajectories: Sequence[Trajectory]) -> float | None:
   """The mean over task types; in Search-QA over data sets."""
   results = [(t.task_type, float(t.success)) for t in trajectories]
-  return averages.average(results).macro if results else 0.0
+  return averages.average(results).macro if results else None
 
 
 def _score(trajectories: Sequence[Trajectory]) -> dict[str, float]:

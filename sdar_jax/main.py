@@ -1,7 +1,8 @@
 """Command line: `python -m sdar_jax.main --config=experiments/alfworld.py`.
 
 Exit codes: 0 done or stopped on request, 2 wrong input, 70 training diverged, had
-nothing to train on or no environment that works, 74 the disk refuses checkpoints.
+nothing to train on, no environment that works or too little played for a result, 74 the
+disk refuses checkpoints.
 """
 
 import logging
@@ -74,7 +75,7 @@ def _main(argv: list[str]) -> int:
     config_lib.validate(_CONFIG.value)
   except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
     return _fail(e, 2)  # ml_collections reports bad keys and types by all of these.
-  from sdar_jax import checkpoint, train
+  from sdar_jax import checkpoint, evaluate, train
   from sdar_jax.envs import pool
 
   try:
@@ -84,6 +85,7 @@ def _main(argv: list[str]) -> int:
   except (
     train.NonFiniteError,
     train.EmptyStepError,
+    evaluate.EvaluationError,
     pool.PoolError,
     FloatingPointError,
   ) as error:

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdar_jax import checkpoint as checkpoints
-from sdar_jax import evaluate, files, optimizer, parts, rollout, sft
+from sdar_jax import evaluate, files, optimizer, panels, parts, rollout, sft
 from sdar_jax.config import ConfigError
 from sdar_jax.console import Console
 from sdar_jax.models import convert, qwen
@@ -33,7 +33,7 @@ class _Policy:
     self.teacher = parts.make_teacher(config, self.world, self.chat)
     self.mesh = parts.make_mesh(config)
     self.model, self.params = parts.load_model(config, self.mesh, self.chat)
-    self.source = config.model.path
+    self.weights = {'step': 0, 'model_digest': parts.model_digest(config)}
     if checkpoint is not None:
       self._load(pathlib.Path(checkpoint))
 
@@ -44,7 +44,8 @@ class _Policy:
       raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
     self.params = restored.state['params']
     self.teacher.retriever.restore(restored.host['retrieval'])
-    self.source = f'{run} step {restored.step}'
+    names = 'model_digest', 'config_digest'
+    self.weights = {'step': restored.step, **{k: restored.host[k] for k in names}}
 
   def agent_and_sampler(self) -> tuple[rollout.Agent, Any]:
     """As `config.eval` wants them."""
@@ -73,14 +74,11 @@ def run_eval(
   """Plays the panel of `config.eval` and prints the table; `output` takes the JSON."""
   policy = _Policy(config, checkpoint)
   c = config.eval
-  panel = evaluate.make_panel(policy.world, c.split, c.tasks)
+  panel = panels.make_panel(policy.world, c.split, c.tasks)
   agent, sampler = policy.agent_and_sampler()
+  plan = parts.make_plan(config, policy.world, panel, agent)
   with parts.make_pool(config, policy.world) as pool:
-    result, _ = evaluate.evaluate(
-      panel, pool, sampler, agent, attempts=c.attempts, seed=c.seed
-    )
-  result['policy'] = policy.source
-  result['with_skills'] = c.with_skills
+    result, _ = evaluate.evaluate(plan, pool, sampler, policy.weights)
   if output is not None:
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(output, json.dumps(result, indent=1).encode())
@@ -93,15 +91,15 @@ def run_play(
   """Prints one episode of the first task of `config.eval.split`, turn by turn."""
   del output
   policy = _Policy(config, checkpoint)
-  panel = evaluate.make_panel(policy.world, config.eval.split, 1)
+  task = policy.world.tasks(config.eval.split)[0]
   agent, sampler = policy.agent_and_sampler()
   identity = (config.seed, 0)
   with parts.make_pool(config, policy.world) as pool:
     groups = rollout.collect(
-      pool, panel.tasks, sampler, agent, group_size=1, identity=identity
+      pool, [task], sampler, agent, group_size=1, identity=identity
     )
   trajectory = groups[0].trajectories[0]
-  print(f'{trajectory.task_id}: {panel.tasks[0].goal}')
+  print(f'{trajectory.task_id}: {task.goal}')
   for i, turn in enumerate(trajectory.turns):
     print(f'\n[{i + 1}] {turn.observation}\n> {turn.response}')
   print(f'\n{trajectory.outcome.value} after {len(trajectory.turns)} turns')

@@ -18,6 +18,7 @@ from sdar_jax import (
   batching,
   chat,
   contexts,
+  evaluate,
   files,
   optimizer,
   retrieval,
@@ -32,6 +33,7 @@ from sdar_jax.hyperparameters import LossConfig
 from sdar_jax.learner import Learner, LearnerConfig
 from sdar_jax.models import convert, qwen, sharding
 from sdar_jax.objective import Algorithm, StepData
+from sdar_jax.panels import Panel
 from sdar_jax.request import SamplingParams
 from sdar_jax.sampler import Sampler
 
@@ -118,6 +120,14 @@ def make_agent(
     ),
     max_prompt_tokens=c.max_prompt_tokens + budget,
   )
+
+
+def make_plan(
+  config: ConfigDict, world: base.World, panel: Panel, agent: rollout.Agent
+) -> evaluate.Plan:
+  """What an evaluation plays and how."""
+  c = config.eval
+  return evaluate.Plan(panel, agent, c.attempts, c.seed, c.with_skills, world.digest)
 
 
 def make_mesh(config: ConfigDict) -> Mesh:

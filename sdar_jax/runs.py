@@ -27,9 +27,13 @@ NEUTRAL = (
   'eval.split',
   'eval.tasks',
 )
-_SCHEMA = 1
+_RUN_SCHEMA, _REPORT_SCHEMA = 1, 2
 _ABSENT = '(absent)'
-_EQUAL = ('panel_digest', 'temperature', 'attempts')  # Of all evaluations compared.
+# Of all evaluations compared.
+_EQUAL = (
+  *('panel_digest', 'world_digest', 'attempts', 'temperature', 'top_p', 'top_k'),
+  'max_response_tokens',
+)
 
 
 class RunError(ValueError):
@@ -57,7 +61,12 @@ class Evaluation:
   step: int
   panel: str
   panel_digest: str
+  composition: dict[str, int]
+  world_digest: str
   temperature: float
+  top_p: float
+  top_k: int
+  max_response_tokens: int
   attempts: int
   seed: int
   has_score: bool
@@ -114,7 +123,7 @@ def read(path: pathlib.Path) -> Run:
     raise RunError(f'{path} has no evaluation in eval/: let it run')
   evaluations = [_parse(report, _evaluation) for report in reports]
   try:
-    _check_schema(identity)
+    _check_schema(identity, _RUN_SCHEMA)
     return Run(
       path=path,
       seed=identity['seed'],
@@ -146,9 +155,9 @@ def _damaged(path: pathlib.Path, error: Exception) -> RunError:
   return RunError(f'{path} is damaged ({what}): restore it or leave the run out')
 
 
-def _check_schema(record: dict[str, Any]) -> None:
-  if record['schema'] != _SCHEMA:
-    raise ValueError(f'schema {record["schema"]}, this version reads {_SCHEMA}')
+def _check_schema(record: dict[str, Any], known: int) -> None:
+  if record['schema'] != known:
+    raise ValueError(f'schema {record["schema"]}, this version reads {known}')
 
 
 def _printable(value: Any) -> str:
@@ -156,17 +165,15 @@ def _printable(value: Any) -> str:
 
 
 def _evaluation(path: pathlib.Path, report: dict[str, Any]) -> Evaluation:
-  _check_schema(report)
+  _check_schema(report, _REPORT_SCHEMA)
   scored = 'mean_score' in report
   results = tuple(_result(record, scored) for record in report['tasks'])
   return Evaluation(
     path=path,
     step=report['step'],
     panel=_printable(report['panel']),
-    panel_digest=report['panel_digest'],
-    temperature=report['temperature'],
-    attempts=report['attempts'],
-    seed=report['seed'],
+    composition={_printable(k): v for k, v in report['composition'].items()},
+    **{key: report[key] for key in (*_EQUAL, 'seed')},
     has_score=scored,
     results=results,
   )

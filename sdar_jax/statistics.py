@@ -21,36 +21,69 @@ _DRAWS = 9_999  # Random sign patterns where there are more.
 _NODES = 1_000  # Points of the seed variance's distribution in `power`.
 
 
-def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(rate: float, n: float, z: float = Z_95) -> tuple[float, float]:
   """Wilson score interval of a proportion.
 
-  With p = successes/n: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
+  (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
 
   Args:
-    successes: count in 0..n.
-    n: number of trials; 0 says nothing, so the interval is (0, 1).
+    rate: p, in [0, 1].
+    n: number of independent trials that it is worth, which need not be whole (SciPy's
+      `binomtest(...).proportion_ci('wilson')` takes counts only); positive.
     z: standard normal quantile, 1.96 for 95 %.
 
   Returns:
     (low, high), fractions in [0, 1].
 
   Raises:
-    ValueError: successes lie outside 0..n.
+    ValueError: the rate lies outside [0, 1], or there is no trial.
 
   Source: Wilson (1927), JASA 22, 209-212.
   """
-  if not 0 <= successes <= n:
-    raise ValueError(f'successes={successes}: must lie in 0..n={n}')
-  if n == 0:
-    return 0.0, 1.0
-  p = successes / n
+  if not (0 <= rate <= 1 and n > 0):
+    raise ValueError(f'rate {rate} of n={n} trials: must lie in [0, 1], of some')
   scale = 1 + z * z / n
-  centre = (p + z * z / (2 * n)) / scale
-  half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+  centre = (rate + z * z / (2 * n)) / scale
+  half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / scale
   # The bounds at 0 and n are exact; rounding must not say otherwise.
-  low = 0.0 if successes == 0 else centre - half
-  high = 1.0 if successes == n else centre + half
-  return low, high
+  return (0.0 if rate == 0 else centre - half), (1.0 if rate == 1 else centre + half)
+
+
+def rate_interval(won: Sequence[int], played: Sequence[int]) -> tuple[float, float]:
+  r"""95 % interval of a success rate for new tasks drawn like these.
+
+  Wilson's for so many independent trials as the attempts are worth,
+
+  \[ n = \left(\frac{z}{t_{K-1}}\right)^2 \frac{p (1 - p)}{v}, \quad
+     v = \frac{K}{K-1} \sum_k \frac{(w_k - p m_k)^2}{(\sum_k m_k)^2}, \quad
+     p = \frac{\sum_k w_k}{\sum_k m_k} \]
+
+  but no fewer than the K tasks and no more than the attempts. With one attempt at each
+  task it is Wilson's of the count. Simulated coverage at 50 tasks x 8 attempts is 94 to
+  97 %, from tasks that are all alike to tasks that are solved always or never, where
+  Wilson's interval of the attempts covers 53 to 95 %; 92 % where 3 % are solved.
+
+  Args:
+    won: [K] successes at each task.
+    played: [K] attempts at it, at least 1.
+
+  Raises:
+    ValueError: there is no task, or successes outside 0..attempts.
+
+  Source: Korn and Graubard (1998), Survey Methodology 24, 193-201, with Wilson's
+    interval for Clopper and Pearson's.
+  """
+  w, m = np.asarray(won, np.float64), np.asarray(played, np.float64)
+  if w.size == 0 or m.min() < 1 or w.min() < 0 or np.any(w > m):
+    raise ValueError('successes of a task must lie in 0..attempts, of 1 task or more')
+  rate, tasks, n = float(w.sum() / m.sum()), w.size, float(m.sum())
+  variance = float(((w - rate * m) ** 2).sum()) / n**2 * tasks / max(tasks - 1, 1)
+  if variance == 0:  # All tasks came out alike.
+    return wilson_interval(rate, tasks if rate in (0, 1) or tasks == 1 else n)
+  shrunk = (Z_95 / special.stdtrit(tasks - 1, 0.975)) ** 2
+  return wilson_interval(
+    rate, min(max(shrunk * rate * (1 - rate) / variance, tasks), n)
+  )
 
 
 class Estimate(NamedTuple):

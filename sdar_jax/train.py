@@ -1,6 +1,5 @@
 """The training loop, and what a run is made of."""
 
-import json
 import pathlib
 import signal
 import sys
@@ -15,9 +14,9 @@ from sdar_jax import (
   batching,
   contexts,
   evaluate,
-  files,
   metrics,
   objective,
+  panels,
   parts,
   report,
   rollout,
@@ -25,7 +24,8 @@ from sdar_jax import (
 )
 from sdar_jax.checkpoint import CheckpointStore
 from sdar_jax.clock import Clock
-from sdar_jax.console import Console
+from sdar_jax.console import Console, evaluated
+from sdar_jax.evaluations import Evaluations
 from sdar_jax.workdir import Workdir
 
 SKIPS_IN_A_ROW = 3  # Updates that are not finite before the run stops.
@@ -70,16 +70,23 @@ class Run:
     self.world = parts.make_world(config)
     self.pool = parts.make_pool(config, self.world)
     self.tasks = self.world.tasks('train')
-    self.panel = evaluate.make_panel(self.world, config.eval.split, config.eval.tasks)
+    panel = panels.make_panel(self.world, config.eval.split, config.eval.tasks)
     self.chat = parts.make_chat(config, self.world)
     self.teacher = parts.make_teacher(config, self.world, self.chat)
     self.algorithm = parts.make_algorithm(config)
     self.loss = parts.make_loss_config(config)
     self.agent = self._agent(config.rollout.temperature, self.algorithm.sees_skills)
-    self.eval_agent = self._agent(
+    eval_agent = self._agent(
       config.eval.temperature, lambda member: config.eval.with_skills
     )
+    self.plan = parts.make_plan(config, self.world, panel, eval_agent)
     self._make_device_parts()
+    self.weights = {
+      'model_digest': self.model_digest,
+      'config_digest': workdir.digest,
+    }
+    expected = {**self.plan.settings, **self.weights}
+    self.evaluations = Evaluations(workdir.path, expected)
     self.console = Console(config.steps, sys.stdout)
     self.clock = Clock()
 
@@ -151,14 +158,17 @@ class Run:
     return True
 
   def identify(self) -> None:
-    """Writes run.json."""
+    """Writes run.json and sets reports of other evaluation settings aside."""
+    if count := self.evaluations.sort():
+      self.console.line(
+        f'{count} evaluations with other settings or weights: now in eval/superseded/'
+      )
     writers.write_run(
       self.workdir.path,
       method=self.config.algorithm.name,
       seed=self.config.seed,
       config_digest=self.workdir.digest,
       model_digest=self.model_digest,
-      panel_digest=self.panel.digest,
       world_digest=self.world.digest,
     )
 
@@ -285,26 +295,18 @@ class Run:
 
   def evaluate(self) -> dict[str, Any]:
     """Plays the panel and writes eval/<step>.json; reads it if it is there."""
-    path = self._eval_path(self.step)
-    if path.exists():
-      return json.loads(path.read_text())
+    if (known := self.evaluations.read(self.step)) is not None:
+      return known
     with self.clock('eval'):
       result, _ = evaluate.evaluate(
-        self.panel,
+        self.plan,
         self.pool,
         self.sampler,
-        self.eval_agent,
-        attempts=self.config.eval.attempts,
-        seed=self.config.eval.seed,
+        {'step': self.step, **self.weights},
         should_stop=self.stop,
       )
-    result['step'] = self.step
-    path.parent.mkdir(exist_ok=True)
-    files.write_atomic(path, json.dumps(result, indent=1).encode())
-    self.console.line(
-      f'step {self.step}: {result["panel"]} success {result["success_rate"]:.1%}'
-      f' of {result["n"]}'
-    )
+    self.evaluations.write(self.step, result)
+    self.console.line(f'step {self.step}: {evaluated(result)}')
     return result
 
   def maybe_evaluate(self) -> None:
@@ -315,11 +317,14 @@ class Run:
 
   def finish(self) -> None:
     """Evaluates the final policy and shows it beside the initial one."""
-    before = json.loads(self._eval_path(0).read_text())
-    self.console.results({'before': before, 'after': self.evaluate()})
-
-  def _eval_path(self, step: int) -> pathlib.Path:
-    return self.workdir.path / 'eval' / f'{step:06d}.json'
+    after, before = self.evaluate(), self.evaluations.read(0)
+    if before is None:
+      self.console.line(
+        'the initial policy was not evaluated on this panel with these settings, and'
+        ' its weights are gone: there is no before'
+      )
+    shown = {} if before is None else {'before': before}
+    self.console.results({**shown, 'after': after})
 
   def maybe_checkpoint(self) -> None:
     """Saves every `config.checkpoint.every` steps."""

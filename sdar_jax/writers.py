@@ -247,7 +247,6 @@ def write_run(
   seed: int,
   config_digest: str,
   model_digest: str,
-  panel_digest: str,
   world_digest: str,
 ) -> None:
   """Writes run.json: what a run is, for those who compare runs.
@@ -273,7 +272,6 @@ def write_run(
     'seed': seed,
     'config_digest': config_digest,
     'model_digest': model_digest,
-    'panel_digest': panel_digest,
     'world_digest': world_digest,
     'code_versions': list(dict.fromkeys([*versions, code_version()])),
   }

@@ -9,8 +9,22 @@ from sdar_jax import comparison, runs, writers
 DIGESTS = {
   'config_digest': 'c' * 64,
   'model_digest': 'm' * 64,
-  'panel_digest': 'p' * 64,
   'world_digest': 'w' * 64,
+}
+SETTINGS = {
+  'schema': 2,
+  'panel': 'world/valid/4',
+  'panel_digest': 'p' * 64,
+  'composition': {'a': 2, 'b': 2},
+  'world_digest': 'w' * 64,
+  'with_skills': False,
+  'temperature': 0.4,
+  'top_p': 1.0,
+  'top_k': 0,
+  'max_prompt_tokens': 100,
+  'max_response_tokens': 10,
+  'attempts': 1,
+  'seed': 1000,
 }
 
 
@@ -36,16 +50,7 @@ def make_run(root, name, seed, curve, config=None, digests=None, report=None):
   writers.write_run(path, method=name, seed=seed, **{**DIGESTS, **(digests or {})})
   for step, row in curve.items():
     records = [r if isinstance(r, dict) else episode(i, r) for i, r in enumerate(row)]
-    values = {
-      'schema': 1,
-      'panel': 'world/valid/4',
-      'panel_digest': 'p' * 64,
-      'temperature': 0.4,
-      'attempts': 1,
-      'seed': 1000,
-      'step': step,
-      'tasks': records,
-    }
+    values = {**SETTINGS, 'step': step, 'tasks': records}
     text = json.dumps({**values, **(report or {})})
     (path / 'eval' / f'{step:06d}.json').write_text(text)
   return path

@@ -1,14 +1,18 @@
-"""Panels, and reports against counts by hand."""
+"""Reports against counts by hand, where they are kept, and how they are shown."""
 
 import dataclasses
+import io
+import itertools
 import json
 
 import fakes
 import numpy as np
 import pytest
+import run_cases
 from scipy import stats
 
-from sdar_jax import evaluate
+from sdar_jax import console, evaluate, files, panels
+from sdar_jax.evaluations import Evaluations
 from sdar_jax.trajectory import Outcome, Trajectory
 
 
@@ -17,11 +21,8 @@ class _Tasks(list):
 
 
 class _World(fakes.World):
-  def __init__(self, tasks=None):
-    self._tasks = _Tasks(fakes.tasks() if tasks is None else tasks)
-
   def tasks(self, split):
-    return self._tasks
+    return _Tasks(fakes.tasks())
 
 
 def _script(identity):
@@ -29,39 +30,16 @@ def _script(identity):
   return str(1 + (identity[-1] + identity[-2]) % 3)
 
 
-def _evaluate(shuffle=0, attempts=2, seed=0):
-  world = _World()
-  panel = evaluate.make_panel(world, 'valid', 0)
-  sampler = fakes.ScriptedSampler(_script, shuffle)
-  return evaluate.evaluate(
-    panel,
-    fakes.in_process(world),
-    sampler,
-    fakes.agent(),
-    attempts=attempts,
-    seed=seed,
-  )
+def _plan(attempts=2, seed=0, **changes):
+  panel = panels.make_panel(_World(), 'valid', 0)
+  plan = evaluate.Plan(panel, fakes.agent(), attempts, seed, False, 'w' * 64)
+  return dataclasses.replace(plan, **changes)
 
 
-def test_panel_digest_names_its_content():
-  panel = evaluate.make_panel(_World(), 'valid', 2)
-  assert panel.name == 'counting/valid/2'
-  assert [task.task_id for task in panel.tasks] == ['task 1', 'task 2']
-  assert panel.digest == evaluate.make_panel(_World(), 'other', 2).digest
-  assert panel.digest != evaluate.make_panel(_World(), 'valid', 3).digest
-  turned = _World(fakes.tasks()[::-1])
-  assert panel.digest != evaluate.make_panel(turned, 'valid', 2).digest
-  changed = _World()
-  changed._tasks.digest = 'abd'
-  assert panel.digest != evaluate.make_panel(changed, 'valid', 2).digest
-
-
-def test_panel_refuses_what_a_split_does_not_have():
-  with pytest.raises(ValueError, match=r"config\.eval\.tasks=4: split 'valid'.*has 3"):
-    evaluate.make_panel(_World(), 'valid', 4)
-  twice = _World([fakes.tasks()[0]] * 2)
-  with pytest.raises(ValueError, match='occurs twice'):
-    evaluate.make_panel(twice, 'valid', 0)
+def _evaluate(shuffle=0, script=_script, **plan):
+  sampler = fakes.ScriptedSampler(script, shuffle)
+  pool = fakes.in_process(_World())
+  return evaluate.evaluate(_plan(**plan), pool, sampler, {'step': 5})
 
 
 def test_each_task_is_played_so_many_times():
@@ -77,13 +55,39 @@ def test_the_same_seed_gives_the_same_report():
   assert json.dumps(one[0]) == json.dumps(two[0])
 
 
+def test_report_says_what_was_played_and_how():
+  sampling = dataclasses.replace(fakes.agent().sampling, temperature=0.5, top_k=3)
+  agent = dataclasses.replace(fakes.agent(), sampling=sampling)
+  report, _ = _evaluate(attempts=3, seed=7, agent=agent, with_skills=True)
+  expected = {
+    'schema': evaluate.REPORT_SCHEMA,
+    'panel': 'counting/valid/3',
+    'composition': {'kind': 3},
+    'world_digest': 'w' * 64,
+    'with_skills': True,
+    'temperature': 0.5,
+    'top_p': 1.0,
+    'top_k': 3,
+    'max_prompt_tokens': 1000,
+    'max_response_tokens': 9,
+    'attempts': 3,
+    'seed': 7,
+    'step': 5,
+  }
+  assert expected.items() <= report.items() and len(report['panel_digest']) == 64
+
+
+_numbers = itertools.count()
+
+
 def _trajectory(task_type, outcome, turns):
   """So many good turns and a bad one."""
   _, trajectories = _evaluate(attempts=1)
   good = trajectories[0].turns[0]
   bad = dataclasses.replace(good, valid=False, admissible=False, stop_reason='length')
   good = dataclasses.replace(good, valid=True, admissible=True, stop_reason='stop')
-  return Trajectory('task', task_type, 0, 0, [good] * turns + [bad], outcome)
+  turns = [good] * turns + [bad]
+  return Trajectory(f'task {next(_numbers)}', task_type, 0, 0, turns, outcome)
 
 
 def test_summary_counts():
@@ -106,9 +110,55 @@ def test_summary_counts():
   assert [by_type[k]['successes'] for k in ('a', 'b')] == [1, 0]
 
 
-def test_nothing_played_is_not_a_division_by_zero():
-  report = evaluate.summarise([])
-  assert report['n'] == 0 and report['success_rate'] == 0.0
+def test_attempts_at_a_task_are_no_further_tasks():
+  """Ten tasks of eight equal attempts say as much as ten of one."""
+
+  def episodes(attempts):
+    return [
+      Trajectory(
+        f'task {i}', 'a', i, k, [], Outcome.FAILURE if i % 2 else Outcome.SUCCESS
+      )
+      for i in range(10)
+      for k in range(attempts)
+    ]
+
+  many, one = (evaluate.summarise(episodes(k)) for k in (8, 1))
+  assert (many['n'], many['tasks_played'], one['n']) == (80, 10, 10)
+  assert many['interval'] == one['interval'] == many['by_type']['a']['interval']
+  expected = stats.binomtest(5, 10).proportion_ci(method='wilson')
+  np.testing.assert_allclose(many['interval'], expected)
+
+
+def test_nothing_played_is_no_number():
+  fault = Trajectory('t', 'a', 0, 0, [], Outcome.ENV_ERROR)
+  for trajectories in ([], [fault]):
+    report = evaluate.summarise(trajectories)
+    assert report['n'] == 0 and report['faults'] == len(trajectories)
+    numbers = {k: v for k, v in report.items() if k.endswith(('rate', 'turns'))}
+    assert len(numbers) == 6 and set(numbers.values()) == {None}
+    assert report['interval'] is None and 'mean_score' not in report
+
+
+def test_an_evaluation_that_faults_took_is_an_error_with_its_counts():
+  broken = lambda identity: 'boom' if identity[-2] % 2 else _script(identity)
+  with pytest.raises(evaluate.EvaluationError) as caught:
+    _evaluate(script=broken)
+  text = str(caught.value)
+  assert 'counting/valid/3: 3 of 6 episodes' in text and 'env_error 3' in text
+  assert 'faults: ' in text and '10%' in text and '\n' not in text
+
+
+@pytest.mark.parametrize('lost, total, enough', [(1, 10, True), (2, 19, False)])
+def test_a_tenth_of_the_episodes_may_be_lost(lost, total, enough):
+  outcomes = [Outcome.TIMEOUT] * lost + [Outcome.SUCCESS] * (total - lost)
+  trajectories = [Trajectory('t', 'a', 0, i, [], o) for i, o in enumerate(outcomes)]
+  if enough:
+    evaluate.check_played('p', trajectories, {})
+  else:
+    with pytest.raises(evaluate.EvaluationError, match='timeout 2'):
+      evaluate.check_played('p', trajectories, {})
+  with pytest.raises(evaluate.EvaluationError, match='none was played'):
+    evaluate.check_played('p', [], {})
 
 
 def test_scores_and_the_macro_average_count_every_episode_once():
@@ -129,3 +179,118 @@ def test_scores_and_the_macro_average_count_every_episode_once():
   assert report['macro_success_rate'] == pytest.approx((1 / 3 + 1) / 2)
   plain = evaluate.summarise([episode('a', True, None)])
   assert 'mean_score' not in plain
+
+
+def _kept(directory, **changes):
+  plan = _plan(**changes)
+  return Evaluations(directory, {**plan.settings, 'model_digest': 'm'})
+
+
+def _put(kept, step, directory, mark=0, **changes):
+  settings = {**_plan(**changes).settings, 'model_digest': 'm'}
+  kept.write(step, {**settings, 'step': step, 'mark': mark})
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'attempts': 3},
+    {'seed': 1},
+    {'with_skills': True},
+    {'world_digest': 'x' * 64},
+    {'agent': dataclasses.replace(fakes.agent(), max_prompt_tokens=9)},
+    {'panel': dataclasses.replace(_plan().panel, digest='other')},
+    {
+      'agent': dataclasses.replace(
+        fakes.agent(),
+        sampling=dataclasses.replace(fakes.agent().sampling, temperature=0.25),
+      )
+    },
+  ],
+)
+def test_a_report_of_other_settings_is_set_aside_and_comes_back(tmp_path, changes):
+  first, other = _kept(tmp_path), _kept(tmp_path, **changes)
+  for step in (0, 10):
+    _put(first, step, tmp_path, mark=step)
+  assert first.sort() == 0 and first.read(10)['mark'] == 10
+  assert other.read(10) is None  # Before anything was moved, too.
+  assert other.sort() == 2 and other.read(0) is None
+  assert not list((tmp_path / 'eval').glob('*.json'))
+  assert len(list((tmp_path / 'eval' / 'superseded').iterdir())) == 2
+  _put(other, 10, tmp_path, mark=-1, **changes)
+  assert first.sort() == 1
+  assert [first.read(step)['mark'] for step in (0, 10)] == [0, 10]
+  assert other.sort() == 2 and other.read(10)['mark'] == -1
+
+
+def test_reports_of_other_weights_or_schema_are_not_served(tmp_path):
+  kept = _kept(tmp_path)
+  for step, change in ((0, {'model_digest': 'x'}), (5, {'schema': 1})):
+    report = {**_plan().settings, 'model_digest': 'm', 'step': step, **change}
+    kept.write(step, report)
+    assert kept.read(step) is None
+  assert kept.sort() == 2
+  kept.write(5, {'schema': 1})  # Says nothing of its settings.
+  assert kept.sort() == 1 and kept.read(5) is None
+
+
+@pytest.mark.parametrize('content', [b'', b'{', b'[1]', b'[' * 100_000, b'\xff'])
+def test_a_damaged_report_is_named(tmp_path, content):
+  kept = _kept(tmp_path)
+  _put(kept, 5, tmp_path)
+  (path,) = (tmp_path / 'eval').glob('*.json')
+  path.write_bytes(content)
+  for read in (kept.sort, lambda: kept.read(5)):
+    with pytest.raises(files.FileError, match='delete it') as caught:
+      read()
+    assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+
+
+def _shown(reports, width=100):
+  stream = io.StringIO()
+  display = console.Console(1, stream)
+  display._console.width = width
+  display.results(reports)
+  return stream.getvalue()
+
+
+def _report(rate, types_, **changes):
+  success = {'n': 50, 'success_rate': rate, 'interval': [rate - 0.1, rate + 0.1]}
+  by_type = {name: success for name in types_}
+  numbers = {'mean_turns': 12.5, 'valid_action_rate': 0.9, 'faults': 3}
+  names = {'panel': 'alfworld/valid/50 of 99', 'panel_digest': 'abc' * 20}
+  names['composition'] = {'look': 20, 'put': 30, 'heat': 0}
+  settings = {**run_cases.SETTINGS, **names, **success, **numbers}
+  return {**settings, 'by_type': by_type, **changes}
+
+
+def test_console_shows_reports_side_by_side_with_their_panel():
+  text = _shown({'before': _report(0.3, ['look']), 'after': _report(0.5, ['put'])})
+  assert 'before' in text and 'after' in text
+  assert 'alfworld/valid/50 of 99  abcabcabcabc' in text
+  assert 'look 20, put 30; none of heat' in text and 'without skills' in text
+  cells = [line.split('│') for line in text.splitlines() if '│' in line]
+  lines = {line[1].strip(): '│'.join(line[2:]) for line in cells}
+  assert '30.0% [20.0%, 40.0%] n=50' in lines['all']
+  assert '50.0% [40.0%, 60.0%] n=50' in lines['all']
+  assert lines['look'].count('n=50') == 1 and ' - ' in lines['look']
+  assert lines['lost to faults'].count('3') == 2
+  line = console.evaluated(_report(0.3, ['look']))
+  assert line == (
+    'alfworld/valid/50 of 99  abcabcabcabc: success 30.0% [20.0%, 40.0%] n=50, 3'
+    ' episodes lost to faults'
+  )
+
+
+@pytest.mark.parametrize(
+  'change', [{'panel_digest': 'x' * 64}, {'temperature': 0.9}, {'with_skills': True}]
+)
+def test_console_puts_no_two_panels_or_settings_under_one_heading(change):
+  with pytest.raises(ValueError, match='before, after'):
+    _shown({'before': _report(0.3, []), 'after': _report(0.5, [], **change)})
+
+
+def test_console_shows_what_was_not_measured_as_such():
+  nothing = {'n': 0, 'success_rate': None, 'interval': None, 'mean_turns': None}
+  text = _shown({'success': _report(0.3, ['look'], **nothing)})
+  assert 'None' not in text and ' 0.0' not in text

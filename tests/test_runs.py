@@ -6,7 +6,7 @@ import fakes
 import pytest
 from run_cases import DIGESTS, compared, episode, make_run
 
-from sdar_jax import compare, evaluate, writers
+from sdar_jax import compare, evaluate, panels, writers
 from sdar_jax.runs import RunError
 
 
@@ -42,6 +42,9 @@ def test_methods_are_told_apart_by_the_settings_that_differ(tmp_path):
     ('panel_digest', {'report': {'panel_digest': 'q' * 64}}),
     ('temperature', {'report': {'temperature': 1.0}}),
     ('attempts', {'report': {'attempts': 2}}),
+    ('top_p', {'report': {'top_p': 0.9}}),
+    ('top_k', {'report': {'top_k': 5}}),
+    ('max_response_tokens', {'report': {'max_response_tokens': 11}}),
   ],
 )
 def test_unlike_runs_are_refused_by_name(tmp_path, capsys, key, changed):
@@ -93,7 +96,8 @@ def test_an_unfinished_run_is_refused_unless_a_step_is_given(tmp_path, capsys):
     ('config.json', '{}', "no 'steps'"),
     ('run.json', '[]', 'is damaged'),
     ('run.json', '{"schema": 2}', 'schema 2, this version reads 1'),
-    ('eval/000005.json', '{"schema": 1}', "no 'tasks'"),
+    ('eval/000005.json', '{"schema": 1}', 'schema 1, this version reads 2'),
+    ('eval/000005.json', '{"schema": 2}', "no 'tasks'"),
     ('eval/000005.json', '\x00', 'is damaged'),
     ('eval/000005.json', '[1]', 'is damaged'),
   ],
@@ -163,13 +167,13 @@ class _World(fakes.World):
 
 def test_a_report_of_the_evaluation_can_be_read(tmp_path):
   world = _World()
-  panel = evaluate.make_panel(world, 'valid', 0)
+  panel = panels.make_panel(world, 'valid', 0)
+  plan = evaluate.Plan(panel, fakes.agent(), 2, 0, False, 'w' * 64)
   sampler = fakes.ScriptedSampler(lambda identity: str(1 + identity[-1] % 3), 0)
-  report, _ = evaluate.evaluate(
-    panel, fakes.in_process(world), sampler, fakes.agent(), attempts=2, seed=0
-  )
+  weights = {'step': 5}
+  report, _ = evaluate.evaluate(plan, fakes.in_process(world), sampler, weights)
   run = make_run(tmp_path, 'grpo', 0, {5: []})
-  (run / 'eval' / '000005.json').write_text(json.dumps({**report, 'step': 5}))
+  (run / 'eval' / '000005.json').write_text(json.dumps(report))
   row = compared([run]).rows[0]
   assert row.final.mean == pytest.approx(report['success_rate'])
 

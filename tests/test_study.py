@@ -34,7 +34,7 @@ with (workdir / 'calls').open('a') as calls:
   calls.write('x')
 first = (workdir / 'calls').read_text() == 'x'
 (workdir / 'config.json').write_text(json.dumps(spec['config']))
-digests = {f'{k}_digest': k[0] * 64 for k in ('config', 'model', 'panel', 'world')}
+digests = {f'{k}_digest': k[0] * 64 for k in ('config', 'model', 'world')}
 identity = {'schema': 1, 'seed': spec['seed'], 'method': spec['method'], **digests}
 (workdir / 'run.json').write_text(json.dumps({**identity, 'code_versions': ['1']}))
 if hasattr(os, 'sched_getaffinity'):
@@ -48,7 +48,9 @@ if how == 'stop by itself':
 if how in ('hang', 'slow to stop', 'stubborn'):
   time.sleep(60)
 time.sleep(0.3)
-report = {'schema': 1, 'panel': 'p', 'panel_digest': 'p' * 64, 'temperature': 1.0,
+report = {'schema': 2, 'panel': 'p', 'panel_digest': 'p' * 64, 'temperature': 1.0,
+          'composition': {'a': 6}, 'world_digest': 'w' * 64, 'top_p': 1.0, 'top_k': 0,
+          'max_response_tokens': 9, 'with_skills': False,
           'attempts': 1, 'seed': 1, 'step': spec['config']['steps']}
 report['tasks'] = [
   {'task_id': str(i), 'attempt': 0, 'type': 'a', 'turns': 1, 'outcome': 'success',

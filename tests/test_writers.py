@@ -300,18 +300,6 @@ def test_a_sink_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
       make()
 
 
-def _report(rate, types_):
-  success = {'n': 50, 'success_rate': rate, 'interval': [rate - 0.1, rate + 0.1]}
-  return {
-    **success,
-    'by_type': {name: success for name in types_},
-    'mean_turns': 12.5,
-    'valid_action_rate': 0.9,
-    'panel': 'alfworld/valid_unseen/50',
-    'panel_digest': 'abc' * 20,
-  }
-
-
 def test_console_prints_one_line_per_step_when_not_a_terminal():
   stream = io.StringIO()
   with console.Console(10, stream) as display:
@@ -321,15 +309,3 @@ def test_console_prints_one_line_per_step_when_not_a_terminal():
     'step 3/10  success 50.0%  loss 0.2500',
     r'say \x1b[31m[red]\nnow',
   ]
-
-
-def test_console_shows_reports_side_by_side_with_intervals():
-  stream = io.StringIO()
-  display = console.Console(1, stream)
-  display.results({'before': _report(0.3, ['look']), 'after': _report(0.5, ['put'])})
-  text = stream.getvalue()
-  assert 'before' in text and 'after' in text and 'abcabcabcabc' in text
-  rows = {line.split()[1]: line for line in text.splitlines() if len(line.split()) > 3}
-  assert '30.0% [20.0%, 40.0%] n=50' in rows['all']
-  assert '50.0% [40.0%, 60.0%] n=50' in rows['all']
-  assert rows['look'].count('n=50') == 1 and ' - ' in rows['look']

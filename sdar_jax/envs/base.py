@@ -129,7 +129,9 @@ class TextEnv(Protocol):
 class TaskSet(Protocol):
   """An ordered, indexable set of tasks with a content hash.
 
-  `digest` is a hex SHA-256 over everything that decides what the tasks are.
+  `digest` is a hex SHA-256 over everything that decides what the tasks are. A set
+  whose tasks cost much to make may offer `task_types` besides: a sequence of their
+  types, in order.
   """
 
   digest: str
@@ -137,6 +139,13 @@ class TaskSet(Protocol):
   def __getitem__(self, index: int) -> Task: ...
 
   def __len__(self) -> int: ...
+
+
+def task_types(tasks: TaskSet) -> Sequence[str]:
+  """The type of each task, in order; makes every task if the set does not say."""
+  if hasattr(tasks, 'task_types'):
+    return tasks.task_types
+  return [tasks[i].task_type for i in range(len(tasks))]
 
 
 class World(Protocol):

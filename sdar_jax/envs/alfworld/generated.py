@@ -266,6 +266,11 @@ class GeneratedTasks(Sequence[Task]):
   def __len__(self) -> int:
     return self._length
 
+  @property
+  def task_types(self) -> list[str]:
+    """The type of each game, without making it."""
+    return [CYCLE[index % len(CYCLE)] for index in range(len(self))]
+
   def __getitem__(self, index: int) -> Task:
     if not 0 <= index < len(self):
       raise IndexError(f'game {index}: {self.split} has {len(self)} generated games')
