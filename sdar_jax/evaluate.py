@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sdar_jax import averages, rollout, statistics
+from sdar_jax import averages, fitting, rollout, statistics
 from sdar_jax.envs import base
 from sdar_jax.envs.pool import Pool
 from sdar_jax.trajectory import Outcome, Trajectory
@@ -117,6 +117,7 @@ def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     'admissible_action_rate': sum(t.admissible for t in turns) / max(len(turns), 1),
     'truncated_rate': sum(t.stop_reason == 'length' for t in turns)
     / max(len(turns), 1),
+    **fitting.shares(played),
     'by_type': {name: _success(by_type[name]) for name in sorted(by_type)},
   }
 

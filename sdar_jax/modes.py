@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdar_jax import checkpoint as checkpoints
-from sdar_jax import evaluate, files, optimizer, parts, rollout, sft
+from sdar_jax import evaluate, files, fitting, optimizer, parts, rollout, sft
 from sdar_jax.config import ConfigError
 from sdar_jax.console import Console
 from sdar_jax.models import convert, qwen
@@ -76,7 +76,7 @@ def run_eval(
   panel = evaluate.make_panel(policy.world, c.split, c.tasks)
   agent, sampler = policy.agent_and_sampler()
   with parts.make_pool(config, policy.world) as pool:
-    result, _ = evaluate.evaluate(
+    result, played = evaluate.evaluate(
       panel, pool, sampler, agent, attempts=c.attempts, seed=c.seed
     )
   result['policy'] = policy.source
@@ -84,7 +84,9 @@ def run_eval(
   if output is not None:
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(output, json.dumps(result, indent=1).encode())
-  Console(0, sys.stdout).results({'success': result})
+  console = Console(0, sys.stdout)
+  console.results({'success': result})
+  console.once('room', fitting.notice(played))
 
 
 def run_play(

@@ -16,6 +16,7 @@ from sdar_jax import (
   contexts,
   evaluate,
   files,
+  fitting,
   metrics,
   objective,
   parts,
@@ -194,7 +195,10 @@ class Run:
     penalty = self.config.algorithm.invalid_penalty
     rows = batching.rows(groups, invalid_penalty=penalty)
     if not rows:
-      raise EmptyStepError(f'step {self.step}: every group had an environment fault')
+      raise EmptyStepError(
+        f'step {self.step}: every group had an environment fault, or first prompts'
+        f' above config.rollout.max_prompt_tokens={self.agent.max_prompt_tokens}'
+      )
     return rows
 
   def teacher_rows(self, rows: list[batching.Row]) -> tuple[Any, Any]:
@@ -257,6 +261,7 @@ class Run:
       tokens = report.token_records(rows, scores, views, count=count)
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
     self._report_skills(rows, views)
+    self.console.once('room', fitting.notice(t for g in groups for t in g.trajectories))
     timings = self.clock.timings(groups)
     faults = self.pool.faults()
     timings['perf/env_faults'] = float(sum(faults.values()))
@@ -275,7 +280,7 @@ class Run:
 
   def _report_skills(self, rows: list[batching.Row], views: Any) -> None:
     """Records what teachers and students were shown; retrieval may learn from it."""
-    own = contexts.student_views(self.teacher, rows, self._sees_skills(rows))
+    own = contexts.student_views(rows)
     seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
     counts = {name: report.skills_seen(shown) for name, shown in seen.items()}
     counts = {name: count for name, count in counts.items() if count}
@@ -289,7 +294,7 @@ class Run:
     if path.exists():
       return json.loads(path.read_text())
     with self.clock('eval'):
-      result, _ = evaluate.evaluate(
+      result, played = evaluate.evaluate(
         self.panel,
         self.pool,
         self.sampler,
@@ -305,6 +310,7 @@ class Run:
       f'step {self.step}: {result["panel"]} success {result["success_rate"]:.1%}'
       f' of {result["n"]}'
     )
+    self.console.once('room', fitting.notice(played))
     return result
 
   def maybe_evaluate(self) -> None:
