@@ -48,6 +48,7 @@ class Console:
       disable=not self._console.is_terminal,
     )
     self._task = self._live.add_task('', total=steps)
+    self._said: set[str] = set()
 
   def __enter__(self) -> 'Console':
     self._live.start()
@@ -67,6 +68,12 @@ class Console:
     """Prints one line; control characters are escaped."""
     safe = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     self._console.print(rich.text.Text(safe), soft_wrap=True)
+
+  def once(self, kind: str, text: str) -> None:
+    """Prints a line the first time that there is one of its kind; '' is none."""
+    if text and kind not in self._said:
+      self._said.add(kind)
+      self.line(text)
 
   def results(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
     """Prints evaluation reports side by side, e.g. of before and after training."""

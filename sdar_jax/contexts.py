@@ -63,14 +63,9 @@ def teacher_rows(
   return [ids for ids, _ in pairs], [view for _, view in pairs]
 
 
-def student_views(
-  teacher: TeacherContext, rows: Sequence[Row], sees_skills: Sequence[bool]
-) -> list[SkillView]:
-  """What each row's own prompt showed its student; empty where that saw no skills."""
-  return [
-    teacher.prompt(row.turn.prompt_text, row.task)[1] if sees else NOTHING
-    for row, sees in zip(rows, sees_skills, strict=True)
-  ]
+def student_views(rows: Sequence[Row]) -> list[SkillView]:
+  """What each row's own prompt showed its student; what it left out is not kept."""
+  return [SkillView(row.turn.skills, (), row.turn.skill_tokens) for row in rows]
 
 
 def taught(views: Sequence[SkillView]) -> np.ndarray:

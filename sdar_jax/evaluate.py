@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sdar_jax import averages, rollout, statistics
+from sdar_jax import averages, fitting, rollout, statistics
 from sdar_jax.envs.pool import Pool
 from sdar_jax.panels import Panel
 from sdar_jax.trajectory import Outcome, Trajectory
@@ -152,6 +152,7 @@ def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     'valid_action_rate': _mean([t.valid for t in turns]),
     'admissible_action_rate': _mean([t.admissible for t in turns]),
     'truncated_rate': _mean([t.stop_reason == 'length' for t in turns]),
+    **fitting.shares(played),
     'by_type': {name: _success(by_type[name]) for name in sorted(by_type)},
   }
 

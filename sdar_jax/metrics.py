@@ -40,6 +40,21 @@ METRICS = _table(
     ),
     ('rollout/truncated_rate', 'fraction', 'responses cut at max_response_tokens'),
     (
+      'rollout/history_dropped',
+      'fraction',
+      'turns whose prompt had no room for the oldest exchanges',
+    ),
+    (
+      'rollout/observations_cut',
+      'fraction',
+      'turns whose prompt shows the observation shortened',
+    ),
+    (
+      'rollout/prompt_too_long',
+      'episodes',
+      'ended because no prompt of the next turn fits; unsolved, and trained on',
+    ),
+    (
       'rollout/zero_variance_groups',
       'fraction',
       'groups whose returns are all equal: they carry no policy gradient',

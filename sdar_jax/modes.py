@@ -14,7 +14,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdar_jax import checkpoint as checkpoints
-from sdar_jax import evaluate, files, optimizer, panels, parts, rollout, sft
+from sdar_jax import (
+  evaluate,
+  files,
+  fitting,
+  optimizer,
+  panels,
+  parts,
+  rollout,
+  sft,
+)
 from sdar_jax.config import ConfigError
 from sdar_jax.console import Console
 from sdar_jax.models import convert, qwen
@@ -78,11 +87,13 @@ def run_eval(
   agent, sampler = policy.agent_and_sampler()
   plan = parts.make_plan(config, policy.world, panel, agent)
   with parts.make_pool(config, policy.world) as pool:
-    result, _ = evaluate.evaluate(plan, pool, sampler, policy.weights)
+    result, played = evaluate.evaluate(plan, pool, sampler, policy.weights)
   if output is not None:
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(output, json.dumps(result, indent=1).encode())
-  Console(0, sys.stdout).results({'success': result})
+  console = Console(0, sys.stdout)
+  console.results({'success': result})
+  console.once('room', fitting.notice(played))
 
 
 def run_play(

@@ -102,12 +102,10 @@ def make_agent(
 
   def prompt(text: str, task: base.Task, member: int) -> Any:
     if sees_skills(member):
-      return teacher.prompt(text, task)[0]
-    return tokenizer.render(text)
+      return teacher.prompt(text, task)
+    return tokenizer.render(text), skills.NOTHING
 
   c = config.rollout
-  anyone = any(map(sees_skills, range(c.group_size)))
-  budget = config.skills.token_budget if anyone else 0
   return rollout.Agent(
     prompt=prompt,
     decode=tokenizer.decode,
@@ -118,7 +116,8 @@ def make_agent(
       max_tokens=c.max_response_tokens,
       stop_ids=tokenizer.stop_ids,
     ),
-    max_prompt_tokens=c.max_prompt_tokens + budget,
+    max_prompt_tokens=c.max_prompt_tokens,
+    opening=getattr(tokenizer, 'opening', ''),
   )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sdar_jax import fitting
 from sdar_jax.batching import Row
 from sdar_jax.skills import SkillView
 from sdar_jax.trajectory import Group
@@ -34,6 +35,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     'rollout/valid_action_rate': _mean([t.valid for t in turns]),
     'rollout/admissible_action_rate': _mean([t.admissible for t in turns]),
     'rollout/truncated_rate': _mean([t.stop_reason == 'length' for t in turns]),
+    **{f'rollout/{name}': value for name, value in fitting.shares(sound).items()},
     'rollout/zero_variance_groups': len(flat) / max(len(groups), 1),
     'rollout/faults': float(len(played) - len(sound)),
     'rollout/prompt_tokens_mean': _mean([len(t.prompt_ids) for t in turns]),

@@ -9,17 +9,19 @@ request's randomness is a function of its identity.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from sdar_jax import fitting
 from sdar_jax.envs import base
 from sdar_jax.envs.pool import Pool
 from sdar_jax.request import Completion, Request, SamplingParams
+from sdar_jax.skills import SkillView
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
-# A prompt is made from the user message, the task and the member of the group.
-Prompt = Callable[[str, base.Task, int], np.ndarray]
+# A prompt's ids, and the skills in it, of a user message, a task and a group's member.
+Prompt = Callable[[str, base.Task, int], tuple[np.ndarray, SkillView]]
 
 
 class Interrupted(Exception):
@@ -41,16 +43,18 @@ class Agent:
   """How text becomes prompts and completions become text.
 
   Attributes:
-    prompt: the policy's prompt ids for a user message.
+    prompt: the policy's prompt for a user message.
     decode: ids to text, control tokens dropped.
     sampling: temperature, limits and stop tokens.
-    max_prompt_tokens: longest prompt that the sampler takes.
+    max_prompt_tokens: longest prompt, skills not counted.
+    opening: with what the chat template begins every response.
   """
 
   prompt: Prompt
   decode: Callable[[np.ndarray], str]
   sampling: SamplingParams
   max_prompt_tokens: int
+  opening: str = ''
 
 
 @dataclasses.dataclass
@@ -61,8 +65,7 @@ class _Episode:
   observation: base.Observation | None = None
   history: list[base.Exchange] = dataclasses.field(default_factory=list)
   turns: list[Turn] = dataclasses.field(default_factory=list)
-  prompt_text: str = ''
-  prompt_ids: Any = None
+  fitted: fitting.Fitted | None = None
   response: str = ''
   parsed: base.ParsedAction | None = None
   outcome: Outcome | None = None
@@ -100,6 +103,8 @@ def collect(
 ) -> list[Group]:
   """Plays every task `group_size` times.
 
+  An episode whose next prompt cannot be made to fit (see `fitting`) ends there.
+
   Args:
     pool: environments of the world that the tasks belong to.
     tasks: [P] tasks; the index in this list is the group id.
@@ -115,7 +120,6 @@ def collect(
 
   Raises:
     Interrupted: `should_stop` became true.
-    ValueError: a prompt without history exceeds `agent.max_prompt_tokens`.
   """
   live = {
     (group_id, member): _Episode(task, group_id, member)
@@ -127,8 +131,10 @@ def collect(
   try:
     _start(pool, live)
     fresh = list(live)
-    while live:
-      sampler.submit([_request(pool.world, agent, live[k], identity) for k in fresh])
+    while True:
+      sampler.submit(_requests(pool, agent, live, fresh, identity))
+      if not live:
+        break
       if should_stop():
         raise Interrupted
       fresh = _turn(pool, live, sampler.poll(), agent, success_reward)
@@ -193,7 +199,7 @@ def _turn(
   for completion in completions:
     episode = live[completion.request_id]
     episode.response = agent.decode(completion.token_ids)
-    episode.parsed = pool.world.parse(episode.response, episode.observation)
+    episode.parsed = _parse(pool.world, agent, episode)
     actions[completion.request_id] = episode.parsed.action
   results = pool.step(actions)
   for completion in completions:
@@ -210,25 +216,55 @@ def _outcome_of(fault: base.EnvironmentFault) -> Outcome:
   return Outcome.TIMEOUT if late else Outcome.ENV_ERROR
 
 
-def _request(
-  world: base.World, agent: Agent, episode: _Episode, identity: tuple[int, ...]
-) -> Request:
-  """Renders the next prompt; drops the history if only so it fits."""
-  for history in (episode.history, ()):
-    text = world.render(episode.task, history, episode.observation)
-    ids = agent.prompt(text, episode.task, episode.member)
-    if len(ids) <= agent.max_prompt_tokens:
-      break
-  else:
-    raise ValueError(
-      f'task {episode.task.task_id}: a prompt of {len(ids)} tokens exceeds'
-      f' config.rollout.max_prompt_tokens={agent.max_prompt_tokens}'
-    )
-  episode.prompt_text, episode.prompt_ids = text, ids
+def _parse(world: base.World, agent: Agent, episode: _Episode) -> base.ParsedAction:
+  """The action of a response, valid if it is so alone or after the prompt's opening.
+
+  What the template wrote decides about the format only: the action is the model's.
+  """
+  response, observation = episode.response, episode.observation
+  parsed = world.parse(response, observation)
+  if parsed.valid or not agent.opening:
+    return parsed
+  whole = world.parse(agent.opening + response, observation)
+  return dataclasses.replace(parsed, valid=whole.valid)
+
+
+def _requests(
+  pool: Pool,
+  agent: Agent,
+  live: dict[tuple[int, int], _Episode],
+  fresh: Sequence[tuple[int, int]],
+  identity: tuple[int, ...],
+) -> list[Request]:
+  """The next requests; drops the episodes whose prompt cannot be made to fit."""
+  requests = []
+  for key in fresh:
+    if _prompt(pool.world, agent, live[key]):
+      requests.append(_request(agent, live[key], identity))
+    else:
+      live.pop(key).outcome = Outcome.PROMPT_TOO_LONG
+  pool.release(key for key in fresh if key not in live)
+  return requests
+
+
+def _prompt(world: base.World, agent: Agent, episode: _Episode) -> bool:
+  """Writes the episode's next prompt; whether there is one that fits."""
+  episode.fitted = fitting.fit(
+    world,
+    lambda text: agent.prompt(text, episode.task, episode.member),
+    episode.task,
+    episode.history,
+    episode.observation,
+    max_tokens=agent.max_prompt_tokens,
+  )
+  return episode.fitted is not None
+
+
+def _request(agent: Agent, episode: _Episode, identity: tuple[int, ...]) -> Request:
   key = (task_key(episode.task.task_id), episode.member, len(episode.turns))
   return Request(
     request_id=(episode.group_id, episode.member),
-    prompt_ids=ids,
+    prompt_ids=episode.fitted.ids,
     sampling=agent.sampling,
     identity=(*identity, *key),
   )
@@ -243,13 +279,13 @@ def _advance(
 ) -> None:
   """Records one turn; sets the outcome if it was the last."""
   fault = isinstance(result, base.EnvironmentFault)
-  parsed, observation = episode.parsed, episode.observation
+  parsed, observation, fitted = episode.parsed, episode.observation, episode.fitted
   episode.turns.append(
     Turn(
-      prompt_ids=np.asarray(episode.prompt_ids, np.int32),
+      prompt_ids=np.asarray(fitted.ids, np.int32),
       response_ids=completion.token_ids,
       sampler_logprobs=completion.logprobs,
-      prompt_text=episode.prompt_text,
+      prompt_text=fitted.text,
       observation=observation.text,
       response=episode.response,
       action=parsed.action,
@@ -257,6 +293,10 @@ def _advance(
       admissible=world.admits(parsed.action, observation),
       reward=0.0 if fault else success_reward * result.reward,
       stop_reason=completion.stop_reason,
+      history_dropped=fitted.history_dropped,
+      observation_cut=fitted.observation_cut,
+      skills=fitted.view.skill_ids,
+      skill_tokens=fitted.view.tokens,
     )
   )
   if fault:

@@ -14,6 +14,7 @@ from sdar_jax import (
   batching,
   contexts,
   evaluate,
+  fitting,
   metrics,
   objective,
   panels,
@@ -204,7 +205,10 @@ class Run:
     penalty = self.config.algorithm.invalid_penalty
     rows = batching.rows(groups, invalid_penalty=penalty)
     if not rows:
-      raise EmptyStepError(f'step {self.step}: every group had an environment fault')
+      raise EmptyStepError(
+        f'step {self.step}: every group had an environment fault, or first prompts'
+        f' above config.rollout.max_prompt_tokens={self.agent.max_prompt_tokens}'
+      )
     return rows
 
   def teacher_rows(self, rows: list[batching.Row]) -> tuple[Any, Any]:
@@ -267,6 +271,7 @@ class Run:
       tokens = report.token_records(rows, scores, views, count=count)
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
     self._report_skills(rows, views)
+    self.console.once('room', fitting.notice(t for g in groups for t in g.trajectories))
     timings = self.clock.timings(groups)
     faults = self.pool.faults()
     timings['perf/env_faults'] = float(sum(faults.values()))
@@ -285,7 +290,7 @@ class Run:
 
   def _report_skills(self, rows: list[batching.Row], views: Any) -> None:
     """Records what teachers and students were shown; retrieval may learn from it."""
-    own = contexts.student_views(self.teacher, rows, self._sees_skills(rows))
+    own = contexts.student_views(rows)
     seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
     counts = {name: report.skills_seen(shown) for name, shown in seen.items()}
     counts = {name: count for name, count in counts.items() if count}
@@ -298,7 +303,7 @@ class Run:
     if (known := self.evaluations.read(self.step)) is not None:
       return known
     with self.clock('eval'):
-      result, _ = evaluate.evaluate(
+      result, played = evaluate.evaluate(
         self.plan,
         self.pool,
         self.sampler,
@@ -307,6 +312,7 @@ class Run:
       )
     self.evaluations.write(self.step, result)
     self.console.line(f'step {self.step}: {evaluated(result)}')
+    self.console.once('room', fitting.notice(played))
     return result
 
   def maybe_evaluate(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA_VERSION = 2  # 2: `score`.
+SCHEMA_VERSION = 3  # 2: `score`. 3: `history_dropped`, `observation_cut`, `skills`.
 
 
 class Outcome(enum.StrEnum):
@@ -18,6 +18,8 @@ class Outcome(enum.StrEnum):
   SUCCESS = 'success'
   FAILURE = 'failure'  # The world ended the episode without success.
   MAX_TURNS = 'max_turns'  # The turn limit was reached first.
+  # What had to be shown next has no room in a prompt: played, and not solved.
+  PROMPT_TOO_LONG = 'prompt_too_long'
   ENV_ERROR = 'env_error'  # The environment raised; excluded from training.
   TIMEOUT = 'timeout'  # The environment missed its deadline; excluded likewise.
 
@@ -37,13 +39,18 @@ class Turn:
     prompt_ids: [L] int32, the prompt exactly as it was given to the sampler.
     response_ids: [R] int32, exactly the ids that were sampled, stop token included.
     sampler_logprobs: [R] float32, nats, of `response_ids` as decoded.
-    observation: environment text that this turn's prompt shows.
+    observation: environment text that this turn answers, whole.
     response: the decoded response, for people and environments only.
     action: what was handed to the environment.
     valid: the response obeyed the action format.
     admissible: the action could do something where it was played.
     reward: what the environment paid for this turn.
     stop_reason: 'stop' or 'length'.
+    history_dropped: the prompt had no room for all that it would have shown of the
+      past: the oldest exchanges are not in it.
+    observation_cut: nor for the observation, which it shows shortened.
+    skills: ids of the skills that the prompt showed, in order.
+    skill_tokens: by which it is longer for them.
   """
 
   prompt_text: str
@@ -57,6 +64,10 @@ class Turn:
   admissible: bool
   reward: float
   stop_reason: str
+  history_dropped: bool = False
+  observation_cut: bool = False
+  skills: tuple[str, ...] = ()
+  skill_tokens: int = 0
 
 
 @dataclasses.dataclass
@@ -105,6 +116,8 @@ def _plain(value: Any) -> Any:
     return value.tolist()
   if isinstance(value, enum.Enum):
     return value.value
+  if isinstance(value, tuple):
+    return list(value)
   return value
 
 
@@ -145,6 +158,7 @@ def from_json(record: dict[str, Any]) -> Trajectory:
     values = {name: item[name] for name in names}
     values['prompt_ids'] = np.asarray(item['prompt_ids'], np.int32)
     values['response_ids'] = np.asarray(item['response_ids'], np.int32)
+    values['skills'] = tuple(item['skills'])
     values['sampler_logprobs'] = np.asarray(item['sampler_logprobs'], np.float32)
     turns.append(Turn(**values))
   return Trajectory(

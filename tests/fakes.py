@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sdar_jax import rollout
+from sdar_jax import rollout, skills
 from sdar_jax.envs import base, pool
 from sdar_jax.request import Completion, SamplingParams
 
@@ -72,7 +72,7 @@ class ScriptedSampler:
 
 
 def prompt(text, task, member):
-  return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+  return np.frombuffer(text.encode(), np.uint8).astype(np.int32), skills.NOTHING
 
 
 def decode(ids):

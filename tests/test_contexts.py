@@ -304,12 +304,9 @@ def test_taught():
   assert contexts.taught([]).shape == (0,)
 
 
-def test_students_views_are_what_their_own_prompts_showed():
+def test_students_views_are_what_rollout_recorded():
   rows = _rows(MIXED)
-  sees = [row.trajectory.member % 2 == 1 for row in rows]
-  teacher = _teacher()
-  views = contexts.student_views(teacher, rows, sees)
-  for row, seen, view in zip(rows, sees, views, strict=True):
-    want = teacher.prompt(row.turn.prompt_text, row.task)[1] if seen else NOTHING
-    assert view == want
-  assert {bool(view.skill_ids) for view in views} == {True, False}
+  rows[1].turn.skills, rows[1].turn.skill_tokens = ('a', 'b'), 7
+  views = contexts.student_views(rows)
+  assert views[1] == SkillView(('a', 'b'), (), 7)
+  assert set(views[:1] + views[2:]) == {NOTHING}

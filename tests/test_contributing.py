@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from sdar_jax import config as config_lib
-from sdar_jax import rollout, skills
-from sdar_jax.envs import pool, worlds
+from sdar_jax import fitting, rollout, skills
+from sdar_jax.envs import base, pool, worlds
 from sdar_jax.trajectory import Outcome
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -83,6 +83,20 @@ def test_its_experts_play_it(world, kind, workers):
   assert all(turn.valid and turn.admissible for t in played for turn in t.turns)
   won = sum(t.outcome is Outcome.SUCCESS for t in played)
   assert won == 100 if kind == 'halving' else won < 40
+
+
+def test_its_prompts_fit(world):
+  """At any limit that holds the bare task, with what the newest answer was."""
+  task = world.tasks('train')[0]
+  past = [base.Exchange('it is lower', f'guess {i}') for i in range(9, 1, -1)]
+  newest = base.Observation('it is higher')
+  prompt = lambda text: fakes.prompt(text, task, 0)
+  whole = fitting.fit(world, prompt, task, past, newest, max_tokens=10**4)
+  for limit in range(len(world.instruction) + 100, len(whole.text)):
+    text = fitting.fit(world, prompt, task, past, newest, max_tokens=limit).text
+    assert len(text) <= limit and task.goal in text and 'it is higher' in text
+    hidden = int(text.partition('not shown: ')[2].split()[0])
+    assert hidden + text.count('guess ') - text.count('guess N') == len(past)
 
 
 def test_its_tasks_and_settings(world, folder):

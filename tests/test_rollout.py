@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sdar_jax import batching, rollout
 from sdar_jax.envs import base
 from sdar_jax.request import Completion
+from sdar_jax.skills import NOTHING
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 
@@ -148,25 +149,6 @@ def test_environments_are_released_however_it_ends(stop):
   assert not environments._live and not environments._stage._envs
 
 
-def test_a_long_history_is_dropped_and_a_long_prompt_refused():
-
-  def collect(limit):
-    sampler = fakes.ScriptedSampler(lambda identity: '9', 0)
-    return rollout.collect(
-      fakes.in_process(),
-      fakes.tasks(),
-      sampler,
-      fakes.agent(limit),
-      group_size=1,
-      identity=(0,),
-    )
-
-  groups = collect(20)
-  assert groups[0].trajectories[0].turns[-1].prompt_text == 'say 1 |  | said 9'
-  with pytest.raises(ValueError, match=r'max_prompt_tokens=5'):
-    collect(5)
-
-
 def test_a_request_to_stop_is_heard_between_polls():
   with pytest.raises(rollout.Interrupted):
     _collect(_third_turn_says_two, should_stop=lambda: True)
@@ -275,7 +257,7 @@ def test_a_group_with_a_fault_tells_nothing():
 def test_prompts_may_differ_by_member():
   agent = dataclasses.replace(
     fakes.agent(),
-    prompt=lambda text, task, member: np.full(1 + member, 65, np.int32),
+    prompt=lambda text, task, member: (np.full(1 + member, 65, np.int32), NOTHING),
   )
   groups = rollout.collect(
     fakes.in_process(),

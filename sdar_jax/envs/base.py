@@ -5,9 +5,12 @@ parser, a prompt and an expert, tied together by one `World` object.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+CUT = ' ...'  # Ends a text that goes on.
 
 
 class EnvironmentFault(RuntimeError):
@@ -100,6 +103,59 @@ class Exchange:
   action: str
 
 
+class History(tuple):
+  """The exchanges that a prompt may show: all of an episode, or the last of them.
+
+  Attributes:
+    whole: all of them, oldest first: what is true of the episode, its turn number
+      say, is read here.
+  """
+
+  whole: tuple[Exchange, ...]
+
+  def __new__(cls, whole: Iterable[Exchange] = (), shown: int | None = None):
+    """The last `shown` exchanges of `whole`; None shows all."""
+    whole = tuple(whole)
+    count = len(whole) if shown is None else min(shown, len(whole))
+    history = super().__new__(cls, whole[len(whole) - count :])
+    history.whole = whole
+    return history
+
+  def __reduce__(self) -> Any:
+    return type(self), (self.whole, len(self))
+
+
+def whole(history: Sequence[Exchange]) -> Sequence[Exchange]:
+  """All turns so far, of which `history` may be the last; a plain sequence is all."""
+  return history.whole if isinstance(history, History) else history
+
+
+def cut(text: str, characters: int) -> str:
+  """A text, or its beginning up to a word's end with `CUT` after it.
+
+  Args:
+    text: any.
+    characters: the longest that the result may be; below `len(CUT)` it is `CUT`.
+  """
+  if len(text) <= characters:
+    return text
+  head = text[: max(characters - len(CUT), 0)]
+  if head and not head[-1].isspace() and not text[len(head)].isspace():
+    head = re.sub(r'\s\S*\Z', '', head)  # A text of one word is cut inside it.
+  return head.rstrip() + CUT
+
+
+def fair_limit(lengths: Sequence[int], total: int) -> int:
+  """The largest cap on each length under which their sum is at most `total`."""
+  left, limit = total, 0
+  for done, length in enumerate(sorted(lengths)):
+    limit = left // (len(lengths) - done)
+    if length > limit:
+      return limit
+    left -= length
+  return max(limit, *lengths, 0)
+
+
 def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
   """Raises ValueError unless a world's setting is one of `choices`."""
   if value not in choices:
@@ -174,10 +230,19 @@ class World(Protocol):
   def render(
     self, task: Task, history: Sequence[Exchange], observation: Observation
   ) -> str:
-    """The user message of the next turn. `history` holds all turns so far."""
+    """The user message of the next turn.
+
+    `history` holds all turns so far or, where those made the prompt too long, the last
+    of them (`whole(history)` has all: a message that counts turns counts those). The
+    message always names the task and shows the observation, even with no history.
+    """
 
   def parse(self, response: str, observation: Observation) -> ParsedAction:
-    """Cuts the action out of a response; never raises."""
+    """Cuts the action out of a response; never raises.
+
+    It is also asked about a response with what the chat template wrote before it, such
+    as an opening `<think>`: an answer that is valid in either reading is valid.
+    """
 
   def admits(self, action: str, observation: Observation) -> bool:
     """Whether the action can do something where the agent stands."""
@@ -187,6 +252,22 @@ class World(Protocol):
 
     A world whose environments share something slow answers them together here; most
     have nothing to do. Never raises: a fault surfaces in the `step` that meets it.
+    """
+
+
+@runtime_checkable
+class ShorteningWorld(Protocol):
+  """A world that knows how to shorten what it says.
+
+  Where a prompt has no room for the newest observation, an episode of any other world
+  ends (`Outcome.PROMPT_TOO_LONG`).
+  """
+
+  def shorten(self, observation: Observation, characters: int) -> Observation:
+    """The observation in about `characters` characters, a mark where text is gone.
+
+    Its admissible actions stay, and what cannot be left out: where that is all, the
+    result is longer.
     """
 
 

@@ -5,8 +5,10 @@ possible actions, then how to answer. `compact` is for the small model: what the
 has read so far in the episode, boiled down to a few short lines.
 """
 
+import re
 from collections.abc import Sequence
 
+from sdar_jax.envs import base
 from sdar_jax.envs.alfworld.belief import Belief, believe
 from sdar_jax.envs.alfworld.engine import NOTHING_HAPPENS
 from sdar_jax.envs.base import Exchange, Observation, Task
@@ -20,6 +22,8 @@ PAPER_INSTRUCTION = (
 )
 # What the compact style leaves out of the listed actions: they reveal nothing new.
 _IDLE = frozenset({'help', 'look', 'inventory'})
+# What ends the first observation, and must not be cut from it.
+_GOAL = re.compile(r'\s*Your task is to: .*\Z', re.DOTALL)
 
 
 def instruction(style: str) -> str:
@@ -34,23 +38,24 @@ def paper(
 
   Args:
     task: for its goal.
-    history: all past turns.
+    history: the past turns that may be shown (see `envs.base.whole`).
     observation: the current one.
-    length: how many past turns to show.
+    length: how many past turns to show at most.
   """
   parts = ['You act inside a household that exists only as text, one action per turn.']
-  if history:
+  turns = len(base.whole(history))
+  if turns:
     parts.append(f'Your task is to: {task.goal}')
     shown = history[len(history) - min(length, len(history)) :]
-    first = len(history) - len(shown) + 1
-    lines = [f'Turns taken so far: {len(history)}.']
+    first = turns - len(shown) + 1
+    lines = [f'Turns taken so far: {turns}.']
     if shown:
       lines[0] += f' The last {len(shown)}:'
     for number, exchange in enumerate(shown, first):
       lines.append(f'Turn {number}, you saw: {exchange.observation}')
       lines.append(f'Turn {number}, you did: {exchange.action}')
     parts.append('\n'.join(lines))
-  parts.append(f'Turn {len(history) + 1}, you see: {observation.text}')
+  parts.append(f'Turn {turns + 1}, you see: {observation.text}')
   actions = '\n'.join(f'- {text}' for text in observation.admissible if text != 'help')
   parts.append(f'Actions possible now:\n{actions}')
   parts.append(PAPER_INSTRUCTION)
@@ -66,9 +71,12 @@ def compact(
   that did nothing; where the agent is and what cannot be taken there; what it holds;
   what can be taken; other deeds; where things that the goal names were seen; places
   already searched; places not yet searched. All but the last actions are a view of the
-  whole history, since a policy without memory needs to know what it has been through.
+  whole history, since a policy without memory needs to know what it has been through;
+  where `history` is only the end of it, what was seen before is not shown.
   """
-  belief = believe(history, observation)
+  belief = believe(base.whole(history), observation)
+  recent = ' '.join([*(exchange.observation for exchange in history), observation.text])
+  complete = len(history) == len(base.whole(history))
   offered = observation.admissible
   takes = _takes(belief, offered)
   lines = [
@@ -78,7 +86,7 @@ def compact(
     f'hold {_held(belief)}' if belief.holding else '',
     ' '.join(['take', *takes]) if takes else '',
     _deeds(belief, offered),
-    _seen(task, belief),
+    _seen(task, belief, None if complete else recent),
   ]
   goes = [text.removeprefix('go to ') for text in offered if text.startswith('go to ')]
   searched = [name for name in goes if name in belief.contents]
@@ -86,6 +94,16 @@ def compact(
   lines += [' '.join(['old', *searched]) if searched else '']
   lines += [' '.join(['new', *fresh]) if fresh else '']
   return '\n'.join(line for line in lines if line)
+
+
+def shorten(observation: Observation, characters: int) -> Observation:
+  """The observation with the end of what it lists left out; the goal in it stays."""
+  text = observation.text
+  goal = _GOAL.search(text)
+  tail = goal.group() if goal else ''
+  told = text[: len(text) - len(tail)]
+  text = base.cut(told, max(characters - len(tail), 0)) + tail
+  return Observation(text, observation.admissible)
 
 
 def _last(history: Sequence[Exchange], observation: Observation, length: int) -> str:
@@ -140,14 +158,17 @@ def _deeds(belief: Belief, offered: Sequence[str]) -> str:
   return 'can ' + ', '.join(deeds) if deeds else ''
 
 
-def _seen(task: Task, belief: Belief) -> str:
-  """Where things that the goal names were last seen, other than here."""
+def _seen(task: Task, belief: Belief, recent: str | None) -> str:
+  """Where things that the goal names were last seen, other than here.
+
+  Only places that `recent` texts name, unless that is None.
+  """
   kinds = (task.metadata['object'], task.metadata['tool'])
   found = [
     f'{item} in {place}'
     for kind in kinds
     for item, place in belief.places(kind)
-    if place != belief.here
+    if place != belief.here and (recent is None or re.search(rf'\b{place}\b', recent))
   ]
   return 'seen ' + ', '.join(found) if found else ''
 

@@ -101,10 +101,14 @@ class AlfworldWorld:
     history: Sequence[base.Exchange],
     observation: base.Observation,
   ) -> str:
-    """The user message of the next turn. `history` holds all turns so far."""
+    """The user message of the next turn; see `envs.base.World`."""
     return prompts.render(
       self.prompt_style, task, history, observation, self.history_length
     )
+
+  def shorten(self, observation: base.Observation, characters: int) -> base.Observation:
+    """The observation with the end of what it lists left out."""
+    return prompts.shorten(observation, characters)
 
   def parse(self, response: str, observation: base.Observation) -> base.ParsedAction:
     """Cuts the action out of a response; never raises."""

@@ -129,7 +129,7 @@ def format_documents(
   titles = [_one_line(passage.title) for passage in passages]
   texts = [_one_line(passage.text) for passage in passages]
   lengths = [len(title) + len(text) for title, text in zip(titles, texts)]
-  limit = _fair_limit(lengths, max_characters)
+  limit = base.fair_limit(lengths, max_characters)
   lines = []
   for number, (title, text) in enumerate(zip(titles, texts), start=1):
     title = title[:limit]
@@ -153,14 +153,3 @@ def encodable(text: str) -> str:
 
 def _one_line(text: str) -> str:
   return encodable(' '.join(text.split()))
-
-
-def _fair_limit(lengths: Sequence[int], total: int) -> int:
-  """The largest cap on each length under which their sum is at most `total`."""
-  left, limit = total, 0
-  for done, length in enumerate(sorted(lengths)):
-    limit = left // (len(lengths) - done)
-    if length > limit:
-      return limit
-    left -= length
-  return max(limit, *lengths)

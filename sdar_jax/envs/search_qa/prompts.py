@@ -9,6 +9,7 @@ how many turns are left, all in lower case.
 import re
 from collections.abc import Iterator, Sequence
 
+from sdar_jax.envs import base
 from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.search_qa import engine
 
@@ -32,12 +33,18 @@ def instruction(style: str) -> str:
 
 def _turns(
   history: Sequence[Exchange], observation: Observation, length: int
-) -> Iterator[tuple[int, str, str]]:
-  """(turn, action, what came of it) of the last `length` turns."""
-  results = [exchange.observation for exchange in history[1:]] + [observation.text]
-  turns = list(zip(range(1, len(history) + 1), history, results, strict=False))
-  for turn, exchange, result in turns[len(turns) - min(length, len(turns)) :]:
-    yield turn, exchange.action, result
+) -> Iterator[tuple[int, str | None, str]]:
+  """(turn, action, what came of it) of the last `length` turns.
+
+  The newest result is shown even where its turn is not: then the action is None.
+  """
+  past = base.whole(history)
+  results = [exchange.observation for exchange in past[1:]] + [observation.text]
+  turns = [(i, e.action, r) for i, (e, r) in enumerate(zip(past, results), start=1)]
+  shown = min(length, len(history))
+  if turns and length and not shown:
+    yield turns[-1][0], None, observation.text
+  yield from turns[len(turns) - shown :]
 
 
 def paper(
@@ -51,9 +58,9 @@ def paper(
 
   Args:
     task: for its question.
-    history: all past turns.
-    observation: what came of the last of them.
-    length: how many past turns to show.
+    history: the past turns that may be shown (see `envs.base.whole`).
+    observation: what came of the last turn.
+    length: how many past turns to show at most.
     max_turns: turns per episode.
   """
   parts = [
@@ -62,11 +69,15 @@ def paper(
     f'Question: {engine.question_text(task.goal)}',
   ]
   for turn, action, result in _turns(history, observation, length):
+    if action is None:
+      parts.append(f'In turn {turn} you got\n{result}')
+      continue
     kind, text = engine.read_action(action)
     told = f'you searched for: {text}' if kind else 'you did nothing that counts'
     parts.append(f'In turn {turn} {told}\n{result}')
-  standing = f'This is turn {len(history) + 1} of {max_turns}.'
-  if len(history) + 1 >= max_turns:
+  current = len(base.whole(history)) + 1
+  standing = f'This is turn {current} of {max_turns}.'
+  if current >= max_turns:
     standing += ' It is the last one: only an answer still counts.'
   parts += [standing, PAPER_INSTRUCTION]
   return '\n\n'.join(parts)
@@ -82,16 +93,27 @@ def compact(
   """The prompt for the small model.
 
   Lines: the question; for each past turn `query` and what was searched for, then `doc`
-  and a sentence for each document (`query` alone where nothing was searched); how many
-  turns are left, this one included. Arguments as for `paper`.
+  and a sentence for each document (`query` alone where nothing was searched, or where
+  there is room for no query); how many turns are left, this one included. Arguments as
+  for `paper`.
   """
   lines = [engine.question_text(task.goal).lower()]
   for _, action, result in _turns(history, observation, length):
-    kind, text = engine.read_action(action)
+    kind, text = engine.read_action(action or '')
     lines.append(f'query {text.lower()}' if kind == engine.SEARCH else 'query')
     lines += [f'doc {sentence}' for sentence in sentences(result)]
-  lines.append(f'left {max(max_turns - len(history), 1)}')
+  lines.append(f'left {max(max_turns - len(base.whole(history)), 1)}')
   return '\n'.join(lines)
+
+
+def shorten(observation: Observation, characters: int) -> Observation:
+  """The observation with its longest documents cut first; other texts stay."""
+  found = engine.read_documents(observation.text)
+  if not found:
+    return observation
+  frame = len(engine.format_documents(found, 0))
+  text = engine.format_documents(found, max(characters - frame, 0))
+  return Observation(text, observation.admissible)
 
 
 def sentences(observation: str) -> list[str]:

@@ -137,9 +137,13 @@ class SearchQAWorld:
     history: Sequence[base.Exchange],
     observation: base.Observation,
   ) -> str:
-    """The user message of the next turn. `history` holds all turns so far."""
+    """The user message of the next turn; see `envs.base.World`."""
     window = (self.history_length, self.max_turns)
     return prompts.render(self.prompt_style, task, history, observation, *window)
+
+  def shorten(self, observation: base.Observation, characters: int) -> base.Observation:
+    """The documents with the longest cut first."""
+    return prompts.shorten(observation, characters)
 
   def parse(self, response: str, observation: base.Observation) -> base.ParsedAction:
     """Cuts the action out of a response; never raises."""

@@ -6,8 +6,10 @@ show, joined by `SEPARATOR`.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from sdar_jax.envs import base
 from sdar_jax.envs.webshop.catalogue import Product
 
 SEPARATOR = ' [SEP] '
@@ -15,6 +17,8 @@ SEARCH, BACK, PREVIOUS, NEXT = 'Search', 'Back to Search', '< Prev', 'Next >'
 BUY = 'Buy Now'
 SUB_PAGES = ('Description', 'Features', 'Reviews')
 PER_PAGE = 10
+_SHORT = 32  # Characters: prices, ratings and numbers of pages have no more.
+_PAGE = re.compile(r'Page \d+ \(')
 _RATING = 'N.A.'  # The released catalogues have no reviews.
 _RECEIPT_HEAD = (
   'Thank you for shopping with us!',
@@ -109,3 +113,33 @@ def receipt(asin: str, options: Mapping[str, str], score: float) -> str:
   bought = (asin, 'options', chosen)
   score_lines = (str(score), 'Reward Details', 'None')
   return join((*_RECEIPT_HEAD, *bought, *_RECEIPT_TAIL, *score_lines))
+
+
+def shorten(observation: base.Observation, characters: int) -> base.Observation:
+  """A page with its longest texts cut, or a sub page with its end left out.
+
+  What can be clicked, the instruction and what gives a page its form stay.
+
+  Args:
+    observation: a page.
+    characters: about as long as the page shall be.
+  """
+  pieces = observation.text.split(SEPARATOR)
+  head = 2 + pieces.index('Instruction:') if 'Instruction:' in pieces[:2] else 0
+  clickable = {action.lower() for action in observation.admissible}
+  free = [
+    i
+    for i, piece in enumerate(pieces)
+    if i >= head and f'click[{piece.lower()}]' not in clickable
+  ]
+  if pieces[-1] == BUY or any(map(_PAGE.match, pieces[head : head + 2])):
+    free = [i for i in free if len(pieces[i]) > _SHORT]
+  elif free:
+    pieces[free[0] :] = [SEPARATOR.join(pieces[free[0] :])]
+    free = free[:1]
+  lengths = [len(pieces[i]) for i in free]
+  room = sum(lengths) - (len(observation.text) - characters)
+  limit = base.fair_limit(lengths, max(room, 0))
+  for i in free:
+    pieces[i] = base.cut(pieces[i], limit)
+  return base.Observation(SEPARATOR.join(pieces), observation.admissible)

@@ -7,6 +7,7 @@ so far in the episode, boiled down to a few short lines.
 
 from collections.abc import Sequence
 
+from sdar_jax.envs import base
 from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.webshop import wish
 from sdar_jax.envs.webshop.belief import (
@@ -44,27 +45,28 @@ def paper(
 
   Args:
     task: for its goal.
-    history: all past turns.
+    history: the past turns that may be shown (see `envs.base.whole`).
     observation: the current one.
-    length: how many past turns to show.
+    length: how many past turns to show at most.
   """
   parts = [
     'You shop in an online store that you see as text, one action per turn. Find a '
     'product that meets the request, choose the options it names, then buy it.',
     f'The request: {task.goal}',
   ]
-  if history:
+  turns = len(base.whole(history))
+  if turns:
     shown = history[len(history) - min(length, len(history)) :]
-    lines = [f'Turns taken so far: {len(history)}.']
+    lines = [f'Turns taken so far: {turns}.']
     if shown:
       lines[0] += f' The last {len(shown)}:'
-    for number, exchange in enumerate(shown, len(history) - len(shown) + 1):
+    for number, exchange in enumerate(shown, turns - len(shown) + 1):
       page = without_instruction(exchange.observation)
       lines.append(f'Turn {number}, the page: {page}')
       lines.append(f'Turn {number}, you did: {exchange.action}')
     parts.append('\n'.join(lines))
   page = without_instruction(observation.text)
-  parts.append(f'Turn {len(history) + 1}, the page: {page}')
+  parts.append(f'Turn {turns + 1}, the page: {page}')
   actions = '\n'.join(f'- {text}' for text in observation.admissible)
   parts.append(f'Actions possible now:\n{actions}')
   parts.append(PAPER_INSTRUCTION)
@@ -84,8 +86,9 @@ def compact(
   memory needs to know what it has been through.
   """
   asked = wish.read(task.goal)
-  belief = believe(history, observation)
-  lines = [_goal(asked) if asked else task.goal, _last(belief, length)]
+  belief = believe(base.whole(history), observation)
+  shown = min(length, len(history))
+  lines = [_goal(asked) if asked else task.goal, _last(belief, shown)]
   if belief.page == RESULTS:
     page = [str(belief.number)] if belief.number > 1 else []
     lines.append(' '.join([RESULTS, *page, belief.query]))

@@ -15,6 +15,7 @@ from sdar_jax.envs.webshop import (
   generated,
   nouns,
   official,
+  pages,
   prompts,
   store,
 )
@@ -128,10 +129,14 @@ class WebshopWorld:
     history: Sequence[base.Exchange],
     observation: base.Observation,
   ) -> str:
-    """The user message of the next turn. `history` holds all turns so far."""
+    """The user message of the next turn; see `envs.base.World`."""
     return prompts.render(
       self.prompt_style, task, history, observation, self.history_length
     )
+
+  def shorten(self, observation: base.Observation, characters: int) -> base.Observation:
+    """The page with its long texts cut; all that can be clicked stays."""
+    return pages.shorten(observation, characters)
 
   def parse(self, response: str, observation: base.Observation) -> base.ParsedAction:
     """Cuts the action out of a response; never raises.
