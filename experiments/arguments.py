@@ -1,5 +1,7 @@
 """What follows the colon of --config, and the models that it may name."""
 
+import pathlib
+
 import ml_collections
 
 from sdar_jax import algorithms
@@ -21,6 +23,12 @@ assert set(HUB) == set(PRESETS)
 # seed 0 (0.01 -> 0.5); those of other methods are scaled alike and were not tuned.
 _HUNDREDTHS = 0.01
 _TINY_SCALE = 50
+# What official data can be evaluated on.
+_OFFICIAL_SPLITS = {
+  'alfworld': ('valid_seen', 'valid_unseen'),
+  'webshop': ('valid', 'test'),
+  'search_qa': ('test',),
+}
 _CHOICES = {
   'model': ('tiny', *HUB),
   'world': ('generated', 'official'),
@@ -36,10 +44,14 @@ def parse(text: str) -> dict[str, str]:
   """
   out = {name: choices[0] for name, choices in _CHOICES.items()}
   out |= {'algo': 'sdar', 'seed': '0'}
+  given = set()
   for item in filter(None, text.split(',')):
     key, _, value = item.partition('=')
     if key not in out:
       raise ValueError(f'argument {key!r}: must be one of {tuple(out)}')
+    if key in given:
+      raise ValueError(f'argument {key!r}: is given twice')
+    given.add(key)
     if key in _CHOICES and value not in _CHOICES[key]:
       raise ValueError(f'{key}={value!r}: must be one of {_CHOICES[key]}')
     out[key] = value
@@ -47,9 +59,19 @@ def parse(text: str) -> dict[str, str]:
     algorithms.find(out['algo'])
   except KeyError as error:
     raise ValueError(f'algo={error.args[0]}') from None
-  if not out['seed'].isdecimal():
+  if not (out['seed'].isascii() and out['seed'].isdecimal()):
     raise ValueError(f'seed={out["seed"]!r}: must be a whole number')
   return out
+
+
+def shipped(path: str) -> str:
+  """The path of a file of this repository, from wherever the program was started.
+
+  Relative where it was started in the repository, so that a run's config names no
+  machine.
+  """
+  root = pathlib.Path(__file__).resolve().parents[1]
+  return path if pathlib.Path.cwd() == root else str(root / path)
 
 
 def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
@@ -68,6 +90,12 @@ def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
   if choice['model'] == 'tiny' and c.algorithm.distill_coef <= _HUNDREDTHS:
     c.algorithm.distill_coef *= _TINY_SCALE
   c.world.source = choice['world']
+  if choice['world'] == 'official':
+    splits = _OFFICIAL_SPLITS[c.world.name]
+    if c.eval.split not in splits:
+      c.eval.split = splits[-1]
+    if choice['model'] == 'tiny':
+      c.eval.tasks = 0  # All: how many there are depends on the files.
   if choice['model'] != 'tiny':
     c.model.path = HUB[choice['model']]
     c.model.dtype = 'bfloat16'

@@ -1,17 +1,14 @@
 """The cells of a study: what they train, where, and what is already there."""
 
 import dataclasses
-import importlib.util
 import pathlib
 import re
 import sys
 from typing import Any
 
-import ml_collections
-
 from experiments import alfworld, arguments, search_qa, webshop
+from sdar_jax import command_line, files
 from sdar_jax import config as config_lib
-from sdar_jax import files
 from sdar_jax import workdir as workdir_lib
 
 WORLDS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
@@ -106,9 +103,10 @@ class Cell:
 
 def training_command(cell: Cell) -> list[str]:
   """The command that trains a cell."""
+  config = arguments.shipped(f'experiments/{cell.world}.py')
   return [
     *(sys.executable, '-m', 'sdar_jax.main'),
-    f'--config=experiments/{cell.world}.py:{cell.argument}',
+    f'--config={config}:{cell.argument}',
     f'--workdir={cell.workdir}',
     *(f'--config.{key}={value}' for key, value in cell.overrides.items()),
   ]
@@ -120,21 +118,16 @@ def load(name: str) -> Any:
   Raises:
     StudyError: there is none, or its `get_config` is missing or fails.
   """
-  path = pathlib.Path(name) if name.endswith('.py') else _STUDIES / f'{name}.py'
-  if not path.is_file():
-    known = ', '.join(sorted(file.stem for file in _STUDIES.glob('*.py')))
-    raise StudyError(f'--study={name}: {path} is not there; there is {known}')
-  spec = importlib.util.spec_from_file_location('study_config', path)
-  module = importlib.util.module_from_spec(spec)
+  path = files.local_path(name, '--study')
+  if path.suffix != '.py':
+    path = _STUDIES / f'{name}.py'
+    if not path.is_file():
+      known = ', '.join(sorted(file.stem for file in _STUDIES.glob('*.py')))
+      raise StudyError(f'--study={name}: {path} is not there; there is {known}')
   try:
-    spec.loader.exec_module(module)
-    study = module.get_config()
-    if not isinstance(study, ml_collections.ConfigDict):
-      raise TypeError(f'get_config() returns {type(study).__name__}: no ConfigDict')
-    return study
-  except Exception as error:  # Anything may go wrong in a file of the user's.
-    what = f'{type(error).__name__}: {files.one_line(error)}'
-    raise StudyError(f'--study={name}: {path} fails with {what}') from error
+    return command_line.call_file(path, f'--study={path}')
+  except command_line.UsageError as error:
+    raise StudyError(str(error)) from error
 
 
 def _validate(study: Any) -> None:

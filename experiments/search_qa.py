@@ -30,6 +30,8 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     _tiny(c)
   else:
     _paper(c)
+    if choice['world'] == 'generated':
+      c.eval.split = 'valid_unseen'  # Generated questions have no test split.
   arguments.apply(c, choice)
   return c
 
@@ -54,12 +56,12 @@ def _paper(c: ml_collections.ConfigDict) -> None:
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
   """The small model on two CPU cores."""
-  c.model.path = 'experiments/tiny/search_qa'
+  c.model.path = arguments.shipped('experiments/tiny/search_qa')
   c.model.enable_thinking = True
   c.steps = 20
   c.world.prompt_style = 'compact'
   c.world.parser = 'strict'
-  c.skills.path = 'experiments/tiny/search_qa/skills.json'
+  c.skills.path = arguments.shipped('experiments/tiny/search_qa/skills.json')
   c.skills.token_budget = 16
   c.rollout.tasks_per_step = 16
   c.rollout.success_reward = 1.0

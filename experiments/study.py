@@ -31,7 +31,7 @@ import rich.table
 
 from experiments import cells as cells_lib
 from experiments.cells import Cell, StudyError
-from sdar_jax import compare, files
+from sdar_jax import command_line, compare, files, terminal
 from sdar_jax import workdir as workdir_lib
 
 _GRACE_SECONDS = 60.0  # Between asking a process to stop and killing it.
@@ -309,34 +309,32 @@ def _compare(
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog='python -m experiments.study')
+  parser = command_line.Parser(prog='python -m experiments.study')
   parser.description = 'Runs methods x seeds in one world and compares them.'
   parser.add_argument(
     '--study', default='small', help='of experiments/studies, or a path ending in .py'
   )
-  parser.add_argument(
-    '--output', type=pathlib.Path, help='directory (default: runs/studies/NAME)'
-  )
+  parser.add_argument('--output', help='directory (default: runs/studies/NAME)')
   parser.add_argument(
     '--jobs', type=int, default=2, help='cells side by side (default: %(default)s)'
   )
-  return parser.parse_args(argv)
+  return parser.parse_all(argv)
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point; returns the exit code."""
-  options = _arguments(argv)
-  output = options.output
-  if output is None:
-    output = pathlib.Path('runs/studies') / pathlib.Path(options.study).stem
   try:
+    options = _arguments(argv)
+    name = pathlib.Path(options.study).stem
+    output = files.local_path(options.output or f'runs/studies/{name}', '--output')
+    files.check_directory(output, '--output')
     if options.jobs < 1:
       raise StudyError(f'--jobs={options.jobs}: must be at least 1')
     return run(cells_lib.load(options.study), output, options.jobs)
-  except (StudyError, workdir_lib.WorkdirError, OSError) as error:
+  except (ValueError, OSError) as error:
     print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
     return 2
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  terminal.run(main)

@@ -188,7 +188,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     'leave-one-out baseline', 'arXiv 2402.14740', advantages=_leave_one_out
   ),
   'reinforce++': _policy(
-    'returns whitened over the batch', 'arXiv 2501.03262', advantages=_whitened
+    'returns whitened over the batch',
+    'arXiv 2501.03262',
+    advantages=_whitened,
+    compares_members=False,
   ),
   'reinforce++-baseline': _policy(
     "the group's mean as baseline, then whitened",
@@ -212,6 +215,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "a value head on the policy's trunk, GAE; KL in the loss",
     'arXiv 1707.06347',
     advantages=_actor_critic,
+    compares_members=False,
     value_targets=_value_targets,
   ),
   'ppo-kl-reward': _policy(
@@ -219,6 +223,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     'arXiv 1909.08593',
     numbers(kl_in='reward', kl_kind='k1'),
     advantages=_actor_critic,
+    compares_members=False,
     value_targets=_value_targets,
   ),
   'sdar': _taught(

@@ -24,8 +24,8 @@ import rich.box
 import rich.console
 import rich.table
 
+from sdar_jax import command_line, files, plot, runs, terminal
 from sdar_jax import comparison as comparison_lib
-from sdar_jax import files, plot, runs
 from sdar_jax.comparison import Comparison, Paired, Row
 from sdar_jax.statistics import Estimate
 
@@ -291,37 +291,43 @@ def write(comparison: Comparison, directory: pathlib.Path) -> list[str]:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog='python -m sdar_jax.compare')
+  parser = command_line.Parser(prog='python -m sdar_jax.compare')
   parser.description = 'Compares runs by method over seeds, with intervals.'
-  parser.add_argument('runs', nargs='+', metavar='RUN', type=pathlib.Path)
+  parser.add_argument('runs', nargs='+', metavar='RUN', help='work directory')
   parser.add_argument(
     '--baseline', metavar='NAME', help='method to compare others with'
   )
   parser.add_argument('--step', type=int, help='compare here, not at the last step')
   parser.add_argument(
     '--output',
-    type=pathlib.Path,
-    default=pathlib.Path('runs/comparison'),
+    default='runs/comparison',
     help='directory for tables and figure (default: %(default)s)',
   )
-  return parser.parse_args(argv)
+  return parser.parse_all(argv)
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point; returns the exit code."""
-  arguments = _arguments(argv)
   try:
-    read = [runs.read(path) for path in arguments.runs]
+    arguments = _arguments(argv)
+    output = files.local_path(arguments.output, '--output')
+    files.check_directory(output, '--output')
+    read = [runs.read(files.local_path(path, 'RUN')) for path in arguments.runs]
     comparison = comparison_lib.compare(read, arguments.baseline, arguments.step)
-    written = write(comparison, arguments.output)
   except (ValueError, OSError) as error:
     print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
     return 2
   console = rich.console.Console(markup=False, highlight=False)
-  show(comparison, console)
-  console.print(f'in {arguments.output}: {", ".join(written)}', soft_wrap=True)
+  show(comparison, console)  # Before it is written, which may fail.
+  try:
+    written = write(comparison, output)
+  except OSError as error:
+    what = files.one_line(error, 1000)
+    print(f'error: --output={output}: {what}; the table is above', file=sys.stderr)
+    return 2
+  console.print(f'in {output}: {", ".join(written)}', soft_wrap=True)
   return 0
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  terminal.run(main)

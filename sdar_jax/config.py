@@ -1,251 +1,192 @@
 """The whole configuration: every key, its default, unit and source; and its checks.
 
-`default()` is the one place where a key is born. Experiment files start from it and
-override values; nothing in the package supplies a default of its own.
+`KEYS` and `LossConfig` are the places where a key is born; a world's settings are the
+arguments of its constructor. Experiment files start from `default` and override values;
+nothing in the package supplies a default of its own.
 """
 
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
+from sdar_jax import files, retrieval, skills
 from sdar_jax.envs import worlds
 from sdar_jax.hyperparameters import LossConfig
+from sdar_jax.keys import ConfigError, Key, check_type
 
+_COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
+_SEED = '[0, 4294967295]'
+_HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*', re.ASCII)
+_WORLD_PATHS = ('corpus', 'index')  # And every setting whose name ends in _dir.
+# Of a softmax whose logits are divided by it in float32.
+_TEMPERATURE = '[0.0001, 10000]'
 
-class ConfigError(ValueError):
-  """A configuration that cannot run: one line naming the key and what to change."""
+# Sources: `paper` is arXiv 2605.15155, `ref` its released code.
+KEYS: dict[str, Key] = {
+  'seed': Key(
+    0, 'decides task order, sampling and minibatch order; nothing else does', _SEED
+  ),
+  'steps': Key(150, 'passes of the training loop', _COUNT, 'ref: 150 iterations'),
+  'model.path': Key('', 'Hugging Face directory or hub id'),
+  'model.tokenizer': Key('', "likewise; '' means model.path"),
+  'model.dtype': Key(
+    'float32', 'compute type; weights stay float32', ('float32', 'bfloat16')
+  ),
+  'model.remat': Key(False, 'recompute blocks in the backward pass to save memory'),
+  'model.attention': Key('xla', "'cudnn' is for GPU with bfloat16", ('xla', 'cudnn')),
+  'model.logprob_chunk': Key(
+    256, 'positions per chunk of the [chunk, V] logits', _COUNT
+  ),
+  'model.enable_thinking': Key(False, "Qwen3's template switch", '', 'ref'),
+  'skills.path': Key('', "a skill bank (JSON); '' means the world's own"),
+  'skills.retrieval': Key(
+    'task+object', 'which skills a prompt shows', retrieval.RETRIEVALS, 'ref: keywords'
+  ),
+  'skills.keyword_scope': Key(
+    'goal', 'where keywords are sought', retrieval.KEYWORD_SCOPES, 'ref: prompt'
+  ),
+  'skills.ucb_coef': Key(
+    1.0, 'weight of the bonus for skills seldom shown', '[0, 1e6]'
+  ),
+  'skills.limit': Key(
+    0, 'most skills that a prompt shows; 0 is as many as fit', _AT_LEAST_0
+  ),
+  'skills.placement': Key(
+    'user',
+    "where skills stand; 'reference' is before the template",
+    skills.PLACEMENTS,
+    'ref: reference',
+  ),
+  'skills.token_budget': Key(
+    1024, 'tokens of skills in a prompt; whole skills only, never cut', _COUNT
+  ),
+  'algorithm.name': Key('sdar', "a row of algorithms.py, or two: 'gigpo+sdar'"),
+  'algorithm.invalid_penalty': Key(
+    0.1, 'off the score of a malformed row, return units', '[0, 1e6]', 'ref'
+  ),
+  'algorithm.mean_over': Key(
+    'minibatch',
+    "'microbatch' is a mean of microbatches' means",
+    ('minibatch', 'microbatch'),
+    'ref: microbatch',
+  ),
+  'rollout.tasks_per_step': Key(16, 'P, tasks of a step', _COUNT, 'ref'),
+  'rollout.group_size': Key(8, 'G, episodes of each task', _COUNT, 'ref'),
+  'rollout.refills': Key(
+    0, 'rounds, at most, that replace groups of equal returns', '[0, 1000]', 'DAPO: 9'
+  ),
+  'rollout.temperature': Key(
+    1.0, 'divides the logits, in sampling and in training', _TEMPERATURE, 'ref'
+  ),
+  'rollout.top_p': Key(1.0, 'probability mass that is drawn from; 1 is all', '(0, 1]'),
+  'rollout.top_k': Key(0, 'tokens that are sampled from; 0 is all', _AT_LEAST_0),
+  'rollout.max_prompt_tokens': Key(2048, 'tokens, without skills', _COUNT, 'ref'),
+  'rollout.max_response_tokens': Key(512, 'tokens of a turn', _COUNT, 'ref'),
+  'rollout.success_reward': Key(
+    10.0, 'return of a solved episode', '[0.001, 1e6]', 'ref'
+  ),
+  'rollout.slots': Key(128, 'sequences that decode together', _COUNT),
+  'rollout.decode_chunk': Key(32, 'tokens between two looks at the host', _COUNT),
+  'rollout.prefill_tokens': Key(
+    16_384, 'tokens of one prefill call, padding included', _COUNT
+  ),
+  'rollout.prefill_buckets': Key((512, 1024, 2048), 'padded prompt lengths, tokens'),
+  'pool.workers': Key(
+    0, 'processes that play environments; 0 plays them in this one', '[0, 4096]'
+  ),
+  'pool.deadline_seconds': Key(
+    60.0, 'seconds, for one reset or step in a worker', '[1, 86400]'
+  ),
+  'pool.retries': Key(
+    2, 'times that a failed reset or step is tried again', '[0, 1000]'
+  ),
+  'train.minibatch_rows': Key(256, 'rows per optimizer update', _COUNT, 'ref'),
+  'train.microbatch_rows': Key(32, 'rows per forward and backward pass', _COUNT, 'ref'),
+  'train.length_buckets': Key((768, 1280, 2560), 'padded row lengths, tokens'),
+  'train.teacher_buckets': Key(
+    (1280, 2304, 3584), 'the same with skills in the prompt, tokens'
+  ),
+  'train.shuffle_rows': Key(False, 'off: rows of a group stay together', '', 'ref'),
+  'train.packing': Key(
+    'sorted',
+    "'sorted' by length, or 'in order' with a short rest",
+    ('sorted', 'in order'),
+    'ref: in order',
+  ),
+  'optimizer.learning_rate': Key(
+    1e-6, 'per update; 0 is a control that learns nothing', '0 or [1e-12, 1]', 'paper'
+  ),
+  'optimizer.warmup_steps': Key(0, 'linear, in passes of the loop', _AT_LEAST_0),
+  # 1 - b is what Adam divides by, in float32.
+  'optimizer.b1': Key(0.9, "decay of Adam's first moment", '[0, 0.99999]'),
+  'optimizer.b2': Key(0.999, "decay of Adam's second moment", '[0, 0.99999]'),
+  'optimizer.eps': Key(1e-8, "added to Adam's denominator", '[1e-15, 1]'),
+  'optimizer.weight_decay': Key(0.01, 'decoupled, per update', '[0, 1]', 'ref'),
+  'optimizer.max_grad_norm': Key(
+    1.0,
+    'norm that gradients are clipped to; 0 is off',
+    '0 or [1e-6, 1e6]',
+    'ref',
+  ),
+  'mesh.data': Key(1, 'ways that rows are split; the weights are not', '[1, 65536]'),
+  'mesh.fsdp': Key(1, 'ways that rows and weights are split', '[1, 65536]'),
+  'mesh.tensor': Key(
+    1, 'ways that heads, hidden units and vocabulary are split', '[1, 65536]'
+  ),
+  'eval.split': Key('valid_seen', 'split of the panel'),
+  'eval.tasks': Key(140, 'panel size; 0 means the whole split', _AT_LEAST_0),
+  'eval.attempts': Key(1, 'times that each task is played', '[1, 1000000]'),
+  'eval.every': Key(5, 'steps; 0 means only before and after', _AT_LEAST_0, 'ref'),
+  'eval.temperature': Key(0.4, '0 is greedy', f'0 or {_TEMPERATURE}', 'ref'),
+  'eval.seed': Key(1000, 'of the sampler; the panel has no seed', _SEED),
+  'eval.with_skills': Key(False, 'show the policy the skills when it is evaluated'),
+  'checkpoint.every': Key(5, 'steps', _COUNT),
+  'checkpoint.keep': Key(2, 'verified steps that are kept', '[2, inf)'),
+  'log.trajectories_every': Key(1, 'steps; 0 is off', _AT_LEAST_0),
+  'log.token_rows': Key(
+    8, 'rows per step whose per-token arrays are written', _AT_LEAST_0
+  ),
+  'log.tensorboard': Key(False, 'also write TensorBoard scalars to the workdir'),
+  'log.wandb_project': Key('', 'also send numbers to this Weights & Biases project'),
+  'sft.rows': Key(0, 'rows of expert demonstration; 0 outside --mode=sft', _AT_LEAST_0),
+  'sft.copy_rows': Key(
+    0, 'rows of practice in copying that come first; see sft.copying', _AT_LEAST_0
+  ),
+  'sft.new_names': Key(False, 'names change places in every demonstration'),
+  'sft.skilled_fraction': Key(0.5, 'of the episodes whose prompts show skills', _SHARE),
+  'sft.informed_fraction': Key(
+    0.0, 'of the others that the informed expert plays too', _SHARE
+  ),
+  'sft.mistake_rate': Key(
+    0.1, 'of turns where a random action is played instead', _SHARE
+  ),
+  'sft.prompt_weight': Key(
+    0.0, 'loss weight of prompt tokens against response tokens', '[0, 1e6]'
+  ),
+  'sft.muon': Key(False, 'Muon on the matrices instead of AdamW'),
+}
 
 
 def default(world: str = 'alfworld') -> ml_collections.ConfigDict:
-  """Every key. Sources: `paper` is arXiv 2605.15155; `ref` its released code.
+  """Every key with its default.
 
   Args:
     world: whose settings `config.world` holds; see `envs.worlds.find`.
   """
   c = ml_collections.ConfigDict()
-  c.seed = 0  # Decides task order, sampling and minibatch order; nothing else does.
-  c.steps = 150  # Passes of the training loop (ref: 150 iterations).
-  c.model = _model()
-  c.world = _world(world)
-  c.skills = _skills()
-  c.algorithm = _algorithm()
-  c.rollout = _rollout()
-  c.pool = _pool()
-  c.train = _train()
-  c.optimizer = _optimizer()
-  c.mesh = _mesh()
-  c.eval = _eval()
-  c.checkpoint = _checkpoint()
-  c.log = _log()
-  c.sft = _sft()
+  for name, key in KEYS.items():
+    room, _, leaf = name.rpartition('.')
+    if room and room not in c:
+      c[room] = ml_collections.ConfigDict()
+    (c[room] if room else c)[leaf] = key.default
+  c.world = ml_collections.ConfigDict({'name': world, **worlds.settings(world)})
+  c.algorithm.update(dataclasses.asdict(LossConfig()))
   return c
-
-
-def _model() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.path = ''  # Hugging Face directory or hub id.
-  c.tokenizer = ''  # Likewise; '' means model.path.
-  c.dtype = 'float32'  # Compute type: float32 or bfloat16. Weights stay f32.
-  c.remat = False  # Recompute blocks in the backward pass to save memory.
-  c.attention = 'xla'  # 'xla', or 'cudnn' on GPU with bfloat16.
-  c.logprob_chunk = 256  # Positions per chunk of the [chunk, V] logits.
-  c.enable_thinking = False  # Qwen3's template switch (ref: off).
-  return c
-
-
-def _world(name: str) -> ml_collections.ConfigDict:
-  """The arguments of the world's constructor, whose docstring says what they mean."""
-  return ml_collections.ConfigDict({'name': name, **worlds.settings(name)})
-
-
-def _skills() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.path = ''  # A skill bank (JSON); '' means the world's own.
-  c.retrieval = 'task+object'  # One of _RETRIEVALS (ref: keywords).
-  c.keyword_scope = 'goal'  # Where keywords are sought; 'prompt' (ref).
-  c.ucb_coef = 1.0  # Weight of the bonus for skills seldom shown.
-  c.limit = 0  # Most skills that a prompt shows; 0 is as many as fit.
-  c.placement = 'user'  # 'user', 'system', or 'reference' (before the template).
-  c.token_budget = 1024  # Tokens; whole skills only, never cut.
-  return c
-
-
-def _algorithm() -> ml_collections.ConfigDict:
-  """The method, and every number of `LossConfig`, which says what they mean."""
-  c = ml_collections.ConfigDict(dataclasses.asdict(LossConfig()))
-  c.name = 'sdar'  # A row of sdar_jax/algorithms.py, or two: 'gigpo+sdar'.
-  c.invalid_penalty = 0.1  # Off the score of a malformed row (ref: 0.1).
-  c.mean_over = 'minibatch'  # 'microbatch' (ref): a mean of microbatches' means.
-  return c
-
-
-def _rollout() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.tasks_per_step = 16  # P (ref: 16).
-  c.group_size = 8  # G (ref: 8).
-  c.refills = 0  # Times that groups of equal returns are replaced (DAPO: 9).
-  c.temperature = 1.0  # ref: 1.0.
-  c.top_p = 1.0
-  c.top_k = 0  # 0 is off.
-  c.max_prompt_tokens = 2048  # ref: 2048.
-  c.max_response_tokens = 512  # ref: 512.
-  c.success_reward = 10.0  # Return of a solved episode (ref: 10).
-  c.slots = 128  # Sequences that decode together.
-  c.decode_chunk = 32  # Tokens decoded between two looks at the host.
-  c.prefill_tokens = 16_384  # Tokens of one prefill call, padding included.
-  c.prefill_buckets = (512, 1024, 2048)  # Padded prompt lengths, tokens.
-  return c
-
-
-def _pool() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.workers = 0  # Processes that play environments; 0 plays them in this one.
-  c.deadline_seconds = 60.0  # s, for one reset or step in a worker.
-  c.retries = 2  # Times that a failed reset or step is tried again.
-  return c
-
-
-def _train() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.minibatch_rows = 256  # Rows per optimizer update (ref: 256).
-  c.microbatch_rows = 32  # Rows per forward and backward pass (ref: 32).
-  c.length_buckets = (768, 1280, 2560)  # Padded row lengths, tokens.
-  c.teacher_buckets = (1280, 2304, 3584)  # The same with skills in the prompt.
-  c.shuffle_rows = False  # ref: off; rows of a group stay together.
-  c.packing = 'sorted'  # 'sorted' by length, or 'in order' with a short rest (ref).
-  return c
-
-
-def _optimizer() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.learning_rate = 1e-6  # paper, appendix C.
-  c.warmup_steps = 0  # Linear, in passes of the loop.
-  c.b1 = 0.9
-  c.b2 = 0.999
-  c.eps = 1e-8
-  c.weight_decay = 0.01  # ref: 0.01.
-  c.max_grad_norm = 1.0  # ref: 1.0.
-  return c
-
-
-def _mesh() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.data = 1  # Their product is the number of devices used.
-  c.fsdp = 1
-  c.tensor = 1
-  return c
-
-
-def _eval() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.split = 'valid_seen'
-  c.tasks = 140  # Panel size; 0 means the whole split.
-  c.attempts = 1  # Times that each task is played.
-  c.every = 5  # Steps (ref: 5); 0 means only before and after.
-  c.temperature = 0.4  # ref: 0.4.
-  c.seed = 1000  # Of the sampler; the panel has no seed.
-  c.with_skills = False  # Show the policy the skills when it is evaluated.
-  return c
-
-
-def _checkpoint() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.every = 5  # Steps.
-  c.keep = 2  # Verified steps that are kept.
-  return c
-
-
-def _log() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.trajectories_every = 1  # Steps; 0 is off.
-  c.token_rows = 8  # Rows per step whose per-token arrays are written.
-  c.tensorboard = False  # Also write TensorBoard scalars to the workdir.
-  c.wandb_project = ''  # Also send numbers to this Weights & Biases project.
-  return c
-
-
-def _sft() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.rows = 0  # Rows of expert demonstration; 0 outside --mode=sft.
-  c.copy_rows = 0  # Rows of practice in copying that come first; see sft.copying.
-  c.new_names = False  # Names change places in every demonstration.
-  c.skilled_fraction = 0.5  # Of the episodes whose prompts show skills.
-  c.informed_fraction = 0.0  # Of the others that the informed expert plays too.
-  c.mistake_rate = 0.1  # Of turns where a random action is played instead.
-  c.prompt_weight = 0.0  # Loss weight of prompt tokens against response tokens.
-  c.muon = False  # Muon on the matrices instead of AdamW.
-  return c
-
-
-_RETRIEVALS = ('task', 'task+object', 'all', 'keywords', 'similar', 'ucb', 'random')
-_CHOICES = {
-  'model.dtype': ('float32', 'bfloat16'),
-  'model.attention': ('xla', 'cudnn'),
-  'skills.retrieval': _RETRIEVALS,
-  'skills.keyword_scope': ('goal', 'prompt'),
-  'skills.placement': ('user', 'system', 'reference'),
-  'train.packing': ('sorted', 'in order'),
-  'algorithm.mean_over': ('minibatch', 'microbatch'),
-}
-
-# Lower bounds (inclusive); every number must also be finite.
-_AT_LEAST = {
-  'steps': 1,
-  'model.logprob_chunk': 1,
-  'skills.token_budget': 1,
-  'skills.ucb_coef': 0,
-  'skills.limit': 0,
-  'algorithm.invalid_penalty': 0,
-  'rollout.tasks_per_step': 1,
-  'rollout.group_size': 1,
-  'rollout.refills': 0,
-  'rollout.temperature': 0,
-  'rollout.top_k': 0,
-  'rollout.max_prompt_tokens': 1,
-  'rollout.max_response_tokens': 1,
-  'rollout.slots': 1,
-  'rollout.decode_chunk': 1,
-  'rollout.prefill_tokens': 1,
-  'pool.workers': 0,
-  'pool.deadline_seconds': 1,
-  'pool.retries': 0,
-  'train.minibatch_rows': 1,
-  'train.microbatch_rows': 1,
-  'optimizer.learning_rate': 0,
-  'optimizer.warmup_steps': 0,
-  'optimizer.weight_decay': 0,
-  'optimizer.max_grad_norm': 0,
-  'mesh.data': 1,
-  'mesh.fsdp': 1,
-  'mesh.tensor': 1,
-  'eval.tasks': 0,
-  'eval.attempts': 1,
-  'eval.every': 0,
-  'eval.temperature': 0,
-  'checkpoint.every': 1,
-  'checkpoint.keep': 2,
-  'log.trajectories_every': 0,
-  'log.token_rows': 0,
-  'sft.rows': 0,
-  'sft.copy_rows': 0,
-  'sft.skilled_fraction': 0,
-  'sft.informed_fraction': 0,
-  'sft.mistake_rate': 0,
-  'sft.prompt_weight': 0,
-}
-
-_AT_MOST = {
-  'rollout.top_p': 1,
-  'optimizer.b1': 1,
-  'optimizer.b2': 1,
-  'sft.skilled_fraction': 1,
-  'sft.informed_fraction': 1,
-  'sft.mistake_rate': 1,
-}
 
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
@@ -274,18 +215,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
   """
   values = flatten(config)
   _check_keys(values)
-  for key, choices in _CHOICES.items():
-    if values[key] not in choices:
-      raise ConfigError(f'config.{key}={values[key]!r}: must be one of {choices}')
-  for key, value in values.items():
-    if isinstance(value, float) and not abs(value) < float('inf'):
-      raise ConfigError(f'config.{key}={value}: must be a finite number')
-  for key, bound in _AT_LEAST.items():
-    if values[key] < bound:
-      raise ConfigError(f'config.{key}={values[key]}: must be at least {bound}')
-  for key, bound in _AT_MOST.items():
-    if values[key] > bound:
-      raise ConfigError(f'config.{key}={values[key]}: must be at most {bound}')
+  if not config.model.path:
+    raise ConfigError(
+      "config.model.path='': must be a Hugging Face directory or hub id"
+    )
   numbers = {f.name: config.algorithm[f.name] for f in dataclasses.fields(LossConfig)}
   try:
     LossConfig(**numbers)
@@ -295,34 +228,58 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_keys(values: dict[str, Any]) -> None:
+  """Checks that every key is there, and each value by itself."""
   if 'world.name' not in values:
     raise ConfigError('config.world.name is missing: start from config.default()')
-  expected = flatten(default(values['world.name']))
+  try:
+    expected = flatten(default(values['world.name']))
+  except ValueError as error:
+    raise ConfigError(files.one_line(error)) from None
   for key in sorted(set(expected) - set(values)):
+    if key.startswith('world.'):
+      raise ConfigError(
+        f'config.world.name={values["world.name"]!r}: has a setting {key} that is'
+        " missing: start from the world's own experiment, or config.default(WORLD)"
+      )
     raise ConfigError(f'config.{key} is missing: start from sdar_jax.config.default()')
   for key in sorted(set(values) - set(expected)):
     raise ConfigError(f'config.{key} is unknown: remove it or correct its name')
-  for key, value in values.items():
-    want = type(expected[key])
+  for name, value in values.items():
     if isinstance(value, config_dict.FieldReference):
       value = value.get()
-    if want is float and type(value) is int:
+    if name in KEYS:
+      KEYS[name].check(name, value)
+    else:
+      check_type(name, value, expected[name])
+
+
+def resolve_paths(config: ml_collections.ConfigDict) -> None:
+  """Writes out `~` in the paths of a config; relative ones stay relative.
+
+  Raises:
+    ConfigError: one is remote, or is not the file or directory that the key asks for.
+  """
+  for key in ('model.path', 'model.tokenizer', 'skills.path'):
+    room, name = key.split('.')
+    if not config[room][name]:
       continue
-    if type(value) is not want:
+    path = files.local_path(config[room][name], f'config.{key}')
+    config[room][name] = str(path)
+    if key == 'skills.path' and not path.is_file():
+      raise ConfigError(f'config.{key}={str(path)!r}: no such file')
+    if room == 'model' and not path.is_dir() and not _HUB_ID.fullmatch(str(path)):
       raise ConfigError(
-        f'config.{key}={value!r} is a {type(value).__name__}: must be {want.__name__}'
+        f'config.{key}={str(path)!r}: no such directory, nor a hub id such as'
+        ' Qwen/Qwen3-0.6B'
       )
+  for name in config.world:
+    if (name.endswith('_dir') or name in _WORLD_PATHS) and config.world[name]:
+      path = files.local_path(config.world[name], f'config.world.{name}')
+      config.world[name] = str(path)
 
 
 def _check_relations(config: ml_collections.ConfigDict) -> None:
   c = config
-  if c.rollout.group_size < 2:
-    raise ConfigError(
-      f'config.rollout.group_size={c.rollout.group_size}: group-relative advantages'
-      f' ({c.algorithm.name}) need at least 2'
-    )
-  if not c.rollout.top_p > 0:
-    raise ConfigError(f'config.rollout.top_p={c.rollout.top_p}: must be above 0')
   if c.train.minibatch_rows % c.train.microbatch_rows:
     raise ConfigError(
       f'config.train.minibatch_rows={c.train.minibatch_rows} is not a multiple of'

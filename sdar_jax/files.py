@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import socket
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -193,3 +194,45 @@ def parse_json(data: bytes | str, where: object, kind: type = dict) -> Any:
 
 def _refuse_constant(name: str) -> None:
   raise ValueError(f'{name} is no JSON number')
+
+
+def check_file(path: pathlib.Path, key: str) -> None:
+  """Checks, before a result is computed, that it can become a file here.
+
+  Args:
+    path: of the file, which may be there already.
+    key: the flag that names it, for errors.
+
+  Raises:
+    FileError: it is a directory, or nothing can be written where it lies.
+  """
+  if path.is_dir():
+    raise FileError(f'{key}={path}: is a directory; name a file in it')
+  _check_writable(path.parent, f'{key}={path}')
+
+
+def check_directory(path: pathlib.Path, key: str) -> None:
+  """Checks, before a result is computed, that a directory can hold it.
+
+  Args:
+    path: of the directory, which may have to be made.
+    key: the flag that names it, for errors.
+
+  Raises:
+    FileError: it is a file, or nothing can be written there.
+  """
+  _check_writable(path, f'{key}={path}')
+
+
+def _check_writable(directory: pathlib.Path, said: str) -> None:
+  """Writes an empty file where the directory is, or will be made, and deletes it."""
+  directory = directory.absolute()
+  try:
+    there = next(d for d in (directory, *directory.parents) if d.exists())
+    if not there.is_dir():
+      raise FileError(f'{said}: {there} is no directory')
+    with tempfile.NamedTemporaryFile(dir=there, prefix='.sdar-'):
+      pass
+  except OSError as error:
+    what = error.strerror or one_line(error)
+    raise FileError(f'{said}: cannot be written ({what})') from None

@@ -1,87 +1,58 @@
 """Command line: `python -m sdar_jax.main --config=experiments/alfworld.py`.
 
-Exit codes: 0 done or stopped on request, 2 wrong input, 70 training diverged, had
-nothing to train on, no environment that works or too little played for a result, 74 the
-disk refuses checkpoints.
+`--help` lists modes, flags and exit codes; `command_line` reads them.
 """
 
 import logging
 import os
-import pathlib
 import sys
-from typing import Any
+from collections.abc import Sequence
 
-from absl import flags
-from ml_collections import config_flags
+from sdar_jax import command_line, describe, files, terminal
+from sdar_jax.command_line import Command
+from sdar_jax.workdir import Workdir
 
-from sdar_jax import config as config_lib
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Experiment file.', lock_config=True
-)
-_WORKDIR = flags.DEFINE_string('workdir', '', 'Directory of the run.')
-_MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'sft', 'eval', 'play', 'export'], 'What to do.'
-)
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', '', 'eval, play, export: a run whose newest checkpoint is used.'
-)
-_OUTPUT = flags.DEFINE_string(
-  'output', '', 'eval: JSON file; export, sft: HF directory.'
+_NO_MEMORY = (
+  'lower config.rollout.slots, config.train.microbatch_rows or the length buckets'
 )
 
 
-class _UsageError(ValueError):
-  """Flags that do not go together."""
-
-
-def _workdir() -> pathlib.Path:
-  if not _WORKDIR.value:
-    raise _UsageError(f'--workdir is empty: --mode={_MODE.value} needs a directory')
-  return pathlib.Path(_WORKDIR.value)
-
-
-def _run(config: Any) -> None:
-  mode = _MODE.value
-  if mode == 'train':
-    from sdar_jax import train
-
-    train.train(config, _workdir())
-  else:
-    from sdar_jax import modes
-
-    output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
-    modes.MODES[mode](config, checkpoint=_CHECKPOINT.value or None, output=output)
-
-
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: BaseException, code: int, hint: str = '') -> int:
   """One line on stderr; SDAR_TRACEBACK=1 shows where it came from."""
   if os.environ.get('SDAR_TRACEBACK') == '1':
     raise error
-  text = str(error)
-  if isinstance(error, (AttributeError, KeyError)):
-    text = f'--config names an unknown key: {text}'
-  if 'Traceback' in text:  # ml_collections quotes the config file's own error whole.
-    text = text.strip().splitlines()[-1]
-  print(f'error: {" ".join(text.split())}', file=sys.stderr)
+  text = files.one_line(error, 1000) + (f'; {hint}' if hint else '')
+  print(f'error: {text}', file=sys.stderr)
   return code
 
 
-def _main(argv: list[str]) -> int:
+def _main(argv: Sequence[str]) -> int:
   try:
-    flags.FLAGS(argv)
-    if _CONFIG.value is None:
-      raise _UsageError('--config is missing: e.g. --config=experiments/alfworld.py')
-    config_lib.validate(_CONFIG.value)
-  except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
-    return _fail(e, 2)  # ml_collections reports bad keys and types by all of these.
-  from sdar_jax import checkpoint, evaluate, train
-  from sdar_jax.envs import pool
+    command = command_line.parse(argv)
+    if command.mode == 'describe':
+      print(describe.table(command.config), end='')
+      return 0
+    if command.mode == 'train' and command.workdir.is_dir():
+      with Workdir(command.workdir, command.config):
+        pass  # What this refuses is refused before JAX is imported.
+  except (ValueError, OSError) as error:
+    return _fail(error, 2)
+  try:
+    import jax
 
+    from sdar_jax import checkpoint, evaluate, modes, parts, train
+    from sdar_jax.envs import pool
+  except (ImportError, RuntimeError, ValueError) as error:
+    return _fail(error, 2, 'install the project again, or check JAX_* variables')
   try:
-    _run(_CONFIG.value)
+    parts.make_algorithm(command.config)  # There must be one, whatever the mode.
+    _run(command, train, modes)
   except checkpoint.SaveError as error:
     return _fail(error, 74)
+  except modes.OutputError as error:
+    return _fail(error, 74)
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    return _fail(error, 70, _NO_MEMORY if 'RESOURCE' in str(error) else '')
   except (
     train.NonFiniteError,
     train.EmptyStepError,
@@ -95,10 +66,18 @@ def _main(argv: list[str]) -> int:
   return 0
 
 
+def _run(command: Command, train, modes) -> None:
+  if command.mode == 'train':
+    train.train(command.config, command.workdir)
+  else:
+    run = modes.MODES[command.mode]
+    run(command.config, checkpoint=command.checkpoint, output=command.output)
+
+
 def main() -> None:
   """Entry point."""
   logging.basicConfig(level=logging.WARNING, format='%(message)s')
-  sys.exit(_main(sys.argv))
+  terminal.run(_main)
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from sdar_jax import (
   parts,
   rollout,
   sft,
+  terminal,
 )
 from sdar_jax.config import ConfigError
 from sdar_jax.console import Console
@@ -30,6 +32,10 @@ from sdar_jax.models import convert, qwen
 
 _SHORTEST_COPY, _LONGEST_COPY = 8, 48  # Tokens; what small models have to copy.
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json')
+
+
+class OutputError(RuntimeError):
+  """A result that could not be written where it was to go; says where it is."""
 
 
 class _Policy:
@@ -88,12 +94,28 @@ def run_eval(
   plan = parts.make_plan(config, policy.world, panel, agent)
   with parts.make_pool(config, policy.world) as pool:
     result, played = evaluate.evaluate(plan, pool, sampler, policy.weights)
-  if output is not None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(output, json.dumps(result, indent=1).encode())
   console = Console(0, sys.stdout)
   console.results({'success': result})
   console.once('room', fitting.notice(played))
+  if output is not None:
+    _keep(output, json.dumps(result, indent=1))
+
+
+def _keep(output: pathlib.Path, report: str) -> None:
+  """Writes a report; where that fails, writes it elsewhere or prints it."""
+  try:
+    with terminal.uninterrupted():
+      output.parent.mkdir(parents=True, exist_ok=True)
+      files.write_atomic(output, report.encode())
+  except OSError as error:
+    what = f'--output={output}: {files.one_line(error)}'
+    try:
+      spare = pathlib.Path(tempfile.mkdtemp(prefix='sdar-')) / output.name
+      files.write_atomic(spare, report.encode())
+    except OSError:
+      print(report)
+      raise OutputError(f'{what}; the report is printed above') from error
+    raise OutputError(f'{what}; the report is in {spare}') from error
 
 
 def run_play(
@@ -120,8 +142,9 @@ def run_export(
   config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
 ) -> None:
   """Writes the policy as a Hugging Face directory with its tokenizer."""
+  output = _required(output)
   policy = _Policy(config, checkpoint)
-  _save(config, policy.model, policy.params, _required(output))
+  _write(config, policy, policy.params, output)
 
 
 def run_sft(
@@ -169,7 +192,7 @@ def run_sft(
   )
   steps = sft.count_steps(rows, batch_rows)
   params = _fit(config, policy, batches, steps)
-  _save(config, policy.model, params, output)
+  _write(config, policy, params, output)
 
 
 def _name_ids(policy: _Policy) -> list[np.ndarray]:
@@ -207,14 +230,36 @@ def _fit(config: ConfigDict, policy: _Policy, batches: Any, steps: int) -> Any:
     chunk=config.model.logprob_chunk,
   )
   params, opt_state, recent = policy.params, tx.init(policy.params), []
-  for i, batch in enumerate(batches):
-    params, opt_state, metrics = step(params, opt_state, batch, np.int32(i))
-    recent.append(metrics['nll'])
-    if len(recent) == 200 or i + 1 == steps:
-      nll = float(np.mean(jax.device_get(recent)))
-      print(f'sft {i + 1}/{steps}: {nll:.4f} nats per response token', flush=True)
-      recent = []
+  i = 0
+  try:
+    for i, batch in enumerate(batches):
+      params, opt_state, metrics = step(params, opt_state, batch, np.int32(i))
+      recent.append(metrics['nll'])
+      if len(recent) == 200 or i + 1 == steps:
+        nll = float(np.mean(jax.device_get(recent)))
+        print(f'sft {i + 1}/{steps}: {nll:.4f} nats per response token', flush=True)
+        recent = []
+  except terminal.Stopped as stopped:
+    stopped.lost = f'{i} of {steps} steps of imitation are lost; nothing was written'
+    raise
   return params
+
+
+def _write(
+  config: ConfigDict, policy: _Policy, params: Any, output: pathlib.Path
+) -> None:
+  """Saves a policy; where that fails, saves it elsewhere."""
+  with terminal.uninterrupted():
+    try:
+      _save(config, policy.model, params, output)
+    except (OSError, ValueError) as error:
+      what = f'--output={output}: {files.one_line(error)}'
+      try:
+        spare = pathlib.Path(tempfile.mkdtemp(prefix='sdar-')) / output.name
+        _save(config, policy.model, params, spare)
+      except (OSError, ValueError) as second:
+        raise OutputError(f'{what}; nor elsewhere: {files.one_line(second)}') from error
+      raise OutputError(f'{what}; the model is in {spare}') from error
 
 
 def _required(output: pathlib.Path | None) -> pathlib.Path:

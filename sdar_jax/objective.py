@@ -20,6 +20,8 @@ from sdar_jax.losses.advantages import uniform_credit
 from sdar_jax.losses.masked import Array
 
 SEEING = ('none', 'all', 'half')  # Whose own prompts show skills.
+# Members that a group must have for its teachers to see other episodes of the task.
+_MEMBERS = {'sibling': 2, 'contrast': 3}
 
 
 class StepData(NamedTuple):
@@ -185,6 +187,7 @@ class Algorithm:
     student_sees_skills: whose own prompts show skills: 'none', 'all' or 'half' of a
       group's members.
     settings: config values of the policy's side, 'algorithm.clip_high' -> 0.28.
+    compares_members: whether the advantages are relative to a group's other members.
   """
 
   summary: str
@@ -196,6 +199,7 @@ class Algorithm:
   distillation: Distillation | None = None
   student_sees_skills: str = 'none'
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  compares_members: bool = True
 
   @property
   def has_critic(self) -> bool:
@@ -215,6 +219,15 @@ class Algorithm:
   def needs_divergence(self, hyper: LossConfig) -> bool:
     """Whether the loss reads whole distributions of a teacher."""
     return self.needs_teacher(hyper) and self.distillation.whole_distribution
+
+  def least_group_size(self, hyper: LossConfig) -> int:
+    """Members that a group must have for every part of the method to say something."""
+    least = 2 if self.compares_members and hyper.policy_coef != 0 else 1
+    if self.student_sees_skills == 'half':
+      least = 2
+    if self.needs_teacher(hyper) and self.distillation.context in _MEMBERS:
+      least = max(least, _MEMBERS[self.distillation.context])
+    return least
 
   def sees_skills(self, member: int) -> bool:
     """Whether this member of a group is shown skills."""

@@ -11,14 +11,22 @@ def make_optimizer(
   """Global-norm clip, Adam moments, decoupled weight decay.
 
   The result is a descent direction of unit learning rate; `learning_rate` scales it.
+  A `max_grad_norm` of 0 clips nothing.
+
   Source: Loshchilov and Hutter, arXiv 1711.05101 (AdamW).
   """
   return optax.chain(
-    optax.clip_by_global_norm(max_grad_norm),
+    _clip(max_grad_norm),
     optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
     optax.add_decayed_weights(weight_decay),
     optax.scale(-1.0),
   )
+
+
+def _clip(max_grad_norm: float) -> optax.GradientTransformation:
+  if max_grad_norm == 0:
+    return optax.identity()
+  return optax.clip_by_global_norm(max_grad_norm)
 
 
 def make_muon(*, weight_decay: float, max_grad_norm: float):
@@ -37,7 +45,7 @@ def make_muon(*, weight_decay: float, max_grad_norm: float):
     return jax.tree_util.tree_map_with_path(one, params)
 
   return optax.chain(
-    optax.clip_by_global_norm(max_grad_norm),
+    _clip(max_grad_norm),
     optax.contrib.muon(
       learning_rate=1.0,
       weight_decay=weight_decay,

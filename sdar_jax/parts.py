@@ -210,11 +210,24 @@ def make_loss_config(config: ConfigDict) -> LossConfig:
 
 
 def make_algorithm(config: ConfigDict) -> Algorithm:
-  """The method: a row of the table, or two combined."""
+  """The method: a row of the table, or two combined.
+
+  Raises:
+    ConfigError: there is no such row, or groups are too small for it.
+  """
   try:
-    return algorithms.find(config.algorithm.name)
+    algorithm = algorithms.find(config.algorithm.name)
   except KeyError as error:
     raise ConfigError(f'config.algorithm.name={error.args[0]}') from None
+  size = config.rollout.group_size
+  least = algorithm.least_group_size(make_loss_config(config))
+  if size < least:
+    raise ConfigError(
+      f'config.rollout.group_size={size}: must be at least {least} for'
+      f' config.algorithm.name={config.algorithm.name}, which compares members of a'
+      ' group'
+    )
+  return algorithm
 
 
 def make_learner(

@@ -58,7 +58,7 @@ def test_wrong_experiment_argument(argument):
 @pytest.mark.parametrize(
   'key, value',
   [
-    ('rollout.group_size', 1),
+    ('rollout.group_size', 0),
     ('rollout.temperature', -1.0),
     ('rollout.temperature', math.nan),
     ('optimizer.learning_rate', math.inf),

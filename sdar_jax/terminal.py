@@ -1,0 +1,111 @@
+"""The terminal, pipe and signals around a program. No JAX."""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TextIO
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(BaseException):
+  """SIGTERM or SIGINT came.
+
+  Attributes:
+    number: of the signal.
+    lost: what the program had done and will not keep.
+  """
+
+  def __init__(self, number: int):
+    super().__init__(number)
+    self.number = number
+    self.lost = 'nothing was written'
+
+  def __str__(self) -> str:
+    return f'stopped by {signal.Signals(self.number).name}: {self.lost}'
+
+
+class _Stream:
+  """A stream whose reader may go away: what is written from then on is dropped."""
+
+  def __init__(self, stream: TextIO):
+    self._stream = stream
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  def write(self, text: str) -> int:
+    with self._dropping():
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    with self._dropping():
+      self._stream.flush()
+
+  @contextlib.contextmanager
+  def _dropping(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      if error.errno not in (errno.EPIPE, errno.EIO):
+        raise
+      null = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(null, self._stream.fileno())
+      os.close(null)
+
+
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+  """Runs a program as one that no terminal, pipe or signal can break; ends the process.
+
+  Characters that the terminal lacks are printed as '?'; a reader that goes away, as
+  `| head` does, ends no run; SIGTERM and SIGINT raise `Stopped`, a second one kills.
+
+  Args:
+    main: takes the words after the program's name, returns the exit code.
+  """
+  _prepare()
+  try:
+    code = main(sys.argv[1:])
+  except Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    code = 128 + stopped.number
+  sys.exit(code)
+
+
+def _prepare() -> None:
+  for name in ('stdout', 'stderr'):
+    stream = getattr(sys, name)
+    if stream is None:  # It was closed when the process began.
+      stream = open(os.devnull, 'w')
+    if hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='replace')
+      stream = _Stream(stream)
+    setattr(sys, name, stream)
+  for number in _SIGNALS:
+    signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: Any) -> None:
+  del frame
+  for other in _SIGNALS:
+    signal.signal(other, signal.SIG_DFL)
+  raise Stopped(number)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+  """Holds SIGTERM and SIGINT off while a result is written."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  earlier = [signal.signal(number, signal.SIG_IGN) for number in _SIGNALS]
+  try:
+    yield
+  finally:
+    for number, handler in zip(_SIGNALS, earlier, strict=True):
+      signal.signal(number, handler)
