@@ -106,6 +106,7 @@ def _pool() -> ml_collections.ConfigDict:
   c.workers = 0  # Processes that play environments; 0 plays them in this one.
   c.deadline_seconds = 60.0  # s, for one reset or step in a worker.
   c.retries = 2  # Times that a failed reset or step is tried again.
+  c.patience_seconds = 300.0  # s, to wait where no environment of a step answers.
   return c
 
 
@@ -213,6 +214,7 @@ _AT_LEAST = {
   'pool.workers': 0,
   'pool.deadline_seconds': 1,
   'pool.retries': 0,
+  'pool.patience_seconds': 0,
   'train.minibatch_rows': 1,
   'train.microbatch_rows': 1,
   'optimizer.learning_rate': 0,

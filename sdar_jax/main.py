@@ -1,7 +1,7 @@
 """Command line: `python -m sdar_jax.main --config=experiments/alfworld.py`.
 
 Exit codes: 0 done or stopped on request, 2 wrong input, 70 training diverged, had
-nothing to train on or no environment that works, 74 the disk refuses checkpoints.
+nothing to train on or no environment that works, 74 the disk refuses a file.
 """
 
 import logging
@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdar_jax import config as config_lib
+from sdar_jax import signals, workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Experiment file.', lock_config=True
@@ -43,10 +44,13 @@ def _workdir() -> pathlib.Path:
 def _run(config: Any) -> None:
   mode = _MODE.value
   if mode == 'train':
-    from sdar_jax import train
+    # First, so that Ctrl-C is answered and a directory in use refused at once.
+    with signals.StopSignal() as stop, workdir.Workdir(_workdir(), config) as held:
+      from sdar_jax import train
 
-    train.train(config, _workdir())
+      train.train(config, held, stop)
   else:
+    signals.interrupt_on_sigterm()
     from sdar_jax import modes
 
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
@@ -74,22 +78,17 @@ def _main(argv: list[str]) -> int:
     config_lib.validate(_CONFIG.value)
   except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
     return _fail(e, 2)  # ml_collections reports bad keys and types by all of these.
-  from sdar_jax import checkpoint, train
-  from sdar_jax.envs import pool
-
   try:
     _run(_CONFIG.value)
-  except checkpoint.SaveError as error:
-    return _fail(error, 74)
-  except (
-    train.NonFiniteError,
-    train.EmptyStepError,
-    pool.PoolError,
-    FloatingPointError,
-  ) as error:
+  except FloatingPointError as error:
     return _fail(error, 70)
-  except (ValueError, OSError) as error:
-    return _fail(error, 2)
+  except (ValueError, OSError, RuntimeError) as error:
+    if isinstance(error, RuntimeError) and not hasattr(error, 'exit_code'):
+      raise
+    return _fail(error, getattr(error, 'exit_code', 2))
+  except KeyboardInterrupt as stopped:
+    text = f'--mode={_MODE.value} interrupted: it writes nothing before its end'
+    return _fail(RuntimeError(text), 128 + signals.number_of(stopped))
   return 0
 
 

@@ -74,7 +74,7 @@ class HttpRetriever:
     self._batch = batch if shape == 'batch' else 1
     self._connections = connections
     self._max_bytes = max_bytes
-    self._circuit = Circuit(patience, cooldown)
+    self._circuit = Circuit(patience, cooldown, url)
     # What the server searches cannot be known from here, wherever it listens.
     self.digest = hashlib.sha256(b'http/1').hexdigest()
 
@@ -133,7 +133,8 @@ class HttpRetriever:
 class Circuit:
   """Stops asking a server that failed several times in a row; safe for threads."""
 
-  def __init__(self, patience: int, cooldown: float):
+  def __init__(self, patience: int, cooldown: float, url: str = 'the server'):
+    self._url = url
     self._patience = patience
     self._cooldown = cooldown
     self._failures = 0
@@ -145,7 +146,8 @@ class Circuit:
     with self._lock:
       left = self._opened + self._cooldown - time.monotonic()
       if self._failures >= self._patience and left > 0:
-        message = f'{self._failures} failures in a row; asks again in {left:.0f} s'
+        message = f'{self._url}: {self._failures} failures in a row; asks again in'
+        message += f' {left:.0f} s'
         raise EnvironmentFault('open_circuit', message)
 
   def succeeded(self) -> None:
