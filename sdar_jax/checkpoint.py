@@ -13,22 +13,23 @@ takes a directory for one by its name, and does not notice a flipped bit.
 One process writes. The work directory's lock must be held by whoever opens a store.
 """
 
+import contextlib
 import json
 import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
-from sdar_jax import files
+from sdar_jax import files, manifest
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
 MAX_FAILED_SAVES = 3
 
 
@@ -37,7 +38,9 @@ class CheckpointError(ValueError):
 
 
 class SaveError(RuntimeError):
-  """Saving failed too often in a row; the run must stop (exit code 74)."""
+  """Saving failed too often in a row; the run must stop."""
+
+  exit_code = 74
 
 
 class Restored(NamedTuple):
@@ -55,34 +58,46 @@ class CheckpointStore:
     directory: the store's own directory; made if absent.
     keep: verified checkpoints that are kept, at least 2.
 
+  Attributes:
+    failed_saves: since it was opened.
+
   Raises:
     CheckpointError: `keep` is below 2.
+    files.DiskError: the disk refuses the directory.
   """
 
   def __init__(self, directory: str | os.PathLike, keep: int):
     if keep < 2:
       raise CheckpointError(f'config.checkpoint.keep={keep}: must be at least 2')
     self._directory = pathlib.Path(directory).absolute()
-    self._directory.mkdir(parents=True, exist_ok=True)
     self._keep = keep
     self._verified: list[int] = []  # Ascending; read back and found whole.
     self._failures = 0
-    self._tidy()
-    self._looked = not any(self._directory.iterdir())
+    self.failed_saves = 0
+    _quieten()
+    with files.writing(self._directory):
+      self._directory.mkdir(parents=True, exist_ok=True)
+      self._tidy()
+      self._looked = not any(self._directory.iterdir())
 
-  def restore(self, like: Any) -> Restored | None:
-    """The newest checkpoint that is whole, on the shardings of `like`.
+  def restore(
+    self, like: Any, wanted: Callable[[Restored], bool] = lambda restored: True
+  ) -> Restored | None:
+    """The newest checkpoint that is whole and wanted, on the shardings of `like`.
 
     Args:
       like: a pytree of jax.Array or jax.ShapeDtypeStruct with shardings, of any mesh.
+      wanted: whether a whole checkpoint will do; saves replace those above the one
+        that does.
 
     Returns:
-      The checkpoint, or None where the store is empty.
+      The checkpoint, the newest whole one where none is wanted, or None where the store
+      is empty.
 
     Raises:
       CheckpointError: nothing in the store is whole, or it does not fit `like`.
     """
-    restored = load(self._directory, like)
+    restored = load(self._directory, like, wanted=wanted)
     self._looked = True
     if restored is not None:
       self._verified = [restored.step]
@@ -115,18 +130,28 @@ class CheckpointStore:
     try:
       self._publish(self._write(step, leaves, record), step)
     except Exception as error:  # Orbax and TensorStore raise many types, even this one.
-      self._tidy()
-      self._failures += 1
-      line = f'checkpoint {self._directory / str(step)} not saved'
-      line += f' (failure {self._failures} in a row): {files.one_line(error)}'
-      if self._failures >= MAX_FAILED_SAVES:
-        raise SaveError(line) from error
-      _log.warning('%s', line)
+      self.failed(step, error)
       return False
     self._failures = 0
     self._verified = [s for s in self._verified if s != step] + [step]
     self._retire()
     return True
+
+  def failed(self, step: int, error: Exception) -> None:
+    """Counts a save that failed, and says so.
+
+    Raises:
+      SaveError: this was the third failure in a row.
+    """
+    with contextlib.suppress(OSError):
+      self._tidy()
+    self._failures += 1
+    self.failed_saves += 1
+    line = f'checkpoint {self._directory / str(step)} not saved'
+    line += f' (failure {self._failures} in a row): {files.cause(error)}'
+    if self._failures >= MAX_FAILED_SAVES:
+      raise SaveError(line) from error
+    _log.warning('%s', line)
 
   def _write(
     self, step: int, leaves: Mapping[str, jax.Array], record: bytes
@@ -140,8 +165,8 @@ class CheckpointStore:
     (staging / 'host.json').write_bytes(record)
     for path in staging.rglob('*'):
       files.sync(path)
-    manifest = _manifest_bytes(step, _listing(staging, step))
-    files.write_atomic(staging / _manifest_name(step), manifest)
+    content = manifest.as_bytes(step, manifest.listing(staging, step))
+    files.write_atomic(staging / manifest.file_name(step), content)
     return staging
 
   def _publish(self, staging: pathlib.Path, step: int) -> None:
@@ -159,7 +184,7 @@ class CheckpointStore:
     if len(self._verified) < self._keep:
       return
     try:
-      for step in _steps(self._directory):
+      for step in manifest.steps(self._directory):
         if step < self._verified[0]:
           # Renamed first: a half-deleted directory must not look like a checkpoint.
           trash = self._directory / f'.trash-{step}'
@@ -178,8 +203,36 @@ class CheckpointStore:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _quieten() -> None:
+  """Keeps pages that libraries write of a failed save out of the way of our line."""
+  if os.environ.get('SDAR_TRACEBACK') == '1':
+    return
+  for name in ('', 'absl', 'asyncio'):
+    logging.getLogger(name or None).addFilter(_is_ours)  # Adding it twice is once.
+  if sys.unraisablehook is not _unraisable:
+    _hooks.append(sys.unraisablehook)
+    sys.unraisablehook = _unraisable
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+  return record.name != 'asyncio' and 'orbax' not in record.pathname
+
+
+_hooks: list[Callable[[Any], None]] = []
+
+
+def _unraisable(event: Any) -> None:
+  # What still writes for a save that was given up finds its event loop gone.
+  if str(event.exc_value) != 'Event loop is closed':
+    _hooks[-1](event)
+
+
 def load(
-  directory: str | os.PathLike, like: Any, *, subset: bool = False
+  directory: str | os.PathLike,
+  like: Any,
+  *,
+  subset: bool = False,
+  wanted: Callable[[Restored], bool] = lambda restored: True,
 ) -> Restored | None:
   """The newest whole checkpoint in `directory`, changing nothing there.
 
@@ -187,6 +240,7 @@ def load(
     directory: a store's directory; another run may be writing to it.
     like: a pytree of jax.Array or jax.ShapeDtypeStruct with shardings, of any mesh.
     subset: `like` may lack leaves that the checkpoint has (the optimizer's, say).
+    wanted: as in `CheckpointStore.restore`.
 
   Returns:
     The checkpoint, or None where `directory` is absent or empty.
@@ -198,13 +252,19 @@ def load(
   names = [p.name for p in directory.iterdir()] if directory.is_dir() else []
   if all(name.startswith(('.tmp-', '.trash-')) for name in names):
     return None
-  reasons = []
-  for step in reversed(_steps(directory)):
-    reason = verify(directory, step)
+  reasons, newest = [], None
+  for step in reversed(manifest.steps(directory)):
+    reason = manifest.verify(directory, step)
     if reason is None:
-      return _load(directory / str(step), step, like, subset)
+      restored = _load(directory / str(step), step, like, subset)
+      if wanted(restored):
+        return restored
+      newest = newest or restored
+      continue
     _log.warning('checkpoint %s skipped: %s', directory / str(step), reason)
     reasons.append(f'{step}: {reason}')
+  if newest is not None:
+    return newest
   found = '; '.join(reasons[:3]) if reasons else f'found {sorted(names)[:3]}'
   raise CheckpointError(
     f'{directory} is not empty but holds no whole checkpoint ({found}):'
@@ -212,35 +272,11 @@ def load(
   )
 
 
-def verify(directory: pathlib.Path, step: int) -> str | None:
-  """Why `directory/<step>` is not a whole checkpoint; None if it is."""
-  path = directory / str(step)
-  manifest = path / _manifest_name(step)
-  try:
-    text = manifest.read_bytes()
-    expected = json.loads(text)['files']
-    found = _listing(path, step)
-    for name in sorted({*expected, *found}):
-      if name not in found:
-        return f'{name} is missing'
-      if name not in expected:
-        return f'{name} is not in the manifest'
-      for kind in ('size', 'sha256'):
-        if found[name][kind] != expected[name][kind]:
-          return f'{name} is damaged: its {kind} is not the one in the manifest'
-  except FileNotFoundError:
-    return f'no {manifest.name}'
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    return f'{manifest.name} is unreadable: {files.one_line(error)}'
-  # Byte for byte, so that damage to the manifest itself is seen too.
-  return None if text == _manifest_bytes(step, found) else f'{manifest.name} is damaged'
-
-
 def _load(path: pathlib.Path, step: int, like: Any, subset: bool) -> Restored:
-  record = json.loads((path / 'host.json').read_text(encoding='utf-8'))
-  if record['format'] != FORMAT:
+  record, ours = manifest.read_host(path), manifest.FORMAT
+  if record.get('format') != ours:
     raise CheckpointError(
-      f'{path}: format {record["format"]}, this version reads {FORMAT}'
+      f'{path}: format {record.get("format")}, this version reads {ours}'
     )
   wanted, treedef = _abstract(like)
   _compare(path, record['leaves'], wanted, subset)
@@ -332,35 +368,9 @@ def _host_record(
     if not survives:  # A tuple, an int key, a NaN or an array, say.
       raise ValueError(f'host[{key!r}] does not survive JSON: use lists and str keys')
   record = {
-    'format': FORMAT,
+    'format': manifest.FORMAT,
     'step': step,
     'leaves': {name: _describe(leaf) for name, leaf in leaves.items()},
     'host': dict(host),
   }
   return json.dumps(record, indent=1).encode()
-
-
-def _steps(directory: pathlib.Path) -> list[int]:
-  """Steps by directory name, ascending, whole or not."""
-  names = [p.name for p in directory.iterdir() if p.name.isascii()]
-  return sorted(int(n) for n in names if n.isdecimal() and n == str(int(n)))
-
-
-def _manifest_name(step: int) -> str:
-  return f'manifest-{step}.json'
-
-
-def _manifest_bytes(step: int, listing: Mapping[str, Any]) -> bytes:
-  record = {'format': FORMAT, 'step': step, 'files': listing}
-  return (json.dumps(record, indent=1, sort_keys=True) + '\n').encode()
-
-
-def _listing(path: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
-  """{relative path: {size, sha256}} of every file but the manifest."""
-  listing = {}
-  for file in sorted(path.rglob('*')):
-    name = file.relative_to(path).as_posix()
-    if file.is_dir() or name == _manifest_name(step):
-      continue
-    listing[name] = {'size': file.stat().st_size, 'sha256': files.digest(file)}
-  return listing

@@ -105,6 +105,9 @@ KEYS: dict[str, Key] = {
   'pool.retries': Key(
     2, 'times that a failed reset or step is tried again', '[0, 1000]'
   ),
+  'pool.patience_seconds': Key(
+    300.0, 'to wait where no environment of a step answers, s', _AT_LEAST_0
+  ),
   'train.minibatch_rows': Key(256, 'rows per optimizer update', _COUNT, 'ref'),
   'train.microbatch_rows': Key(32, 'rows per forward and backward pass', _COUNT, 'ref'),
   'train.length_buckets': Key((768, 1280, 2560), 'padded row lengths, tokens'),

@@ -1,6 +1,9 @@
 """What a person sees: a progress display on a terminal, else one line per step."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import rich.console
@@ -27,17 +30,65 @@ _SHOWN = (
 )
 
 
+class Steady(io.TextIOBase):
+  """A stream that writes what another can take, and nothing once that is gone.
+
+  A character that its encoding lacks is escaped. A terminal that was closed, a pipe
+  that nobody reads or a disk that is full ends the display, not the work.
+  """
+
+  def __init__(self, stream: TextIO | None):
+    self._stream = stream
+    if stream is None:  # What Python makes of a standard output that is closed.
+      return
+    self.fileno, self.isatty = stream.fileno, stream.isatty
+
+  @property
+  def encoding(self) -> str:
+    """Of the other stream."""
+    return getattr(self._stream, 'encoding', None) or 'utf-8'
+
+  def writable(self) -> bool:
+    return True
+
+  def write(self, text: str) -> int:
+    safe = text.encode(self.encoding, 'backslashreplace').decode(self.encoding)
+    self._try(lambda stream: stream.write(safe))
+    return len(text)
+
+  def flush(self) -> None:
+    self._try(lambda stream: stream.flush())
+
+  def _try(self, act: Callable[[TextIO], Any]) -> None:
+    if self._stream is None:
+      return
+    try:
+      act(self._stream)
+    except (OSError, ValueError):  # ValueError: it is closed.
+      self._give_up(self._stream)
+
+  def _give_up(self, stream: TextIO) -> None:
+    self._stream = None
+    with contextlib.suppress(OSError, ValueError):
+      # What the interpreter flushes at its end would be an error once more.
+      nowhere = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(nowhere, stream.fileno())
+      os.close(nowhere)
+
+
 class Console:
   """Shows a run's progress; use it as a context manager for the live display.
 
   Args:
     steps: number of steps of the whole run.
-    stream: where to write; a terminal gets the live display.
+    stream: where to write; a terminal gets the live display. None shows nothing.
   """
 
-  def __init__(self, steps: int, stream: TextIO):
+  def __init__(self, steps: int, stream: TextIO | None):
     self._steps = steps
-    self._console = rich.console.Console(file=stream, markup=False, highlight=False)
+    self._console = rich.console.Console(
+      file=Steady(stream), markup=False, highlight=False
+    )
     self._live = rich.progress.Progress(
       rich.progress.TextColumn('step'),
       rich.progress.MofNCompleteColumn(),

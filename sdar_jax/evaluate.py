@@ -19,6 +19,8 @@ _IDENTITY = -1
 class EvaluationError(RuntimeError):
   """Too little was played for a result: one line with the counts."""
 
+  exit_code = 70
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

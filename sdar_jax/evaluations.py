@@ -11,9 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from sdar_jax import files
-
-_LIMIT = 2**30  # Bytes of a report that are read: 5 million episodes.
+from sdar_jax import files, ledger
 
 
 class Evaluations:
@@ -26,8 +24,7 @@ class Evaluations:
   """
 
   def __init__(self, directory: pathlib.Path, expected: Mapping[str, Any]):
-    self._directory = directory / 'eval'
-    self._superseded = self._directory / 'superseded'
+    self._directory = directory
     # Through JSON, so that what is compared is exactly what is stored.
     self._expected = json.loads(json.dumps(expected))
 
@@ -38,57 +35,57 @@ class Evaluations:
       How many were set aside.
 
     Raises:
-      files.FileError: a report is damaged.
+      files.FileError: a report is damaged or was changed.
     """
-    others = [p for p in self._directory.glob('*.json') if not self._counts(p)]
-    for path in others:
-      self._superseded.mkdir(exist_ok=True)
-      path.replace(self._superseded / f'{path.stem}-{self._digest(path)}.json')
-    for path in sorted(self._superseded.glob('*.json')):
-      back = self._directory / f'{path.stem.partition("-")[0]}.json'
-      if not back.exists() and self._counts(path):
-        path.replace(back)
-    for directory in (self._superseded, self._directory):
-      if directory.exists():
-        files.sync(directory)
+    names = sorted(p.name for p in (self._directory / 'eval').glob('*.json'))
+    reports = {name: self._report(name) for name in names}
+    others = [name for name in names if not self._counts(reports[name])]
+    for name in others:
+      step, digest = pathlib.PurePath(name).stem, self._digest(reports[name])
+      self._move(name, f'superseded/{step}-{digest}.json')
+    for path in sorted((self._directory / 'eval' / 'superseded').glob('*.json')):
+      name = f'{path.stem.partition("-")[0]}.json'
+      aside = f'superseded/{path.name}'
+      if name not in set(names) - set(others) and self._counts(self._report(aside)):
+        self._move(aside, name)
     return len(others)
 
   def read(self, step: int) -> dict[str, Any] | None:
     """The report of a step, if it was evaluated with the present settings.
 
     Raises:
-      files.FileError: it is damaged.
+      files.FileError: it is damaged or was changed.
     """
-    path = self._path(step)
-    if not path.exists() or not self._counts(path):
+    name = _name(step)
+    if not (self._directory / 'eval' / name).exists():
       return None
-    return _read(path)
+    report = self._report(name)
+    return report if self._counts(report) else None
 
   def write(self, step: int, report: Mapping[str, Any]) -> None:
     """Writes the report of a step, which `read` then finds."""
-    self._directory.mkdir(exist_ok=True)
-    data = json.dumps(report, indent=1).encode()
-    files.write_atomic(self._path(step), data)
+    ledger.write_report(self._directory, _name(step), dict(report))
 
-  def _path(self, step: int) -> pathlib.Path:
-    return self._directory / f'{step:06d}.json'
+  def _move(self, name: str, other: str) -> None:
+    ledger.move_report(self._directory, name, other)
 
-  def _counts(self, path: pathlib.Path) -> bool:
-    report = _read(path)
+  def _report(self, name: str) -> dict[str, Any]:
+    try:
+      return ledger.read_report(self._directory, name)
+    except files.FileError as error:
+      raise files.FileError(
+        f'{error}: restore it, or delete it to play it again'
+      ) from None
+
+  def _counts(self, report: Mapping[str, Any]) -> bool:
     return all(k in report and report[k] == v for k, v in self._expected.items())
 
-  def _digest(self, path: pathlib.Path) -> str:
+  def _digest(self, report: Mapping[str, Any]) -> str:
     """Short hash of what a report says of itself where the present ones say theirs."""
-    report = _read(path)
     own = {key: report[key] for key in self._expected if key in report}
     text = json.dumps(own, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    return files.read_json(path, limit=_LIMIT)
-  except files.FileError as error:
-    raise files.FileError(
-      f'{error}: restore it, or delete it to play it again'
-    ) from None
+def _name(step: int) -> str:
+  return f'{step:06d}.json'

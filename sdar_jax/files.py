@@ -1,6 +1,8 @@
 """Files that survive a crash: atomic replacement, fsync, locks, errors. No JAX."""
 
+import contextlib
 import datetime
+import errno
 import fcntl
 import hashlib
 import json
@@ -9,7 +11,8 @@ import pathlib
 import re
 import socket
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MAX_JSON_BYTES = 64 * 2**20
@@ -17,8 +20,59 @@ MAX_JSON_BYTES = 64 * 2**20
 _REMOTE = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*:/')  # gs://bucket, and gs:/bucket, too.
 
 
+# Of a file whose digest is another than when it was written.
+CHANGED = (
+  'changed since it was written: restore it from a backup, or move it away to go on'
+  ' without it'
+)
+_LOCK_SECONDS = 1.0  # For the winner of a race to write its name.
+
+
 class FileError(ValueError):
   """A file or path that cannot be used: one line naming it and what is wrong."""
+
+
+class DiskError(OSError):
+  """A disk that refuses a file: one line naming it."""
+
+  exit_code = 74
+
+  def __str__(self) -> str:
+    return f'{self.filename}: {self.strerror}'
+
+
+_REFUSALS = {
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EROFS,
+  errno.EIO,
+  errno.EFBIG,
+  errno.EACCES,
+  errno.EPERM,
+  errno.ESTALE,
+  errno.ENXIO,
+}
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+  """Turns a disk's refusal within the block into a DiskError that names `path`."""
+  try:
+    yield
+  except DiskError:
+    raise
+  except OSError as error:
+    if error.errno not in _REFUSALS:
+      raise
+    raise DiskError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def cause(error: BaseException) -> str:
+  """A disk's refusal that an error's message speaks of, else its first line."""
+  for code in _REFUSALS:
+    if os.strerror(code) in str(error):
+      return os.strerror(code)
+  return one_line(error)
 
 
 _held: set[int] = set()  # Descriptors of the locks that this process holds.
@@ -54,8 +108,7 @@ def lock(path: pathlib.Path, busy: Callable[[str], None], mode: int = 0o600) -> 
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      holder = os.pread(descriptor, 300, 0).decode(errors='replace')
-      busy(' '.join(holder.split()) or 'another process')
+      busy(_holder(descriptor) or 'another process')
       fcntl.flock(descriptor, fcntl.LOCK_EX)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     name = f'pid {os.getpid()} on host {socket.gethostname()} since {now}'
@@ -66,6 +119,16 @@ def lock(path: pathlib.Path, busy: Callable[[str], None], mode: int = 0o600) -> 
     raise
   _held.add(descriptor)
   return descriptor
+
+
+def _holder(descriptor: int) -> str:
+  """Who holds a lock, by the file's own words, which come a moment after the lock."""
+  until = time.monotonic() + _LOCK_SECONDS
+  while True:
+    time.sleep(0.05)  # The words may still be those of an earlier holder.
+    text = os.pread(descriptor, 300, 0).decode(errors='replace')
+    if text.strip() or time.monotonic() > until:
+      return ' '.join(text.split())
 
 
 def unlock(descriptor: int) -> None:
@@ -84,18 +147,24 @@ def sync(path: pathlib.Path) -> None:
 
 
 def write_atomic(path: pathlib.Path, data: bytes) -> None:
-  """Puts `data` at `path`, so that a crash leaves the old file or the new one whole."""
+  """Puts `data` at `path`, so that a crash leaves the old file or the new one whole.
+
+  Raises:
+    DiskError: the disk refuses it.
+  """
   temporary = path.with_name(f'.{path.name}.tmp')
-  try:
-    with open(temporary, 'wb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError:
-    temporary.unlink(missing_ok=True)
-    raise
-  sync(path.parent)
+  with writing(path):
+    try:
+      with open(temporary, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+    except OSError:
+      with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+      raise
+    sync(path.parent)
 
 
 def digest(path: pathlib.Path) -> str:

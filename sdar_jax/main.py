@@ -8,13 +8,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sdar_jax import command_line, describe, files, terminal
+from sdar_jax import command_line, describe, files, signals, terminal
 from sdar_jax.command_line import Command
 from sdar_jax.workdir import Workdir
 
 _NO_MEMORY = (
   'lower config.rollout.slots, config.train.microbatch_rows or the length buckets'
 )
+
+
+class _StartError(ValueError):
+  """JAX or this package cannot be loaded."""
 
 
 def _fail(error: BaseException, code: int, hint: str = '') -> int:
@@ -31,47 +35,61 @@ def _main(argv: Sequence[str]) -> int:
     command = command_line.parse(argv)
     if command.mode == 'describe':
       print(describe.table(command.config), end='')
-      return 0
-    if command.mode == 'train' and command.workdir.is_dir():
-      with Workdir(command.workdir, command.config):
-        pass  # What this refuses is refused before JAX is imported.
-  except (ValueError, OSError) as error:
-    return _fail(error, 2)
-  try:
-    import jax
+    elif command.mode == 'train':
+      _train(command)
+    else:
+      _load()
+      from sdar_jax import modes
 
-    from sdar_jax import checkpoint, evaluate, modes, parts, train
-    from sdar_jax.envs import pool
-  except (ImportError, RuntimeError, ValueError) as error:
-    return _fail(error, 2, 'install the project again, or check JAX_* variables')
-  try:
-    parts.make_algorithm(command.config)  # There must be one, whatever the mode.
-    _run(command, train, modes)
-  except checkpoint.SaveError as error:
-    return _fail(error, 74)
-  except modes.OutputError as error:
-    return _fail(error, 74)
-  except (jax.errors.JaxRuntimeError, MemoryError) as error:
-    return _fail(error, 70, _NO_MEMORY if 'RESOURCE' in str(error) else '')
-  except (
-    train.NonFiniteError,
-    train.EmptyStepError,
-    evaluate.EvaluationError,
-    pool.PoolError,
-    FloatingPointError,
-  ) as error:
+      run = modes.MODES[command.mode]
+      run(command.config, checkpoint=command.checkpoint, output=command.output)
+  except FloatingPointError as error:
     return _fail(error, 70)
   except (ValueError, OSError) as error:
-    return _fail(error, 2)
+    return _fail(error, getattr(error, 'exit_code', 2))
+  except (RuntimeError, MemoryError) as error:
+    if hasattr(error, 'exit_code'):
+      return _fail(error, error.exit_code)
+    if not _is_of_a_device(error):
+      raise
+    return _fail(error, 70, _NO_MEMORY if 'RESOURCE' in str(error) else '')
   return 0
 
 
-def _run(command: Command, train, modes) -> None:
-  if command.mode == 'train':
-    train.train(command.config, command.workdir)
-  else:
-    run = modes.MODES[command.mode]
-    run(command.config, checkpoint=command.checkpoint, output=command.output)
+def _train(command: Command) -> None:
+  # First, so that Ctrl-C is answered and a directory in use refused at once.
+  with (
+    signals.StopSignal() as stop,
+    Workdir(command.workdir, command.config) as workdir,
+  ):
+    _load()
+    from sdar_jax import train
+
+    train.train(command.config, workdir, stop)
+
+
+def _load() -> None:
+  """Imports JAX and what needs it; one line where that fails."""
+  try:
+    import jax
+
+    from sdar_jax import modes, train
+
+    jax.devices()
+    del modes, train
+  except (ImportError, RuntimeError, ValueError, AssertionError) as error:
+    raise _StartError(
+      f'{files.one_line(error, 500)}; install the project again, or check JAX_*'
+      ' variables'
+    ) from error
+
+
+def _is_of_a_device(error: Exception) -> bool:
+  if isinstance(error, MemoryError):
+    return True
+  return 'jax' in sys.modules and isinstance(
+    error, sys.modules['jax'].errors.JaxRuntimeError
+  )
 
 
 def main() -> None:

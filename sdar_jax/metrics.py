@@ -114,6 +114,11 @@ TIMINGS = _table(
     ('perf/score_seconds', 's', 'old, initial and teacher log-probs'),
     ('perf/update_seconds', 's', 'optimizer updates'),
     ('perf/eval_seconds', 's', 'evaluation, in steps that begin with one'),
+    (
+      'perf/failed_saves',
+      'saves',
+      'that the disk refused since the run was started',
+    ),
     ('perf/env_faults', 'faults', 'of environments, those that a retry mended too'),
     ('perf/decode_tokens_per_second', 'tokens/s', 'sampled tokens over rollout time'),
     (

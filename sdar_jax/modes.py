@@ -37,6 +37,8 @@ _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json')
 class OutputError(RuntimeError):
   """A result that could not be written where it was to go; says where it is."""
 
+  exit_code = 74
+
 
 class _Policy:
   """A world, a tokenizer and weights: the config's, or a checkpoint's."""

@@ -1,7 +1,6 @@
 """The training loop, and what a run is made of."""
 
-import pathlib
-import signal
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,52 +13,25 @@ from sdar_jax import (
   batching,
   contexts,
   evaluate,
+  files,
   fitting,
   metrics,
   objective,
   panels,
   parts,
+  recovery,
   report,
   rollout,
   writers,
 )
-from sdar_jax.checkpoint import CheckpointStore
+from sdar_jax.checkpoint import CheckpointStore, SaveError
 from sdar_jax.clock import Clock
 from sdar_jax.console import Console, evaluated
+from sdar_jax.envs import pool
 from sdar_jax.evaluations import Evaluations
+from sdar_jax.patience import EmptyStepError, Patience, fault_of_all
+from sdar_jax.signals import StopSignal
 from sdar_jax.workdir import Workdir
-
-SKIPS_IN_A_ROW = 3  # Updates that are not finite before the run stops.
-_PROGRESS = (
-  'task_cursor',
-  'quarantine',
-  'retrieval',
-)  # What of the host's state changes.
-
-
-class NonFiniteError(RuntimeError):
-  """Too many updates in a row were not finite; the last good state was saved."""
-
-
-class EmptyStepError(RuntimeError):
-  """Every episode of a step failed for reasons of infrastructure."""
-
-
-class StopSignal:
-  """Turns the first SIGTERM or SIGINT into a flag; the second ends the process."""
-
-  def __init__(self):
-    self.raised = False
-    for number in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, self._handle)
-
-  def _handle(self, number: int, frame: Any) -> None:
-    if self.raised:
-      raise SystemExit(128 + number)
-    self.raised = True
-
-  def __call__(self) -> bool:
-    return self.raised
 
 
 class Run:
@@ -67,6 +39,9 @@ class Run:
 
   def __init__(self, config: ConfigDict, workdir: Workdir, stop: StopSignal):
     self.config, self.workdir, self.stop = config, workdir, stop
+    self.console = Console(config.steps, sys.stdout)
+    self.clock = Clock()
+    self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
     # What needs no device comes first, so that wrong input is found at once.
     self.world = parts.make_world(config)
     self.pool = parts.make_pool(config, self.world)
@@ -88,8 +63,6 @@ class Run:
     }
     expected = {**self.plan.settings, **self.weights}
     self.evaluations = Evaluations(workdir.path, expected)
-    self.console = Console(config.steps, sys.stdout)
-    self.clock = Clock()
 
   def _agent(
     self, temperature: float, sees_skills: Callable[[int], bool]
@@ -127,9 +100,15 @@ class Run:
       with_skills=self.algorithm.student_sees_skills != 'none'
       or config.eval.with_skills,
     )
-    resume_step = self.step if resumed else None
-    sinks = parts.make_sinks(config, self.workdir.path, resume_step)
-    self.writer = writers.MetricsWriter(self.workdir.path, resume_step, sinks)
+    self.resume_step = self.step if resumed else None
+
+  def open_writer(self) -> None:
+    """Goes on with the files of numbers and episodes, or begins them."""
+    path, step = self.workdir.path, self.resume_step
+    sinks = parts.make_sinks(self.config, path, step)
+    self.writer = writers.MetricsWriter(path, step, sinks, digests=self._digests)
+    if self.writer.aside is not None:
+      self.console.line(f'no checkpoint: what was here is now in {self.writer.aside}')
 
   def _host(self) -> dict[str, Any]:
     return {
@@ -143,17 +122,19 @@ class Run:
     }
 
   def _restore(self) -> bool:
-    restored = self.store.restore(self.state)
+    path, self._digests = self.workdir.path, None
+    restored = recovery.restore(self.store, self.state, path, self.console.line)
     if restored is None:
       return False
     for key, value in self._host().items():
-      if key not in _PROGRESS and restored.host[key] != value:
+      if key not in recovery.PROGRESS and restored.host.get(key) != value:
         raise ValueError(
-          f'{self.workdir.path}: {key} {restored.host[key]} of checkpoint'
+          f'{path}: {key} {restored.host.get(key)} of checkpoint'
           f' {restored.step} differs from {value} of this run: use another workdir'
         )
     self.state = restored.state
     self.cursor = restored.host['task_cursor']
+    self._digests = restored.host.get('digests')  # Not in those of earlier versions.
     self.pool.quarantine = restored.host['quarantine']
     self.teacher.retriever.restore(restored.host['retrieval'])
     return True
@@ -174,10 +155,18 @@ class Run:
     )
 
   def collect(self) -> list[Any]:
-    """Plays the step's episodes."""
-    c = self.config.rollout
+    """Plays the step's episodes; waits where no environment answers."""
     self.teacher.retriever.begin_step(self.step)
-    cursor = self.cursor
+    groups, self.cursor = self.patience.until_played(
+      f'step {self.step}',
+      self._play,
+      lambda played: fault_of_all(played[0], self.pool),
+    )  # A cursor not moved before: a run stopped while it plays plays the same again.
+    return groups
+
+  def _play(self) -> tuple[list[Any], int]:
+    """The groups of the step and the cursor behind their tasks."""
+    c, cursor = self.config.rollout, self.cursor
 
     def play() -> list[Any]:
       nonlocal cursor
@@ -196,9 +185,7 @@ class Run:
         should_stop=self.stop,
       )
 
-    groups = rollout.with_refills(play, c.refills)
-    self.cursor = cursor  # Not before: a run stopped while it plays plays them again.
-    return groups
+    return rollout.with_refills(play, c.refills), cursor
 
   def rows(self, groups: list[Any]) -> list[batching.Row]:
     """One row per turn."""
@@ -206,7 +193,7 @@ class Run:
     rows = batching.rows(groups, invalid_penalty=penalty)
     if not rows:
       raise EmptyStepError(
-        f'step {self.step}: every group had an environment fault, or first prompts'
+        f'step {self.step}: no episode has a turn to train on: every first prompt is'
         f' above config.rollout.max_prompt_tokens={self.agent.max_prompt_tokens}'
       )
     return rows
@@ -273,6 +260,7 @@ class Run:
     self._report_skills(rows, views)
     self.console.once('room', fitting.notice(t for g in groups for t in g.trajectories))
     timings = self.clock.timings(groups)
+    timings['perf/failed_saves'] = float(self.store.failed_saves)
     faults = self.pool.faults()
     timings['perf/env_faults'] = float(sum(faults.values()))
     if faults:
@@ -280,13 +268,9 @@ class Run:
       self.console.line(f'step {self.step}: environment faults: {counts}')
     self.writer.write(self.step, values, timings)
     self.console.step(self.step, {**values, **timings})
-    if int(self.state.skipped_in_a_row) >= SKIPS_IN_A_ROW:
+    if int(self.state.skipped_in_a_row) >= recovery.SKIPS_IN_A_ROW:
       self.save()
-      raise NonFiniteError(
-        f'{SKIPS_IN_A_ROW} updates in a row were not finite at step {self.step}; the'
-        f' last good state is in {self.workdir.path / "checkpoints"}: lower'
-        ' config.optimizer.learning_rate'
-      )
+      raise recovery.diverged(self.workdir.path, self.step)
 
   def _report_skills(self, rows: list[batching.Row], views: Any) -> None:
     """Records what teachers and students were shown; retrieval may learn from it."""
@@ -303,17 +287,30 @@ class Run:
     if (known := self.evaluations.read(self.step)) is not None:
       return known
     with self.clock('eval'):
-      result, played = evaluate.evaluate(
-        self.plan,
-        self.pool,
-        self.sampler,
-        {'step': self.step, **self.weights},
-        should_stop=self.stop,
-      )
-    self.evaluations.write(self.step, result)
+      result, played = self._play_panel()
     self.console.line(f'step {self.step}: {evaluated(result)}')
     self.console.once('room', fitting.notice(played))
+    self.evaluations.write(self.step, result)
     return result
+
+  def _play_panel(self) -> tuple[dict[str, Any], list[Any]]:
+    def play():
+      try:
+        return evaluate.evaluate(
+          self.plan,
+          self.pool,
+          self.sampler,
+          {'step': self.step, **self.weights},
+          should_stop=self.stop,
+        )
+      except evaluate.EvaluationError as error:
+        return error
+
+    return self.patience.until_played(
+      f'evaluation at step {self.step}',
+      play,
+      lambda played: None if isinstance(played, tuple) else str(played),
+    )
 
   def maybe_evaluate(self) -> None:
     """Evaluates before the first step and every `config.eval.every` after it."""
@@ -333,41 +330,60 @@ class Run:
     self.console.results({**shown, 'after': after})
 
   def maybe_checkpoint(self) -> None:
-    """Saves every `config.checkpoint.every` steps."""
-    if self.step % self.config.checkpoint.every == 0:
-      self.save()
+    """Saves every `config.checkpoint.every` steps; a failure is counted and said."""
+    due = self.step % self.config.checkpoint.every == 0
+    if due and self.saved_step != self.step:
+      self._try_to_save()
 
   def save(self) -> None:
-    """Saves the state at the end of a pass of the loop."""
-    if self.saved_step != self.step and self.store.save(
-      self.step, self.state, self._host()
-    ):
+    """Saves the state at the end of a pass of the loop.
+
+    Raises:
+      checkpoint.SaveError: the disk refuses it.
+    """
+    while self.saved_step != self.step:
+      self._try_to_save()
+
+  def _try_to_save(self) -> None:
+    host = lambda: {**self._host(), 'digests': self.writer.digests()}
+    if recovery.save(self.store, self.step, self.state, host, self.workdir.path):
       self.saved_step = self.step
 
 
-def train(config: ConfigDict, path: str | pathlib.Path) -> None:
+def train(config: ConfigDict, workdir: Workdir, stop: StopSignal) -> None:
   """Trains until `config.steps`; goes on where the workdir's last checkpoint stands.
 
+  Args:
+    config: of the run.
+    workdir: of the run, entered.
+    stop: asked between steps, turns and pauses.
+
   Raises:
-    NonFiniteError: three updates in a row were not finite.
+    recovery.NonFiniteError: three updates in a row were not finite.
     EmptyStepError: a step had nothing to train on.
     checkpoint.SaveError: three saves in a row failed.
+    files.DiskError: the disk refuses a file of the run.
     ValueError: one line naming what in the config or the files is wrong.
   """
-  stop = StopSignal()
-  with Workdir(path, config) as workdir:
-    run = Run(config, workdir, stop)
-    workdir.record()
-    run.identify()
-    try:
-      with run.console:
-        loop(run)
-    except rollout.Interrupted:
-      run.save()
-      run.console.line(f'stopped on request after step {run.saved_step}')
-    finally:
-      run.pool.close()
-      run.writer.close()
+  run = Run(config, workdir, stop)
+  workdir.record()
+  run.identify()
+  run.open_writer()
+  if run.step >= config.steps:
+    run.console.line(f'nothing to train: all {run.step} steps are done')
+  try:
+    with run.console:
+      loop(run)
+  except rollout.Interrupted:
+    run.save()
+    run.console.line(f'stopped on request after step {run.saved_step}')
+  except (EmptyStepError, pool.PoolError, files.DiskError):
+    with contextlib.suppress(SaveError):
+      run.save()  # What was learned is not lost with what could not be done.
+    raise
+  finally:
+    run.pool.close()
+    run.writer.close()
 
 
 def loop(run: Run) -> None:

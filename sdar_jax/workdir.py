@@ -41,8 +41,9 @@ class Workdir:
     harmless: keys or sections that may differ from those the run was started with.
 
   Raises (on entry):
-    WorkdirError: the directory is held by another run or cannot be written, or its
+    WorkdirError: the directory is held by another run or cannot be one, or its
       config.json is damaged or differs in a key that is not harmless.
+    files.DiskError: the disk refuses to make it.
   """
 
   def __init__(
@@ -65,9 +66,13 @@ class Workdir:
 
   def __enter__(self) -> 'Workdir':
     try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      self._lock = files.lock(self.path / '.lock', self._refuse)
+      with files.writing(self.path):
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = files.lock(self.path / '.lock', self._refuse)
       self._compare()
+    except files.DiskError:
+      self._release()
+      raise
     except OSError as error:
       self._release()
       raise WorkdirError(
@@ -120,15 +125,9 @@ class Workdir:
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
   try:
-    values = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise WorkdirError(
-      f'{path} is damaged ({files.one_line(error)}): restore it or choose another'
-      ' workdir'
-    ) from error
-  if not isinstance(values, dict):
-    raise WorkdirError(f'{path} is not an object: restore it or choose another workdir')
-  return values
+    return files.read_json(path)
+  except files.FileError as error:
+    raise WorkdirError(f'{error}: restore it or choose another workdir') from error
 
 
 def _difference(

@@ -12,16 +12,15 @@ lines mean equal bits. JSON has no NaN or infinity: they are the strings "NaN",
 or an environment says is escaped, a lone surrogate becomes U+FFFD.
 
 A step's line says what led to the checkpoint of that step. A resumed run first cuts the
-files back to the step it resumes from, so no line is missing or doubled.
+files back to the step it resumes from, so no line is missing or doubled; a run without
+a checkpoint moves them to aside-1/ (aside-2/, ...), so no result is deleted.
 """
 
 import hashlib
 import json
 import logging
-import math
 import os
 import pathlib
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -30,10 +29,12 @@ import numpy as np
 
 from sdar_jax import files, metrics
 from sdar_jax import trajectory as trajectory_lib
+from sdar_jax.lines import JsonLines, dumps
 
 _log = logging.getLogger(__name__)
-_SURROGATE = re.compile('[\ud800-\udfff]')
+_FILES = ('metrics.jsonl', 'timing.jsonl', 'teacher.jsonl')
 RUN_SCHEMA = 1
+_CHANGING = ('schema', 'panel_digest', 'code_versions')  # Of run.json, by other starts.
 
 
 class Sink(Protocol):
@@ -49,13 +50,20 @@ class Sink(Protocol):
 class MetricsWriter:
   """Writes a run's numbers and episodes under its work directory.
 
+  A run that starts afresh moves what it finds there aside, under a new name.
+
   Args:
     directory: the work directory.
     resume_step: the step of the checkpoint that was restored; None starts afresh.
     sinks: other places that get every number.
+    digests: that `digests` returned when the checkpoint was saved; None if it did not.
+
+  Attributes:
+    aside: where earlier files were moved; None if there were none.
 
   Raises:
-    ValueError: a file is damaged before the step to resume from.
+    files.FileError: a file is damaged before the step to resume from, or was changed.
+    files.DiskError: the disk refuses a file.
   """
 
   def __init__(
@@ -63,18 +71,22 @@ class MetricsWriter:
     directory: str | os.PathLike,
     resume_step: int | None,
     sinks: Sequence[Sink] = (),
+    digests: Mapping[str, str] | None = None,
   ):
     directory = pathlib.Path(directory)
-    self._metrics = _Lines(directory / 'metrics.jsonl', resume_step)
-    self._timing = _Lines(directory / 'timing.jsonl', resume_step)
-    self._teacher = _Lines(directory / 'teacher.jsonl', resume_step)
-    self._trajectories = directory / 'trajectories'
-    self._trajectories.mkdir(exist_ok=True)
+    with files.writing(directory):
+      self.aside = _set_aside(directory) if resume_step is None else None
+      self._trajectories = directory / 'trajectories'
+      self._trajectories.mkdir(exist_ok=True)
+    digests = digests or {}
+    self._lines = {
+      name: JsonLines(directory / name, resume_step, digests.get(name))
+      for name in _FILES
+    }
+    self._metrics, self._timing, self._teacher = self._lines.values()
     for path in self._trajectories.glob('*.jsonl'):
-      if path.stem.isdecimal() and (
-        resume_step is None or int(path.stem) > resume_step
-      ):
-        path.unlink()
+      if path.stem.isdecimal() and int(path.stem) > resume_step:
+        path.unlink()  # Played again.
     self._sinks = tuple(sinks)
 
   def write(
@@ -109,75 +121,47 @@ class MetricsWriter:
     except OSError as error:
       _log.warning('trajectories of step %d lost: %s', step, files.one_line(error))
 
+  def digests(self) -> dict[str, str]:
+    """SHA-256 of the files that the seed decides, every line of which is on disk.
+
+    Raises:
+      files.DiskError: the disk refuses a line.
+    """
+    names = ('metrics.jsonl', 'teacher.jsonl')
+    return {name: self._lines[name].digest() for name in names}
+
   def close(self) -> None:
     """Closes files and sinks."""
-    self._metrics.close()
-    self._timing.close()
-    self._teacher.close()
+    for lines in self._lines.values():
+      lines.close()
     for sink in self._sinks:
       sink.close()
 
 
-class _Lines:
-  """A file of JSON lines with rising steps, cut back on opening."""
+def _set_aside(directory: pathlib.Path) -> pathlib.Path | None:
+  """Moves the results of an earlier start into a directory of their own.
 
-  def __init__(self, path: pathlib.Path, resume_step: int | None):
-    self._path = path
-    self._last, kept = _kept(path, resume_step)
-    if not path.exists() or path.stat().st_size != len(kept):
-      files.write_atomic(path, kept)
-    self._file = open(path, 'ab', buffering=0)
-    self._pending = b''
-
-  def append(self, step: int, values: Mapping[str, Any]) -> None:
-    if self._last is not None and step <= self._last:
-      raise ValueError(f'{self._path}: step {step} does not follow step {self._last}')
-    self._last = step
-    self._pending += (dumps({'step': step, **values}) + '\n').encode()
-    self._flush()
-
-  def close(self) -> None:
-    self._flush()
-    self._file.close()
-
-  def _flush(self) -> None:
-    end = self._file.seek(0, os.SEEK_END)
-    view = memoryview(self._pending)
-    try:
-      while view:
-        view = view[self._file.write(view) :]
-      os.fsync(self._file.fileno())
-      self._pending = b''
-    except OSError as error:
-      # Half a line would damage the file; the next call tries again with all of it.
-      self._file.truncate(end)
-      _log.warning('%s: not written yet: %s', self._path, files.one_line(error))
+  The report of step 0 stays: it is of the initial policy, which no training changes.
+  """
+  paths = [directory / name for name in (*_FILES, 'trajectories')]
+  paths += [p for p in (directory / 'eval').glob('*.json') if p.stem.strip('0')]
+  found = [path for path in paths if _holds_something(path)]
+  if not found:
+    return None
+  number = 1
+  while (aside := directory / f'aside-{number}').exists():
+    number += 1
+  for path in found:
+    target = aside / path.relative_to(directory)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(path, target)
+  return aside
 
 
-def _kept(path: pathlib.Path, resume_step: int | None) -> tuple[int | None, bytes]:
-  """The last step up to `resume_step` in a file, and the lines up to it."""
-  lines = path.read_bytes().split(b'\n') if path.exists() else []
-  last, kept = None, []
-  for number, line in enumerate(lines[:-1], start=1):
-    # What follows the last newline is empty, or the start of a line cut off by a kill.
-    if resume_step is None or last == resume_step:
-      break
-    try:
-      step = json.loads(line)['step']
-    except (ValueError, TypeError, KeyError) as error:
-      raise ValueError(
-        f'{path}:{number} is damaged ({files.one_line(error)}): repair that line'
-      ) from error
-    if step > resume_step:
-      break
-    last = step
-    kept.append(line)
-  cut = len(lines[:-1]) - len(kept)
-  if cut:
-    _log.warning('%s: %d lines cut, to resume after step %s', path, cut, resume_step)
-  if kept and last != resume_step:
-    _log.warning('%s: its last line is of step %s, not %s', path, last, resume_step)
-  return last, b''.join(line + b'\n' for line in kept)
+def _holds_something(path: pathlib.Path) -> bool:
+  if path.is_dir():
+    return any(path.iterdir())
+  return path.exists() and path.stat().st_size > 0
 
 
 def with_tokens(
@@ -207,25 +191,6 @@ def with_tokens(
       yield record
   if by_turn:
     raise ValueError(f'no turn is (trajectory, turn) {sorted(by_turn)[0]}')
-
-
-def dumps(value: Any) -> str:
-  """One line of strict ASCII JSON; see the head of this file for what is replaced."""
-  return json.dumps(_plain(value), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, Mapping):
-    return {_plain(key): _plain(item) for key, item in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_plain(item) for item in value]
-  if isinstance(value, str):
-    return _SURROGATE.sub('\ufffd', value)
-  if isinstance(value, float) and not math.isfinite(value):
-    return 'NaN' if value != value else 'Infinity' if value > 0 else '-Infinity'
-  if value is None or isinstance(value, (bool, int, float)):
-    return value
-  return _plain(np.asarray(value).tolist())  # NumPy and JAX arrays and scalars.
 
 
 def _scalars(values: Mapping[str, metrics.Value]) -> dict[str, float]:
@@ -258,14 +223,10 @@ def write_run(
     ValueError: the directory has a run.json that is damaged.
   """
   path = pathlib.Path(directory) / 'run.json'
-  versions = []
-  if path.exists():
-    try:
-      versions = json.loads(path.read_text())['code_versions']
-    except (ValueError, TypeError, KeyError) as error:
-      raise ValueError(
-        f'{path} is damaged ({files.one_line(error)}): restore or delete it'
-      ) from error
+  known = files.read_json(path) if path.exists() else {'code_versions': []}
+  versions = known.get('code_versions')
+  if not isinstance(versions, list):
+    raise files.FileError(f'{path}: no list of code_versions: restore or delete it')
   record = {
     'schema': RUN_SCHEMA,
     'method': method,
@@ -275,6 +236,11 @@ def write_run(
     'world_digest': world_digest,
     'code_versions': list(dict.fromkeys([*versions, code_version()])),
   }
+  for key, value in record.items():
+    if key not in _CHANGING and known.get(key, value) != value:
+      raise files.FileError(
+        f'{path}: {key} was {known[key]!r}, is {value!r}: use another workdir'
+      )
   files.write_atomic(path, (json.dumps(record, indent=1) + '\n').encode())
 
 

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from sdar_jax import checkpoint
+from sdar_jax import manifest as manifests
 from sdar_jax.checkpoint import CheckpointError, CheckpointStore
 
 
@@ -144,7 +145,7 @@ def test_all_of_200_bit_flips_are_detected(store_path):
     place, bit = random_.randrange(len(data)), random_.randrange(8)
     data[place] ^= 1 << bit
     path.write_bytes(data)
-    detected += checkpoint.verify(store_path, 2) is not None
+    detected += manifests.verify(store_path, 2) is not None
     if i % 20 == 0:
       cases.check(checkpoint.load(store_path, cases.state(0)), 1)
     in_data += 'd' in path.parts
@@ -153,7 +154,7 @@ def test_all_of_200_bit_flips_are_detected(store_path):
     path.write_bytes(data)
   assert detected == 200
   assert in_data > 20 and in_manifest > 3
-  assert checkpoint.verify(store_path, 2) is None
+  assert manifests.verify(store_path, 2) is None
 
 
 def test_damage_to_what_the_manifest_says_of_itself_is_detected(store_path):
@@ -165,12 +166,12 @@ def test_damage_to_what_the_manifest_says_of_itself_is_detected(store_path):
       flipped = bytearray(data)
       flipped[place] ^= 1 << bit
       path.write_bytes(flipped)
-      assert checkpoint.verify(store_path, 2) is not None
+      assert manifests.verify(store_path, 2) is not None
 
 
 def test_an_added_file_is_noticed(store_path):
   (store_path / '2' / 'state' / 'd' / 'more').write_text('x')
-  assert 'not in the manifest' in checkpoint.verify(store_path, 2)
+  assert 'not in the manifest' in manifests.verify(store_path, 2)
 
 
 def test_no_good_step_at_all_is_an_error(store_path):
@@ -283,7 +284,7 @@ def test_another_format_is_an_error(store_path):
   path = store_path / '2' / 'host.json'
   path.write_text(json.dumps({**json.loads(path.read_text()), 'format': 99}))
   manifest = store_path / '2' / 'manifest-2.json'
-  listing = checkpoint._listing(store_path / '2', 2)
-  manifest.write_bytes(checkpoint._manifest_bytes(2, listing))
+  listing = manifests.listing(store_path / '2', 2)
+  manifest.write_bytes(manifests.as_bytes(2, listing))
   with pytest.raises(CheckpointError, match='format 99, this version reads 1'):
     checkpoint.load(store_path, cases.state(0))

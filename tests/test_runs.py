@@ -191,5 +191,5 @@ def test_run_json_lists_every_code_that_worked_on_the_run(tmp_path, monkeypatch)
   record = json.loads((tmp_path / 'run.json').read_text())
   assert record['code_versions'] == [version, 'next']
   (tmp_path / 'run.json').write_text('{')
-  with pytest.raises(ValueError, match=r'run\.json is damaged'):
+  with pytest.raises(ValueError, match=r'run\.json: not JSON'):
     writers.write_run(tmp_path, method='sdar', seed=3, **DIGESTS)

@@ -142,7 +142,7 @@ def test_harmless_keys_may_change(tmp_path):
 @pytest.mark.parametrize('content', [b'', b'{"seed": 0', b'[1]', b'\xff\xfe'])
 def test_a_damaged_snapshot_is_an_error(tmp_path, content):
   (tmp_path / 'config.json').write_bytes(content)
-  with pytest.raises(WorkdirError, match=r'config\.json is') as caught:
+  with pytest.raises(WorkdirError, match=r'config\.json: ') as caught:
     Workdir(tmp_path, _config()).__enter__()
   assert '\n' not in str(caught.value)
 

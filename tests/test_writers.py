@@ -110,14 +110,47 @@ def test_a_resumed_run_leaves_the_files_of_an_unbroken_one(tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_resume_without_a_checkpoint_starts_the_files_afresh(tmp_path, caplog):
-  _write(tmp_path, range(1, 4), scale=2.0)
+def test_a_fresh_start_moves_earlier_results_aside(tmp_path):
+  old = {}
+  for scale in (2.0, 3.0):
+    _write(tmp_path, range(1, 4), scale=scale)
+    old[scale] = (tmp_path / 'metrics.jsonl').read_bytes()
+    for step in (0, 2):
+      (tmp_path / 'eval').mkdir(exist_ok=True)
+      (tmp_path / 'eval' / f'{step:06d}.json').write_text('{}')
   _write(tmp_path, [1], resume_step=None)
   assert _lines(tmp_path / 'metrics.jsonl') == [{'step': 1, 'train/loss': 1.0}]
   assert os.listdir(tmp_path / 'trajectories') == ['000001.jsonl']
-  assert '3 lines cut' in caplog.text  # Not in silence.
-  _write(tmp_path, [1, 2], resume_step=0)
-  assert len(_lines(tmp_path / 'metrics.jsonl')) == 2
+  # The report of the initial policy stays; nothing is deleted, however often.
+  assert os.listdir(tmp_path / 'eval') == ['000000.json']
+  for name, scale in (('aside-1', 2.0), ('aside-2', 3.0)):
+    assert (tmp_path / name / 'metrics.jsonl').read_bytes() == old[scale]
+    assert len(os.listdir(tmp_path / name / 'trajectories')) == 3
+    assert {'timing.jsonl', 'teacher.jsonl'} < set(os.listdir(tmp_path / name))
+  assert (tmp_path / 'aside-1' / 'eval' / '000002.json').exists()
+  assert MetricsWriter(tmp_path, 1).aside is None  # A resumed run moves nothing.
+
+
+@pytest.mark.parametrize('name', ['metrics.jsonl', 'teacher.jsonl'])
+def test_changed_lines_are_noticed_on_resume(tmp_path, name):
+  writer = MetricsWriter(tmp_path, None)
+  for step in (1, 2, 3):
+    writer.write(step, {'train/loss': 1.5 * step}, {})
+    writer.teacher(step, {'skills': {'look': step}})
+    if step == 2:
+      digests = writer.digests()
+  writer.close()
+  path, whole = tmp_path / name, (tmp_path / name).read_bytes()
+  for text in (b'', whole.replace(b'2', b'7', 1), whole[: whole.index(b'\n') + 1]):
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match='changed since it was written') as caught:
+      MetricsWriter(tmp_path, 2, digests=digests)
+    assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+    assert path.read_bytes() == text
+  path.write_bytes(whole.replace(b'"step": 3', b'"step": 4'))  # Written once more.
+  writer = MetricsWriter(tmp_path, 2, digests=digests)
+  assert writer.digests() == digests
+  writer.close()
 
 
 @pytest.mark.parametrize('tail', [b'{"step": 4, "train/lo', b'{', b'\x00\x00\xff'])
@@ -134,7 +167,7 @@ def test_damage_before_the_committed_step_is_an_error(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   text = path.read_text().replace('"step": 2', '"stop": 2')
   path.write_text(text)
-  with pytest.raises(ValueError, match=r'metrics\.jsonl:2 is damaged') as caught:
+  with pytest.raises(ValueError, match=r'metrics\.jsonl line 2: no step') as caught:
     MetricsWriter(tmp_path, 3)
   assert '\n' not in str(caught.value)
   assert path.read_text() == text
@@ -153,7 +186,7 @@ def test_a_full_disk_delays_lines_but_tears_none(tmp_path, caplog):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert (tmp_path / 'metrics.jsonl').read_bytes() == before
-  assert 'metrics.jsonl: not written yet' in caplog.text
+  assert 'metrics.jsonl: File too large: not written yet' in caplog.text
   assert 'trajectories of step 2 lost' in caplog.text
   assert os.listdir(tmp_path / 'trajectories') == []
   writer.write(3, {'train/loss': 3.0}, {})

@@ -16,6 +16,7 @@ from typing import Any
 
 from sdar_jax.envs import base, worker
 from sdar_jax.envs.episode import Episode, Failure, Stage
+from sdar_jax.envs.watch import Watch
 
 Key = Hashable
 
@@ -29,6 +30,8 @@ _QUARANTINED = Failure('quarantined', f'it hung {HANGS} times at the same place'
 class PoolError(RuntimeError):
   """No worker lives long enough to deliver anything."""
 
+  exit_code = 70
+
 
 class Pool(abc.ABC):
   """Environments by key; use it as a context manager, or close it.
@@ -36,10 +39,14 @@ class Pool(abc.ABC):
   Args:
     world: makes the environments.
     retries: how often a call that failed is tried again.
+
+  Attributes:
+    last_fault: the newest; None before the first.
   """
 
   def __init__(self, world: base.World, *, retries: int):
     self.world = world
+    self.last_fault: base.EnvironmentFault | None = None
     self._retries = retries
     self._live: dict[Key, Episode] = {}
     self._idents = itertools.count()
@@ -133,6 +140,7 @@ class Pool(abc.ABC):
       episode.log.append(answer)
       return answer
     self._counts[answer.kind] += 1
+    self.last_fault = answer
     episode.tries += 1
     failure = episode.failure
     if failure is None or failure is _QUARANTINED:  # The world's word, or ours.
@@ -160,20 +168,37 @@ class Pool(abc.ABC):
 
 
 class InProcessPool(Pool):
-  """Plays in this process: for worlds in pure Python, which neither hang nor crash."""
+  """Plays in this process: for worlds in pure Python, which neither hang nor crash.
+
+  A call that takes too long cannot be ended here, but it is named in the log.
+
+  Args:
+    world: makes the environments.
+    retries: how often a call that failed is tried again.
+    deadline: seconds after which a call is named.
+  """
 
   _shares = 1
 
-  def __init__(self, world: base.World, *, retries: int):
+  def __init__(self, world: base.World, *, retries: int, deadline: float = 60.0):
     super().__init__(world, retries=retries)
     self._stage = Stage(world)
+    self._watch = Watch(deadline)
+
+  def close(self) -> None:
+    """Drops all episodes."""
+    super().close()
+    self._watch.close()
 
   def _exchange(self, episodes: Sequence[Episode]) -> None:
     jobs = [episode.job(self._stage) for episode in episodes]
-    self._stage.prefetch(jobs)
+    with self._watch('looking up what is played next'):
+      self._stage.prefetch(jobs)
     for episode, job in zip(episodes, jobs):
-      for value in self._stage.play(job):
-        episode.hear(value, job)
+      played = f'action {job.actions[-1]!r:.100}' if job.actions else 'reset'
+      with self._watch(f'task {episode.task.task_id}, {played}'):
+        for value in self._stage.play(job):
+          episode.hear(value, job)
 
   def _forget(self, episode: Episode) -> None:
     self._stage.forget([episode.ident])
@@ -285,9 +310,10 @@ def make(world: base.World, *, workers: int, deadline: float, retries: int) -> P
   Args:
     world: makes the environments.
     workers: number of processes.
-    deadline: seconds for one call of an environment; there is none without workers.
+    deadline: seconds for one call of an environment; without workers one that takes
+      longer is named and not ended.
     retries: how often a call that failed is tried again.
   """
   if workers:
     return WorkerPool(world, workers=workers, deadline=deadline, retries=retries)
-  return InProcessPool(world, retries=retries)
+  return InProcessPool(world, retries=retries, deadline=deadline)

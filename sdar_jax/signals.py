@@ -1,0 +1,75 @@
+"""Requests to stop: acknowledged at once, in whatever phase a run is. No JAX."""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ACKNOWLEDGED = 'stopping after this step; again to stop now'
+_GRACE_SECONDS = 2.0  # For an orderly end after the second signal.
+
+
+class StopSignal:
+  """Turns the first SIGTERM, SIGINT or SIGHUP into a flag; the second ends the process.
+
+  Python runs a handler only between two of its own instructions, so a compilation of
+  minutes would keep it. The interpreter's wake-up pipe is written at once, and a thread
+  that reads it answers the person who pressed the keys. Signals that are ignored at
+  the start (as `nohup` makes SIGHUP) stay ignored.
+
+  Use it in the main thread, as a context manager.
+
+  Args:
+    descriptor: of the terminal or file that is told; standard output by default.
+  """
+
+  def __init__(self, descriptor: int = 1):
+    self.raised = False
+    self._descriptor = descriptor
+
+  def __call__(self) -> bool:
+    return self.raised
+
+  def __enter__(self) -> 'StopSignal':
+    self._reader, self._writer = os.pipe()
+    os.set_blocking(self._writer, False)
+    self._numbers = [
+      n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN
+    ]
+    self._earlier = {n: signal.signal(n, self._handle) for n in self._numbers}
+    self._pipe = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+    threading.Thread(target=self._answer, daemon=True).start()
+    return self
+
+  def __exit__(self, *exc_info: object) -> None:
+    signal.set_wakeup_fd(self._pipe)
+    for number, handler in self._earlier.items():
+      signal.signal(number, handler)
+    os.close(self._writer)  # Which ends the thread.
+
+  def _handle(self, number: int, frame: FrameType | None) -> None:
+    if self.raised:
+      raise SystemExit(128 + number)
+    self.raised = True
+
+  def _answer(self) -> None:
+    """Says that a signal has arrived; ends a process that does not end by itself."""
+    seen = 0
+    while data := os.read(self._reader, 1):
+      if data[0] not in self._numbers:
+        continue
+      seen += 1
+      if seen == 1:
+        self._say(ACKNOWLEDGED)
+      elif seen == 2:
+        time.sleep(_GRACE_SECONDS)
+        os._exit(128 + data[0])
+    os.close(self._reader)
+
+  def _say(self, text: str) -> None:
+    try:  # Not through Python's streams, which the main thread may be writing to.
+      os.write(self._descriptor, f'{text}\n'.encode())
+    except OSError:
+      pass  # The terminal is gone: there is nobody to tell.
