@@ -278,9 +278,7 @@ def _product(
     asin=raw['asin'],
     title=records.text(raw, 'name', blank=True),
     description=records.text(raw, 'full_description', blank=True),
-    bullet_points=tuple(
-      records.checked_text(point, 'small_description', blank=True) for point in points
-    ),
+    bullet_points=records.checked_texts(points, 'small_description', blank=True),
     prices=prices,
     category=records.text(raw, 'category', blank=True),
     query=records.text(raw, 'query', blank=True).lower().strip(),
@@ -381,8 +379,9 @@ def _read_options(
       raise ValueError(f'its option {name[:40]!r} is {records.shown(entries)}')
     if name.lower() in options:
       omitted.add('options named twice but for case have the last values', raw['asin'])
-    values = [records.text(records.fields(e), 'value', blank=True) for e in entries]
-    values = tuple(value.strip().replace('/', ' | ').lower() for value in values)
+    values = [records.fields(entry).get('value') for entry in entries]
+    records.checked_texts(values, 'value', blank=True)
+    values = tuple([value.strip().replace('/', ' | ').lower() for value in values])
     if '' in values:
       omitted.add('options with an empty value, which nobody can click', raw['asin'])
     options[records.checked_text(name, 'option', blank=True).lower()] = values
