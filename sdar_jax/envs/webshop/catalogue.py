@@ -20,6 +20,7 @@ from sdar_jax.envs import records
 
 DEFAULT_PRICE = 100.0  # Dollars, where the file states none, as in the original.
 _UNKNOWN_ATTRIBUTES = ('DUMMY_ATTR',)
+MAX_CHOICES = 1_000_000  # Goals of one product; the official 1,000 have up to 558.
 _ASIN = re.compile(r'[0-9A-Z]{1,10}')  # Pages link to the lower case of it.
 _AMOUNT = re.compile(
   r'\$ ?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)'
@@ -236,6 +237,8 @@ def read_products(
     with records.naming(f'{place} ({asin})'):
       prices, options = _read_prices(raw, omitted), _read_options(raw, omitted)
       product = _product(raw, prices, options, known.get(asin), people.get(asin, ()))
+      if product.goals[0] > MAX_CHOICES:
+        raise ValueError(f'its options give more than {MAX_CHOICES} goals')
     if product.synthetic and not product.goals[0]:
       omitted.add('instructions without a goal, as an option has no values', asin)
     yield product
