@@ -14,9 +14,10 @@ import itertools
 import json
 import logging
 import lzma
+import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,6 +41,7 @@ _FOREIGN = {  # First bytes -> what the file is instead of text.
   b'version https://git-lfs': 'is a Git LFS pointer, not the data: run git lfs pull',
   b'<': 'is a web page (of an error or a quota?), not the data; download it again',
 }
+_SPACE = re.compile(r'[ \t\r\n]*')
 _log = logging.getLogger(__name__)
 
 
@@ -67,16 +69,23 @@ class Omitted:
       _log.warning('%s: %s', source, self)
 
 
-@contextlib.contextmanager
-def naming(place: object) -> Iterator[None]:
-  """Turns damage into a FileError of one line that names its place."""
-  try:
-    yield
-  except FileError:
-    raise
-  except _DAMAGE as error:
-    reason = getattr(error, 'strerror', None) or files.one_line(error)
-    raise FileError(f'{place}: {reason}') from None
+class naming:  # A class: entered once a record, and a generator is slower.
+  """Turns damage into a FileError of one line that names its place.
+
+  Attributes:
+    place: may be changed while it goes on.
+  """
+
+  def __init__(self, place: object):
+    self.place = place
+
+  def __enter__(self) -> None:
+    pass
+
+  def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    if isinstance(error, _DAMAGE) and not isinstance(error, FileError):
+      reason = getattr(error, 'strerror', None) or files.one_line(error)
+      raise FileError(f'{self.place}: {reason}') from None
 
 
 @contextlib.contextmanager
@@ -151,40 +160,38 @@ def items(
     under: the key of the top-level object that holds the list; None: it is the file.
   """
   with opened(path) as file:
-    stream, place = _Stream(file), str(path)
+    stream, where = _Stream(file), naming(str(path))
     if under is not None and not stream.find(under):
       raise ValueError(f'has no {under!r}')
     if not stream.skip('['):
       raise ValueError(f'must be a JSON list of {what}')
     for number in itertools.count(1):
-      with naming(place):
+      with where:
         if stream.ended(']', first=number == 1):
           break
-      place = f'{path}, item {number}'
-      with naming(place):
+        where.place = f'{path}, item {number}'
         value = stream.value()
-      yield place, value
+      yield where.place, value
     stream.close(under is not None)
 
 
 def members(path: str | Path, what: str) -> Iterator[tuple[str, str, Any]]:
   """Yields (place, key, value) of a JSON object; as `items` otherwise."""
   with opened(path) as file:
-    stream, keys, place = _Stream(file), set(), str(path)
+    stream, keys, where = _Stream(file), set(), naming(str(path))
     if not stream.skip('{'):
       raise ValueError(f'must be a JSON object of {what}')
     while True:
-      with naming(place):
+      with where:
         if stream.ended('}', first=not keys):
           break
         key = stream.key()
-      place = f'{path}, {key[:80]}'
-      with naming(place):
+        where.place = f'{path}, {key[:80]}'
         if key in keys:
           raise ValueError('occurs twice')
         keys.add(key)
         value = stream.value()
-      yield place, key, value
+      yield where.place, key, value
     stream.close(False)
 
 
@@ -208,11 +215,9 @@ class _Stream:
   def _next(self) -> str:
     """The next character that is no space; '' at the end."""
     while True:
-      text = self._text
-      while self._at < len(text):
-        if text[self._at] not in ' \t\r\n':
-          return text[self._at]
-        self._at += 1
+      self._at = _SPACE.match(self._text, self._at).end()
+      if self._at < len(self._text):
+        return self._text[self._at]
       if not self._more():
         return ''
 
@@ -226,8 +231,10 @@ class _Stream:
     """Whether a list or object ends here; else steps over the comma before a value."""
     if self.skip(bracket):
       return True
-    if not first and not self.skip(','):
-      raise ValueError('no comma follows: the file is damaged or was cut off')
+    if not first:
+      if not self.skip(','):
+        raise ValueError('no comma follows: the file is damaged or was cut off')
+      self._next()
     return False
 
   def close(self, inside: bool) -> None:
@@ -249,15 +256,16 @@ class _Stream:
     return False
 
   def key(self) -> str:
-    """The next key, and the colon behind it."""
+    """The next key; then comes its value."""
+    self._next()
     key = self.value()
     if not isinstance(key, str) or not self.skip(':'):
       raise ValueError('no key and value follow: the file is damaged or was cut off')
+    self._next()
     return key
 
   def value(self) -> Any:
-    """The next value."""
-    self._next()
+    """The next value; spaces before it have been skipped."""
     while True:
       try:
         value, end = self._decode(self._text, self._at)
@@ -310,4 +318,19 @@ def texts(row: Mapping[str, Any], key: str, least: int = 0) -> tuple[str, ...]:
     raise ValueError(f'has no list of texts {key!r}{found}')
   if len(row[key]) < least:
     raise ValueError(f'its {key!r} is an empty list')
-  return tuple(checked_text(value, key) for value in row[key])
+  return checked_texts(row[key], key)
+
+
+def checked_texts(
+  values: Sequence[Any], key: str, blank: bool = False
+) -> tuple[str, ...]:
+  """As `checked_text`, of many at once: a full catalogue has tens of millions."""
+  try:
+    joined = ''.join(values)
+    sound = joined.isascii() and (blank or all(map(str.strip, values)))
+  except TypeError:
+    sound = False
+  if not sound:
+    for value in values:
+      checked_text(value, key, blank)
+  return tuple(values)

@@ -291,8 +291,7 @@ def _passage(row: Mapping[str, Any]) -> Passage:
     title, _, text = records.text(row, 'contents').partition('\n')
     return Passage(title.strip(), text)
   if isinstance(row.get('text'), list):  # Sentences, each with the space before it.
-    said = row['text']
-    text = ''.join(records.checked_text(part, 'text', blank=True) for part in said)
+    text = ''.join(records.checked_texts(row['text'], 'text', blank=True))
   else:
     text = records.text(row, 'text', blank=True)
   title = ' '.join(records.text(row, 'title', blank=bool(text.strip())).splitlines())

@@ -20,6 +20,7 @@ from sdar_jax.envs import records
 
 DEFAULT_PRICE = 100.0  # Dollars, where the file states none, as in the original.
 _UNKNOWN_ATTRIBUTES = ('DUMMY_ATTR',)
+MAX_CHOICES = 1_000_000  # Goals of one product; the official 1,000 have up to 558.
 _ASIN = re.compile(r'[0-9A-Z]{1,10}')  # Pages link to the lower case of it.
 _AMOUNT = re.compile(
   r'\$ ?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)'
@@ -236,6 +237,8 @@ def read_products(
     with records.naming(f'{place} ({asin})'):
       prices, options = _read_prices(raw, omitted), _read_options(raw, omitted)
       product = _product(raw, prices, options, known.get(asin), people.get(asin, ()))
+      if product.goals[0] > MAX_CHOICES:
+        raise ValueError(f'its options give more than {MAX_CHOICES} goals')
     if product.synthetic and not product.goals[0]:
       omitted.add('instructions without a goal, as an option has no values', asin)
     yield product
@@ -278,9 +281,7 @@ def _product(
     asin=raw['asin'],
     title=records.text(raw, 'name', blank=True),
     description=records.text(raw, 'full_description', blank=True),
-    bullet_points=tuple(
-      records.checked_text(point, 'small_description', blank=True) for point in points
-    ),
+    bullet_points=records.checked_texts(points, 'small_description', blank=True),
     prices=prices,
     category=records.text(raw, 'category', blank=True),
     query=records.text(raw, 'query', blank=True).lower().strip(),
@@ -381,8 +382,9 @@ def _read_options(
       raise ValueError(f'its option {name[:40]!r} is {records.shown(entries)}')
     if name.lower() in options:
       omitted.add('options named twice but for case have the last values', raw['asin'])
-    values = [records.text(records.fields(e), 'value', blank=True) for e in entries]
-    values = tuple(value.strip().replace('/', ' | ').lower() for value in values)
+    values = [records.fields(entry).get('value') for entry in entries]
+    records.checked_texts(values, 'value', blank=True)
+    values = tuple([value.strip().replace('/', ' | ').lower() for value in values])
     if '' in values:
       omitted.add('options with an empty value, which nobody can click', raw['asin'])
     options[records.checked_text(name, 'option', blank=True).lower()] = values

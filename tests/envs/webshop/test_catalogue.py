@@ -302,6 +302,15 @@ def test_what_is_left_out_or_filled_in_is_said_once(tmp_path, caplog):
   assert not caplog.messages
 
 
+def test_more_goals_than_anyone_can_list_are_refused(tmp_path):
+  values = [{'value': str(number)} for number in range(10)]
+  options = {f'option {number}': values for number in range(30)}
+  entries = [raw(customization_options=options)]
+  assert read(tmp_path, entries)[0].goals == (0, 0), 'without an instruction, none'
+  line = refused(tmp_path, entries, {'B000000001': KNOWN}, {})
+  assert 'item 1 (B000000001): its options give more than 1000000 goals' in line
+
+
 def test_a_repeated_asin_among_instructions_is_named(tmp_path):
   text = json.dumps(KNOWN)
   known = f'{{"B000000001": {text}, "B000000001": {text}}}'.encode()
