@@ -1,19 +1,18 @@
 """Compares runs: `python -m sdar_jax.compare RUN... [--baseline NAME]`. No JAX.
 
-A RUN is a work directory. Runs are grouped by method over seeds; the table goes to the
-terminal and, with the raw results and the learning curves, to the output directory:
+A RUN is a work directory, or a results.csv that an earlier comparison wrote (the file,
+or the folder that holds it). Runs are grouped by method over seeds; the tables go to
+the terminal and, with --output, to a directory:
 
-  comparison.md    the table, its notes and warnings
-  comparison.csv   every number of it, fractions in [0, 1]
-  results.csv      every episode of the evaluations compared
-  curves.png/.svg  success over steps with 95 % bands; needs matplotlib
+  comparison.md      the tables, their notes and warnings
+  comparison.csv     every number of the second, fractions in [0, 1]
+  results.csv/.json  every episode of all evaluations compared, and of what they are
+  curves.png/.svg    success over steps with 95 % bands; needs matplotlib
 
 Exit codes: 0 done, 2 the runs cannot be compared, in one line on stderr.
 """
 
 import argparse
-import csv
-import io
 import math
 import pathlib
 import sys
@@ -24,9 +23,19 @@ import rich.box
 import rich.console
 import rich.table
 
-from sdar_jax import command_line, files, plot, runs, terminal
+from sdar_jax import (
+  command_line,
+  files,
+  panels,
+  plot,
+  results,
+  runs,
+  statistics,
+  terminal,
+)
 from sdar_jax import comparison as comparison_lib
 from sdar_jax.comparison import Comparison, Paired, Row
+from sdar_jax.runs import Evaluation
 from sdar_jax.statistics import Estimate
 
 _HEADINGS = (
@@ -34,24 +43,27 @@ _HEADINGS = (
   'mean',
   'area',
   'difference',
-  'p',
   'P(win)',
   'detects',
   'verdict',
 )
-_UNBROKEN = ('p', 'detects', 'verdict')
+_UNBROKEN = ('detects', 'verdict')
+_STEPS = 4  # Of a single run that are shown; of more the first, a middle and the last.
 _PADDING = 3  # Characters that a column of the terminal's table needs besides.
-_DISPENSABLE = ('P(win)', 'area', 'p')  # Where a terminal is narrow, in this order.
+_DISPENSABLE = ('P(win)', 'area')  # Where a terminal is narrow, in this order.
 
 
-def _headings(metric: str) -> list[str]:
+def headings(metric: str) -> list[str]:
+  """Of the table of methods."""
   return [metric if heading == 'mean' else heading for heading in _HEADINGS]
 
 
 def cells(row: Row) -> list[str]:
   """A row of the table as text, in the order of its headings."""
   name = f'{row.method} ({len(row.seeds)})'
-  out = [name, _percent(row.final), _percent(row.area)]
+  # Of one evaluation there is no curve.
+  area = _percent(row.area) if len(row.curve) > 1 else ''
+  out = [name, _percent(row.final), area]
   if row.paired is None:
     return out + [''] * (len(_HEADINGS) - len(out))
   pair = row.paired
@@ -59,7 +71,6 @@ def cells(row: Row) -> list[str]:
   return [
     *out,
     _percent(pair.difference, sign='+'),
-    f'{pair.test.p:.2g}{"" if pair.test_over == "seeds" else "*"}',
     f'{chance:.2f} [{low:.2f}, {high:.2f}]',
     '-' if math.isnan(pair.detectable) else f'{100 * pair.detectable:.1f}',
     pair.verdict,
@@ -73,23 +84,70 @@ def _percent(estimate: Estimate, sign: str = '') -> str:
   return f'{mean} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]'
 
 
+def run_headings(comparison: Comparison) -> list[str]:
+  """Of the table of single runs: the first, a middle and the last evaluation."""
+  return ['method', 'seed', *map(_at, _few(comparison.steps))]
+
+
+def run_cells(comparison: Comparison) -> list[list[str]]:
+  """The rows of that table as text: success in % with its interval for new tasks."""
+  return [
+    [
+      method,
+      str(run.seed),
+      *(_rate(run.evaluations[step]) for step in _few(comparison.steps)),
+    ]
+    for method, members in comparison.methods.items()
+    for run in members
+  ]
+
+
+def _few(steps: Sequence[int]) -> Sequence[int]:
+  if len(steps) <= _STEPS:
+    return steps
+  return steps[0], steps[len(steps) // 2], steps[-1]
+
+
+def _at(step: int) -> str:
+  return f'step {step}' if step else 'before'
+
+
+def _rate(evaluation: Evaluation) -> str:
+  tries: dict[str, list[bool]] = {}
+  for result in evaluation.results:
+    if not result.outcome.is_fault:
+      tries.setdefault(result.task_id, []).append(result.success)
+  won, played = [sum(t) for t in tries.values()], [len(t) for t in tries.values()]
+  low, high = (100 * end for end in statistics.rate_interval(won, played))
+  return f'{100 * sum(won) / sum(played):.1f} % [{low:.1f}, {high:.1f}]'
+
+
 def title(comparison: Comparison) -> str:
   """What was compared, in one line."""
   e = comparison.evaluation
-  return (
-    f'step {comparison.step}, panel {e.panel} ({e.panel_digest[:12]}),'
-    f' {len(comparison.tasks)} tasks x {e.attempts}, temperature {e.temperature}'
-  )
+  composition = panels.composed(e.composition)
+  played = f'{len(comparison.tasks)} tasks x {e.attempts}'
+  if e.panel == results.UNKNOWN:
+    where = f'{played} of a panel that no {results.ABOUT} names'
+  else:
+    panel = f'panel {e.panel} ({e.panel_digest[:12]})'
+    where = f'{panel}, {played}, temperature {e.temperature}'
+  return f'step {comparison.step}, {where}; {composition}'
 
 
 def notes(comparison: Comparison) -> list[str]:
   """How to read the table, one line each."""
   first, last = comparison.steps[0], comparison.steps[-1]
+  area = f' Area: under the learning curve from step {first} to {last}, as its mean'
   out = [
     f'Mean: in %, at step {comparison.step} of every run: none is taken at its best.'
-    f' Area: under the learning curve from step {first} to {last}, as its mean height.',
-    'Brackets: 95 % intervals for new seeds and new tasks of this kind (two-way random'
-    ' effects, few-seed degrees of freedom); with one seed there is none.',
+    + (f'{area} height.' if first < last else ''),
+    'Brackets: 95 % intervals for new seeds and new tasks drawn like these (two-way'
+    ' random effects, few-seed degrees of freedom), tasks treated as independent: where'
+    ' several share a room, a product or a person, those of levels are somewhat too'
+    ' narrow. With one seed there is none.',
+    'Single runs: intervals for new tasks drawn like these, of these weights'
+    ' (Wilson; attempts at one task are no further tasks).',
   ]
   others = max(
     (row.paired.comparisons for row in comparison.rows if row.paired), default=0
@@ -98,53 +156,40 @@ def notes(comparison: Comparison) -> list[str]:
     return out
   out += [
     f'Difference: method minus {comparison.baseline} on the same seeds and tasks, in'
-    ' percentage points. The verdict asks that its interval excludes 0 and p < 0.05.',
-    *_test_notes(comparison),
+    ' percentage points. The verdict asks that its interval excludes 0, and that'
+    ' flipping the signs of tasks, the seeds as they are, does so too (p < 0.05).',
     f'P(win): chance that a new seed beats a new seed of {comparison.baseline} on'
     ' this panel, ties half (Mann-Whitney).',
     'Detects: the true difference, in points, that these seeds and tasks find with'
-    ' probability 0.8 at the 5 % level, given the variances seen here.',
+    ' probability 0.8 at the 5 % level, if the variances are those seen here; few seeds'
+    ' tell little of theirs.',
   ]
   if others > 1:
     out.append(
-      f'{others} comparisons: intervals, p and what is detected are those of each by'
+      f'{others} comparisons: intervals and what is detected are those of each by'
       ' itself. A verdict that would not hold at 5 % divided by their number'
       ' (Bonferroni) is called uncorrected.'
     )
   return out
 
 
-def _test_notes(comparison: Comparison) -> list[str]:
-  out = []
-  pairs = [row.paired for row in comparison.rows if row.paired is not None]
-  for over, count in sorted({(p.test_over, len(p.seeds)) for p in pairs}):
-    least = f'{2 / 2**count:.2g}'
-    if over == 'seeds':
-      out.append(
-        f'p: two-sided, signs of whole seeds flipped; {count} seeds give no p below'
-        f' {least}.'
-      )
-    else:
-      out.append(
-        f'p*: two-sided, signs flipped within each (seed, task) pair of {count} seeds:'
-        ' about these trained runs, not about new seeds. Flipping whole seeds could'
-        f' give no p below {least}.'
-      )
-  return out
-
-
 def markdown(comparison: Comparison) -> str:
   """The table, notes and warnings."""
   lines = ['# Comparison', '', f'{_escape(title(comparison))}.', '']
-  world = comparison.methods[comparison.baseline][0].world_digest
+  world = comparison.evaluation.world_digest
   lines += [f'World {world[:12]}. Baseline: {_escape(comparison.baseline)}.', '']
   for metric in dict.fromkeys(row.metric for row in comparison.rows):
-    lines += [_line(_headings(metric)), _line(['---'] * len(_HEADINGS))]
-    lines += [_line(cells(r)) for r in comparison.rows if r.metric == metric]
-    lines.append('')
+    rows = [cells(row) for row in comparison.rows if row.metric == metric]
+    lines += [*table(headings(metric), rows), '']
+  lines += [*table(run_headings(comparison), run_cells(comparison)), '']
   lines += [f'- {_escape(note)}' for note in notes(comparison)]
   lines += [f'- Warning: {_escape(warning)}.' for warning in comparison.warnings]
   return '\n'.join(lines) + '\n'
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+  """The lines of a table in Markdown."""
+  return [_line(headings), _line(['---'] * len(headings)), *map(_line, rows)]
 
 
 def _line(texts: Iterable[str]) -> str:
@@ -160,7 +205,7 @@ def show(comparison: Comparison, console: rich.console.Console) -> None:
   console.print(title(comparison), soft_wrap=True)
   for metric in dict.fromkeys(row.metric for row in comparison.rows):
     lines = [cells(row) for row in comparison.rows if row.metric == metric]
-    columns = [_Column(*column) for column in zip(_headings(metric), zip(*lines))]
+    columns = [_Column(*column) for column in zip(headings(metric), zip(*lines))]
     kept = _that_fit(columns, console.width)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in kept:
@@ -170,7 +215,13 @@ def show(comparison: Comparison, console: rich.console.Console) -> None:
     console.print(table)
     if len(kept) < len(columns):
       dropped = ', '.join(_DISPENSABLE[: len(columns) - len(kept)])
-      console.print(f'No room here, but in the files: {dropped}.')
+      console.print(f'No room here, but in comparison.md (--output): {dropped}.')
+  runs_table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+  for heading in run_headings(comparison):
+    runs_table.add_column(heading, overflow='fold')
+  for line in run_cells(comparison):
+    runs_table.add_row(*line)
+  console.print(runs_table)
   for line in (*notes(comparison), *(f'warning: {w}' for w in comparison.warnings)):
     console.print(line, soft_wrap=True)
 
@@ -226,14 +277,11 @@ def _paired_columns(pair: Paired) -> dict[str, Any]:
     'paired_seeds': ' '.join(map(str, pair.seeds)),
     **_columns('difference', pair.difference),
     **_columns('area_difference', pair.area),
-    'p': pair.test.p,
-    'p_over': pair.test_over,
-    'p_smallest': pair.test.smallest,
+    'p_seeds': pair.p_seeds,
     'win': chance,
     'win_low': low,
     'win_high': high,
     'detectable': pair.detectable,
-    'seeds_needed': pair.seeds_needed,
     **_columns('corrected', pair.corrected),
     'verdict': pair.verdict,
   }
@@ -244,31 +292,13 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float]:
   return {name: estimate.mean, **ends}
 
 
-def results_csv(comparison: Comparison) -> str:
-  """Every episode of the evaluations compared."""
-  records = []
-  for method, members in comparison.methods.items():
-    for run in members:
-      for result in run.evaluations[comparison.step].results:
-        record = {'method': method, 'seed': run.seed, 'step': comparison.step}
-        record |= {'task_id': result.task_id, 'attempt': result.attempt}
-        record |= {'type': result.task_type, 'success': int(result.success)}
-        if result.score is not None:
-          record['score'] = result.score
-        record |= {'outcome': result.outcome.value, 'turns': result.turns}
-        records.append(record)
-  return _csv(records)
-
-
 def _csv(records: Sequence[dict[str, Any]]) -> str:
   """CSV whose columns are those of the record with most, which hold all others'."""
-  stream = io.StringIO()
-  writer = csv.DictWriter(stream, max(records, key=len), lineterminator='\n')
-  writer.writeheader()
-  for record in records:
-    nan = {k for k, v in record.items() if isinstance(v, float) and math.isnan(v)}
-    writer.writerow({k: '' if k in nan else v for k, v in record.items()})
-  return stream.getvalue()
+  known = [
+    {k: v for k, v in record.items() if not (isinstance(v, float) and math.isnan(v))}
+    for record in records
+  ]
+  return results.table(known, max(records, key=len))
 
 
 def write(comparison: Comparison, directory: pathlib.Path) -> list[str]:
@@ -277,7 +307,7 @@ def write(comparison: Comparison, directory: pathlib.Path) -> list[str]:
   texts = {
     'comparison.md': markdown(comparison),
     'comparison.csv': summary_csv(comparison),
-    'results.csv': results_csv(comparison),
+    **results.write(comparison.methods, comparison.steps),
   }
   for name, text in texts.items():
     files.write_atomic(directory / name, text.encode())
@@ -293,32 +323,34 @@ def write(comparison: Comparison, directory: pathlib.Path) -> list[str]:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   parser = command_line.Parser(prog='python -m sdar_jax.compare')
   parser.description = 'Compares runs by method over seeds, with intervals.'
-  parser.add_argument('runs', nargs='+', metavar='RUN', help='work directory')
+  parser.add_argument('runs', nargs='+', metavar='RUN', help='directory or results.csv')
   parser.add_argument(
     '--baseline', metavar='NAME', help='method to compare others with'
   )
   parser.add_argument('--step', type=int, help='compare here, not at the last step')
   parser.add_argument(
-    '--output',
-    default='runs/comparison',
-    help='directory for tables and figure (default: %(default)s)',
+    '--output', metavar='DIR', help='directory for tables, episodes and figure'
   )
   return parser.parse_all(argv)
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point; returns the exit code."""
+  output = None
   try:
     arguments = _arguments(argv)
-    output = files.local_path(arguments.output, '--output')
-    files.check_directory(output, '--output')
-    read = [runs.read(files.local_path(path, 'RUN')) for path in arguments.runs]
-    comparison = comparison_lib.compare(read, arguments.baseline, arguments.step)
+    if arguments.output is not None:
+      output = files.local_path(arguments.output, '--output')
+      files.check_directory(output, '--output')
+    found = [run for path in arguments.runs for run in read(path)]
+    comparison = comparison_lib.compare(found, arguments.baseline, arguments.step)
   except (ValueError, OSError) as error:
     print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
     return 2
   console = rich.console.Console(markup=False, highlight=False)
   show(comparison, console)  # Before it is written, which may fail.
+  if output is None:
+    return 0
   try:
     written = write(comparison, output)
   except OSError as error:
@@ -327,6 +359,17 @@ def main(argv: Sequence[str]) -> int:
     return 2
   console.print(f'in {output}: {", ".join(written)}', soft_wrap=True)
   return 0
+
+
+def read(path: str) -> list[runs.Run]:
+  """The run of a work directory, or the runs of a results.csv.
+
+  Raises:
+    ValueError: it is neither, or a file is damaged.
+  """
+  local = files.local_path(path, 'RUN')
+  episodes = results.find(local)
+  return [runs.read(local)] if episodes is None else results.read(episodes)
 
 
 if __name__ == '__main__':

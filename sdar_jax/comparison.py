@@ -11,7 +11,6 @@ from sdar_jax.runs import Evaluation, Run, RunError
 from sdar_jax.statistics import Estimate
 
 BASELINE = 'grpo'  # Where none is named and there is one of this name.
-LEVEL = 0.05  # Of tests: the chance to find a difference where there is none.
 METRICS = ('success', 'score')
 
 
@@ -23,45 +22,39 @@ class Paired:
     seeds: that both have.
     difference: at the compared step.
     area: of the areas under the learning curves.
-    test: permutation test of the difference.
-    test_over: what it permutes, 'seeds' or 'results'.
+    p_seeds: of a permutation test that takes each seed's difference for one number;
+      S seeds give none below 2 / 2^S.
     improvement: chance that a new seed beats one of the baseline, and its interval,
       from all seeds of both.
     detectable: the difference that these seeds and tasks detect with power 0.8.
-    seeds_needed: seeds that detect the observed difference; None if no number would.
     comparisons: with the baseline by this metric, of which this is one.
     corrected: the difference with an interval that covers 1 - 0.05 / comparisons.
+    settled: what is settled by itself: 1 better, -1 worse, 0 nothing.
+    held: what is settled where the level is shared among the comparisons.
   """
 
   seeds: tuple[int, ...]
   difference: Estimate
   area: Estimate
-  test: statistics.Test
-  test_over: str
+  p_seeds: float
   improvement: tuple[float, float, float]
   detectable: float
-  seeds_needed: int | None
   comparisons: int
   corrected: Estimate
+  settled: int
+  held: int
 
   @property
   def verdict(self) -> str:
-    """What the interval of the difference says, where the test agrees.
+    """What is settled, in words.
 
-    With few seeds an interval can be too narrow because the seeds happen to agree; the
-    test of the single results guards against that. What would not hold if the level
-    were shared among all comparisons (Bonferroni) is 'uncorrected'.
+    What would not hold if the level were shared among all comparisons (Bonferroni) is
+    'uncorrected'.
     """
-    if (single := self._sign(self.difference, LEVEL)) is None:
+    if not self.settled:
       return 'not settled'
-    held = self._sign(self.corrected, LEVEL / self.comparisons)
-    return single if held else f'{single} (uncorrected)'
-
-  def _sign(self, difference: Estimate, level: float) -> str | None:
-    """'better' or 'worse' where interval and test agree at this level."""
-    if self.test.p >= level:
-      return None
-    return 'better' if difference.low > 0 else 'worse' if difference.high < 0 else None
+    single = 'better' if self.settled > 0 else 'worse'
+    return single if self.held else f'{single} (uncorrected)'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,31 +237,29 @@ def _paired(
   seeds = tuple(seed for seed in ours if seed in theirs)
   table = np.stack([ours[seed] - theirs[seed] for seed in seeds])  # [S, E, K]
   last = table[:, -1]
-  bounds, level = (-1.0, 1.0), LEVEL / comparisons
+  bounds, level = (-1.0, 1.0), statistics.LEVEL / comparisons
   difference = statistics.two_way_interval(last, bounds)
   areas = np.einsum('e,sek->sk', weights, table)
-  over_seeds = 2 / 2 ** len(seeds) < level  # The smallest p that flipping them gives.
-  spread = {
-    'seed_variance': difference.seed_variance,
-    'task_variance': difference.task_variance,
-    'tasks': last.shape[-1],
-  }
+  settled = statistics.settled(last)
   return Paired(
     seeds=seeds,
     difference=difference,
     area=statistics.two_way_interval(areas, bounds),
-    test=statistics.sign_flip_test(last.mean(1) if over_seeds else last),
-    test_over='seeds' if over_seeds else 'results',
+    p_seeds=statistics.sign_flip_test(last.mean(1)),
     improvement=statistics.probability_of_improvement(
       [value[-1].mean() for value in ours.values()],
       [value[-1].mean() for value in theirs.values()],
     ),
-    detectable=statistics.detectable_difference(seeds=len(seeds), **spread),
-    seeds_needed=statistics.seeds_needed(difference.mean, **spread)
-    if len(seeds) > 1
-    else None,
+    detectable=statistics.detectable_difference(
+      seed_variance=difference.seed_variance,
+      task_variance=difference.task_variance,
+      seeds=len(seeds),
+      tasks=last.shape[-1],
+    ),
     comparisons=comparisons,
     corrected=statistics.two_way_interval(last, bounds, 1 - level),
+    settled=settled,
+    held=settled and statistics.settled(last, level),
   )
 
 
@@ -296,10 +287,4 @@ def _unsettled(metric: str, method: str, pair: Paired) -> str:
   observed = f'{method}: {metric} differs by {100 * pair.difference.mean:+.1f} pp'
   if len(pair.seeds) < 2:
     return f'{observed}; one shared seed detects nothing'
-  if pair.seeds_needed is None:
-    cure = 'no number of seeds would settle so small a difference on this panel'
-  else:
-    cure = f'about {pair.seeds_needed} seeds would settle it'
-  return (
-    f'{observed}, {len(pair.seeds)} seeds detect {100 * pair.detectable:.1f} pp: {cure}'
-  )
+  return f'{observed}, {len(pair.seeds)} seeds detect {100 * pair.detectable:.1f} pp'

@@ -1,13 +1,14 @@
 """Run directories as a comparison reads them, and which of them it may compare.
 
-What is read is what training leaves: config.json, run.json and eval/<step>.json.
+What is read is what training leaves: config.json, run.json and eval/<step>.json; or
+what an earlier comparison left, results.csv.
 """
 
 import dataclasses
+import functools
 import itertools
-import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sdar_jax import files
@@ -30,10 +31,24 @@ NEUTRAL = (
 _RUN_SCHEMA, _REPORT_SCHEMA = 1, 2
 _ABSENT = '(absent)'
 # Of all evaluations compared.
-_EQUAL = (
-  *('panel_digest', 'world_digest', 'attempts', 'temperature', 'top_p', 'top_k'),
-  'max_response_tokens',
-)
+_EQUAL = {
+  'panel_digest': (str,),
+  'world_digest': (str,),
+  'attempts': (int,),
+  'temperature': (int, float),
+  'top_p': (int, float),
+  'top_k': (int,),
+  'max_response_tokens': (int,),
+}
+# What a run was made of besides its config, and the words for several of them.
+INPUTS = {
+  'model_digest': 'initial models',
+  'tokenizer_digest': 'tokenizers',
+  'skills_digest': 'skill banks',
+  'numerics': 'numerics',
+}
+_SAME_INPUTS = ('model_digest', 'tokenizer_digest', 'skills_digest')  # Among seeds.
+_LIMIT = 2**30  # Bytes of a file that are read: a report of 5 million episodes.
 
 
 class RunError(ValueError):
@@ -82,9 +97,8 @@ class Run:
     seed: of the run.
     method: the name of its algorithm.
     steps: how far it was to train.
-    config: flattened, key -> value.
-    world_digest: what its episodes consisted of.
-    model_digest: what its initial policy was.
+    config: flattened, key -> value; {} where that is not known.
+    inputs: name -> digest of what it was made of, of those in `INPUTS` that are known.
     code_versions: of the code that trained it; several if it was resumed by another.
     evaluations: step -> evaluation, in order of steps.
   """
@@ -94,8 +108,7 @@ class Run:
   method: str
   steps: int
   config: dict[str, Any]
-  world_digest: str
-  model_digest: str
+  inputs: dict[str, str]
   code_versions: tuple[str, ...]
   evaluations: dict[int, Evaluation]
 
@@ -111,48 +124,69 @@ def read(path: pathlib.Path) -> Run:
   Raises:
     RunError: it is none, it was not evaluated, or a file is damaged.
   """
+  if not path.exists():
+    raise RunError(f'{path}: there is no such directory')
   for name, why in (
-    ('config.json', 'it is no run directory'),
+    ('config.json', 'it is no run directory, nor are there results.csv'),
     ('run.json', 'it was trained by an earlier version; train it again'),
   ):
     if not (path / name).exists():
       raise RunError(f'{path} has no {name}: {why}')
-  config, identity = _load(path / 'config.json'), _load(path / 'run.json')
+  config = _parse(path / 'config.json', lambda values: values)
+  steps = _parse(path / 'config.json', lambda values: field(values, 'steps', int))
   reports = sorted((path / 'eval').glob('*.json'))
   if not reports:
     raise RunError(f'{path} has no evaluation in eval/: let it run')
-  evaluations = [_parse(report, _evaluation) for report in reports]
-  try:
+  evaluations = [_parse(r, functools.partial(_evaluation, r)) for r in reports]
+
+  def make(identity: dict[str, Any]) -> Run:
     _check_schema(identity, _RUN_SCHEMA)
     return Run(
       path=path,
-      seed=identity['seed'],
-      method=_printable(identity['method']),
-      steps=config['steps'],
+      seed=field(identity, 'seed', int),
+      method=printable(field(identity, 'method', str)),
+      steps=steps,
       config=config,
-      world_digest=identity['world_digest'],
-      model_digest=identity['model_digest'],
-      code_versions=tuple(identity['code_versions']),
+      inputs=inputs(identity),
+      code_versions=tuple(field(identity, 'code_versions', list)),
       evaluations={e.step: e for e in evaluations},
     )
-  except (ValueError, KeyError, TypeError) as error:
-    raise _damaged(path, error) from error
+
+  return _parse(path / 'run.json', make)
 
 
-def _load(path: pathlib.Path) -> Any:
-  return _parse(path, lambda _, value: value)
+def inputs(record: dict[str, Any]) -> dict[str, str]:
+  """The digests that `record` has of `INPUTS`; earlier versions wrote fewer."""
+  known = [key for key in INPUTS if key in record and record[key] is not None]
+  return {key: printable(record[key]) for key in known}
 
 
-def _parse(path: pathlib.Path, make: Any) -> Any:
+def field(record: dict[str, Any], key: str, *kinds: type) -> Any:
+  """An entry of a record.
+
+  Raises:
+    KeyError: there is none.
+    TypeError: it is of no such type.
+  """
+  value = record[key]
+  if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+    names = ' or '.join(kind.__name__ for kind in kinds)
+    raise TypeError(f'{key}={str(value)[:40]!r}: must be {names}')
+  return value
+
+
+def _parse(path: pathlib.Path, make: Callable[[dict[str, Any]], Any]) -> Any:
   try:
-    return make(path, json.loads(path.read_text(encoding='utf-8')))
+    return make(files.read_json(path, limit=_LIMIT))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise _damaged(path, error) from error
+    raise damaged(path, error) from error
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> RunError:
+def damaged(path: pathlib.Path, error: Exception) -> RunError:
+  """An error that names the file."""
   what = f'no {error}' if isinstance(error, KeyError) else files.one_line(error)
-  return RunError(f'{path} is damaged ({what}): restore it or leave the run out')
+  what = what.removeprefix(f'{path}: ')
+  return RunError(f'{path} is damaged ({what}): restore it or leave it out')
 
 
 def _check_schema(record: dict[str, Any], known: int) -> None:
@@ -160,35 +194,54 @@ def _check_schema(record: dict[str, Any], known: int) -> None:
     raise ValueError(f'schema {record["schema"]}, this version reads {known}')
 
 
-def _printable(value: Any) -> str:
+def printable(value: Any) -> str:
+  """A text that cannot change a terminal or a table."""
   return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
 
 
 def _evaluation(path: pathlib.Path, report: dict[str, Any]) -> Evaluation:
   _check_schema(report, _REPORT_SCHEMA)
   scored = 'mean_score' in report
-  results = tuple(_result(record, scored) for record in report['tasks'])
+  results = tuple(_result(r, scored) for r in field(report, 'tasks', list))
+  if path.stem != f'{(step := field(report, "step", int)):06d}':
+    raise ValueError(f'it says it is of step {step}')
+  return make_evaluation(path, report, step, results)
+
+
+def make_evaluation(
+  path: pathlib.Path, settings: dict[str, Any], step: int, results: Sequence[Result]
+) -> Evaluation:
+  """One evaluation, checked.
+
+  Raises:
+    ValueError: an episode occurs twice.
+    KeyError: a setting is missing.
+    TypeError: a setting is of another type.
+  """
+  if len({(r.task_id, r.attempt) for r in results}) != len(results):
+    raise ValueError('an attempt at a task occurs twice')
   return Evaluation(
     path=path,
-    step=report['step'],
-    panel=_printable(report['panel']),
-    composition={_printable(k): v for k, v in report['composition'].items()},
-    **{key: report[key] for key in (*_EQUAL, 'seed')},
-    has_score=scored,
-    results=results,
+    step=step,
+    panel=printable(field(settings, 'panel', str)),
+    composition={printable(k): v for k, v in settings['composition'].items()},
+    seed=field(settings, 'seed', int),
+    **{key: field(settings, key, *kinds) for key, kinds in _EQUAL.items()},
+    has_score=all(r.score is not None for r in results),
+    results=tuple(results),
   )
 
 
 def _result(record: dict[str, Any], scored: bool) -> Result:
   return Result(
-    task_id=record['task_id'],
-    attempt=record['attempt'],
-    task_type=record['type'],
-    success=record['success'],
+    task_id=field(record, 'task_id', str),
+    attempt=field(record, 'attempt', int),
+    task_type=field(record, 'type', str),
+    success=field(record, 'success', bool),
     # An episode that was not finished has no score: it counts 0, as in WebShop's own.
     score=float(record['score'] or 0) if scored else None,
     outcome=Outcome(record['outcome']),
-    turns=record['turns'],
+    turns=field(record, 'turns', int),
   )
 
 
@@ -219,7 +272,6 @@ def check_comparable(runs: Sequence[Run], steps: Sequence[int]) -> None:
   """Raises RunError, naming two, unless worlds and panels are the same everywhere."""
   first = runs[0]
   for run in runs:
-    _check_equal('world_digest', first, run)
     for step in steps:
       a, b = first.evaluations[steps[0]], run.evaluations[step]
       for key in _EQUAL:
@@ -232,7 +284,7 @@ def _keys(evaluation: Evaluation) -> list[tuple[str, int]]:
   return [(r.task_id, r.attempt) for r in evaluation.results]
 
 
-def _check_equal(key: str, a: Run | Evaluation, b: Run | Evaluation) -> None:
+def _check_equal(key: str, a: Evaluation, b: Evaluation) -> None:
   values = [getattr(a, key), getattr(b, key)]
   if values[0] != values[1]:
     one, other = (v[:12] if isinstance(v, str) else v for v in values)
@@ -248,7 +300,8 @@ def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
   A label is the algorithm's name and the settings in which runs of that name differ.
 
   Raises:
-    RunError: two runs have the same label and seed.
+    RunError: two runs have the same label and seed, or unlike models, tokenizers or
+      skill banks under one label.
   """
   out: dict[str, list[Run]] = {}
   for name in sorted({run.method for run in runs}):
@@ -262,11 +315,26 @@ def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for a, b in itertools.pairwise(members):
       if a.seed == b.seed:
         raise RunError(f'{a.path} and {b.path}: both are {label}, seed {a.seed}')
+    _check_inputs(label, members)
   return out
 
 
+def _check_inputs(label: str, members: Sequence[Run]) -> None:
+  """Raises RunError where the seeds of a method began from other models or words."""
+  for key in _SAME_INPUTS:
+    known = [run for run in members if key in run.inputs]
+    for run in known:
+      ours, theirs = known[0].inputs[key], run.inputs[key]
+      if ours != theirs:
+        raise RunError(
+          f'{known[0].path} and {run.path} are no seeds of one {label}: {key}'
+          f' {ours[:12]} and {theirs[:12]}'
+        )
+
+
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-  """Config keys that matter and in which the runs differ."""
+  """Config keys that matter and in which the runs differ, where they are known."""
+  runs = [run for run in runs if run.config]
   keys = sorted({key for run in runs for key in run.config})
   return [
     key
@@ -281,7 +349,7 @@ def _short(key: str) -> str:
 
 
 def _plain(run: Run, key: str) -> str:
-  return _printable(run.config[key] if key in run.config else _ABSENT)
+  return printable(run.config[key] if key in run.config else _ABSENT)
 
 
 def cautions(methods: dict[str, list[Run]], step: int) -> list[str]:
@@ -302,7 +370,10 @@ def cautions(methods: dict[str, list[Run]], step: int) -> list[str]:
   if unequal:
     out.append(f'methods differ in more than the algorithm: {", ".join(unequal)}')
   for name, values in (
-    ('initial models', {run.model_digest for run in runs}),
+    *(
+      (name, {run.inputs[key] for run in runs if key in run.inputs})
+      for key, name in INPUTS.items()
+    ),
     ('code versions', {v for run in runs for v in run.code_versions}),
     ('evaluation seeds', {run.evaluations[step].seed for run in runs}),
   ):

@@ -143,7 +143,7 @@ class Run:
     """Writes run.json and sets reports of other evaluation settings aside."""
     if count := self.evaluations.sort():
       self.console.line(
-        f'{count} evaluations with other settings or weights: now in eval/superseded/'
+        f'evaluations of other settings or weights, now in eval/superseded/: {count}'
       )
     writers.write_run(
       self.workdir.path,

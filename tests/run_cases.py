@@ -40,14 +40,16 @@ def episode(index, success, attempt=0, outcome=None, **extra):
   }
 
 
-def make_run(root, name, seed, curve, config=None, digests=None, report=None):
+def make_run(root, name, seed, curve, config=None, report=None, identity=None):
   """A run directory; `curve` maps a step to the successes of its tasks."""
   path = root / f'{name}-{seed}'
   (path / 'eval').mkdir(parents=True)
   settings = {'seed': seed, 'steps': max(curve), 'algorithm.name': name}
   settings |= {'algorithm.gate_beta': 5.0, 'optimizer.learning_rate': 0.1}
   (path / 'config.json').write_text(json.dumps({**settings, **(config or {})}))
-  writers.write_run(path, method=name, seed=seed, **{**DIGESTS, **(digests or {})})
+  writers.write_run(path, method=name, seed=seed, **DIGESTS)
+  record = json.loads((path / 'run.json').read_text())
+  (path / 'run.json').write_text(json.dumps({**record, **(identity or {})}))
   for step, row in curve.items():
     records = [r if isinstance(r, dict) else episode(i, r) for i, r in enumerate(row)]
     values = {**SETTINGS, 'step': step, 'tasks': records}

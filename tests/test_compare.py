@@ -15,7 +15,7 @@ import rich.console
 from run_cases import compared, episode, make_run, study
 from scipy import stats
 
-from sdar_jax import compare, statistics
+from sdar_jax import compare, comparison, results, statistics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -41,8 +41,7 @@ def test_a_comparison_worked_out_by_hand(tmp_path):
   assert pair.seeds == (0, 1)
   assert pair.difference.mean == 1 / 2
   assert pair.area.mean == pytest.approx(1 / 4 + 4 / 32)
-  # Four pairs of eight differ, all our way: 2 of 2**4 patterns are as extreme.
-  assert (pair.test.p, pair.test_over) == (1 / 8, 'results')
+  assert pair.p_seeds == 1 / 2  # Two seeds that agree can give no less.
   assert pair.improvement[0] == 1.0
   assert [e.mean for e in row.curve] == [0, 1 / 2, 7 / 8]
   expected = statistics.two_way_interval(
@@ -71,8 +70,7 @@ def test_numbers_are_those_of_the_statistics(tmp_path):
   )
   assert row.final == statistics.two_way_interval(table['sdar'])
   assert row.paired.difference == statistics.two_way_interval(difference, (-1.0, 1.0))
-  assert (row.paired.test_over, row.paired.test.smallest) == ('seeds', 2 / 2**7)
-  assert row.paired.test.p == pytest.approx(test.pvalue)
+  assert row.paired.p_seeds == pytest.approx(test.pvalue)
   u = stats.mannwhitneyu(table['sdar'].mean(1), table['grpo'].mean(1)).statistic
   assert row.paired.improvement[0] == pytest.approx(u / 49)
   assert row.paired.verdict == 'better'
@@ -113,13 +111,12 @@ def test_few_and_unequal_seeds_are_said(tmp_path):
   assert 'gspo and grpo share no seed: no paired difference' in got.warnings
 
 
-def test_what_could_not_be_detected_is_said_with_the_seeds_it_takes(tmp_path):
+def test_what_could_not_be_detected_is_said(tmp_path):
   got = compared(study(tmp_path / 'small', gains=(('grpo', 0), ('sdar', 0.05))))
   pair = got.rows[1].paired
   assert abs(pair.difference.mean) < pair.detectable
   (line,) = (line for line in got.warnings if line.startswith('sdar: success'))
-  cure = f'{pair.seeds_needed} seeds' if pair.seeds_needed else 'no number of seeds'
-  assert f'detect {100 * pair.detectable:.1f} pp' in line and cure in line
+  assert line.endswith(f'3 seeds detect {100 * pair.detectable:.1f} pp')
   got = compared(study(tmp_path / 'large', tasks=400, gains=(('grpo', 0), ('a', 0.5))))
   assert got.rows[1].paired.verdict == 'better' and got.warnings == ()
 
@@ -135,7 +132,7 @@ def test_graded_scores_are_a_metric_of_their_own(tmp_path):
   others = [make_run(tmp_path, 'rloo', s, {5: rows}, report=report) for s in range(3)]
   text = compare.markdown(compared(paths + others))  # One comparison by each metric.
   assert 'Difference: method minus grpo' in text and 'Bonferroni' not in text
-  first = compare.results_csv(got).splitlines()[:2]
+  first = results.write(got.methods, got.steps)['results.csv'].splitlines()[:2]
   assert first[0].split(',')[7] == 'score' and first[1].split(',')[7] == '0.5'
   paths.append(make_run(tmp_path, 'sdar', 0, {5: [1, 0, 0, 1]}))
   assert {row.metric for row in compared(paths).rows} == {'success'}
@@ -153,16 +150,20 @@ def test_files_hold_the_numbers(tmp_path, capsys):
     assert record['difference'] == (
       str(row.paired.difference.mean) if row.paired else ''
     )
-  results = list(csv.DictReader((tmp_path / 'out' / 'results.csv').open()))
-  assert len(results) == 3 * 3 * 40
+  episodes = list(csv.DictReader((tmp_path / 'out' / 'results.csv').open()))
+  assert len(episodes) == 2 * 3 * 3 * 40 and {r['step'] for r in episodes} == {
+    '0',
+    '10',
+  }
   for method in got.methods:
-    won = [int(r['success']) for r in results if r['method'] == method]
+    rows = [r for r in episodes if (r['method'], r['step']) == (method, '10')]
+    won = [int(r['success']) for r in rows]
     (row,) = (row for row in got.rows if row.method == method)
     assert np.mean(won) == pytest.approx(row.final.mean)
   text = (tmp_path / 'out' / 'comparison.md').read_text()
   for line in (*compare.notes(got), *got.warnings):
     assert line in shown and compare._escape(line) in text
-  assert 'no p below 0.25' in text and '2 comparisons' in text
+  assert '2 comparisons' in text
   for row in got.rows:
     assert all(compare._escape(cell) in text for cell in compare.cells(row))
 
@@ -179,7 +180,7 @@ def test_a_terminal_shows_every_verdict_whole(tmp_path, width, dropped):
     assert f' {row.paired.verdict} ' in table
     assert f' {100 * row.paired.detectable:.1f} ' in table
   assert ('P(win)' in table.splitlines()[2]) is not dropped
-  assert ('in the files: P(win)' in table) is dropped
+  assert ('(--output): P(win)' in table) is dropped
 
 
 def test_one_seed_has_no_interval_anywhere(tmp_path):
@@ -190,7 +191,7 @@ def test_one_seed_has_no_interval_anywhere(tmp_path):
   assert row.paired.verdict == 'not settled'
   assert compare.cells(row)[1] == f'{100 * row.final.mean:.1f}'
   record = list(csv.DictReader(compare.summary_csv(got).splitlines()))[1]
-  assert record['mean_low'] == record['detectable'] == record['seeds_needed'] == ''
+  assert record['mean_low'] == record['detectable'] == ''
 
 
 def test_what_does_not_hold_among_many_comparisons_is_uncorrected(tmp_path):
@@ -212,8 +213,8 @@ def test_what_does_not_hold_among_many_comparisons_is_uncorrected(tmp_path):
   }
 
 
-def test_a_verdict_asks_for_the_test_too(tmp_path):
-  """Seeds that happen to agree make a narrow interval: the single results decide."""
+def test_a_verdict_asks_for_the_test_of_tasks_too(tmp_path):
+  """Seeds that happen to agree make a narrow interval: the tasks decide."""
   for wins, verdict in ((1, 'not settled'), (2, 'better')):
     paths = []
     for seed in range(3):
@@ -224,7 +225,77 @@ def test_a_verdict_asks_for_the_test_too(tmp_path):
       paths.append(make_run(tmp_path / str(wins), 'sdar', seed, {5: row}))
     pair = compared(paths).rows[1].paired
     assert pair.difference.low > 0 and pair.verdict == verdict
-    assert pair.test.p == pytest.approx(2 / 2 ** (3 * wins), abs=0.01)
+    assert pair.p_seeds == 0.25
+
+
+def test_results_that_were_written_give_the_same_comparison(tmp_path, capsys):
+  """From the file alone, its folder, and the runs: every number and every line."""
+  gains = (('grpo', 0), ('sdar', 0.2), ('a', 0.1))
+  paths = study(tmp_path / 'runs', gains=gains)
+  out = tmp_path / 'out'
+  assert compare.main([*map(str, paths), '--output', str(out)]) == 0
+  capsys.readouterr()
+  for again in (out, out / 'results.csv'):
+    copy = tmp_path / f'{again.name} again'
+    assert compare.main([str(again), '--output', str(copy)]) == 0
+    for name in ('comparison.md', 'comparison.csv', 'results.csv', 'results.json'):
+      assert (copy / name).read_bytes() == (out / name).read_bytes()
+  (out / 'results.json').unlink()  # As files of earlier versions are.
+  bare = compare.read(str(out))
+  got, whole = comparison.compare(bare), compared(paths)
+  assert got.rows == whole.rows and got.steps == (0, 10)
+  assert 'that no results.json names; a 20, b 20' in compare.title(got)
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (lambda text: text.replace('seed', 'sead', 1), 'line 1: it has no column seed'),
+    (lambda text: text.replace(',10,task 0,0,', ',10,task 0,x,', 1), "'x'"),
+    (lambda text: text.replace('task 0,0,a,0', 'task 0,0,a,2', 1), 'must be 0 or 1'),
+    (lambda text: text.replace(',max_turns', ',success', 1), "outcome='success'"),
+    (lambda text: text.replace(',max_turns', ',bored', 1), "'bored'"),
+    (lambda text: text + text.splitlines()[-1] + '\n', 'occurs twice'),
+    (lambda text: text + 'grpo,0\n', 'more or fewer fields'),
+    (lambda text: text.splitlines()[0] + '\n', 'no episode'),
+    (lambda text: '', 'no column'),
+    (lambda text: text[:50] + '\udcff' + text[50:], 'line'),
+  ],
+)
+def test_a_damaged_results_file_is_named(tmp_path, capsys, change, message):
+  paths = study(tmp_path / 'runs', seeds=2, tasks=4)
+  assert compare.main([*map(str, paths), '--output', str(tmp_path / 'out')]) == 0
+  path = tmp_path / 'out' / 'results.csv'
+  path.write_bytes(change(path.read_text()).encode(errors='surrogateescape'))
+  capsys.readouterr()
+  assert compare.main([str(path)]) == 2
+  out, err = capsys.readouterr()
+  assert str(path) in err and message in err and err.count('\n') == 1 and not out
+
+
+def test_results_and_runs_of_other_panels_are_refused(tmp_path, capsys):
+  paths = study(tmp_path / 'runs', seeds=2, tasks=4)
+  assert compare.main([*map(str, paths), '--output', str(tmp_path / 'out')]) == 0
+  other = make_run(tmp_path / 'x', 'rloo', 0, {0: [1] * 4, 10: [1] * 4})
+  assert compare.main([str(tmp_path / 'out'), str(other)]) == 0
+  capsys.readouterr()
+  changed = {'panel_digest': 'q' * 64}
+  other = make_run(tmp_path / 'y', 'rloo', 0, {10: [1] * 4}, report=changed)
+  assert compare.main([str(tmp_path / 'out'), str(other)]) == 2
+  assert 'panel_digest pppppppppppp and qqqqqqqqqqqq' in capsys.readouterr().err
+  assert compare.main([str(tmp_path / 'nowhere')]) == 2
+  assert 'no such directory' in capsys.readouterr().err
+
+
+def test_single_runs_are_shown_before_between_and_after(tmp_path):
+  curve = {step: [step > 9, step > 5, 1, 0] for step in (0, 2, 6, 8, 12)}
+  got = compared([make_run(tmp_path, 'grpo', 3, curve)])
+  assert compare.run_headings(got) == ['method', 'seed', 'before', 'step 6', 'step 12']
+  interval = stats.binomtest(1, 4).proportion_ci(method='wilson')
+  low, high = (f'{100 * end:.1f}' for end in interval)
+  (row,) = compare.run_cells(got)
+  assert row[:3] == ['grpo', '3', f'25.0 % [{low}, {high}]']
+  assert [cell.split(' ')[0] for cell in row[2:]] == ['25.0', '50.0', '75.0']
 
 
 def test_it_runs_without_jax_and_without_matplotlib(tmp_path):
@@ -235,7 +306,7 @@ def test_it_runs_without_jax_and_without_matplotlib(tmp_path):
     'runpy.run_module("sdar_jax.compare", run_name="__main__")\n'
   )
   done = subprocess.run(
-    [sys.executable, '-c', code, *map(str, paths)],
+    [sys.executable, '-c', code, *map(str, paths), '--output', 'out'],
     cwd=tmp_path,
     env={**os.environ, 'PYTHONPATH': str(ROOT)},
     capture_output=True,
@@ -244,8 +315,9 @@ def test_it_runs_without_jax_and_without_matplotlib(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert 'no figure: it needs `pip install matplotlib`' in done.stdout
-  written = {path.name for path in (tmp_path / 'runs' / 'comparison').iterdir()}
-  assert written == {'comparison.md', 'comparison.csv', 'results.csv'}
+  written = {path.name for path in (tmp_path / 'out').iterdir()}
+  names = {'comparison.md', 'comparison.csv', 'results.csv', 'results.json'}
+  assert written == names
 
 
 def test_names_cannot_break_the_table(tmp_path, capsys):

@@ -38,7 +38,7 @@ def test_methods_are_told_apart_by_the_settings_that_differ(tmp_path):
 @pytest.mark.parametrize(
   'key, changed',
   [
-    ('world_digest', {'digests': {'world_digest': 'x' * 64}}),
+    ('world_digest', {'report': {'world_digest': 'x' * 64}}),
     ('panel_digest', {'report': {'panel_digest': 'q' * 64}}),
     ('temperature', {'report': {'temperature': 1.0}}),
     ('attempts', {'report': {'attempts': 2}}),
@@ -123,14 +123,63 @@ def test_a_difference_in_more_than_the_algorithm_is_said(tmp_path):
   assert line.endswith('algorithm: optimizer.learning_rate')
 
 
-def test_other_models_code_and_evaluation_seeds_are_said(tmp_path):
-  a = make_run(tmp_path, 'grpo', 0, {5: [1, 0]})
-  b = make_run(tmp_path, 'sdar', 0, {5: [1, 0]}, {}, {'model_digest': 'x'}, {'seed': 7})
-  identity = json.loads((b / 'run.json').read_text())
-  (b / 'run.json').write_text(json.dumps({**identity, 'code_versions': ['y']}))
+def test_other_inputs_code_and_evaluation_seeds_are_said(tmp_path):
+  ours = {f'{name}_digest': name for name in ('tokenizer', 'skills')}
+  a = make_run(tmp_path, 'grpo', 0, {5: [1, 0]}, identity={**ours, 'numerics': 'x64'})
+  theirs = {'model_digest': 'x', 'tokenizer_digest': 'x', 'skills_digest': 'x'}
+  b = make_run(
+    *(tmp_path, 'sdar', 0, {5: [1, 0]}),
+    report={'seed': 7},
+    identity={**theirs, 'numerics': 'x32', 'code_versions': ['y']},
+  )
   text = '\n'.join(compared([a, b]).warnings)
-  for what in ('2 initial models', '2 code versions', '2 evaluation seeds'):
+  for what in (
+    *('2 initial models', '2 tokenizers', '2 skill banks', '2 numerics'),
+    *('2 code versions', '2 evaluation seeds'),
+  ):
     assert what in text
+  earlier = make_run(tmp_path, 'gspo', 0, {5: [1, 0]})  # Said nothing of these.
+  text = '\n'.join(compared([a, earlier]).warnings)
+  assert 'tokenizers' not in text and 'skill banks' not in text
+
+
+@pytest.mark.parametrize('key', ['model_digest', 'tokenizer_digest', 'skills_digest'])
+def test_seeds_that_began_from_other_things_are_no_seeds_of_a_method(
+  tmp_path, capsys, key
+):
+  runs = [
+    make_run(tmp_path, 'sdar', seed, {5: [1, 0]}, identity={key: digest})
+    for seed, digest in enumerate(('a' * 64, None, 'b' * 64))
+  ]
+  compared(runs[:2])
+  error = _refused(capsys, *runs)
+  assert key in error and str(runs[0]) in error and str(runs[2]) in error
+
+
+@pytest.mark.parametrize(
+  'file, change',
+  [
+    ('config.json', {'steps': 'many'}),
+    ('config.json', {'steps': True}),
+    ('run.json', {'seed': '0'}),
+    ('run.json', {'method': 3}),
+    ('run.json', {'code_versions': 'abc'}),
+    ('eval/000005.json', {'tasks': {}}),
+    ('eval/000005.json', {'tasks': [1]}),
+    ('eval/000005.json', {'step': 10}),
+    ('eval/000005.json', {'temperature': 'warm'}),
+    ('eval/000005.json', {'composition': [1]}),
+    ('eval/000005.json', {'tasks': [episode(0, 1), episode(0, 0)]}),
+    ('eval/000005.json', {'tasks': [episode(0, 1) | {'turns': None}]}),
+    ('eval/000005.json', {'tasks': [episode(0, 1) | {'success': 'yes'}]}),
+  ],
+)
+def test_a_value_that_cannot_be_names_its_file(tmp_path, capsys, file, change):
+  run = make_run(tmp_path, 'grpo', 0, {5: [1, 1]})
+  path = run / file
+  path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+  error = _refused(capsys, run)
+  assert str(path) in error
 
 
 def test_tasks_that_a_fault_took_from_a_run_count_for_none(tmp_path):

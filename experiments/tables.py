@@ -1,0 +1,83 @@
+"""Prints README's tables of results from the raw files, in Markdown.
+
+  python -m experiments.tables                       # the three worlds
+  python -m experiments.tables --study experiments/results/small
+
+Every cell follows from the results.csv of a folder; `--study` prints the one table of a
+study, without single runs.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from sdar_jax import compare, comparison, files
+
+RESULTS = pathlib.Path(__file__).with_name('results')
+WORLDS = {'alfworld': 'ALFWorld', 'search_qa': 'Search-QA', 'webshop': 'WebShop'}
+
+
+def compared(folder: pathlib.Path) -> comparison.Comparison:
+  """The comparison of a folder's runs.
+
+  Raises:
+    ValueError: they cannot be read or compared.
+  """
+  return comparison.compare(compare.read(str(folder)))
+
+
+def runs_table(folders: Sequence[pathlib.Path]) -> list[str]:
+  """Every run's success before, between and after, in lines of Markdown."""
+  return _joined(folders, compare.run_headings, compare.run_cells)
+
+
+def methods_table(folders: Sequence[pathlib.Path]) -> list[str]:
+  """Methods against the baseline by success, in lines of Markdown."""
+  return _joined(folders, lambda got: compare.headings('success'), _success)
+
+
+def study_table(folder: pathlib.Path) -> list[str]:
+  """The methods of one study by success, in lines of Markdown."""
+  return compare.table(compare.headings('success'), _success(compared(folder)))
+
+
+def _success(got: comparison.Comparison) -> list[list[str]]:
+  return [compare.cells(row) for row in got.rows if row.metric == 'success']
+
+
+def _joined(folders: Sequence[pathlib.Path], headings, cells) -> list[str]:
+  got = {folder.name: compared(folder) for folder in folders}
+  names = {tuple(headings(one)) for one in got.values()}
+  if len(names) > 1:
+    raise ValueError(f'{", ".join(got)}: evaluated at other steps, no one table')
+  rows = [
+    [WORLDS[name] if name in WORLDS else name, *row]
+    for name, one in got.items()
+    for row in cells(one)
+  ]
+  return compare.table(['world', *names.pop()], rows)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Entry point; returns the exit code."""
+  parser = argparse.ArgumentParser(prog='python -m experiments.tables')
+  parser.description = "Prints README's tables of results from the raw files."
+  default = [RESULTS / name for name in WORLDS]
+  parser.add_argument('folders', nargs='*', type=pathlib.Path, default=default)
+  parser.add_argument('--study', action='store_true', help='of one study each')
+  options = parser.parse_args(argv)
+  try:
+    if options.study:
+      tables = [study_table(folder) for folder in options.folders]
+    else:
+      tables = [runs_table(options.folders), methods_table(options.folders)]
+  except (ValueError, OSError) as error:
+    print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
+    return 2
+  print('\n\n'.join('\n'.join(lines) for lines in tables))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
