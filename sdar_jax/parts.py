@@ -23,6 +23,8 @@ from sdar_jax import (
   retrieval,
   rollout,
   skills,
+  tags,
+  trajectory,
   writers,
 )
 from sdar_jax import config as config_lib
@@ -62,12 +64,30 @@ def make_pool(config: ConfigDict, world: base.World) -> pool.Pool:
 
 
 def make_chat(config: ConfigDict, world: base.World) -> chat.Chat:
-  """The tokenizer and template of the policy."""
-  return chat.Chat(
-    config.model.tokenizer or config.model.path,
+  """The tokenizer and template of the policy.
+
+  Raises:
+    ConfigError: they cannot spell a tag that the world's answers need.
+  """
+  path = config.model.tokenizer or config.model.path
+  tokenizer = chat.Chat(
+    path,
     enable_thinking=config.model.enable_thinking,
     instruction=world.instruction,
   )
+  for tag in _format_tags(world):
+    if tag not in tokenizer.opening + tokenizer.decode(tokenizer.encode_response(tag)):
+      raise ConfigError(
+        f'tokenizer {path} cannot spell {tag}, so no answer in the format of'
+        f' {world.name} is valid: set config.model.tokenizer to another'
+      )
+  return tokenizer
+
+
+def _format_tags(world: base.World) -> tuple[str, ...]:
+  """The tags of a world's answers, as its instruction and its experts write them."""
+  answer = world.response('x', 'x') if hasattr(world, 'response') else ''
+  return tags.find(world.instruction + answer)
 
 
 def make_teacher(
@@ -115,7 +135,7 @@ def make_agent(
       stop_ids=tokenizer.stop_ids,
     ),
     max_prompt_tokens=c.max_prompt_tokens,
-    opening=getattr(tokenizer, 'opening', ''),
+    opening=tokenizer.opening,
   )
 
 
@@ -264,6 +284,13 @@ def fetch(batch: list[Any], host: list[Any]) -> list[dict[str, Any]]:
   return out
 
 
+def _thought_end(tokenizer: chat.Chat, turn: trajectory.Turn) -> int:
+  """Response tokens up to the action; 0 where the template closed the thought."""
+  if _THOUGHT_ENDS in tokenizer.opening and _THOUGHT_ENDS not in turn.response:
+    return 0
+  return tokenizer.end_of(turn.response_ids, _THOUGHT_ENDS)
+
+
 def step_data(
   rows: list[batching.Row],
   views: list[skills.SkillView] | None,
@@ -279,7 +306,7 @@ def step_data(
   columns = np.arange(width)
   action_mask = None
   if loss.action_weight != 1:
-    ends = [tokenizer.end_of(row.turn.response_ids, _THOUGHT_ENDS) for row in rows]
+    ends = [_thought_end(tokenizer, row.turn) for row in rows]
     action_mask = (columns >= np.asarray(ends)[:, None]) & (columns < sizes[:, None])
   return StepData(
     **batching.identities(rows),
