@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -139,6 +139,63 @@ def make_agent(
   )
 
 
+def row_buckets(
+  config: ConfigDict, algorithm: Algorithm, loss: LossConfig
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Padded lengths of students' and teachers' rows; the last hold whatever may come.
+
+  Those of the config, and one more for students that see skills.
+
+  Raises:
+    ConfigError: the model's context is shorter than what a run of this method reads.
+  """
+  c = config.rollout
+  longest = c.max_prompt_tokens + c.max_response_tokens
+  seen = any(map(algorithm.sees_skills, range(c.group_size)))
+  budget = config.skills.token_budget
+  taught = algorithm.needs_teacher(loss)
+  check_context(config, with_skills=seen or taught or config.eval.with_skills)
+  return (
+    _reaching(config.train.length_buckets, longest + budget * seen),
+    _reaching(config.train.teacher_buckets, longest + budget),
+  )
+
+
+def sft_buckets(config: ConfigDict) -> tuple[int, ...]:
+  """Padded lengths of demonstrations, some of which show skills."""
+  c, budget = config.rollout, config.skills.token_budget
+  longest = c.max_prompt_tokens + c.max_response_tokens
+  skilled = config.sft.skilled_fraction > 0
+  return _reaching(config.train.length_buckets, longest + budget * skilled)
+
+
+def _reaching(buckets: Sequence[int], length: int) -> tuple[int, ...]:
+  return (*buckets, length) if buckets[-1] < length else tuple(buckets)
+
+
+def check_context(config: ConfigDict, *, with_skills: bool) -> None:
+  """Compares the longest sequence with the model's context; reads no weights.
+
+  Args:
+    config: of the run.
+    with_skills: some prompt shows them: a student's, a teacher's or an evaluation's.
+
+  Raises:
+    ConfigError: the model has fewer positions.
+  """
+  c, positions = config.rollout, convert.read_context(config.model.path)
+  keys = ['rollout.max_prompt_tokens', 'rollout.max_response_tokens']
+  keys += ['skills.token_budget'] if with_skills else []
+  sizes = [c.max_prompt_tokens, c.max_response_tokens, config.skills.token_budget]
+  sizes = sizes[: len(keys)]
+  if positions is not None and sum(sizes) > positions:
+    said = ' + '.join(f'config.{k}={n}' for k, n in zip(keys, sizes, strict=True))
+    raise ConfigError(
+      f'{said} is {sum(sizes)} tokens, model {config.model.path} has {positions}'
+      ' positions (max_position_embeddings): lower them'
+    )
+
+
 def make_mesh(config: ConfigDict) -> Mesh:
   """The device mesh of `config.mesh`."""
   return sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -181,16 +238,13 @@ def make_sampler(
   c = config.rollout
   budget = config.skills.token_budget if with_skills else 0
   longest = c.max_prompt_tokens + budget
-  buckets = tuple(c.prefill_buckets)
-  if buckets[-1] < longest:
-    buckets = (*buckets, longest)
   return Sampler(
     model,
     params,
     slots=c.slots,
     max_prompt_tokens=longest,
     max_response_tokens=c.max_response_tokens,
-    prefill_buckets=buckets,
+    prefill_buckets=_reaching(c.prefill_buckets, longest),
     prefill_tokens=c.prefill_tokens,
     decode_chunk=c.decode_chunk,
     valid_vocab=tokenizer.len_vocab,
