@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from sdar_jax import tags
+
 # White space at its borders shows whether a template trims the message.
 _USER = '\n  @user text@  \n'
 _SYSTEM = '\n  @system text@  \n'
@@ -36,6 +38,8 @@ class Chat:
     len_vocab: ids at or above it name no token: they must never be sampled.
     system: the system message of every prompt: the caller's or else the template's
       own default ('' where it has none).
+    opening: with what the template begins every response, such as '<think>\\n'. The
+      answer is well formed if it is so together with this.
   """
 
   def __init__(
@@ -54,7 +58,7 @@ class Chat:
       system: the system message; None leaves it to the template.
       instruction: the words of our own that end every user message. In them, and
         nowhere else, a tag such as `<think>` is the token that the tokenizer has for
-        it (if it is not a special one), as transformers would have it.
+        it, as transformers would have it.
 
     Raises:
       TokenizerError: one line naming the file and what is wrong with it.
@@ -70,9 +74,15 @@ class Chat:
     self.len_vocab = len(self._hub)
     self.stop_ids = tuple(map(self._control_id, ('<|im_end|>', '<|endoftext|>')))
     self._instruction = instruction
-    self._tags = [token.content for token in added.values() if not token.special]
+    said = tags.paired(self._added) | {*tags.find(instruction)}
+    mute = {token.content for token in added.values() if token.special} - said
+    self._tags = [name for name in self._added if name not in mute]
+    # Ids that leave no trace in a text.
+    self._silent = {*self.stop_ids, *(self._added[name] for name in mute)}
     self._ending = self._split(instruction, self._tags)
     self._check_plain()
+    frame = [name for name in self._added if name not in said]
+    self.opening = tags.opening(self._messages(None).rpartition(_USER)[2], frame)
     self._bare = self._skeleton(None)
     self._with_system = self._skeleton(_SYSTEM)
     self.system = self._default_system() if system is None else system
@@ -110,15 +120,20 @@ class Chat:
   def encode_response(self, text: str) -> np.ndarray:
     """Ids of a response of our own making, such as an expert's, [R] int32.
 
-    Tags are tokens where the tokenizer has such tokens; the stop token ends it.
+    Tags are tokens where the tokenizer has such tokens; the stop token ends it. A tag
+    that `opening` leaves open is not written again.
     """
+    text = text.removeprefix(tags.unclosed(self.opening))
     ids = self._encode_tagged(self._split(text, self._tags))
     return np.asarray([*ids, self.stop_ids[0]], np.int32)
 
   def decode(self, ids: Any) -> str:
-    """Text of sampled ids, for environments and people; special tokens left out."""
-    ids = np.asarray(ids, np.int64).tolist()
-    return self._tokenizer.decode(ids, skip_special_tokens=True)
+    """Text of sampled ids, for environments and people.
+
+    Special tokens and those that end a response are left out, tags are not.
+    """
+    ids = [i for i in np.asarray(ids, np.int64).tolist() if i not in self._silent]
+    return self._tokenizer.decode(ids, skip_special_tokens=False)
 
   def end_of(self, ids: np.ndarray, text: str) -> int:
     """How many of sampled `ids` it takes until they spell `text`; all if they never do.

@@ -24,6 +24,7 @@ from sdar_jax import (
   parts,
   rollout,
   sft,
+  skills,
   terminal,
 )
 from sdar_jax.config import ConfigError
@@ -89,6 +90,7 @@ def run_eval(
   config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
 ) -> None:
   """Plays the panel of `config.eval` and prints the table; `output` takes the JSON."""
+  parts.check_context(config, with_skills=config.eval.with_skills)
   policy = _Policy(config, checkpoint)
   c = config.eval
   panel = panels.make_panel(policy.world, c.split, c.tasks)
@@ -125,6 +127,7 @@ def run_play(
 ) -> None:
   """Prints one episode of the first task of `config.eval.split`, turn by turn."""
   del output
+  parts.check_context(config, with_skills=config.eval.with_skills)
   policy = _Policy(config, checkpoint)
   task = policy.world.tasks(config.eval.split)[0]
   agent, sampler = policy.agent_and_sampler()
@@ -156,6 +159,7 @@ def run_sft(
   output, c = _required(output), config.sft
   if not c.rows:
     raise ConfigError('config.sft.rows=0: must be positive with --mode=sft')
+  parts.check_context(config, with_skills=c.skilled_fraction > 0)
   policy = _Policy(config, checkpoint)
   batch_rows = config.train.microbatch_rows
   longest = config.train.length_buckets[-1] // 2
@@ -168,13 +172,14 @@ def run_sft(
   demonstrations = sft.demonstrations(
     policy.world,
     policy.world.tasks('train'),
-    plain=lambda text, task: policy.chat.render(text),
-    skilled=lambda text, task: policy.teacher.prompt(text, task)[0],
-    encode=policy.chat.encode_response,
+    plain=lambda text, task: (policy.chat.render(text), skills.NOTHING),
+    skilled=policy.teacher.prompt,
+    encode=lambda text: _encode(policy, text),
     skilled_fraction=c.skilled_fraction,
     informed_fraction=c.informed_fraction,
     mistake_rate=c.mistake_rate,
     seed=config.seed,
+    max_prompt_tokens=config.rollout.max_prompt_tokens,
   )
   if c.new_names:
     demonstrations = sft.with_new_names(
@@ -188,13 +193,25 @@ def run_sft(
     itertools.chain(itertools.islice(copying, c.copy_rows), demonstrations),
     rows=rows,
     batch_rows=batch_rows,
-    buckets=tuple(config.train.length_buckets),
+    buckets=parts.sft_buckets(config),
     prompt_weight=c.prompt_weight,
     seed=config.seed,
   )
   steps = sft.count_steps(rows, batch_rows)
   params = _fit(config, policy, batches, steps)
   _write(config, policy, params, output)
+
+
+def _encode(policy: _Policy, text: str) -> np.ndarray:
+  """Ids of an expert's response, which is one that could be sampled."""
+  ids = policy.chat.encode_response(text)
+  limit = policy.config.rollout.max_response_tokens
+  if len(ids) > limit:
+    raise ConfigError(
+      f'config.rollout.max_response_tokens={limit}: must hold the'
+      f" expert's answers, here of {len(ids)} tokens"
+    )
+  return ids
 
 
 def _name_ids(policy: _Policy) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,8 @@ from sdar_jax import (
   retrieval,
   rollout,
   skills,
+  tags,
+  trajectory,
   writers,
 )
 from sdar_jax import config as config_lib
@@ -64,12 +66,30 @@ def make_pool(config: ConfigDict, world: base.World) -> pool.Pool:
 
 
 def make_chat(config: ConfigDict, world: base.World) -> chat.Chat:
-  """The tokenizer and template of the policy."""
-  return chat.Chat(
-    config.model.tokenizer or config.model.path,
+  """The tokenizer and template of the policy.
+
+  Raises:
+    ConfigError: they cannot spell a tag that the world's answers need.
+  """
+  path = config.model.tokenizer or config.model.path
+  tokenizer = chat.Chat(
+    path,
     enable_thinking=config.model.enable_thinking,
     instruction=world.instruction,
   )
+  for tag in _format_tags(world):
+    if tag not in tokenizer.opening + tokenizer.decode(tokenizer.encode_response(tag)):
+      raise ConfigError(
+        f'tokenizer {path} cannot spell {tag}, so no answer in the format of'
+        f' {world.name} is valid: set config.model.tokenizer to another'
+      )
+  return tokenizer
+
+
+def _format_tags(world: base.World) -> tuple[str, ...]:
+  """The tags of a world's answers, as its instruction and its experts write them."""
+  answer = world.response('x', 'x') if hasattr(world, 'response') else ''
+  return tags.find(world.instruction + answer)
 
 
 def make_teacher(
@@ -117,7 +137,7 @@ def make_agent(
       stop_ids=tokenizer.stop_ids,
     ),
     max_prompt_tokens=c.max_prompt_tokens,
-    opening=getattr(tokenizer, 'opening', ''),
+    opening=tokenizer.opening,
   )
 
 
@@ -127,6 +147,63 @@ def make_plan(
   """What an evaluation plays and how."""
   c = config.eval
   return evaluate.Plan(panel, agent, c.attempts, c.seed, c.with_skills, world.digest)
+
+
+def row_buckets(
+  config: ConfigDict, algorithm: Algorithm, loss: LossConfig
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Padded lengths of students' and teachers' rows; the last hold whatever may come.
+
+  Those of the config, and one more for students that see skills.
+
+  Raises:
+    ConfigError: the model's context is shorter than what a run of this method reads.
+  """
+  c = config.rollout
+  longest = c.max_prompt_tokens + c.max_response_tokens
+  seen = any(map(algorithm.sees_skills, range(c.group_size)))
+  budget = config.skills.token_budget
+  taught = algorithm.needs_teacher(loss)
+  check_context(config, with_skills=seen or taught or config.eval.with_skills)
+  return (
+    _reaching(config.train.length_buckets, longest + budget * seen),
+    _reaching(config.train.teacher_buckets, longest + budget),
+  )
+
+
+def sft_buckets(config: ConfigDict) -> tuple[int, ...]:
+  """Padded lengths of demonstrations, some of which show skills."""
+  c, budget = config.rollout, config.skills.token_budget
+  longest = c.max_prompt_tokens + c.max_response_tokens
+  skilled = config.sft.skilled_fraction > 0
+  return _reaching(config.train.length_buckets, longest + budget * skilled)
+
+
+def _reaching(buckets: Sequence[int], length: int) -> tuple[int, ...]:
+  return (*buckets, length) if buckets[-1] < length else tuple(buckets)
+
+
+def check_context(config: ConfigDict, *, with_skills: bool) -> None:
+  """Compares the longest sequence with the model's context; reads no weights.
+
+  Args:
+    config: of the run.
+    with_skills: some prompt shows them: a student's, a teacher's or an evaluation's.
+
+  Raises:
+    ConfigError: the model has fewer positions.
+  """
+  c, positions = config.rollout, convert.read_context(config.model.path)
+  keys = ['rollout.max_prompt_tokens', 'rollout.max_response_tokens']
+  keys += ['skills.token_budget'] if with_skills else []
+  sizes = [c.max_prompt_tokens, c.max_response_tokens, config.skills.token_budget]
+  sizes = sizes[: len(keys)]
+  if positions is not None and sum(sizes) > positions:
+    said = ' + '.join(f'config.{k}={n}' for k, n in zip(keys, sizes, strict=True))
+    raise ConfigError(
+      f'{said} is {sum(sizes)} tokens, model {config.model.path} has {positions}'
+      ' positions (max_position_embeddings): lower them'
+    )
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
@@ -171,16 +248,13 @@ def make_sampler(
   c = config.rollout
   budget = config.skills.token_budget if with_skills else 0
   longest = c.max_prompt_tokens + budget
-  buckets = tuple(c.prefill_buckets)
-  if buckets[-1] < longest:
-    buckets = (*buckets, longest)
   return Sampler(
     model,
     params,
     slots=c.slots,
     max_prompt_tokens=longest,
     max_response_tokens=c.max_response_tokens,
-    prefill_buckets=buckets,
+    prefill_buckets=_reaching(c.prefill_buckets, longest),
     prefill_tokens=c.prefill_tokens,
     decode_chunk=c.decode_chunk,
     valid_vocab=tokenizer.len_vocab,
@@ -287,6 +361,13 @@ def fetch(batch: list[Any], host: list[Any]) -> list[dict[str, Any]]:
   return out
 
 
+def _thought_end(tokenizer: chat.Chat, turn: trajectory.Turn) -> int:
+  """Response tokens up to the action; 0 where the template closed the thought."""
+  if _THOUGHT_ENDS in tokenizer.opening and _THOUGHT_ENDS not in turn.response:
+    return 0
+  return tokenizer.end_of(turn.response_ids, _THOUGHT_ENDS)
+
+
 def step_data(
   rows: list[batching.Row],
   views: list[skills.SkillView] | None,
@@ -302,7 +383,7 @@ def step_data(
   columns = np.arange(width)
   action_mask = None
   if loss.action_weight != 1:
-    ends = [tokenizer.end_of(row.turn.response_ids, _THOUGHT_ENDS) for row in rows]
+    ends = [_thought_end(tokenizer, row.turn) for row in rows]
     action_mask = (columns >= np.asarray(ends)[:, None]) & (columns < sizes[:, None])
   return StepData(
     **batching.identities(rows),

@@ -8,6 +8,7 @@ without skills: knowledge that the student has, and seldom acts on.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sdar_jax import batching, scoring
+from sdar_jax import batching, fitting, scoring
 from sdar_jax.envs import base
 from sdar_jax.models import qwen
+from sdar_jax.skills import SkillView
 
 # encode(text) -> ids of a response, tags as tokens and the stop token at its end.
 Encode = Callable[[str], np.ndarray]
-Prompt = Callable[[str, base.Task], np.ndarray]
+Prompt = Callable[[str, base.Task], tuple[np.ndarray, SkillView]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,11 @@ def demonstrations(
   informed_fraction: float,
   mistake_rate: float,
   seed: int,
+  max_prompt_tokens: int,
 ) -> Iterator[Demonstration]:
   """Expert turns, for ever: episode i plays task i with draws of its own.
+
+  Prompts are those of rollout: one that cannot be made to fit ends its episode.
 
   Args:
     world: the world and its experts.
@@ -59,9 +64,12 @@ def demonstrations(
     mistake_rate: chance that a mistake is played in place of the expert's action,
       whose answer to the situation is still what is imitated.
     seed: of the draws.
+    max_prompt_tokens: longest prompt, skills not counted.
+
+  Raises:
+    ValueError: not even the first prompt fits.
   """
-  index = 0
-  while True:
+  for index in itertools.count():
     task = tasks[index % len(tasks)]
     random = np.random.default_rng([seed, index])
     with_skills = bool(random.random() < skilled_fraction)
@@ -71,24 +79,55 @@ def demonstrations(
     kind = world.demonstrators[0 if informed else 1]
     expert = world.expert(kind, seed=int(random.integers(2**31)))
     prompt = skilled if with_skills else plain
-    env = world.make_env()
-    observation = env.reset(task)
-    expert.reset(task, observation)
-    history: list[base.Exchange] = []
-    for _ in range(world.max_turns):
-      thought, action = expert.plan(observation)
-      text = world.render(task, history, observation)
-      response = world.response(thought, action)
-      yield Demonstration(prompt(text, task), encode(response))
-      if random.random() < mistake_rate:
-        action = world.mistake(observation, random)
-      result = env.step(action)
-      history.append(base.Exchange(observation.text, action))
-      observation = result.observation
-      expert.observe(action, observation)
-      if result.done:
-        break
-    index += 1
+    turns = _episode(
+      world, task, expert, prompt, mistake_rate, random, max_prompt_tokens
+    )
+    empty = True
+    for prompt_ids, text in turns:
+      empty = False
+      yield Demonstration(prompt_ids, encode(text))
+    if empty and index == 0:
+      raise ValueError(
+        f'task {task.task_id}: its first prompt exceeds config.rollout.'
+        f'max_prompt_tokens={max_prompt_tokens}: raise it'
+      )
+
+
+def _episode(
+  world: base.TeachableWorld,
+  task: base.Task,
+  expert: base.Expert,
+  prompt: Prompt,
+  mistake_rate: float,
+  random: np.random.Generator,
+  max_prompt_tokens: int,
+) -> Iterator[tuple[np.ndarray, str]]:
+  """The prompts of one episode, and what the expert says to them."""
+  env = world.make_env()
+  observation = env.reset(task)
+  expert.reset(task, observation)
+  history: list[base.Exchange] = []
+  for _ in range(world.max_turns):
+    thought, action = expert.plan(observation)
+    fitted = fitting.fit(
+      world,
+      lambda text: prompt(text, task),
+      task,
+      history,
+      observation,
+      max_tokens=max_prompt_tokens,
+    )
+    if fitted is None:
+      return
+    yield fitted.ids, world.response(thought, action)
+    if random.random() < mistake_rate:
+      action = world.mistake(observation, random)
+    result = env.step(action)
+    history.append(base.Exchange(observation.text, action))
+    observation = result.observation
+    expert.observe(action, observation)
+    if result.done:
+      return
 
 
 def with_new_names(

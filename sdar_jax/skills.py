@@ -39,6 +39,9 @@ _BANK_KEYS = (
 )
 _SKILL_KEYS = ('id', 'title', 'principle', 'when')
 _PROBE = 'x'
+# Tokens of the budget that are kept back before a text that begins with white space,
+# which joins the block's: with the block or without, a prompt may have one more.
+_JOIN = 2
 _REMEMBERED = 1024  # Choices of skills, and costs of blocks, that are kept.
 
 
@@ -262,7 +265,7 @@ class TeacherContext:
     self._chosen = functools.lru_cache(maxsize=_REMEMBERED)(self._choose)
     if not retriever.by_metadata:
       for skill_id in self._skills:
-        self._choose((skill_id,))
+        self._choose((skill_id,), token_budget)
 
   def prompt(self, user_text: str, task: Task) -> tuple[np.ndarray, SkillView]:
     """The prompt of `user_text` with the task's skills in it.
@@ -277,7 +280,8 @@ class TeacherContext:
     found = self.retriever.order(task, user_text)
     if not found:
       return self.plain(user_text), NOTHING
-    block, view = self._chosen(tuple(skill.id for skill in found))
+    ids = tuple(skill.id for skill in found)
+    block, view = self._chosen(ids, self._room(user_text))
     return self._place(user_text, block), view
 
   def plain(self, user_text: str) -> np.ndarray:
@@ -291,18 +295,22 @@ class TeacherContext:
       Ids and tokens as `prompt` counts them; None if the budget has no room for it.
     """
     tokens = self._cost(block)
-    if tokens > self._token_budget:
+    if tokens > self._room(user_text):
       return None
     return self._place(user_text, block), tokens
 
-  def _choose(self, ids: tuple[str, ...]) -> tuple[str, SkillView]:
-    """The longest head of the skills that the budget holds."""
+  def _room(self, user_text: str) -> int:
+    """Tokens that a block before this text may take, so that the prompt holds it."""
+    return self._token_budget - _JOIN * user_text[:1].isspace()
+
+  def _choose(self, ids: tuple[str, ...], room: int) -> tuple[str, SkillView]:
+    """The longest head of the skills that has room."""
     skills, bank = [self._skills[skill_id] for skill_id in ids], self.retriever.bank
     chosen = ('', NOTHING)
     for count in range(1, len(skills) + 1):
       block = bank.block(skills[:count])
       tokens = self._measure(block)
-      if tokens > self._token_budget:
+      if tokens > (room if count > 1 else self._token_budget):
         break
       chosen = (block, SkillView(ids[:count], ids[count:], tokens))
     if not chosen[1].skill_ids:

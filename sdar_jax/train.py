@@ -51,6 +51,7 @@ class Run:
     self.teacher = parts.make_teacher(config, self.world, self.chat)
     self.algorithm = parts.make_algorithm(config)
     self.loss = parts.make_loss_config(config)
+    self.buckets = parts.row_buckets(config, self.algorithm, self.loss)
     self.agent = self._agent(config.rollout.temperature, self.algorithm.sees_skills)
     eval_agent = self._agent(
       config.eval.temperature, lambda member: config.eval.with_skills
@@ -222,8 +223,8 @@ class Run:
       packing=c.packing,
       minibatch_rows=c.minibatch_rows,
       microbatch_rows=c.microbatch_rows,
-      length_buckets=c.length_buckets,
-      teacher_buckets=c.teacher_buckets,
+      length_buckets=self.buckets[0],
+      teacher_buckets=self.buckets[1],
     )
 
   def credit(

@@ -3,10 +3,12 @@
 import itertools
 
 import numpy as np
+import pytest
 
 from sdar_jax import sft
 from sdar_jax.envs import worlds
 from sdar_jax.envs.webshop import generated
+from sdar_jax.skills import NOTHING, SkillView
 
 
 def test_copying_repeats_its_prompt():
@@ -42,11 +44,12 @@ def _first_searches(episodes, **fractions):
   turns = sft.demonstrations(
     world,
     world.tasks('train'),
-    plain=lambda text, task: np.array([0, text.endswith('\nstart')]),
-    skilled=lambda text, task: np.array([1, text.endswith('\nstart')]),
+    plain=lambda text, task: (np.array([0, text.endswith('\nstart')]), NOTHING),
+    skilled=lambda text, task: (np.array([1, text.endswith('\nstart')]), NOTHING),
     encode=lambda text: text,
     mistake_rate=0.0,
     seed=3,
+    max_prompt_tokens=2,
     **fractions,
   )
   first = (t for t in turns if t.prompt_ids[1])
@@ -72,3 +75,32 @@ def test_some_prompts_without_skills_are_answered_by_the_informed_expert():
   always = _first_searches(60, skilled_fraction=0.0, informed_fraction=1.0)
   assert all(informed(query) for _, query in always)
   assert not any(skilled for skilled, _ in never + always)
+
+
+def test_demonstrations_are_as_short_as_rollouts_prompts():
+  """No row is longer than a prompt, its skills and a response may be."""
+  world = worlds.make('alfworld', {'history_length': 30, 'max_turns': 12})
+  ids = lambda text: np.zeros(len(text), np.int32)
+  skilled = lambda text, task: (ids(text + 'x' * 50), SkillView(('a',), (), 50))
+
+  def rows(limit):
+    turns = sft.demonstrations(
+      world,
+      world.tasks('train'),
+      plain=lambda text, task: (ids(text), NOTHING),
+      skilled=skilled,
+      encode=ids,
+      skilled_fraction=0.5,
+      informed_fraction=0.0,
+      mistake_rate=0.0,
+      seed=3,
+      max_prompt_tokens=limit,
+    )
+    return [len(turn.prompt_ids) for turn in itertools.islice(turns, 60)]
+
+  free = max(rows(10**6))
+  limit = free * 2 // 3
+  assert limit - 400 < max(rows(limit)) <= limit + 50 < free
+  with pytest.raises(ValueError, match=r'max_prompt_tokens=20: raise it') as error:
+    rows(20)
+  assert '\n' not in str(error.value)

@@ -188,6 +188,37 @@ def test_skills_are_whole_and_within_budget(budget, placement, kind, path):
     assert view.tokens + more > budget
 
 
+class _JoiningChat(ByteChat):
+  """White space at a text's start joins what stands before it, or splits it."""
+
+  def __init__(self, extra):
+    super().__init__()
+    self.extra = extra
+
+  def render(self, user_text, system=None):
+    ids = super().render(user_text, system)
+    if user_text[:1].isspace():  # Only where it is the message's start.
+      ids = np.concatenate([ids, ids[-1:]] if self.extra < 0 else [ids[:-1]])
+    return ids
+
+
+@pytest.mark.parametrize('extra', (-1, 1))
+@pytest.mark.parametrize('text', ('x', ' x', '\nx'))
+def test_no_prompt_grows_by_more_than_the_budget(extra, text):
+  """Whatever white space at the start of the text does to the tokens."""
+  chat_ = _JoiningChat(extra)
+  plain = len(chat_.render(text))
+  bank = skills.SkillBank.load(ALFWORLD)
+  for budget in range(600, 700):
+    retriever = retrieval.Retriever(bank, 'task+object')
+    teacher = skills.TeacherContext(retriever, chat_, token_budget=budget)
+    ids, view = teacher.prompt(text, task())
+    assert len(ids) <= plain + budget and view.skill_ids
+    for block in ('b' * (budget - 3), 'b' * (budget - 2), 'b' * (budget - 1)):
+      placed = teacher.with_block(text, block)
+      assert placed is None or len(placed[0]) <= plain + budget
+
+
 @pytest.mark.parametrize('placement', skills.PLACEMENTS)
 def test_the_budget_is_exact(placement):
   _, view = context(placement, budget=700).prompt('x', task())

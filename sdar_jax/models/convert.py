@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from sdar_jax.models import hf_config, qwen, sharding, tensors
 from sdar_jax.models.hf_config import WeightError
 
-__all__ = ['WeightError', 'load', 'read_config', 'save', 'snapshot']
+__all__ = ['WeightError', 'load', 'read_config', 'read_context', 'save', 'snapshot']
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -78,6 +78,11 @@ def read_config(path: str) -> qwen.ModelConfig:
     WeightError: the file is missing or damaged, or describes another architecture.
   """
   return hf_config.read_config(snapshot(path, ('*.json',)))
+
+
+def read_context(path: str) -> int | None:
+  """Positions that a directory's or hub id's model was made for; None if unsaid."""
+  return hf_config.read_context(snapshot(path, ('*.json',)))
 
 
 def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> Any:

@@ -153,6 +153,13 @@ def read_config(folder: str | pathlib.Path) -> qwen.ModelConfig:
     raise WeightError(f'{path}: {error}') from error
 
 
+def read_context(folder: str | pathlib.Path) -> int | None:
+  """Positions that the model of `folder`/config.json was made for; None if unsaid."""
+  path = pathlib.Path(folder) / 'config.json'
+  record, key = read_json(path), 'max_position_embeddings'
+  return _number(record, key, path) if _present(record, key) else None
+
+
 def config_record(config: qwen.ModelConfig, dtype_name: str) -> dict[str, Any]:
   """The content of a config.json that transformers 4 and 5 read.
 
