@@ -315,8 +315,10 @@ def policy_objective(
   """
   mask = inputs.response_mask
   credit = jnp.where(mask, inputs.advantages, 0.0)
-  metrics = algorithm.policy_metrics(inputs, credit, hyper)
-  metrics['entropy'] = masked.total(inputs.entropy, mask)
+  metrics = {
+    'entropy': masked.total(inputs.entropy, mask),
+    'advantage_abs': masked.total(jnp.abs(credit), mask),
+  }
   terms, policy_coef = [], hyper.policy_coef
   if algorithm.needs_teacher(hyper):
     distillation = algorithm.distillation
@@ -335,6 +337,9 @@ def policy_objective(
     losses = algorithm.policy_loss(inputs, credit, hyper)
     metrics['policy_loss'] = masked.total(losses, mask)
     terms.append((policy_coef, losses))
+  # Clips are counted of the credit that the loss was given; without one none stops any.
+  acting = credit if policy_coef != 0 else jnp.zeros_like(credit)
+  metrics |= algorithm.policy_metrics(inputs, acting, hyper)
   if hyper.kl_coef != 0 and hyper.kl_in == 'loss':
     losses = policy.kl_penalty(
       inputs.logprobs, inputs.ref_logprobs, mask, kind=hyper.kl_kind
