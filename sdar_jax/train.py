@@ -343,6 +343,7 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
     checkpoint.SaveError: three saves in a row failed.
     ValueError: one line naming what in the config or the files is wrong.
   """
+  parts.check_sinks(config)
   stop = StopSignal()
   with Workdir(path, config) as workdir:
     run = Run(config, workdir, stop)

@@ -9,7 +9,7 @@ PACKAGE = ROOT / 'sdar_jax'
 # Longest prefix wins. A file may import from its own room and from lower layers.
 LAYERS = {
   'trajectory': 0,
-  'clock': 1,
+  'clock': 3,
   'averages': 0,
   'config': 2,
   'files': 0,
@@ -47,6 +47,7 @@ LAYERS = {
   'checkpoint': 4,
   'metrics': 4,
   'writers': 4,
+  'sinks': 4,
   'console': 4,
   'report': 4,
   'sft': 4,
@@ -78,6 +79,7 @@ WITHOUT_JAX = (
   'contexts',
   'metrics',
   'writers',
+  'sinks',
   'console',
   'report',
   'runs',
