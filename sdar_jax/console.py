@@ -14,7 +14,8 @@ _SHOWN = (
   ('rollout/turns_mean', 'turns', '{:.1f}'),
   ('rollout/valid_action_rate', 'valid', '{:.1%}'),
   ('train/loss', 'loss', '{:.4f}'),
-  ('train/gate', 'gate', '{:.3f}'),
+  ('train/gate_open', 'gate open', '{:.1%}'),
+  ('train/gate_shut', 'shut', '{:.1%}'),
   ('train/entropy', 'entropy', '{:.3f}'),
   ('perf/step_seconds', 'step', '{:.1f}s'),
 )
