@@ -1,5 +1,6 @@
 """What a person sees: a progress display on a terminal, else one line per step."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -72,7 +73,7 @@ def summary(values: Mapping[str, Any]) -> str:
   return '  '.join(
     f'{label} {form.format(values[name])}'
     for name, label, form in _SHOWN
-    if name in values
+    if name in values and not math.isnan(values[name])
   )
 
 

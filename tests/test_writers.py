@@ -391,6 +391,14 @@ def test_console_prints_one_line_per_step_when_not_a_terminal():
   ]
 
 
+def test_the_gate_is_shown_by_what_it_opens_and_shuts():
+  """Its mean stays near one half whatever single tokens do."""
+  values = {'train/gate': 0.49, 'train/gate_open': 0.031, 'train/gate_shut': 0.02}
+  assert console.summary(values) == 'gate open 3.1%  shut 2.0%'
+  nothing_taught = dict.fromkeys(values, math.nan) | {'train/loss': 0.5}
+  assert console.summary(nothing_taught) == 'loss 0.5000'
+
+
 def test_console_shows_reports_side_by_side_with_intervals():
   stream = io.StringIO()
   display = console.Console(1, stream)
