@@ -8,6 +8,7 @@ argument writes into the config. Any policy's side combines with any teacher's:
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -116,8 +117,8 @@ def _clipped_surrogate(inputs: LossInputs, credit, hyper: LossConfig):
   )
 
 
-def _sequence_surrogate(inputs: LossInputs, credit, hyper: LossConfig):
-  return policy.gspo(
+def _sequence(function, inputs: LossInputs, credit, hyper: LossConfig):
+  return function(
     inputs.logprobs,
     inputs.old_logprobs,
     credit,
@@ -182,7 +183,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     'ratio and clip of the whole response',
     'arXiv 2507.18071',
     numbers(clip_low=3e-4, clip_high=4e-4, aggregation='seq-mean-token-mean'),
-    policy_loss=_sequence_surrogate,
+    policy_loss=functools.partial(_sequence, policy.gspo),
+    policy_metrics=functools.partial(_sequence, policy.gspo_metrics),
   ),
   'rloo': _policy(
     'leave-one-out baseline', 'arXiv 2402.14740', advantages=_leave_one_out

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
@@ -24,7 +25,8 @@ _SHOWN = (
   ('rollout/turns_mean', 'turns', '{:.1f}'),
   ('rollout/valid_action_rate', 'valid', '{:.1%}'),
   ('train/loss', 'loss', '{:.4f}'),
-  ('train/gate', 'gate', '{:.3f}'),
+  ('train/gate_open', 'gate open', '{:.1%}'),
+  ('train/gate_shut', 'shut', '{:.1%}'),
   ('train/entropy', 'entropy', '{:.3f}'),
   ('perf/step_seconds', 'step', '{:.1f}s'),
 )
@@ -136,7 +138,7 @@ def summary(values: Mapping[str, Any]) -> str:
   return '  '.join(
     f'{label} {form.format(values[name])}'
     for name, label, form in _SHOWN
-    if name in values
+    if name in values and not math.isnan(values[name])
   )
 
 

@@ -33,8 +33,8 @@ class TrainState(NamedTuple):
   Attributes:
     params: the policy, float32; with a critic its `value_head`, too.
     opt_state: moments.
-    teacher: the teacher's weights where they must be kept apart from the policy's,
-      else ().
+    teacher: the teacher's weights where they are neither the policy's nor the initial
+      ones, else ().
     step: [] i32, completed passes of the loop.
     skipped: [] i32, updates skipped because they were not finite.
     skipped_in_a_row: [] i32, of those, the ones since the last good update.
@@ -94,10 +94,11 @@ class Learner:
     if algorithm.has_critic:
       head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
       self._params = {**self._params, 'value_head': head}
-    # A teacher whose weights are read during or beyond the step is kept in the state.
-    self._keeps_teacher = algorithm.needs_divergence(loss) or (
-      algorithm.needs_teacher(loss) and loss.teacher_weights != 'policy'
-    )
+    self._divergent = algorithm.needs_divergence(loss)
+    weights = loss.teacher_weights if algorithm.needs_teacher(loss) else 'policy'
+    self._initial_teacher = weights == 'initial'
+    # A teacher that changes between steps, or must not within one, is in the state.
+    self._keeps_teacher = weights == 'ema' or (weights == 'policy' and self._divergent)
     self._score_student = jax.jit(self._student_scores)
     self._score_tokens = jax.jit(self._logprobs)
     self._align = jax.jit(_align)
@@ -110,6 +111,11 @@ class Learner:
     )
     self._apply = jax.jit(self._optimizer_update, donate_argnums=0)
     self._finish = jax.jit(self._finished, donate_argnums=0)
+
+  @property
+  def needs_initial(self) -> bool:
+    """Whether anything reads the initial policy: the KL to it, or it is the teacher."""
+    return self._loss.needs_reference or self._initial_teacher
 
   def init_state(self, params: Any) -> TrainState:
     """A fresh state around `params`, which it takes over; moments are zero."""
@@ -179,7 +185,7 @@ class Learner:
     }
 
   def score(
-    self, state: TrainState, ref_params: Any | None, batch: Sequence[Minibatch]
+    self, state: TrainState, initial: Any | None, batch: Sequence[Minibatch]
   ) -> list[Minibatch]:
     """Adds `old_`, `ref_` and `teacher_logprobs`, under weights before the updates.
 
@@ -188,25 +194,33 @@ class Learner:
     Args:
       state: its policy is the one before this step's updates, and the teacher too
         unless the method keeps another.
-      ref_params: the initial policy, or None when nothing reads it.
+      initial: the initial policy, or None where `needs_initial` is False.
       batch: device minibatches.
     """
-    return [[self._score(state, ref_params, m) for m in part] for part in batch]
+    return [[self._score(state, initial, m) for m in part] for part in batch]
 
   def _score(
-    self, state: TrainState, ref_params: Any | None, arrays: Microbatch
+    self, state: TrainState, initial: Any | None, arrays: Microbatch
   ) -> Microbatch:
     out = {**arrays, **self._score_student(state.params, arrays['tokens'])}
-    if ref_params is not None:
-      out['ref_logprobs'] = self._score_tokens(ref_params, arrays['tokens'])
+    if self._loss.needs_reference:
+      out['ref_logprobs'] = self._score_tokens(initial, arrays['tokens'])
       if self._loss.kl_in == 'reward':
         names = ('old_logprobs', 'ref_logprobs', 'response_mask')
         out['old_kl'] = self._kl(*(out[name] for name in names))
     if 'teacher_tokens' in arrays:
-      teacher = state.teacher if self._keeps_teacher else state.params
+      teacher = self._teacher(state, initial)
       values = self._score_tokens(teacher, arrays['teacher_tokens'])
-      out['teacher_logprobs'] = self._align(values, arrays)
+      out['teacher_logprobs'] = self._align(
+        values, arrays['teacher_offset'], arrays['response_mask']
+      )
     return out
+
+  def _teacher(self, state: TrainState, initial: Any | None) -> Any:
+    """The weights that teach before the step's updates."""
+    if self._initial_teacher:
+      return initial
+    return state.teacher if self._keeps_teacher else state.params
 
   def _student_scores(self, params: Any, tokens: jax.Array) -> Microbatch:
     """What is known of the sampled tokens before the step's updates."""
@@ -220,16 +234,28 @@ class Learner:
     return out
 
   def train_step(
-    self, state: TrainState, minibatch: Minibatch
+    self, state: TrainState, minibatch: Minibatch, initial: Any | None = None
   ) -> tuple[TrainState, dict[str, Any]]:
-    """One optimizer update. Donates `state`. Metrics are (sum, count) pairs."""
+    """One optimizer update. Donates `state`. Metrics are (sum, count) pairs.
+
+    Args:
+      state: what changes.
+      minibatch: scored microbatches with their credit.
+      initial: the initial policy, where it is the teacher and gives distributions.
+    """
+    teacher = self._teacher(state, initial) if self._divergent else ()
     total = None
     for microbatch in minibatch:
-      part = self._gradient(state.params, state.teacher, microbatch)
+      part = self._gradient(state.params, teacher, self._read(microbatch))
       total = part if total is None else self._add(total, part)
     (loss, metrics), grads = total
     state, update_metrics = self._apply(state, grads, loss)
     return state, {**metrics, **update_metrics}
+
+  def _read(self, microbatch: Microbatch) -> Microbatch:
+    """Leaves out arrays whose shapes a loss that never reads them would depend on."""
+    names = ('teacher_tokens', 'teacher_offset')
+    return {k: v for k, v in microbatch.items() if self._divergent or k not in names}
 
   def finish_step(self, state: TrainState) -> TrainState:
     """Counts one pass of the loop; the teacher follows. Donates `state`."""
@@ -237,7 +263,7 @@ class Learner:
 
   def _finished(self, state: TrainState) -> TrainState:
     teacher, weights = state.teacher, self._loss.teacher_weights
-    if self._keeps_teacher and weights != 'initial':
+    if self._keeps_teacher:
       decay = self._loss.ema_decay if weights == 'ema' else 0.0
       teacher = jax.tree.map(
         lambda t, p: decay * t + (1.0 - decay) * p, teacher, state.policy
@@ -321,7 +347,6 @@ class Learner:
     self, state: TrainState, grads: Any, loss: jax.Array
   ) -> tuple[TrainState, dict[str, Any]]:
     norm = optax.tree.norm(grads)
-    good = jnp.isfinite(norm) & jnp.isfinite(loss)
     rate = optimizer.learning_rate(
       state.step,
       peak=self._config.learning_rate,
@@ -329,6 +354,8 @@ class Learner:
     )
     updates, opt_state = self._tx.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
+    # Moments, too: an infinite one would hold its weight where it is for good.
+    good = jnp.isfinite(norm) & jnp.isfinite(loss) & _finite((params, opt_state))
     keep = functools.partial(jnp.where, good)
     state = state._replace(
       params=jax.tree.map(keep, params, state.params),
@@ -355,10 +382,17 @@ _ON_DEVICE = (
 )
 
 
-def _align(teacher_logprobs: jax.Array, arrays: Microbatch) -> jax.Array:
+def _finite(tree: Any) -> jax.Array:
+  """Whether every number of a tree is finite."""
+  leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+  return functools.reduce(jnp.logical_and, leaves)
+
+
+def _align(
+  teacher_logprobs: jax.Array, offset: jax.Array, response_mask: jax.Array
+) -> jax.Array:
   """Moves the teacher's [B, T'] log-probs to the places of the student's tokens."""
-  width = arrays['tokens'].shape[1]
-  places = jnp.arange(width)[None, :] + arrays['teacher_offset'][:, None]
+  places = jnp.arange(response_mask.shape[1])[None, :] + offset[:, None]
   places = jnp.clip(places, 0, teacher_logprobs.shape[1] - 1)
   moved = jnp.take_along_axis(teacher_logprobs, places, axis=1)
-  return jnp.where(arrays['response_mask'], moved, 0.0)
+  return jnp.where(response_mask, moved, 0.0)

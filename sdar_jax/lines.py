@@ -132,7 +132,7 @@ def _plain(value: Any) -> Any:
   if isinstance(value, str):
     return _SURROGATE.sub('\ufffd', value)
   if isinstance(value, float) and not math.isfinite(value):
-    return 'NaN' if value != value else 'Infinity' if value > 0 else '-Infinity'
+    return None if value != value else 'Infinity' if value > 0 else '-Infinity'
   if value is None or isinstance(value, (bool, int, float)):
     return value
   return _plain(np.asarray(value).tolist())  # NumPy and JAX arrays and scalars.

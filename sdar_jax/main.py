@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sdar_jax import command_line, describe, files, signals, terminal
+from sdar_jax import command_line, describe, files, signals, sinks, terminal
 from sdar_jax.command_line import Command
 from sdar_jax.workdir import Workdir
 
@@ -57,7 +57,9 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _train(command: Command) -> None:
-  # First, so that Ctrl-C is answered and a directory in use refused at once.
+  log = command.config.log
+  sinks.check(tensorboard=log.tensorboard, wandb=bool(log.wandb_project))
+  # Before JAX, so that Ctrl-C is answered and a directory in use refused at once.
   with (
     signals.StopSignal() as stop,
     Workdir(command.workdir, command.config) as workdir,

@@ -25,8 +25,9 @@ def _table(rows: Iterable[tuple[str, str, str]]) -> dict[str, Metric]:
   return {name: Metric(unit, description) for name, unit, description in rows}
 
 
-# What is said of tokens is the mean over all response tokens of the step. A part in
-# braces stands for any word.
+# What is said of episodes is of all that were played without a fault, those of groups
+# that a refill replaced too; what is said of tokens is the mean over all response
+# tokens of the rows that were trained on. A mean over nothing is null.
 METRICS = _table(
   (
     ('rollout/success_rate', 'fraction', 'episodes that the world counts as solved'),
@@ -57,42 +58,80 @@ METRICS = _table(
     (
       'rollout/zero_variance_groups',
       'fraction',
-      'groups whose returns are all equal: they carry no policy gradient',
+      'groups whose turns all score alike (return less invalid_penalty): nothing to'
+      ' compare',
     ),
+    ('rollout/groups_played', 'groups', 'groups played, refills included'),
+    ('rollout/groups_kept', 'groups', 'of those, the ones trained on'),
     ('rollout/faults', 'episodes', 'environment errors and timeouts; not trained on'),
     ('rollout/prompt_tokens_mean', 'tokens', 'length of a prompt'),
     ('rollout/response_tokens_mean', 'tokens', 'length of a response'),
+    ('rollout/sampled_tokens', 'tokens', 'response tokens of all turns played'),
     ('rollout/token_zero_rate', 'fraction', 'sampled tokens with id 0: broken logits'),
     ('rollout/rows', 'rows', 'turns played'),
-    ('train/loss', 'nats', 'the whole objective'),
-    ('train/policy_loss', 'nats', 'clipped surrogate'),
+    ('train/rows', 'rows', 'turns trained on'),
+    ('train/loss', '1', 'the whole objective'),
+    ('train/policy_loss', '1', 'clipped surrogate before policy_coef'),
     ('train/distill_loss', 'nats', 'distillation term before distill_coef'),
     ('train/value_loss', 'reward²', 'value loss before value_coef'),
-    ('train/taught', 'fraction', 'tokens whose teacher saw more than the student'),
-    ('train/kl', 'nats', 'KL to the initial policy before kl_coef, as kl_kind says'),
+    (
+      'train/taught',
+      'fraction',
+      'tokens with a teacher: it saw more than the student, and its weight is not 0',
+    ),
+    (
+      'train/kl',
+      'nats',
+      'KL to the initial policy before kl_coef, as kl_kind says, if it is in the loss',
+    ),
     ('train/entropy', 'nats', 'entropy of the policy'),
-    ('train/entropy_loss', 'nats', 'entropy term before entropy_coef'),
     ('train/approx_kl', 'nats', 'k1 estimate of KL(pre-update policy || policy)'),
-    ('train/ratio', '1', 'probability ratio policy / pre-update policy'),
-    ('train/log_ratio_abs', 'nats', '|log ratio|'),
-    ('train/log_ratio_clamped', 'fraction', 'tokens whose |log ratio| exceeds 20 nats'),
+    (
+      'train/ratio',
+      '1',
+      'probability ratio policy / pre-update policy; with GSPO that of the response',
+    ),
+    ('train/log_ratio_abs', 'nats', '|log ratio| of a token'),
+    (
+      'train/log_ratio_clamped',
+      'fraction',
+      'tokens whose |log ratio| exceeds 20 nats; with GSPO whose response exceeds 10',
+    ),
     (
       'train/clip_low',
       'fraction',
       'tokens whose gradient the clip at 1 - clip_low stops',
     ),
     ('train/clip_high', 'fraction', 'the same at 1 + clip_high'),
-    ('train/clip_dual', 'fraction', 'the same at dual_clip'),
-    ('train/gate', 'fraction', 'gate of the distillation term'),
-    ('train/gate_histogram', 'fraction', 'tokens by gate, in equal bins of (0, 1)'),
-    ('train/gap', 'nats', 'teacher minus policy log-prob'),
-    ('train/gap_positive', 'fraction', 'tokens that the teacher finds likelier'),
-    ('train/gap_by_turn', 'nats', 'gap by turn; the last holds all later turns too'),
-    ('train/distill_abs', '1', '|distill_coef * gate|'),
-    ('train/advantage_abs', '1', '|advantage|'),
+    ('train/clip_dual', 'fraction', 'the same at dual_clip; GSPO has none'),
+    ('train/gate', 'fraction', 'gate of a taught token, before centring'),
+    ('train/gate_open', 'fraction', 'taught tokens whose gate is above 0.6'),
+    ('train/gate_shut', 'fraction', 'taught tokens whose gate is below 0.4'),
+    (
+      'train/gate_histogram',
+      'fraction',
+      'taught tokens by gate, in equal bins of (0, 1)',
+    ),
+    ('train/gap', 'nats', 'teacher minus policy log-prob of a taught token'),
+    ('train/gap_positive', 'fraction', 'taught tokens that the teacher finds likelier'),
+    (
+      'train/gap_by_turn',
+      'nats',
+      'gap by turn, up to max_turns; the 50th holds all later ones too',
+    ),
+    ('train/distill_abs', '1', '|distill_coef * gate| of a taught token'),
+    (
+      'train/advantage_abs',
+      '1',
+      "|advantage| before distill_form 'advantage' adds to it",
+    ),
     ('train/teacher_skills_mean', 'skills', 'skills that a teacher prompt shows'),
-    ('train/teacher_skill_tokens_mean', 'tokens', 'length of those skills'),
-    ('train/teacher_skill_tokens_min', 'tokens', 'the shortest; 0 would be an error'),
+    ('train/teacher_skill_tokens_mean', 'tokens', 'length of what it shows'),
+    (
+      'train/teacher_skill_tokens_min',
+      'tokens',
+      'the shortest; 0: some row was taught nothing',
+    ),
     (
       'train/sampler_mismatch_mean',
       'nats',
@@ -102,7 +141,11 @@ METRICS = _table(
     ('train/grad_norm', '1', 'global norm of the gradient before clipping'),
     ('train/learning_rate', '1', 'step size of AdamW'),
     ('train/updates', 'updates', 'optimizer updates in this step'),
-    ('train/updates_skipped', 'fraction', 'of those, left out because not finite'),
+    (
+      'train/updates_skipped',
+      'fraction',
+      'of those, left out: loss, gradient, weights or moments would not be finite',
+    ),
   )
 )
 

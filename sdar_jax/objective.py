@@ -328,7 +328,7 @@ def policy_objective(
   """
   mask = inputs.response_mask
   credit = jnp.where(mask, inputs.advantages, 0.0)
-  metrics = algorithm.policy_metrics(inputs, credit, hyper)
+  metrics = {'advantage_abs': masked.total(jnp.abs(credit), mask)}
   metrics['entropy'] = masked.total(inputs.entropy, mask)
   terms, policy_coef = [], hyper.policy_coef
   if algorithm.needs_teacher(hyper):
@@ -336,8 +336,7 @@ def policy_objective(
     metrics |= distillation.metrics(inputs, hyper)
     coef = hyper.distill_coef * inputs.distill_scale
     if hyper.distill_form == 'advantage' and distillation.advantages is not None:
-      # The surrogate is homogeneous in the advantages, so the coefficient may move
-      # inside: with policy_coef 0 the gate is all the credit there is.
+      # The surrogate is homogeneous: its coefficient may move inside, even if it is 0.
       credit = distillation.advantages(policy_coef * credit, inputs, hyper, coef)
       policy_coef = 1.0
     elif distillation.losses is not None:
@@ -348,10 +347,11 @@ def policy_objective(
     losses = algorithm.policy_loss(inputs, credit, hyper)
     metrics['policy_loss'] = masked.total(losses, mask)
     terms.append((policy_coef, losses))
+  else:
+    credit = jnp.zeros_like(credit)  # Without a surrogate no clip stops anything.
+  metrics |= algorithm.policy_metrics(inputs, credit, hyper)
   if hyper.kl_coef != 0 and hyper.kl_in == 'loss':
-    losses = policy.kl_penalty(
-      inputs.logprobs, inputs.ref_logprobs, mask, kind=hyper.kl_kind
-    )
+    losses = _kl_losses(inputs, hyper)
     metrics['kl'] = masked.total(losses, mask)
     terms.append((hyper.kl_coef, losses))
   if hyper.entropy_coef != 0:
@@ -364,6 +364,12 @@ def policy_objective(
   for coef, losses in terms:
     loss += coef * masked.aggregate(losses, mask, inputs.normaliser, hyper.aggregation)
   return loss, metrics
+
+
+def _kl_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+  return policy.kl_penalty(
+    inputs.logprobs, inputs.ref_logprobs, inputs.response_mask, kind=hyper.kl_kind
+  )
 
 
 def _value_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:

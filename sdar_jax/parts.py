@@ -23,6 +23,7 @@ from sdar_jax import (
   optimizer,
   retrieval,
   rollout,
+  sinks,
   skills,
   tags,
   trajectory,
@@ -268,13 +269,14 @@ def make_sinks(
   config: ConfigDict, directory: pathlib.Path, resume_step: int | None
 ) -> list[writers.Sink]:
   """Where numbers go besides the work directory's own files."""
-  sinks: list[writers.Sink] = []
+  out: list[writers.Sink] = []
   if config.log.tensorboard:
-    sinks.append(writers.TensorBoardSink(directory / 'tensorboard', resume_step))
+    out.append(sinks.TensorBoardSink(directory / 'tensorboard', resume_step))
   if config.log.wandb_project:
     values = config_lib.flatten(config)
-    sinks.append(writers.WandbSink(config.log.wandb_project, directory, values))
-  return sinks
+    project = config.log.wandb_project
+    out.append(sinks.WandbSink(project, directory, values, resume_step))
+  return out
 
 
 def make_loss_config(config: ConfigDict) -> LossConfig:

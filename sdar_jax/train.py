@@ -15,7 +15,6 @@ from sdar_jax import (
   evaluate,
   files,
   fitting,
-  metrics,
   objective,
   panels,
   parts,
@@ -82,9 +81,9 @@ class Run:
     self.model, params = parts.load_model(config, mesh, self.chat)
     self.model_digest = parts.model_digest(config)
     self.learner = parts.make_learner(config, self.model, self.chat, mesh)
-    self.ref_params = None
-    if self.loss.needs_reference:  # Before the learner takes the weights over.
-      self.ref_params = jax.tree.map(jnp.copy, params)
+    self.initial = None
+    if self.learner.needs_initial:  # Before the learner takes the weights over.
+      self.initial = jax.tree.map(jnp.copy, params)
     self.state = self.learner.init_state(params)
     self.cursor = 0  # Next task in the training order.
     self.store = CheckpointStore(
@@ -155,18 +154,21 @@ class Run:
       world_digest=self.world.digest,
     )
 
-  def collect(self) -> list[Any]:
-    """Plays the step's episodes; waits where no environment answers."""
+  def collect(self) -> tuple[list[Any], list[Any]]:
+    """Plays the step's episodes: groups to train on, and all that were played.
+
+    Waits where no environment answers.
+    """
     self.teacher.retriever.begin_step(self.step)
-    groups, self.cursor = self.patience.until_played(
+    groups, played, self.cursor = self.patience.until_played(
       f'step {self.step}',
       self._play,
-      lambda played: fault_of_all(played[0], self.pool),
+      lambda result: fault_of_all(result[0], self.pool),
     )  # A cursor not moved before: a run stopped while it plays plays the same again.
-    return groups
+    return groups, played
 
-  def _play(self) -> tuple[list[Any], int]:
-    """The groups of the step and the cursor behind their tasks."""
+  def _play(self) -> tuple[list[Any], list[Any], int]:
+    """Groups to train on, all groups played, and the cursor behind their tasks."""
     c, cursor = self.config.rollout, self.cursor
 
     def play() -> list[Any]:
@@ -186,7 +188,8 @@ class Run:
         should_stop=self.stop,
       )
 
-    return rollout.with_refills(play, c.refills), cursor
+    groups, played = rollout.with_refills(play, c.refills)
+    return groups, played, cursor
 
   def rows(self, groups: list[Any]) -> list[batching.Row]:
     """One row per turn."""
@@ -242,33 +245,41 @@ class Run:
     known = zip(scored, batching.scatter(scored, values), strict=True)
     return [{**scores, **credit} for scores, credit in known], batch
 
-  def report(self, groups, rows, views, scores, sums) -> None:
+  def report(self, groups, played, rows, views, scores, sums) -> None:
     """Writes the step's metrics, timings and trajectories; stops a diverged run."""
-    sums = jax.device_get(sums)
-    trained = {f'train/{k}': v for k, v in metrics.means(sums).items()}
-    values = {
-      **report.rollout_metrics(groups),
-      **report.skill_metrics(views),
-      **report.mismatch(scores),
-      **trained,
-      'train/updates': len(sums),
-    }
+    values = report.step_metrics(
+      played,
+      rows,
+      views,
+      scores,
+      jax.device_get(sums),
+      invalid_penalty=self.config.algorithm.invalid_penalty,
+      max_turns=self.world.max_turns,
+    )
     every = self.config.log.trajectories_every
     if every and self.step % every == 0:
-      count = self.config.log.token_rows
-      tokens = report.token_records(rows, scores, views, count=count)
+      tokens = report.token_records(
+        rows,
+        scores,
+        views,
+        count=self.config.log.token_rows,
+        identity=(self.config.seed, self.step),
+        decode=self.chat.decode,
+      )
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
     self._report_skills(rows, views)
-    self.console.once('room', fitting.notice(t for g in groups for t in g.trajectories))
-    timings = self.clock.timings(groups)
-    timings['perf/failed_saves'] = float(self.store.failed_saves)
+    self.console.once('room', fitting.notice(t for g in played for t in g.trajectories))
     faults = self.pool.faults()
-    timings['perf/env_faults'] = float(sum(faults.values()))
+    timings = self.clock.timings(played, rows, sum(faults.values()))
+    timings['perf/failed_saves'] = float(self.store.failed_saves)
     if faults:
       counts = ', '.join(f'{kind} {count}' for kind, count in faults.items())
       self.console.line(f'step {self.step}: environment faults: {counts}')
     self.writer.write(self.step, values, timings)
     self.console.step(self.step, {**values, **timings})
+    cause = report.hint(values)
+    if cause is not None:
+      self.console.line(f'step {self.step}: warning: {cause}')
     if int(self.state.skipped_in_a_row) >= recovery.SKIPS_IN_A_ROW:
       self.save()
       raise recovery.diverged(self.workdir.path, self.step)
@@ -392,24 +403,24 @@ def loop(run: Run) -> None:
   while run.step < run.config.steps:
     run.maybe_evaluate()
     with run.clock('rollout'):
-      groups = run.collect()
+      groups, played = run.collect()
     with run.clock('batch'):
       rows = run.rows(groups)
       teacher, views = run.teacher_rows(rows)
       packed = run.pack(rows, teacher)
       batch = run.learner.to_device(packed)
     with run.clock('score'):
-      batch = run.learner.score(run.state, run.ref_params, batch)
+      batch = run.learner.score(run.state, run.initial, batch)
       scores, batch = run.credit(rows, views, packed, batch)
     with run.clock('update'):
       sums = []
       for minibatch in batch:
-        run.state, summed = run.learner.train_step(run.state, minibatch)
+        run.state, summed = run.learner.train_step(run.state, minibatch, run.initial)
         sums.append(summed)
       run.state = run.learner.finish_step(run.state)
       run.step = int(run.state.step)  # Waits for the device.
     run.sampler.update(run.state.policy)
-    run.report(groups, rows, views, scores, sums)
+    run.report(groups, played, rows, views, scores, sums)
     run.maybe_checkpoint()
     if run.stop():
       raise rollout.Interrupted

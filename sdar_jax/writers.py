@@ -7,8 +7,9 @@
   run.json                    which world, panel, model and code, for comparisons
 
 A float is written as the shortest decimal that reads back as the same float64, so equal
-lines mean equal bits. JSON has no NaN or infinity: they are the strings "NaN",
-"Infinity" and "-Infinity", which `float` reads. All files are ASCII: whatever a model
+lines mean equal bits. JSON has no NaN and no infinity: a NaN, such as the mean of a
+turn that no episode reached, is null, and infinities are the strings "Infinity" and
+"-Infinity", which `float` reads. All files are ASCII: whatever a model
 or an environment says is escaped, a lone surrogate becomes U+FFFD.
 
 A step's line says what led to the checkpoint of that step. A resumed run first cuts the
@@ -19,10 +20,11 @@ a checkpoint moves them to aside-1/ (aside-2/, ...), so no result is deleted.
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,8 +108,8 @@ class MetricsWriter:
       metrics.find(name, metrics.TIMINGS)
     self._metrics.append(step, values)
     self._timing.append(step, {'time': time.time(), **timings})
-    for sink in self._sinks:
-      sink.write(step, _scalars({**values, **timings}))
+    numbers = _scalars({**values, **timings})
+    self._tell(lambda sink: sink.write(step, numbers), f'step {step} lost')
 
   def teacher(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes what a step's teachers were shown."""
@@ -134,8 +136,16 @@ class MetricsWriter:
     """Closes files and sinks."""
     for lines in self._lines.values():
       lines.close()
+    self._tell(lambda sink: sink.close(), 'not closed')
+
+  def _tell(self, what: Callable[[Sink], None], otherwise: str) -> None:
+    """Speaks to each sink; one that fails costs its own numbers, not the run."""
     for sink in self._sinks:
-      sink.close()
+      try:
+        what(sink)
+      except Exception as error:  # Other people's code and services.
+        name, why = type(sink).__name__, files.one_line(error)
+        _log.warning('%s: %s: %s', name, otherwise, why)
 
 
 def _set_aside(directory: pathlib.Path) -> pathlib.Path | None:
@@ -194,7 +204,7 @@ def with_tokens(
 
 
 def _scalars(values: Mapping[str, metrics.Value]) -> dict[str, float]:
-  """Lists as one name per element, for sinks that know only numbers."""
+  """Lists as one name per element, for sinks that know only finite numbers."""
   out = {}
   for name, value in values.items():
     array = np.asarray(value, np.float64)
@@ -202,7 +212,7 @@ def _scalars(values: Mapping[str, metrics.Value]) -> dict[str, float]:
       out[name] = float(array)
     else:
       out.update({f'{name}/{i}': float(item) for i, item in enumerate(array)})
-  return out
+  return {name: value for name, value in out.items() if math.isfinite(value)}
 
 
 def write_run(
@@ -252,53 +262,3 @@ def code_version() -> str:
     name = path.relative_to(package).as_posix()
     total.update(f'{name}\0{files.digest(path)}\n'.encode())
   return total.hexdigest()
-
-
-class TensorBoardSink:
-  """Numbers as TensorBoard scalars. Needs `pip install tensorboardX`."""
-
-  def __init__(self, directory: str | os.PathLike, resume_step: int | None):
-    try:
-      import tensorboardX
-    except ImportError as error:
-      raise ValueError('TensorBoard output needs `pip install tensorboardX`') from error
-    purge = None if resume_step is None else resume_step + 1
-    self._writer = tensorboardX.SummaryWriter(os.fspath(directory), purge_step=purge)
-
-  def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Takes one step's numbers."""
-    for name, value in values.items():
-      self._writer.add_scalar(name, value, step)
-
-  def close(self) -> None:
-    """Hands over what is buffered."""
-    self._writer.close()
-
-
-class WandbSink:
-  """Numbers to Weights & Biases. Needs `pip install wandb` and an account."""
-
-  def __init__(
-    self, project: str, directory: str | os.PathLike, config: Mapping[str, Any]
-  ):
-    try:
-      import wandb
-    except ImportError as error:
-      raise ValueError('Weights & Biases output needs `pip install wandb`') from error
-    # The same directory continues the same run.
-    name = pathlib.Path(directory).absolute().name
-    self._run = wandb.init(
-      project=project,
-      dir=os.fspath(directory),
-      config=dict(config),
-      id=name,
-      resume='allow',
-    )
-
-  def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Takes one step's numbers."""
-    self._run.log(dict(values), step=step)
-
-  def close(self) -> None:
-    """Hands over what is buffered."""
-    self._run.finish()

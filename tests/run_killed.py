@@ -71,13 +71,13 @@ def _quarantine() -> None:
 def _poison(count: int) -> None:
   original, seen = learner.Learner.train_step, [0]
 
-  def train_step(self, state, minibatch):
+  def train_step(self, state, minibatch, initial=None):
     seen[0] += 1
     if seen[0] >= count:
       minibatch = [
         {**m, 'advantages': jnp.full_like(m['advantages'], jnp.nan)} for m in minibatch
       ]
-    return original(self, state, minibatch)
+    return original(self, state, minibatch, initial)
 
   learner.Learner.train_step = train_step
 

@@ -9,7 +9,7 @@ PACKAGE = ROOT / 'sdar_jax'
 # Longest prefix wins. A file may import from its own room and from lower layers.
 LAYERS = {
   'trajectory': 0,
-  'clock': 1,
+  'clock': 3,
   'averages': 0,
   'keys': 0,
   'config': 2,
@@ -60,6 +60,7 @@ LAYERS = {
   'patience': 4,
   'metrics': 4,
   'writers': 4,
+  'sinks': 4,
   'console': 4,
   'report': 4,
   'sft': 4,
@@ -103,6 +104,7 @@ WITHOUT_JAX = (
   'tags',
   'metrics',
   'writers',
+  'sinks',
   'console',
   'report',
   'panels',

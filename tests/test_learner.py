@@ -93,7 +93,7 @@ def test_a_mean_of_microbatch_means_depends_on_the_microbatch_size():
 
 def test_a_teacher_of_its_own_follows_as_its_kind_says():
   """Whole distributions read weights that a step's updates must not move."""
-  for weights, decay in (('policy', 0.0), ('ema', 0.9), ('initial', 1.0)):
+  for weights, decay in (('policy', 0.0), ('ema', 0.9)):
     learner = micro.learner(
       algorithm='sdpg', teacher_weights=weights, ema_decay=decay, distill_coef=1.0
     )
@@ -115,11 +115,35 @@ def test_a_teacher_of_its_own_follows_as_its_kind_says():
     )
 
 
+@pytest.mark.parametrize('algorithm', ['sdpg', 'sdar'])
+@pytest.mark.parametrize('kl_coef', [0.0, 0.01])
+def test_the_initial_policy_teaches_from_the_one_copy_of_it(algorithm, kl_coef):
+  """It is what the KL is to, and no part of the state, which is all that is saved."""
+  settings = {'algorithm': algorithm, 'kl_coef': kl_coef, 'distill_coef': 1.0}
+  learner = micro.learner(teacher_weights='initial', **settings)
+  kept = micro.learner(teacher_weights='ema', ema_decay=1.0, **settings)
+  parts = [micro.split(micro.minibatch(i)) for i in (0, 1)]
+  assert learner.needs_initial and kept.needs_initial == (kl_coef != 0)
+  state, other = (x.init_state(_params()) for x in (learner, kept))
+  assert state.teacher == () and other.teacher != ()
+  for _ in range(2):  # The second with a policy that is no longer the initial one.
+    for mine, theirs in zip(
+      micro.scored(learner, state, _params(), parts),
+      micro.scored(kept, other, _params(), parts),
+      strict=True,
+    ):
+      state, got = learner.train_step(state, mine, _params())
+      other, want = kept.train_step(other, theirs)
+      jax.tree.map(np.testing.assert_array_equal, got, want)
+    state, other = learner.finish_step(state), kept.finish_step(other)
+  jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
+
+
 def test_sampled_teachers_with_other_weights_are_scored_by_them():
   params, other = _params(), _params(1)
   parts = [micro.split(micro.minibatch())]
   plain = micro.learner(algorithm='sdar')
-  kept = micro.learner(algorithm='sdar', teacher_weights='initial')
+  kept = micro.learner(algorithm='sdar', teacher_weights='ema')
   state = kept.init_state(other)._replace(params=params)  # As after many steps.
   (want,) = micro.scored(plain, plain.init_state(other), _params(2), parts)
   (got,) = micro.scored(kept, state, _params(2), parts)
@@ -201,6 +225,54 @@ def test_updates_that_are_not_finite_are_skipped_and_counted():
   assert (int(state.skipped), int(state.skipped_in_a_row)) == (2, 0)
   moved = jax.tree.map(lambda a, b: np.any(a != b), before[0], dict(state.params))
   assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+@pytest.mark.parametrize('part', ['params', 'mu', 'nu'])
+def test_no_update_leaves_a_number_that_is_not_finite(part, bad):
+  """However finite its gradient and loss: nu at infinity holds its weight still."""
+  learner = micro.learner()
+  state = learner.init_state(_params())
+  (scored,) = micro.scored(learner, state, _params(1), [micro.split(micro.minibatch())])
+
+  def broken(tree):
+    # A token that no row holds: its weight reaches neither logits nor gradients.
+    table = tree['embed']['embedding'].at[micro.VOCAB - 1, 0].set(bad)
+    return {**tree, 'embed': {'embedding': table}}
+
+  if part == 'params':
+    state = state._replace(params=broken(state.params))
+  else:
+    _, adam, *rest = state.opt_state
+    adam = adam._replace(**{part: broken(getattr(adam, part))})
+    state = state._replace(opt_state=(state.opt_state[0], adam, *rest))
+  before = jax.device_get((state.params, state.opt_state))
+  state, metrics = learner.train_step(state, scored)
+  assert np.isfinite(metrics['loss'][0]) and np.isfinite(metrics['grad_norm'][0])
+  assert int(state.skipped) == int(state.skipped_in_a_row) == 1
+  assert float(metrics['updates_skipped'][0]) == 1
+  after = jax.device_get((state.params, state.opt_state))
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_an_update_that_overflows_a_weight_is_skipped():
+  learner = micro.learner(rate=np.finfo(np.float32).max * 10.0)
+  state = learner.init_state(_params())
+  (scored,) = micro.scored(learner, state, _params(1), [micro.split(micro.minibatch())])
+  state, metrics = learner.train_step(state, scored)
+  assert float(metrics['updates_skipped'][0]) == 1
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize(('algorithm', 'programs'), [('sdar', 1), ('sdpg', 2)])
+def test_only_whole_distributions_are_compiled_for_pairs_of_widths(algorithm, programs):
+  learner = micro.learner(algorithm=algorithm)
+  state = learner.init_state(_params())
+  for width in (28, 36):
+    parts = micro.split(micro.minibatch(teacher_width=width))
+    (scored,) = micro.scored(learner, state, _params(1), [parts])
+    state, _ = learner.train_step(state, scored)
+  assert learner._gradient._cache_size() == programs
 
 
 def test_bfloat16_compute_keeps_float32_weights_and_moments():

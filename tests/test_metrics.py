@@ -1,11 +1,18 @@
+import functools
 import pathlib
 import re
 
+import jax
 import jax.numpy as jnp
+import micro
 import numpy as np
 import pytest
 
-from sdar_jax import algorithms, metrics
+from sdar_jax import algorithms, batching, clock, metrics, report, skills
+from sdar_jax.hyperparameters import LossConfig
+from sdar_jax.models import qwen
+from sdar_jax.objective import LossInputs, policy_objective
+from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -16,25 +23,59 @@ def test_the_table_is_complete_and_tidy():
     assert unit and description and not description.endswith('.')
   for name in metrics.TIMINGS:
     assert re.fullmatch(r'perf/[a-z_]+', name)
-  # What the project promises to log at every step.
-  for name in (
-    'train/gate',
-    'train/gate_histogram',
-    'train/gap_positive',
-    'train/gap_by_turn',
-    'train/distill_abs',
-    'train/advantage_abs',
-    'train/entropy',
-    'train/kl',
-    'train/clip_low',
-    'train/clip_high',
-    'train/clip_dual',
-    'rollout/zero_variance_groups',
-    'train/sampler_mismatch_mean',
-    'rollout/truncated_rate',
-    'rollout/valid_action_rate',
-  ):
-    metrics.find(name)
+
+
+def _learned(name):
+  """Names of what an update of a row logs; traced, not run."""
+  learner = micro.learner(algorithm=name)
+
+  def update():
+    params = qwen.init_params(micro.MODEL, jax.random.key(0), jnp.float32)
+    state = learner.init_state(params)
+    parts = [micro.split(micro.minibatch())]
+    (scored,) = micro.scored(learner, state, params, parts)
+    return learner.train_step(state, scored)[1]
+
+  return jax.eval_shape(update).keys()
+
+
+def _objective(name):
+  """Names of what the objective of a row logs."""
+  row = algorithms.find(name)
+  own = {
+    k.partition('.')[2]: v for k, v in row.all_settings.items() if 'algorithm' in k
+  }
+  tokens, rows = np.zeros((2, 3), np.float32), np.ones(2, np.int32)
+  inputs = dict.fromkeys(LossInputs._fields, tokens)
+  inputs |= dict.fromkeys(('gate_mean', 'distill_scale', 'normaliser'), np.float32(1))
+  inputs |= {'response_mask': tokens == 0, 'action_mask': tokens == 0}
+  inputs |= {'teaching': rows, 'turn_ids': rows}
+  objective = functools.partial(policy_objective, row, LossConfig(**own))
+  return jax.eval_shape(objective, LossInputs(**inputs))[1].keys()
+
+
+def test_what_is_logged_is_the_table_and_all_of_it():
+  sums = {*_learned('grpo')}.union(*map(_objective, algorithms.ALGORITHMS))
+  turn = Turn('', *[np.ones(1)] * 3, '', '', '', True, True, 0.0, '')
+  episode = Trajectory('t', 'kind', 0, 0, [turn], Outcome.FAILURE)
+  played = [Group(0, None, [episode])]
+  rows, token = batching.rows(played, invalid_penalty=0.0), np.ones((1, 1))
+  scores = {'sampler_logprobs': token, 'old_logprobs': token}
+  values = report.step_metrics(
+    played,
+    rows,
+    [skills.NOTHING],
+    [scores | {'response_mask': token == 1}],
+    [{name: ([1.0], 1.0) for name in sums}],
+    invalid_penalty=0.0,
+    max_turns=1,
+  )
+  assert values.keys() == metrics.METRICS.keys()
+  timer = clock.Clock()
+  for phase in ('rollout', 'batch', 'score', 'update', 'eval'):
+    with timer(phase):
+      pass
+  assert timer.timings(played, rows, 0).keys() == metrics.TIMINGS.keys()
 
 
 def test_find():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sdar_jax import batching, report
+from sdar_jax import batching, report, rollout
 from sdar_jax.envs.base import Task
 from sdar_jax.skills import NOTHING, SkillView
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
@@ -37,7 +37,7 @@ def _groups():
 
 
 def test_episodes_are_counted():
-  got = report.rollout_metrics(_groups())
+  got = report.rollout_metrics(_groups(), invalid_penalty=0.1)
   assert got['rollout/success_rate'] == 0.25
   assert got['rollout/return_mean'] == 2.5
   assert got['rollout/turns_mean'] == 1.25
@@ -46,6 +46,72 @@ def test_episodes_are_counted():
   assert got['rollout/zero_variance_groups'] == 0.5
   assert got['rollout/response_tokens_mean'] == 11 / 5
   assert got['rollout/rows'] == 5
+  assert got['rollout/sampled_tokens'] == 11
+  assert got['rollout/groups_played'] == 2
+
+
+def _group(*turns, returns=(0.0, 0.0), outcomes=(Outcome.FAILURE,) * 2):
+  members = [
+    Trajectory('a', 'k', 0, i, [*turns, _turn(1, value)], outcome)
+    for i, (value, outcome) in enumerate(zip(returns, outcomes, strict=True))
+  ]
+  return Group(0, Task('a', 'k', '', {}, None), members)
+
+
+def test_groups_without_variance_are_those_whose_rows_score_alike():
+  """One malformed turn is enough to compare; a fault takes the whole group out."""
+  malformed = _turn(1, valid=False)
+  faulty = _group(outcomes=(Outcome.FAILURE, Outcome.TIMEOUT))
+  of = lambda *groups, penalty=0.1: report.rollout_metrics(
+    groups, invalid_penalty=penalty
+  )['rollout/zero_variance_groups']
+  assert of(_group()) == 1
+  assert of(_group(malformed)) == 0
+  assert of(_group(malformed), penalty=0.0) == 1
+  assert of(_group(returns=(0.0, 1.0))) == 0
+  assert of(_group(), faulty, _group(malformed)) == 0.5
+  assert np.isnan(of(faulty))
+
+
+def test_success_is_of_all_that_was_played_and_rows_of_what_was_kept():
+  """A filter on contrast keeps groups near one half: no estimate of success."""
+  contrast, solved, failed = (
+    _group(returns=(0.0, 1.0), outcomes=(Outcome.FAILURE, Outcome.SUCCESS)),
+    _group(returns=(1.0, 1.0), outcomes=(Outcome.SUCCESS,) * 2),
+    _group(),
+  )
+  rounds = iter([[failed], [solved], [failed], [contrast]])
+  kept, played = rollout.with_refills(lambda: next(rounds), 9)
+  rows = batching.rows(kept, invalid_penalty=0.1)
+  token = np.zeros((1, 1), np.float32)
+  mask = np.ones((1, 1), bool)
+  scores = [{'response_mask': mask, 'sampler_logprobs': token, 'old_logprobs': token}]
+  turns = {'gap_by_turn': ([2.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])}
+  got = report.step_metrics(
+    played, rows, None, scores, [turns], invalid_penalty=0.1, max_turns=3
+  )
+  assert got['rollout/success_rate'] == 3 / 8
+  assert got['rollout/zero_variance_groups'] == 3 / 4
+  assert (got['rollout/groups_played'], got['rollout/groups_kept']) == (4, 1)
+  assert (got['rollout/rows'], got['train/rows']) == (8, 2)
+  np.testing.assert_array_equal(got['train/gap_by_turn'], [2.0, np.nan, np.nan])
+
+
+def test_a_step_that_taught_nothing_says_why():
+  values = {
+    'rollout/valid_action_rate': 0.9,
+    'rollout/truncated_rate': 0.75,
+    'rollout/success_rate': 1.0,
+    'train/advantage_abs': 0.0,
+    'train/policy_loss': 0.0,
+  }
+  alike = report.hint(values)
+  assert 'no policy gradient' in alike and '100% succeeded' in alike
+  assert report.hint(values | {'train/advantage_abs': 0.1}) is None
+  del values['train/policy_loss']  # A teacher alone needs no contrast.
+  assert report.hint(values) is None
+  malformed = report.hint(values | {'rollout/valid_action_rate': 0.0})
+  assert 'no response obeyed' in malformed and '75% were cut' in malformed
 
 
 def _view(*ids):
@@ -67,9 +133,7 @@ def test_skills_are_counted_by_row_and_by_episode():
   ]
 
 
-def test_token_records_are_the_rows_own_values():
-  rows = batching.rows(_groups(), invalid_penalty=0.1)
-  views = [_view('s')] * len(rows)
+def _scored(rows, values):
   packed = batching.pack(
     rows,
     [np.arange(5, dtype=np.int32)] * len(rows),
@@ -81,22 +145,65 @@ def test_token_records_are_the_rows_own_values():
     teacher_buckets=(16,),
   )
   microbatches = [m for minibatch in packed for m in minibatch]
+  placed = batching.scatter(microbatches, values)
+  return [{**m, **p} for m, p in zip(microbatches, placed, strict=True)]
+
+
+def _records(rows, scores, views, **changes):
+  settings = {'count': 3, 'identity': (0, 1), 'decode': lambda ids: f'<{ids[0]}>'}
+  return report.token_records(rows, scores, views, **settings | changes)
+
+
+def _places(rows, chosen):
+  names = [(record['trajectory_id'], record['turn_id']) for record in chosen]
+  return [[(row.trajectory_id, row.turn_id) for row in rows].index(n) for n in names]
+
+
+def test_token_records_are_the_rows_own_values():
+  rows = batching.rows(_groups(), invalid_penalty=0.1)
   width = max(len(row.turn.response_ids) for row in rows)
   values = {
     name: np.arange(len(rows) * width, dtype=np.float32).reshape(-1, width) + shift
     for shift, name in enumerate(('advantages', 'old_logprobs', 'teacher_logprobs'))
   }
   values['gate'], values['teaching'] = values['advantages'] / 100, np.arange(5.0)
-  placed = batching.scatter(microbatches, values)
-  scores = [{**m, **p} for m, p in zip(microbatches, placed, strict=True)]
-  records = report.token_records(rows, scores, views, count=3)
+  views = [_view('s')] * len(rows)
+  records = _records(rows, _scored(rows, values), views)
   assert len(records) == 3
-  for index, record in enumerate(records):
+  for index, record in zip(_places(rows, records), records, strict=True):
     row, size = rows[index], len(rows[index].turn.response_ids)
-    assert record['trajectory_id'] == row.trajectory_id
-    assert record['turn_id'] == row.turn_id
     assert record['advantages'] == values['advantages'][index, :size].tolist()
     assert record['gate'] == values['gate'][index, :size].tolist()
     assert record['gap'] == [1.0] * size
     assert record['teaching'] == index
     assert record['teacher_skills'] == ['s']
+    assert record['token_texts'] == [f'<{i}>' for i in row.turn.response_ids]
+
+
+def test_token_records_have_what_the_method_has():
+  rows = batching.rows(_groups(), invalid_penalty=0.1)
+  width = max(len(row.turn.response_ids) for row in rows)
+  ones = np.ones((len(rows), width), np.float32)
+  plain = {'advantages': ones, 'old_logprobs': ones}
+  for record in _records(rows, _scored(rows, plain), None):
+    assert not record.keys() & {'gate', 'gap', 'teaching', 'teacher_skills'}
+  ungated = plain | {'teacher_logprobs': ones, 'teaching': np.ones(len(rows))}
+  for record in _records(rows, _scored(rows, ungated), [_view('s')] * len(rows)):
+    assert 'gate' not in record and record['gap']
+
+
+def test_recorded_rows_are_drawn_from_every_group_by_what_they_are():
+  groups = [
+    Group(i, None, [Trajectory(f't{i}', 'k', i, m, [_turn(1)] * 9, Outcome.FAILURE)])
+    for i in range(4)
+    for m in (0,)
+  ]
+  rows = batching.rows(groups, invalid_penalty=0.1)
+  chosen = lambda step, some=rows: {
+    (some[i].group_id, some[i].turn_id) for i in report._sample(some, 8, (0, step))
+  }
+  assert sorted(group for group, _ in chosen(1)) == [0, 0, 1, 1, 2, 2, 3, 3]
+  assert chosen(1) == chosen(1, rows[::-1]) != chosen(2)
+  turns = {turn for step in range(20) for _, turn in chosen(step)}
+  assert turns == set(range(9))
+  assert len(report._sample(rows, 99, (0, 1))) == len(rows)

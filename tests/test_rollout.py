@@ -228,8 +228,10 @@ def test_refills_replace_groups_without_contrast_and_keep_their_number():
 
   def played(refills):
     left = iter(rounds)
-    groups = rollout.with_refills(lambda: next(left), refills)
-    return [group.task for group in groups], groups, len(list(left))
+    groups, all_of_them = rollout.with_refills(lambda: next(left), refills)
+    left = list(left)
+    assert all_of_them == [g for round_ in rounds[: 3 - len(left)] for g in round_]
+    return [group.task for group in groups], groups, len(left)
 
   assert played(0)[0] == ['a', 'b', 'c']
   assert played(1)[0] == ['b', 'e', 'a']  # Two rounds were not enough.
@@ -250,7 +252,7 @@ def test_a_group_with_a_fault_tells_nothing():
   faulty = _group('a', 0, 1)
   faulty.trajectories[1].outcome = Outcome.TIMEOUT
   rounds = iter([[faulty], [_group('b', 0, 1)]])
-  groups = rollout.with_refills(lambda: next(rounds), 1)
+  groups, _ = rollout.with_refills(lambda: next(rounds), 1)
   assert [group.task for group in groups] == ['b']
 
 

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import re
 import resource
 import sys
 import types
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdar_jax import console, writers
+from sdar_jax import console, sinks, writers
+from sdar_jax import main as main_lib
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn, from_json
-from sdar_jax.writers import MetricsWriter, TensorBoardSink, WandbSink
+from sdar_jax.writers import MetricsWriter
 
 
 def _lines(path):
@@ -55,10 +57,9 @@ def test_numbers_of_all_kinds_and_lists(tmp_path):
     'train/kl': 2.0,
     'rollout/rows': 7,
     'train/gate_histogram': [0.25, 0.75],
-    'train/gap_by_turn': [1.0, 'NaN', '-Infinity'],
+    'train/gap_by_turn': [1.0, None, '-Infinity'],
     'train/grad_norm': 'Infinity',
   }
-  assert math.isnan(float(line['train/gap_by_turn'][1]))
   assert float(line['train/grad_norm']) == math.inf
 
 
@@ -274,14 +275,15 @@ def test_trajectories_of_later_steps_go_when_a_run_resumes(tmp_path):
   assert names == ['000001.jsonl', '000002.jsonl', 'notes.jsonl']
 
 
-def test_sinks_get_every_number(tmp_path):
+def test_sinks_get_every_finite_number(tmp_path):
   got = []
   sink = types.SimpleNamespace(
     write=lambda step, values: got.append((step, values)),
     close=lambda: got.append('end'),
   )
   writer = MetricsWriter(tmp_path, None, [sink])
-  writer.write(1, {'train/gate_histogram': [0.5, 0.25]}, {'perf/step_seconds': 2})
+  numbers = {'train/gate_histogram': [0.5, 0.25], 'train/gap_by_turn': [math.nan]}
+  writer.write(1, {**numbers, 'train/loss': math.inf}, {'perf/step_seconds': 2})
   writer.close()
   values = {
     'train/gate_histogram/0': 0.5,
@@ -291,9 +293,78 @@ def test_sinks_get_every_number(tmp_path):
   assert got == [(1, values), 'end']
 
 
-def test_tensorboard_and_wandb_are_called_as_they_document(tmp_path, monkeypatch):
+def test_a_sink_that_fails_costs_its_own_numbers(tmp_path, caplog):
+  got = []
+
+  def fail(*args):
+    raise ConnectionError('no\nroute')
+
+  broken = types.SimpleNamespace(write=fail, close=fail)
+  sound = types.SimpleNamespace(
+    write=lambda step, values: got.append(step), close=lambda: got.append('end')
+  )
+  writer = MetricsWriter(tmp_path, None, [broken, sound])
+  writer.write(1, {'train/loss': 1.0}, {})
+  writer.close()
+  assert got == [1, 'end'] and len(_lines(tmp_path / 'metrics.jsonl')) == 1
+  assert 'step 1 lost: no route' in caplog.text
+
+
+class _FakeWandb:
+  """Runs by id, as the service keeps them."""
+
+  def __init__(self):
+    self.runs, self.fault = {}, None
+
+  def init(self, *, project, dir, config, id, name, resume):
+    assert resume == 'allow' and os.path.isabs(dir)
+    if self.fault:
+      raise self.fault
+    lines = self.runs.setdefault(id, [])
+    log = lambda values, step: lines.append((name, step, values))
+    return types.SimpleNamespace(log=log, finish=lambda: None)
+
+
+def test_two_runs_never_share_a_tracker_and_a_resumed_one_keeps_its_own(
+  tmp_path, monkeypatch
+):
+  fake = _FakeWandb()
+  monkeypatch.setitem(sys.modules, 'wandb', fake)
+  monkeypatch.chdir(tmp_path)
+
+  def write(directory, step, resume_step):
+    sink = sinks.WandbSink('project', directory, {'seed': 0}, resume_step)
+    sink.write(step, {'train/loss': 1.0})
+    sink.close()
+
+  for method in ('grpo', 'sdar'):
+    os.makedirs(f'{method}/seed0')
+    write(f'{method}/seed0', 1, None)
+  write(tmp_path / 'sdar' / 'seed0', 2, 1)  # The same directory, named otherwise.
+  steps = lambda: [[(name, step) for name, step, _ in r] for r in fake.runs.values()]
+  sdar = [('sdar/seed0', 1), ('sdar/seed0', 2)]
+  assert steps() == [[('grpo/seed0', 1)], sdar]
+  write('sdar/seed0', 1, None)  # From the beginning: steps would not rise.
+  assert steps() == [[('grpo/seed0', 1)], sdar, sdar[:1]]
+  os.remove('sdar/seed0/wandb.json')  # As of a run that began without a tracker.
+  write('sdar/seed0', 2, 1)
+  assert len(fake.runs) == 4
+  for text in ('{', '[]', '{"id": 3}', '{"id": ""}', '{}'):
+    with open('grpo/seed0/wandb.json', 'w') as file:
+      file.write(text)
+    with pytest.raises(ValueError, match=r'wandb\.json') as caught:
+      write('grpo/seed0', 2, 1)
+    assert '\n' not in str(caught.value)
+  fake.fault = RuntimeError('api_key not configured\n(no-tty)')
+  os.makedirs('new')
+  with pytest.raises(ValueError, match=r'log\.wandb_project=.*api_key.*no-tty'):
+    write('new', 1, None)
+  assert os.listdir('new') == []
+
+
+def test_tensorboard_is_called_as_it_documents(tmp_path, monkeypatch):
   calls = []
-  record = lambda name: lambda *args, **kwargs: calls.append((name, args, kwargs))
+  record = lambda name: lambda *args: calls.append((name, *args))
 
   class SummaryWriter:
     def __init__(self, directory, purge_step):
@@ -302,35 +373,38 @@ def test_tensorboard_and_wandb_are_called_as_they_document(tmp_path, monkeypatch
     add_scalar = staticmethod(record('add_scalar'))
     close = staticmethod(record('close'))
 
-  run = types.SimpleNamespace(log=record('log'), finish=record('finish'))
-  fakes = {
-    'tensorboardX': types.SimpleNamespace(SummaryWriter=SummaryWriter),
-    'wandb': types.SimpleNamespace(init=lambda **kwargs: calls.append(kwargs) or run),
-  }
-  for name, fake in fakes.items():
-    monkeypatch.setitem(sys.modules, name, fake)
-  for make in (
-    lambda: TensorBoardSink(tmp_path, 4),
-    lambda: WandbSink('project', tmp_path / 'run', {'seed': 0}),
-  ):
-    sink = make()
-    sink.write(5, {'train/loss': 1.0})
-    sink.close()
-  assert calls[0] == (str(tmp_path), 5)
-  assert calls[1][:2] == ('add_scalar', ('train/loss', 1.0, 5))
-  assert calls[2][0] == 'close'
-  assert calls[3]['id'] == 'run' and calls[3]['resume'] == 'allow'
-  assert calls[4] == ('log', ({'train/loss': 1.0},), {'step': 5})
+  fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
+  monkeypatch.setitem(sys.modules, 'tensorboardX', fake)
+  for resume_step in (4, None):
+    sink = sinks.TensorBoardSink(tmp_path, resume_step)
+  sink.write(1, {'train/loss': 1.0})
+  sink.close()
+  assert calls == [
+    (str(tmp_path), 5),
+    (str(tmp_path), 1),
+    ('add_scalar', 'train/loss', 1.0, 1),
+    ('close',),
+  ]
 
 
-def test_a_sink_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
-  for name, make in (
-    ('tensorboardX', lambda: TensorBoardSink(tmp_path, None)),
-    ('wandb', lambda: WandbSink('p', tmp_path, {})),
-  ):
-    monkeypatch.setitem(sys.modules, name, None)  # Importing it raises ImportError.
-    with pytest.raises(ValueError, match=f'pip install {name}'):
-      make()
+@pytest.mark.parametrize('name', ['tensorboardX', 'wandb'])
+@pytest.mark.parametrize('found', [None, types.ModuleType('a directory')])
+def test_a_sink_that_is_not_installed_is_one_line_and_leaves_nothing(
+  tmp_path, monkeypatch, capsys, name, found
+):
+  monkeypatch.setitem(sys.modules, name, found)  # Importing None is an ImportError.
+  key = 'log.tensorboard=true' if name == 'tensorboardX' else 'log.wandb_project=p'
+  code = main_lib._main(
+    [
+      '--config=experiments/alfworld.py:model=tiny',
+      f'--config.{key}',
+      f'--workdir={tmp_path / "run"}',
+    ]
+  )
+  said = capsys.readouterr().err
+  assert code == 2 and said.count('\n') == 1
+  assert re.search(f'config.log.*pip install {name}', said)
+  assert os.listdir(tmp_path) == []
 
 
 def test_console_prints_one_line_per_step_when_not_a_terminal():
@@ -342,3 +416,11 @@ def test_console_prints_one_line_per_step_when_not_a_terminal():
     'step 3/10  success 50.0%  loss 0.2500',
     r'say \x1b[31m[red]\nnow',
   ]
+
+
+def test_the_gate_is_shown_by_what_it_opens_and_shuts():
+  """Its mean stays near one half whatever single tokens do."""
+  values = {'train/gate': 0.49, 'train/gate_open': 0.031, 'train/gate_shut': 0.02}
+  assert console.summary(values) == 'gate open 3.1%  shut 2.0%'
+  nothing_taught = dict.fromkeys(values, math.nan) | {'train/loss': 0.5}
+  assert console.summary(nothing_taught) == 'loss 0.5000'

@@ -15,6 +15,7 @@ from sdar_jax.losses import masked
 from sdar_jax.losses.masked import Array
 
 GATE_BINS = 10  # Equal bins of [0, 1].
+GATE_OPEN, GATE_SHUT = 0.6, 0.4  # Between them a gate says little: it starts at 1/2.
 SKILL_SD_GAP_LIMIT = 20.0
 SKILL_SD_LOG_RATIO_LIMIT = 10.0
 
@@ -247,8 +248,9 @@ def gate_metrics(
     distill_coef: lambda, advantage units.
 
   Returns:
-    (sum, tokens) each of: gap (nats), gap_positive (share), gate, distill_abs
-    (|distill_coef * gate|, to hold against advantage_abs), and gate_histogram, whose
+    (sum, tokens) each of: gap (nats), gap_positive (share), gate, gate_open and
+    gate_shut (shares beyond `GATE_OPEN` and `GATE_SHUT`), distill_abs (|distill_coef *
+    gate|, to hold against advantage_abs), and gate_histogram, whose
     sum is [GATE_BINS] token counts over equal bins of [0, 1].
 
   Source: verl/trainer/ppo/sdar_utils.py of ZJU-REAL/SDAR@8b85c23 (gate_mean,
@@ -259,6 +261,8 @@ def gate_metrics(
     'gap': gap,
     'gap_positive': gap > 0,
     'gate': gate,
+    'gate_open': gate > GATE_OPEN,
+    'gate_shut': gate < GATE_SHUT,
     'distill_abs': jnp.abs(distill_coef * gate),
   }
   metrics = {name: masked.total(value, mask) for name, value in values.items()}

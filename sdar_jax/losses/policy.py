@@ -38,10 +38,11 @@ def log_ratio(logprobs: Array, old_logprobs: Array, mask: Array) -> jax.Array:
   return jnp.clip(difference, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
-def _pessimistic(ratio, advantages, clip_low, clip_high) -> jax.Array:
+def _pessimistic(ratio, advantages, clip_low, clip_high) -> tuple[jax.Array, jax.Array]:
+  """[B, T] losses, and where the clip is what decides them."""
   plain = -advantages * ratio
   clipped = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
-  return jnp.where(clipped > plain, clipped, plain)
+  return jnp.where(clipped > plain, clipped, plain), clipped > plain
 
 
 def clipped_surrogate(
@@ -79,7 +80,7 @@ def clipped_surrogate(
   chex.assert_rank([logprobs, advantages], 2)
   (advantages,) = masked.fill(mask, jax.lax.stop_gradient(advantages))
   ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask))
-  losses = _pessimistic(ratio, advantages, clip_low, clip_high)
+  losses, _ = _pessimistic(ratio, advantages, clip_low, clip_high)
   bound = -advantages * dual_clip
   return jnp.where((advantages < 0) & (bound < losses), bound, losses)
 
@@ -118,13 +119,18 @@ def gspo(
   """
   chex.assert_rank([logprobs, advantages], 2)
   (advantages,) = masked.fill(mask, jax.lax.stop_gradient(advantages))
-  ratios = log_ratio(logprobs, old_logprobs, mask)
-  counts = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
-  mean = jax.lax.stop_gradient(jnp.sum(ratios, axis=1, keepdims=True) / counts)
+  mean = jax.lax.stop_gradient(_sequence_log_ratio(logprobs, old_logprobs, mask))
   (logprobs,) = masked.fill(mask, logprobs)
   log_s = mean + (logprobs - jax.lax.stop_gradient(logprobs))
   ratio = jnp.exp(jnp.minimum(log_s, GSPO_LOG_RATIO_LIMIT))
-  return _pessimistic(ratio, advantages, clip_low, clip_high)
+  return _pessimistic(ratio, advantages, clip_low, clip_high)[0]
+
+
+def _sequence_log_ratio(logprobs, old_logprobs, mask) -> jax.Array:
+  """[B, 1] nats, the mean log ratio of each response's tokens."""
+  ratios = log_ratio(logprobs, old_logprobs, mask)
+  counts = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+  return jnp.sum(ratios, axis=1, keepdims=True) / counts
 
 
 def kl_penalty(
@@ -196,12 +202,12 @@ def surrogate_metrics(
   clip_high: float,
   dual_clip: float,
 ) -> masked.Metrics:
-  """How far the policy has moved and how often the clips bind.
+  """How far the policy has moved and how often `clipped_surrogate`'s clips bind.
 
   Args:
     logprobs: [B, T] float, nats.
     old_logprobs: [B, T] float, nats.
-    advantages: [B, T] float.
+    advantages: [B, T] float, those that the loss is given.
     mask: [B, T] bool.
     clip_low: as in `clipped_surrogate`.
     clip_high: as in `clipped_surrogate`.
@@ -211,24 +217,69 @@ def surrogate_metrics(
     (sum, tokens) each of: ratio; log_ratio_abs (nats); log_ratio_clamped (share
     beyond +-20 nats); approx_kl (k1 of old to current, nats); clip_high, clip_low,
     clip_dual (shares of tokens whose gradient that clip removes; the reference's
-    pg_clipfrac is clip_high + clip_low); advantage_abs.
+    pg_clipfrac is clip_high + clip_low).
 
   Source: verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
   """
   logprobs = jax.lax.stop_gradient(logprobs)
   (advantages,) = masked.fill(mask, advantages)
   current, old = masked.fill(mask, logprobs, old_logprobs)
-  ratios = log_ratio(logprobs, old_logprobs, mask)
-  ratio = jnp.exp(ratios)
-  losses = _pessimistic(ratio, advantages, clip_low, clip_high)
+  ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask))
+  losses, clipped = _pessimistic(ratio, advantages, clip_low, clip_high)
   values = {
     'ratio': ratio,
-    'log_ratio_abs': jnp.abs(current - old),
     'log_ratio_clamped': jnp.abs(current - old) > LOG_RATIO_LIMIT,
-    'approx_kl': old - current,
-    'clip_high': (advantages > 0) & (ratio > 1.0 + clip_high),
-    'clip_low': (advantages < 0) & (ratio < 1.0 - clip_low),
+    'clip_high': clipped & (advantages > 0),
+    'clip_low': clipped & (advantages < 0),
     'clip_dual': (advantages < 0) & (losses > -advantages * dual_clip),
-    'advantage_abs': jnp.abs(advantages),
   }
+  return _totals(values, current, old, mask)
+
+
+def gspo_metrics(
+  logprobs: Array,
+  old_logprobs: Array,
+  advantages: Array,
+  mask: Array,
+  *,
+  clip_low: float,
+  clip_high: float,
+) -> masked.Metrics:
+  """How far the policy has moved and how often the clips of `gspo` bind.
+
+  A response's ratio is that of each of its tokens, and where it is clipped all of their
+  gradients stop.
+
+  Args:
+    logprobs: [B, T] float, nats.
+    old_logprobs: [B, T] float, nats.
+    advantages: [B, T] float, those that the loss is given.
+    mask: [B, T] bool.
+    clip_low: as in `gspo`.
+    clip_high: as in `gspo`.
+
+  Returns:
+    (sum, tokens) each of what `surrogate_metrics` names: ratio and log_ratio_clamped
+    (share beyond 10 nats) are of responses, log_ratio_abs and approx_kl of tokens;
+    clip_dual is 0.
+  """
+  logprobs = jax.lax.stop_gradient(logprobs)
+  (advantages,) = masked.fill(mask, advantages)
+  current, old = masked.fill(mask, logprobs, old_logprobs)
+  mean = _sequence_log_ratio(logprobs, old_logprobs, mask)
+  mean = jnp.broadcast_to(mean, current.shape)
+  ratio = jnp.exp(jnp.minimum(mean, GSPO_LOG_RATIO_LIMIT))
+  _, clipped = _pessimistic(ratio, advantages, clip_low, clip_high)
+  values = {
+    'ratio': ratio,
+    'log_ratio_clamped': mean > GSPO_LOG_RATIO_LIMIT,
+    'clip_high': clipped & (advantages > 0),
+    'clip_low': clipped & (advantages < 0),
+    'clip_dual': jnp.zeros_like(mask),
+  }
+  return _totals(values, current, old, mask)
+
+
+def _totals(values, current, old, mask) -> masked.Metrics:
+  values |= {'log_ratio_abs': jnp.abs(current - old), 'approx_kl': old - current}
   return {name: masked.total(value, mask) for name, value in values.items()}

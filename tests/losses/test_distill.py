@@ -144,10 +144,13 @@ def test_gate_metrics_equal_numpy(make_batch):
     'gap': gap.sum(),
     'gap_positive': (gap > 0).sum(),
     'gate': gate.sum(),
+    'gate_open': (gate > 0.6).sum(),
+    'gate_shut': (gate < 0.4).sum(),
     'distill_abs': 0.01 * gate.sum(),
     'gate_histogram': np.histogram(gate, distill.GATE_BINS, (0, 1))[0],
   }
   assert metrics.keys() == wants.keys()
+  assert 0 < wants['gate_shut'] < wants['gate_open'] + wants['gate_shut'] < mask.sum()
   for name, want in wants.items():
     np.testing.assert_allclose(metrics[name][0], want, rtol=1e-5)
     assert metrics[name][1] == mask.sum()

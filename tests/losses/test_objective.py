@@ -261,3 +261,61 @@ def test_choices_are_those_of_the_losses():
 def test_wrong_hyperparameters_are_named(name, value):
   with pytest.raises(ValueError, match=f'^{name}=[^\n]*$'):
     LossConfig(**{name: value})
+
+
+def _acting(name, batch, hyper):
+  """Credit and ratio of each token that a surrogate reads, in NumPy."""
+  mask, old = batch['response_mask'], batch['old_logprobs']
+  credit = np.where(mask, batch['advantages'][:, None], 0)
+  if hyper.distill_form == 'advantage':
+    gap = batch['teacher_logprobs'] - old
+    credit = credit + hyper.distill_coef / (1 + np.exp(-hyper.gate_beta * gap))
+  moved = np.where(mask, batch['logprobs'] - old, 0)
+  if name == 'gspo':
+    size = np.maximum(mask.sum(1, keepdims=True), 1)
+    moved = np.broadcast_to(moved.sum(1, keepdims=True) / size, mask.shape)
+  return credit, np.exp(moved)
+
+
+# One row for each policy loss of the table, and one whose teacher changes the credit.
+SURROGATES = list({row.policy_loss: name for name, row in ALGORITHMS.items()}.values())
+
+
+@pytest.mark.parametrize('name', [*SURROGATES, 'sdar-advantage'])
+def test_clip_shares_are_of_tokens_whose_gradient_a_clip_stops(name, make_batch):
+  """Counted in the gradient that autodiff finds."""
+  keys = {k: v for k, v in ALGORITHMS[name].all_settings.items() if 'algorithm' in k}
+  own = {key.removeprefix('algorithm.'): value for key, value in keys.items()}
+  own |= {'policy_coef': 1.0, 'distill_form': 'loss', 'distill_coef': 0.0}
+  if name == 'sdar-advantage':
+    own |= {'distill_form': 'advantage', 'distill_coef': 1.0}
+  hyper = LossConfig(**own | {'kl_coef': 0.0, 'entropy_coef': 0.0, 'dual_clip': 1.5})
+  batch = make_batch(5, rows=64, padding_rows=3, spread=1e-3 if name == 'gspo' else 0.6)
+  extra = {}
+  if ALGORITHMS[name].has_critic:
+    zeros = np.zeros_like(batch['logprobs'])
+    extra = dict.fromkeys(('values', 'old_values', 'value_targets'), zeros)
+  inputs = inputs_of(batch, hyper, old_entropy=batch['entropy'], **extra)
+  _, metrics, (gradient, _) = evaluate(name, hyper, inputs)
+  credit, ratio = _acting(name, batch, hyper)
+  stopped = batch['response_mask'] & (np.asarray(gradient) == 0)
+  want = {
+    'clip_high': stopped & (credit > 0),
+    'clip_low': stopped & (credit < 0) & (ratio < 1),
+    'clip_dual': stopped & (credit < 0) & (ratio > 1),
+  }
+  for key, tokens in want.items():
+    assert metrics[key] == (tokens.sum(), batch['response_mask'].sum()), key
+    assert tokens.sum() > 0 or (name, key) == ('gspo', 'clip_dual'), key
+  np.testing.assert_allclose(
+    metrics['ratio'][0], ratio[batch['response_mask']].sum(), rtol=1e-5
+  )
+
+
+def test_clips_of_a_surrogate_that_is_not_in_the_objective_stop_nothing(make_batch):
+  hyper = LossConfig(policy_coef=0.0, kl_coef=0.0)
+  inputs = inputs_of(make_batch(5, spread=0.9), hyper)
+  _, metrics, _ = evaluate('opsd-released', hyper, inputs)
+  assert metrics['ratio'][0] > 0
+  for key in ('clip_low', 'clip_high', 'clip_dual'):
+    assert metrics[key][0] == 0
