@@ -6,6 +6,7 @@ encoded by a tokenizer that has no control tokens at all. So whatever an environ
 says, `<|im_end|>` in it stays the eleven characters that it is.
 """
 
+import datetime
 import hashlib
 import json
 import pathlib
@@ -42,7 +43,7 @@ class Chat:
     len_vocab: ids at or above it name no token: they must never be sampled.
     system: the system message of every prompt: the caller's or else the template's
       own default ('' where it has none).
-    special: name -> token, such as `eos_token`.
+    special_ids: name -> id of the special tokens, such as `eos_token`.
     digest: hex SHA-256 of all that decides what ids a text becomes and what ends a
       response: the tokenizer, the rendered template, the switches.
   """
@@ -55,6 +56,7 @@ class Chat:
     system: str | None = None,
     instruction: str = '',
     date: str = DATE,
+    model: str | pathlib.Path | None = None,
   ):
     """Loads a tokenizer.
 
@@ -66,17 +68,20 @@ class Chat:
         nowhere else, a tag such as `<think>` is the token that the tokenizer has for
         it (if it is not a special one), as transformers would have it.
       date: YYYY-MM-DD, what a template that asks for the date is told.
+      model: the directory or hub id whose generation_config.json says what else ends
+        a response; None is `path`.
 
     Raises:
       TokenizerError: one line naming the file and what is wrong with it.
     """
-    files = tokenizer_lib.load(path)
+    files = tokenizer_lib.load(path, model)
     self._path = str(path)
     self._tokenizer = files.tokenizer
     self._plain = _without_added_tokens(self._tokenizer)
     added = self._tokenizer.get_added_tokens_decoder()
     self._added = {token.content: index for index, token in added.items()}
-    self.special = files.special
+    named = files.special.items()
+    self.special_ids = {k: self._added[v] for k, v in named if v in self._added}
     self.control_ids = frozenset(added)
     ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
     self.len_vocab = max(ids, default=-1) + 1
@@ -215,6 +220,10 @@ class Chat:
       templates.Conversation((user, answer), False),
     )
     try:
+      datetime.date.fromisoformat(date)
+    except ValueError:
+      raise TokenizerError(f'config.model.date={date!r}: must be YYYY-MM-DD') from None
+    try:
       return templates.render(
         files.template, conversations, {**files.special, **switches}, date
       )
@@ -262,8 +271,8 @@ class Chat:
     after = answered.text.partition(_ASSISTANT)[2]
     tokens = self._split(after, self._added)[1::2]
     ends = [token for token in tokens if token not in self._tags][:1]
-    ends += [files.special[n] for n in ('eos_token',) if n in files.special]
-    ids = [self._added[token] for token in ends if token in self._added]
+    ids = [self._added[token] for token in ends]
+    ids += [v for k, v in self.special_ids.items() if k == 'eos_token']
     ids += files.end_ids
     if _END_OF_TEXT in self._added:
       ids.append(self._added[_END_OF_TEXT])

@@ -42,6 +42,7 @@ def default(world: str = 'alfworld') -> ml_collections.ConfigDict:
   c.checkpoint = _checkpoint()
   c.log = _log()
   c.sft = _sft()
+  c.export = _export()
   return c
 
 
@@ -54,6 +55,7 @@ def _model() -> ml_collections.ConfigDict:
   c.attention = 'xla'  # 'xla', or 'cudnn' on GPU with bfloat16.
   c.logprob_chunk = 256  # Positions per chunk of the [chunk, V] logits.
   c.enable_thinking = False  # Qwen3's template switch (ref: off).
+  c.date = '2026-01-01'  # YYYY-MM-DD: what a chat template that asks for it is told.
   return c
 
 
@@ -181,6 +183,12 @@ def _sft() -> ml_collections.ConfigDict:
   return c
 
 
+def _export() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.dtype = ''  # Of the weights that sft and export write; '' means model.path's.
+  return c
+
+
 _RETRIEVALS = ('task', 'task+object', 'all', 'keywords', 'similar', 'ucb', 'random')
 _CHOICES = {
   'model.dtype': ('float32', 'bfloat16'),
@@ -190,6 +198,7 @@ _CHOICES = {
   'skills.placement': ('user', 'system', 'reference'),
   'train.packing': ('sorted', 'in order'),
   'algorithm.mean_over': ('minibatch', 'microbatch'),
+  'export.dtype': ('', 'float32', 'bfloat16', 'float16'),
 }
 
 # Lower bounds (inclusive); every number must also be finite.

@@ -1,9 +1,9 @@
 """What `main` can do besides training: sft, eval, play and export."""
 
+import functools
 import itertools
 import json
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +14,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdar_jax import checkpoint as checkpoints
-from sdar_jax import evaluate, files, optimizer, parts, rollout, sft
+from sdar_jax import evaluate, export, files, optimizer, parts, rollout, sft
 from sdar_jax.config import ConfigError
 from sdar_jax.console import Console
-from sdar_jax.models import convert, qwen
 
 _SHORTEST_COPY, _LONGEST_COPY = 8, 48  # Tokens; what small models have to copy.
-_TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json')
 
 
 class _Policy:
@@ -111,8 +109,9 @@ def run_export(
   config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
 ) -> None:
   """Writes the policy as a Hugging Face directory with its tokenizer."""
+  output = _required(output)
   policy = _Policy(config, checkpoint)
-  _save(config, policy.model, policy.params, _required(output))
+  _save(policy, policy.params, output)
 
 
 def run_sft(
@@ -160,7 +159,7 @@ def run_sft(
   )
   steps = sft.count_steps(rows, batch_rows)
   params = _fit(config, policy, batches, steps)
-  _save(config, policy.model, params, output)
+  _save(policy, params, output)
 
 
 def _name_ids(policy: _Policy) -> list[np.ndarray]:
@@ -211,18 +210,23 @@ def _fit(config: ConfigDict, policy: _Policy, batches: Any, steps: int) -> Any:
 def _required(output: pathlib.Path | None) -> pathlib.Path:
   if output is None:
     raise ConfigError('--output is missing: name the directory to write')
+  export.prepare(output)
   return output
 
 
-def _save(
-  config: ConfigDict, model: qwen.ModelConfig, params: Any, output: pathlib.Path
-) -> None:
-  convert.save(output, model, params, jnp.float32)
-  source = pathlib.Path(config.model.tokenizer or config.model.path)
-  for name in _TOKENIZER_FILES:
-    if (source / name).is_file() and source != output:
-      shutil.copyfile(source / name, output / name)
-  print(f'wrote {output}')
+def _save(policy: _Policy, params: Any, output: pathlib.Path) -> None:
+  c = policy.config
+  written = export.Policy(
+    source=c.model.path,
+    tokenizer=c.model.tokenizer or c.model.path,
+    load_chat=functools.partial(parts.make_chat, c, policy.world),
+    model=policy.model,
+    params=params,
+    dtype=c.export.dtype,
+  )
+  dtype = export.write(output, written)
+  rest = '' if dtype == 'float32' else '; config.export.dtype=float32 keeps every bit'
+  print(f'wrote {output} ({dtype}{rest})')
 
 
 MODES: dict[str, Callable[..., None]] = {

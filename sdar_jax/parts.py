@@ -18,7 +18,6 @@ from sdar_jax import (
   batching,
   chat,
   contexts,
-  files,
   optimizer,
   retrieval,
   rollout,
@@ -61,12 +60,17 @@ def make_pool(config: ConfigDict, world: base.World) -> pool.Pool:
   )
 
 
-def make_chat(config: ConfigDict, world: base.World) -> chat.Chat:
-  """The tokenizer and template of the policy."""
+def make_chat(
+  config: ConfigDict, world: base.World, folder: pathlib.Path | None = None
+) -> chat.Chat:
+  """The tokenizer and template of the policy, or those of an exported `folder`."""
+  c = config.model
   return chat.Chat(
-    config.model.tokenizer or config.model.path,
-    enable_thinking=config.model.enable_thinking,
+    folder or c.tokenizer or c.path,
+    enable_thinking=c.enable_thinking,
     instruction=world.instruction,
+    date=c.date,
+    model=folder or c.path,
   )
 
 
@@ -144,9 +148,8 @@ def load_model(
 
 
 def model_digest(config: ConfigDict) -> str:
-  """What identifies the initial policy: a directory's content, or the hub id."""
-  path = pathlib.Path(config.model.path)
-  return files.digest_directory(path) if path.is_dir() else config.model.path
+  """What identifies the initial policy: its hyperparameters and weights."""
+  return convert.digest(config.model.path)
 
 
 def make_sampler(

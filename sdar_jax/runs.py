@@ -22,6 +22,7 @@ NEUTRAL = (
   'mesh',
   'checkpoint',
   'log',
+  'export',
   'eval.every',
   'eval.seed',
   'eval.split',

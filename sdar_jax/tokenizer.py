@@ -25,6 +25,7 @@ _SPECIAL = (
   'cls_token',
   'mask_token',
 )
+_GENERATION = ('generation_config.json', 'config.json')  # The first that says it.
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 
 
@@ -41,8 +42,8 @@ class Files:
     tokenizer: text to ids and back; every added token has the id that the files say.
     template: the chat template, jinja2.
     special: name -> token, such as `eos_token`; what templates may read.
-    end_ids: ids that the directory's generation_config.json, or else its config.json,
-      ends a generation with; () where neither says.
+    end_ids: ids that the model's generation_config.json, or else its config.json, ends
+      a generation with; () where neither says.
     digest: hex SHA-256 of tokenizer.json and of tokens that other files add.
   """
 
@@ -54,18 +55,18 @@ class Files:
   digest: str
 
 
-def load(path: str | pathlib.Path) -> Files:
+def load(path: str | pathlib.Path, model: str | pathlib.Path | None = None) -> Files:
   """Reads a tokenizer.
 
   Args:
     path: a directory, or a hub id.
+    model: likewise, what says how generation ends; None is `path`.
 
   Raises:
     TokenizerError: one line naming the file and what is wrong with it.
   """
   try:
-    patterns = (*sources.TOKENIZER_FILES, 'config.json', 'generation_config.json')
-    folder = sources.folder(path, patterns)
+    folder = sources.folder(path, (*sources.TOKENIZER_FILES, *_GENERATION))
     file = folder / 'tokenizer.json'
     if not file.exists():
       raise TokenizerError(f'{file}: missing; set config.model.tokenizer')
@@ -75,7 +76,8 @@ def load(path: str | pathlib.Path) -> Files:
     tokenizer = _load(file, record)
     added = _add_tokens(folder, config, tokenizer)
     special = {**_special(folder / 'special_tokens_map.json'), **_named(config)}
-    end_ids = _end_ids(folder, tokenizer)
+    ends = folder if model is None else sources.folder(model, _GENERATION)
+    end_ids = _end_ids(ends, tokenizer)
   except files.FileError as error:
     hint = '' if 'config.model' in str(error) else '; see config.model.tokenizer'
     raise TokenizerError(f'{error}{hint}') from None
@@ -244,7 +246,7 @@ def _read_text(path: pathlib.Path) -> str:
 def _end_ids(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
   """The ids that end a generation, each of them an added token."""
   control = tokenizer.get_added_tokens_decoder()
-  for name in ('generation_config.json', 'config.json'):
+  for name in _GENERATION:
     record = _optional(folder / name)
     if record.get('eos_token_id') is None:
       continue

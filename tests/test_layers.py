@@ -53,6 +53,7 @@ LAYERS = {
   'console': 4,
   'report': 4,
   'sft': 4,
+  'export': 4,
   'parts': 5,
   'train': 6,
   'modes': 6,
