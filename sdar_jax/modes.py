@@ -14,7 +14,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdar_jax import checkpoint as checkpoints
-from sdar_jax import evaluate, export, files, optimizer, parts, rollout, sft
+from sdar_jax import (
+  evaluate,
+  export,
+  files,
+  identity,
+  numerics,
+  optimizer,
+  parts,
+  rollout,
+  sft,
+)
 from sdar_jax.config import ConfigError
 from sdar_jax.console import Console
 
@@ -25,6 +35,7 @@ class _Policy:
   """A world, a tokenizer and weights: the config's, or a checkpoint's."""
 
   def __init__(self, config: ConfigDict, checkpoint: str | None):
+    numerics.pin()
     self.config = config
     self.world = parts.make_world(config)
     self.chat = parts.make_chat(config, self.world)
@@ -40,6 +51,11 @@ class _Policy:
     restored = checkpoints.load(run / 'checkpoints', like, subset=True)
     if restored is None:
       raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
+    inputs = {
+      'model_digest': parts.model_digest(self.config),
+      'tokenizer_digest': self.chat.digest,
+    }
+    identity.check(restored.host, inputs, restored.step, run)
     self.params = restored.state['params']
     self.teacher.retriever.restore(restored.host['retrieval'])
     self.source = f'{run} step {restored.step}'

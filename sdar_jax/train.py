@@ -16,7 +16,9 @@ from sdar_jax import (
   contexts,
   evaluate,
   files,
+  identity,
   metrics,
+  numerics,
   objective,
   parts,
   report,
@@ -29,11 +31,6 @@ from sdar_jax.console import Console
 from sdar_jax.workdir import Workdir
 
 SKIPS_IN_A_ROW = 3  # Updates that are not finite before the run stops.
-_PROGRESS = (
-  'task_cursor',
-  'quarantine',
-  'retrieval',
-)  # What of the host's state changes.
 
 
 class NonFiniteError(RuntimeError):
@@ -123,27 +120,31 @@ class Run:
     sinks = parts.make_sinks(config, self.workdir.path, resume_step)
     self.writer = writers.MetricsWriter(self.workdir.path, resume_step, sinks)
 
+  def _inputs(self) -> dict[str, Any]:
+    """What identifies the run, for checkpoints and run.json."""
+    return {
+      'seed': self.config.seed,
+      'config_digest': self.workdir.digest,
+      'world_digest': self.world.digest,
+      'model_digest': self.model_digest,
+      'tokenizer_digest': self.chat.digest,
+      'skills_digest': self.teacher.retriever.bank.digest,
+      'numerics': numerics.describe(),
+    }
+
   def _host(self) -> dict[str, Any]:
     return {
       'task_cursor': self.cursor,
       'quarantine': self.pool.quarantine,
       'retrieval': self.teacher.retriever.state(),
-      'seed': self.config.seed,
-      'config_digest': self.workdir.digest,
-      'world_digest': self.world.digest,
-      'model_digest': self.model_digest,
+      **self._inputs(),
     }
 
   def _restore(self) -> bool:
     restored = self.store.restore(self.state)
     if restored is None:
       return False
-    for key, value in self._host().items():
-      if key not in _PROGRESS and restored.host[key] != value:
-        raise ValueError(
-          f'{self.workdir.path}: {key} {restored.host[key]} of checkpoint'
-          f' {restored.step} differs from {value} of this run: use another workdir'
-        )
+    identity.check(restored.host, self._inputs(), restored.step, self.workdir.path)
     self.state = restored.state
     self.cursor = restored.host['task_cursor']
     self.pool.quarantine = restored.host['quarantine']
@@ -155,11 +156,8 @@ class Run:
     writers.write_run(
       self.workdir.path,
       method=self.config.algorithm.name,
-      seed=self.config.seed,
-      config_digest=self.workdir.digest,
-      model_digest=self.model_digest,
       panel_digest=self.panel.digest,
-      world_digest=self.world.digest,
+      **self._inputs(),
     )
 
   def collect(self) -> list[Any]:
@@ -343,6 +341,7 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
     checkpoint.SaveError: three saves in a row failed.
     ValueError: one line naming what in the config or the files is wrong.
   """
+  numerics.pin()
   stop = StopSignal()
   with Workdir(path, config) as workdir:
     run = Run(config, workdir, stop)

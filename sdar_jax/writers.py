@@ -249,6 +249,9 @@ def write_run(
   model_digest: str,
   panel_digest: str,
   world_digest: str,
+  tokenizer_digest: str,
+  skills_digest: str,
+  numerics: str,
 ) -> None:
   """Writes run.json: what a run is, for those who compare runs.
 
@@ -275,6 +278,9 @@ def write_run(
     'model_digest': model_digest,
     'panel_digest': panel_digest,
     'world_digest': world_digest,
+    'tokenizer_digest': tokenizer_digest,
+    'skills_digest': skills_digest,
+    'numerics': numerics,
     'code_versions': list(dict.fromkeys([*versions, code_version()])),
   }
   files.write_atomic(path, (json.dumps(record, indent=1) + '\n').encode())

@@ -11,6 +11,9 @@ DIGESTS = {
   'model_digest': 'm' * 64,
   'panel_digest': 'p' * 64,
   'world_digest': 'w' * 64,
+  'tokenizer_digest': 't' * 64,
+  'skills_digest': 's' * 64,
+  'numerics': 'jax_enable_x64=False',
 }
 
 
