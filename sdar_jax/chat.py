@@ -6,8 +6,9 @@ encoded by a tokenizer that has no control tokens at all. So whatever an environ
 says, `<|im_end|>` in it stays the eleven characters that it is.
 """
 
+import datetime
+import hashlib
 import json
-import os
 import pathlib
 import re
 from typing import Any
@@ -16,14 +17,18 @@ import numpy as np
 import tokenizers
 
 from sdar_jax import tags
+from sdar_jax import template as templates
+from sdar_jax import tokenizer as tokenizer_lib
+from sdar_jax.tokenizer import TokenizerError
 
+__all__ = ['Chat', 'TokenizerError']
+
+DATE = '2026-01-01'  # What templates that ask for today's are told.
 # White space at its borders shows whether a template trims the message.
 _USER = '\n  @user text@  \n'
 _SYSTEM = '\n  @system text@  \n'
-
-
-class TokenizerError(ValueError):
-  """A tokenizer that is missing, damaged or lacks a chat template."""
+_ASSISTANT = '@assistant text@'
+_END_OF_TEXT = '<|endoftext|>'  # Ends a document for many models, and so a response.
 
 
 class Chat:
@@ -34,12 +39,16 @@ class Chat:
 
   Attributes:
     control_ids: ids that no text turns into: all of the tokenizer's added tokens.
-    stop_ids: ids that end a response: `<|im_end|>` and `<|endoftext|>`.
+    stop_ids: ids that end a response. The first is the one with which the template
+      ends an assistant's turn; then come the tokenizer's and the model's own.
     len_vocab: ids at or above it name no token: they must never be sampled.
     system: the system message of every prompt: the caller's or else the template's
       own default ('' where it has none).
     opening: with what the template begins every response, such as '<think>\\n'. The
       answer is well formed if it is so together with this.
+    special_ids: name -> id of the special tokens, such as `eos_token`.
+    digest: hex SHA-256 of all that decides what ids a text becomes and what ends a
+      response: the tokenizer, the rendered template, the switches.
   """
 
   def __init__(
@@ -49,44 +58,64 @@ class Chat:
     enable_thinking: bool = False,
     system: str | None = None,
     instruction: str = '',
+    date: str = DATE,
+    model: str | pathlib.Path | None = None,
   ):
     """Loads a tokenizer.
 
     Args:
-      path: a directory with tokenizer.json and tokenizer_config.json, or a hub id.
+      path: a directory with tokenizer.json and a chat template, or a hub id.
       enable_thinking: the Qwen3 template's switch; off writes an empty think block.
       system: the system message; None leaves it to the template.
       instruction: the words of our own that end every user message. In them, and
         nowhere else, a tag such as `<think>` is the token that the tokenizer has for
         it, as transformers would have it.
+      date: YYYY-MM-DD, what a template that asks for the date is told.
+      model: the directory or hub id whose generation_config.json says what else ends
+        a response; None is `path`.
 
     Raises:
       TokenizerError: one line naming the file and what is wrong with it.
     """
+    files = tokenizer_lib.load(path, model)
     self._path = str(path)
-    self._hub = _load(self._path)
-    self._enable_thinking = enable_thinking
-    self._tokenizer = self._hub.backend_tokenizer
+    self._tokenizer = files.tokenizer
     self._plain = _without_added_tokens(self._tokenizer)
     added = self._tokenizer.get_added_tokens_decoder()
     self._added = {token.content: index for index, token in added.items()}
+    named = files.special.items()
+    self.special_ids = {k: self._added[v] for k, v in named if v in self._added}
     self.control_ids = frozenset(added)
-    self.len_vocab = len(self._hub)
-    self.stop_ids = tuple(map(self._control_id, ('<|im_end|>', '<|endoftext|>')))
-    self._instruction = instruction
+    ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+    self.len_vocab = max(ids, default=-1) + 1
     said = tags.paired(self._added) | {*tags.find(instruction)}
     mute = {token.content for token in added.values() if token.special} - said
     self._tags = [name for name in self._added if name not in mute]
+    self._check_plain()
+    bare, with_system, answered = self._render_template(
+      files, {'enable_thinking': enable_thinking}, date
+    )
+    if bare.error:
+      raise TokenizerError(self._unrenderable(bare))
+    self._trims = _USER not in bare.text  # Some templates strip what is said.
+    instruction = instruction.rstrip() if self._trims else instruction
+    self._instruction = instruction
+    self._ending = self._split(instruction, self._tags)
+    frame = [name for name in self._added if name not in said]
+    self.opening = tags.opening(bare.text.rpartition(self._slot(_USER))[2], frame)
+    self._bare = self._skeleton(bare.text, system=False)
+    # A template may refuse a system message: that matters when there is one.
+    self._refusal = self._unrenderable(with_system) if with_system.error else ''
+    self._with_system = None
+    if not self._refusal:
+      self._with_system = self._skeleton(with_system.text, system=True)
+    default = _default_system(bare.text, with_system.text)
+    self.system = default if system is None else system
+    self._passed_system = system
+    self.stop_ids = self._stop_ids(files, answered)
     # Ids that leave no trace in a text.
     self._silent = {*self.stop_ids, *(self._added[name] for name in mute)}
-    self._ending = self._split(instruction, self._tags)
-    self._check_plain()
-    frame = [name for name in self._added if name not in said]
-    self.opening = tags.opening(self._messages(None).rpartition(_USER)[2], frame)
-    self._bare = self._skeleton(None)
-    self._with_system = self._skeleton(_SYSTEM)
-    self.system = self._default_system() if system is None else system
-    self._passed_system = system
+    self.digest = self._digest(files, system)
 
   def render(self, user_text: str, system: str | None = None) -> np.ndarray:
     """The prompt of one user message, generation prompt included.
@@ -97,17 +126,24 @@ class Chat:
 
     Returns:
       [L] int32 ids.
+
+    Raises:
+      TokenizerError: the template refuses a system message and there is one.
     """
     system = self._passed_system if system is None else system
     skeleton = self._bare if system is None else self._with_system
+    if skeleton is None:
+      raise TokenizerError(self._refusal)
+    if self._trims:
+      user_text, system = user_text.strip(), system and system.strip()
     ids: list[int] = []
     for part in skeleton:
       if isinstance(part, str):
-        before, slot, after = part.partition(_SYSTEM)
+        before, slot, after = part.partition(self._slot(_SYSTEM))
         if slot:
           ids += self._encode(before + system + after)
         else:
-          before, _, after = part.partition(_USER)
+          before, _, after = part.partition(self._slot(_USER))
           ids += self._encode_message(before, user_text, after)
       else:
         ids += part
@@ -172,11 +208,6 @@ class Chat:
       ids += [self._added[run]] if index % 2 else self._encode(run)
     return ids
 
-  def _control_id(self, name: str) -> int:
-    if name not in self._added:
-      raise TokenizerError(f'{self._path}: tokenizer.json has no token {name}')
-    return self._added[name]
-
   def _split(self, text: str, tokens: Any) -> list[str]:
     """Cuts `text` at `tokens`: text at even places, tokens at odd ones."""
     names = sorted(tokens, key=len, reverse=True)
@@ -190,30 +221,43 @@ class Chat:
       if self.control_ids.intersection(self._encode(name)):
         raise TokenizerError(f'{self._path}: plain text can produce the token {name}')
 
-  def _messages(self, system: str | None) -> str:
-    messages = [{'role': 'user', 'content': _USER}]
-    if system is not None:
-      messages.insert(0, {'role': 'system', 'content': system})
+  def _render_template(
+    self, files: tokenizer_lib.Files, switches: dict[str, Any], date: str
+  ) -> tuple[templates.Rendered, ...]:
+    """A prompt, one with a system message, and one with its answer."""
+    user = {'role': 'user', 'content': _USER}
+    system = {'role': 'system', 'content': _SYSTEM}
+    answer = {'role': 'assistant', 'content': _ASSISTANT}
+    conversations = (
+      templates.Conversation((user,), True),
+      templates.Conversation((system, user), True),
+      templates.Conversation((user, answer), False),
+    )
     try:
-      return self._hub.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=self._enable_thinking,
+      datetime.date.fromisoformat(date)
+    except ValueError:
+      raise TokenizerError(f'config.model.date={date!r}: must be YYYY-MM-DD') from None
+    try:
+      return templates.render(
+        files.template, conversations, {**files.special, **switches}, date
       )
-    except Exception as error:  # jinja2 and transformers raise many kinds.
-      raise TokenizerError(
-        f'{self._path}: chat_template cannot be rendered: {_one_line(error)}'
-      ) from None
+    except templates.TemplateError as error:
+      raise TokenizerError(f'{self._path}: chat_template {error}') from None
 
-  def _skeleton(self, system: str | None) -> list[str | list[int]]:
+  def _unrenderable(self, rendered: templates.Rendered) -> str:
+    return f'{self._path}: chat_template cannot be rendered: {rendered.error}'
+
+  def _slot(self, text: str) -> str:
+    """The placeholder as the template shows it."""
+    return text.strip() if self._trims else text
+
+  def _skeleton(self, rendered: str, system: bool) -> list[str | list[int]]:
     """The template as fixed ids, with strings where text has its place.
 
     A text run reaches from one control token to the next, so that byte pairs merge
     across the border of a message exactly as in the rendered string.
     """
-    rendered = self._messages(system)
-    slots = [_USER] if system is None else [_SYSTEM, _USER]
+    slots = [self._slot(text) for text in ([_SYSTEM] if system else []) + [_USER]]
     parts: list[str | list[int]] = []
     fixed: list[int] = []
     found = []
@@ -229,16 +273,34 @@ class Chat:
         fixed += self._encode(run)
     if found != slots or any(rendered.count(slot) != 1 for slot in slots):
       raise TokenizerError(
-        f'{self._path}: chat_template must show each message once, unchanged, between '
-        'control tokens'
+        f'{self._path}: chat_template must show each message once, unchanged or'
+        ' stripped, between control tokens'
       )
     return [*parts, fixed]
 
-  def _default_system(self) -> str:
-    head = re.match(
-      r'<\|im_start\|>system\n(.*?)<\|im_end\|>', self._messages(None), re.S
-    )
-    return head.group(1) if head else ''
+  def _stop_ids(
+    self, files: tokenizer_lib.Files, answered: templates.Rendered
+  ) -> tuple[int, ...]:
+    """Ids that end a response, the end of a turn first."""
+    after = answered.text.partition(_ASSISTANT)[2]
+    tokens = self._split(after, self._added)[1::2]
+    ends = [token for token in tokens if token not in self._tags][:1]
+    ids = [self._added[token] for token in ends]
+    ids += [v for k, v in self.special_ids.items() if k == 'eos_token']
+    ids += files.end_ids
+    if _END_OF_TEXT in self._added:
+      ids.append(self._added[_END_OF_TEXT])
+    if not ids:
+      raise TokenizerError(
+        f'{self._path}: nothing ends a response: neither the chat template ends a turn'
+        ' with a control token nor is eos_token of tokenizer_config.json one'
+      )
+    return tuple(dict.fromkeys(ids))
+
+  def _digest(self, files: tokenizer_lib.Files, system: str | None) -> str:
+    parts = [files.digest, self._bare, self._with_system, self._trims, self.stop_ids]
+    text = json.dumps([*parts, system, self._instruction])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
@@ -249,57 +311,13 @@ def _without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokeniz
   return plain
 
 
-def _one_line(error: Exception) -> str:
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:200]
+def _default_system(bare: str, with_system: str) -> str:
+  """The system message that a template shows where none is given; '' for none.
 
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-  try:
-    value = json.loads(file.read_text('utf-8'))
-  except FileNotFoundError:
-    raise TokenizerError(f'{file}: missing; set config.model.tokenizer') from None
-  except (OSError, UnicodeDecodeError, ValueError) as error:
-    raise TokenizerError(f'{file}: not readable JSON: {_one_line(error)}') from None
-  if not isinstance(value, dict):
-    raise TokenizerError(f'{file}: not a JSON object')
-  return value
-
-
-def _check_directory(path: pathlib.Path) -> None:
-  if 'model' not in _read_json(path / 'tokenizer.json'):
-    raise TokenizerError(f'{path / "tokenizer.json"}: no key "model"')
-  config = _read_json(path / 'tokenizer_config.json')
-  if 'chat_template' not in config and not (path / 'chat_template.jinja').exists():
-    raise TokenizerError(f'{path / "tokenizer_config.json"}: no key "chat_template"')
-
-
-def _load(path: str) -> Any:
-  """The transformers tokenizer of a directory or a hub id, or one line why not."""
-  # Spares the console a remark that PyTorch is not installed.
-  os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
-  import transformers  # Here because it takes seconds.
-
-  directory = pathlib.Path(path).expanduser()
-  is_hub_id = re.fullmatch(r'[\w.-]+/[\w.-]+', path) and not path.startswith('.')
-  if directory.is_dir():
-    _check_directory(directory)
-    path = str(directory)
-  elif not is_hub_id:
-    raise TokenizerError(
-      f'{path}: no such tokenizer directory; set config.model.tokenizer'
-    )
-  try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-      path, local_files_only=directory.is_dir()
-    )
-  except Exception as error:  # The Rust library raises plain Exception.
-    kind = 'directory' if directory.is_dir() else 'hub id (no such directory here)'
-    raise TokenizerError(
-      f'{path}: tokenizer cannot be loaded from this {kind}: {_one_line(error)}'
-    ) from None
-  if not hasattr(tokenizer, 'backend_tokenizer'):
-    raise TokenizerError(f'{path}: no tokenizer.json, which this project needs')
-  if not tokenizer.chat_template:
-    raise TokenizerError(f'{path}: the tokenizer has no chat_template')
-  return tokenizer
+  It is what stands in `bare` where `with_system` has its message.
+  """
+  for slot in (_SYSTEM, _SYSTEM.strip()):
+    before, found, after = with_system.partition(slot)
+    if found and bare.startswith(before) and bare.endswith(after):
+      return bare[len(before) : len(bare) - len(after)]
+  return ''

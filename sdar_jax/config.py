@@ -43,6 +43,9 @@ KEYS: dict[str, Key] = {
     256, 'positions per chunk of the [chunk, V] logits', _COUNT
   ),
   'model.enable_thinking': Key(False, "Qwen3's template switch", '', 'ref'),
+  'model.date': Key(
+    '2026-01-01', 'YYYY-MM-DD: what a chat template that asks for it is told'
+  ),
   'skills.path': Key('', "a skill bank (JSON); '' means the world's own"),
   'skills.retrieval': Key(
     'task+object', 'which skills a prompt shows', retrieval.RETRIEVALS, 'ref: keywords'
@@ -172,6 +175,11 @@ KEYS: dict[str, Key] = {
     0.0, 'loss weight of prompt tokens against response tokens', '[0, 1e6]'
   ),
   'sft.muon': Key(False, 'Muon on the matrices instead of AdamW'),
+  'export.dtype': Key(
+    '',
+    "of the weights that sft and export write; '' means model.path's",
+    ('', 'float32', 'bfloat16', 'float16'),
+  ),
 }
 
 

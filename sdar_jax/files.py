@@ -173,15 +173,6 @@ def digest(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def digest_directory(path: str | os.PathLike) -> str:
-  """Hex SHA-256 over names and contents of a directory's files: not of its folders."""
-  total = hashlib.sha256()
-  for file in sorted(pathlib.Path(path).iterdir()):
-    if file.is_file():
-      total.update(f'{file.name}\0{digest(file)}\n'.encode())
-  return total.hexdigest()
-
-
 def one_line(error: BaseException, limit: int = 200) -> str:
   """The first `limit` characters of an error's message on one line."""
   text = ' '.join(str(error).split()) or type(error).__name__

@@ -1,9 +1,9 @@
 """What `main` can do besides training: sft, eval, play and export."""
 
+import functools
 import itertools
 import json
 import pathlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,8 +17,11 @@ from ml_collections import ConfigDict
 from sdar_jax import checkpoint as checkpoints
 from sdar_jax import (
   evaluate,
+  export,
   files,
   fitting,
+  identity,
+  numerics,
   optimizer,
   panels,
   parts,
@@ -29,10 +32,8 @@ from sdar_jax import (
 )
 from sdar_jax.config import ConfigError
 from sdar_jax.console import Console
-from sdar_jax.models import convert, qwen
 
 _SHORTEST_COPY, _LONGEST_COPY = 8, 48  # Tokens; what small models have to copy.
-_TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json')
 
 
 class OutputError(RuntimeError):
@@ -45,6 +46,7 @@ class _Policy:
   """A world, a tokenizer and weights: the config's, or a checkpoint's."""
 
   def __init__(self, config: ConfigDict, checkpoint: str | None):
+    numerics.pin()
     self.config = config
     self.world = parts.make_world(config)
     self.chat = parts.make_chat(config, self.world)
@@ -60,6 +62,11 @@ class _Policy:
     restored = checkpoints.load(run / 'checkpoints', like, subset=True)
     if restored is None:
       raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
+    inputs = {
+      'model_digest': parts.model_digest(self.config),
+      'tokenizer_digest': self.chat.digest,
+    }
+    identity.check(restored.host, inputs, restored.step, run)
     self.params = restored.state['params']
     self.teacher.retriever.restore(restored.host['retrieval'])
     names = 'model_digest', 'config_digest'
@@ -149,7 +156,7 @@ def run_export(
   """Writes the policy as a Hugging Face directory with its tokenizer."""
   output = _required(output)
   policy = _Policy(config, checkpoint)
-  _write(config, policy, policy.params, output)
+  _write(policy, policy.params, output)
 
 
 def run_sft(
@@ -199,7 +206,7 @@ def run_sft(
   )
   steps = sft.count_steps(rows, batch_rows)
   params = _fit(config, policy, batches, steps)
-  _write(config, policy, params, output)
+  _write(policy, params, output)
 
 
 def _encode(policy: _Policy, text: str) -> np.ndarray:
@@ -264,18 +271,16 @@ def _fit(config: ConfigDict, policy: _Policy, batches: Any, steps: int) -> Any:
   return params
 
 
-def _write(
-  config: ConfigDict, policy: _Policy, params: Any, output: pathlib.Path
-) -> None:
+def _write(policy: _Policy, params: Any, output: pathlib.Path) -> None:
   """Saves a policy; where that fails, saves it elsewhere."""
   with terminal.uninterrupted():
     try:
-      _save(config, policy.model, params, output)
+      _save(policy, params, output)
     except (OSError, ValueError) as error:
       what = f'--output={output}: {files.one_line(error)}'
       try:
         spare = pathlib.Path(tempfile.mkdtemp(prefix='sdar-')) / output.name
-        _save(config, policy.model, params, spare)
+        _save(policy, params, spare)
       except (OSError, ValueError) as second:
         raise OutputError(f'{what}; nor elsewhere: {files.one_line(second)}') from error
       raise OutputError(f'{what}; the model is in {spare}') from error
@@ -284,18 +289,23 @@ def _write(
 def _required(output: pathlib.Path | None) -> pathlib.Path:
   if output is None:
     raise ConfigError('--output is missing: name the directory to write')
+  export.prepare(output)
   return output
 
 
-def _save(
-  config: ConfigDict, model: qwen.ModelConfig, params: Any, output: pathlib.Path
-) -> None:
-  convert.save(output, model, params, jnp.float32)
-  source = pathlib.Path(config.model.tokenizer or config.model.path)
-  for name in _TOKENIZER_FILES:
-    if (source / name).is_file() and source != output:
-      shutil.copyfile(source / name, output / name)
-  print(f'wrote {output}')
+def _save(policy: _Policy, params: Any, output: pathlib.Path) -> None:
+  c = policy.config
+  written = export.Policy(
+    source=c.model.path,
+    tokenizer=c.model.tokenizer or c.model.path,
+    load_chat=functools.partial(parts.make_chat, c, policy.world),
+    model=policy.model,
+    params=params,
+    dtype=c.export.dtype,
+  )
+  dtype = export.write(output, written)
+  rest = '' if dtype == 'float32' else '; config.export.dtype=float32 keeps every bit'
+  print(f'wrote {output} ({dtype}{rest})')
 
 
 MODES: dict[str, Callable[..., None]] = {

@@ -19,7 +19,6 @@ from sdar_jax import (
   chat,
   contexts,
   evaluate,
-  files,
   optimizer,
   retrieval,
   rollout,
@@ -66,17 +65,22 @@ def make_pool(config: ConfigDict, world: base.World) -> pool.Pool:
   )
 
 
-def make_chat(config: ConfigDict, world: base.World) -> chat.Chat:
-  """The tokenizer and template of the policy.
+def make_chat(
+  config: ConfigDict, world: base.World, folder: pathlib.Path | None = None
+) -> chat.Chat:
+  """The tokenizer and template of the policy, or those of an exported `folder`.
 
   Raises:
     ConfigError: they cannot spell a tag that the world's answers need.
   """
-  path = config.model.tokenizer or config.model.path
+  c = config.model
+  path = folder or c.tokenizer or c.path
   tokenizer = chat.Chat(
     path,
-    enable_thinking=config.model.enable_thinking,
+    enable_thinking=c.enable_thinking,
     instruction=world.instruction,
+    date=c.date,
+    model=folder or c.path,
   )
   for tag in _format_tags(world):
     if tag not in tokenizer.opening + tokenizer.decode(tokenizer.encode_response(tag)):
@@ -231,9 +235,8 @@ def load_model(
 
 
 def model_digest(config: ConfigDict) -> str:
-  """What identifies the initial policy: a directory's content, or the hub id."""
-  path = pathlib.Path(config.model.path)
-  return files.digest_directory(path) if path.is_dir() else config.model.path
+  """What identifies the initial policy: its hyperparameters and weights."""
+  return convert.digest(config.model.path)
 
 
 def make_sampler(

@@ -23,6 +23,7 @@ NEUTRAL = (
   'mesh',
   'checkpoint',
   'log',
+  'export',
   'eval.every',
   'eval.seed',
   'eval.split',

@@ -9,17 +9,17 @@ were found is an error.
 import collections
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from sdar_jax import files
 from sdar_jax.envs.base import Task
 
 SCHEMA = 1
+MAX_BANK_BYTES = 16 * 2**20  # The largest that ships has some 20 kB.
 PLACEMENTS = ('user', 'system', 'reference')
 BY_METADATA = ('task', 'task+object', 'all')  # Kinds of `SkillBank.retrieve`.
 # Heads the skills where placement is 'reference': raw text before the first token of
@@ -129,19 +129,22 @@ class SkillBank:
       SkillError: one line naming the file and the entry.
     """
     try:
-      data = pathlib.Path(path).read_bytes()
-      record = json.loads(data)
-    except FileNotFoundError:
-      raise SkillError(f'{path}: no such skill bank; set config.skills.path') from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-      raise SkillError(f'{path}: skill bank is not readable JSON: {error}') from None
+      path = files.local_path(str(path), 'config.skills.path')
+      record = files.read_json(path, limit=MAX_BANK_BYTES)
+      digest = files.digest(path)
+    except (files.FileError, OSError) as error:
+      raise SkillError(f'{error}; see config.skills.path') from None
     _check_keys(path, 'the bank', record, _BANK_KEYS)
-    if record['schema'] != SCHEMA:
-      raise SkillError(f'{path}: schema {record["schema"]!r}; this code reads {SCHEMA}')
+    schema = record['schema']
+    readable = type(schema) is int and schema == SCHEMA
+    _check(path, 'schema', readable, f'is {_short(schema)}; this code reads {SCHEMA}')
     for key in ('version', 'world', 'license', 'heading', 'bullet'):
-      _check(path, key, isinstance(record[key], str), 'must be a string')
+      _check(path, key, _is_text(record[key]), 'must be a string')
     for key in ('task_types', 'objects'):
       _check(path, key, isinstance(record[key], dict), 'must be an object')
+      for name in record[key]:
+        usable = _is_text(name) and name.splitlines() == [name]
+        _check(path, key, usable, f'has the unusable key {_short(name)}')
     _check(path, 'task_types', record['task_types'], 'must not be empty')
     bank = cls(
       version=record['version'],
@@ -157,7 +160,7 @@ class SkillBank:
         name: _skill(path, f'objects.{name}', entry)
         for name, entry in record['objects'].items()
       },
-      digest=hashlib.sha256(data).hexdigest(),
+      digest=digest,
       path=str(path),
     )
     counts = collections.Counter(skill.id for skill in bank.everything())
@@ -338,19 +341,29 @@ def _check(path: Any, entry: str, condition: Any, complaint: str) -> None:
     raise SkillError(f'{path}: {entry} {complaint}')
 
 
+def _is_text(value: Any) -> bool:
+  """Whether a value is a text that can be written, too: no half of a character."""
+  return isinstance(value, str) and not any('\ud800' <= c <= '\udfff' for c in value)
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else text[:57] + '...'
+
+
 def _check_keys(path: Any, entry: str, record: Any, keys: tuple[str, ...]) -> None:
   _check(path, entry, isinstance(record, dict), 'must be an object')
   missing = [key for key in keys if key not in record]
   unknown = sorted(set(record) - set(keys))
   _check(path, entry, not missing, f'lacks {missing}')
-  _check(path, entry, not unknown, f'has unknown keys {unknown}')
+  _check(path, entry, not unknown, f'has unknown keys {_short(unknown)}')
 
 
 def _skill(path: Any, entry: str, record: Any) -> Skill:
   _check_keys(path, entry, record, _SKILL_KEYS)
   for key in _SKILL_KEYS:
     value = record[key]
-    _check(path, f'{entry}.{key}', isinstance(value, str), 'must be a string')
+    _check(path, f'{entry}.{key}', _is_text(value), 'must be a string')
     _check(path, f'{entry}.{key}', value or key == 'when', 'must not be empty')
     _check(path, f'{entry}.{key}', value.splitlines() in ([], [value]), 'is not a line')
   return Skill(**record)

@@ -15,6 +15,8 @@ from sdar_jax import (
   evaluate,
   files,
   fitting,
+  identity,
+  numerics,
   objective,
   panels,
   parts,
@@ -110,15 +112,24 @@ class Run:
     if self.writer.aside is not None:
       self.console.line(f'no checkpoint: what was here is now in {self.writer.aside}')
 
+  def _inputs(self) -> dict[str, Any]:
+    """What identifies the run, for checkpoints and run.json."""
+    return {
+      'seed': self.config.seed,
+      'config_digest': self.workdir.digest,
+      'world_digest': self.world.digest,
+      'model_digest': self.model_digest,
+      'tokenizer_digest': self.chat.digest,
+      'skills_digest': self.teacher.retriever.bank.digest,
+      'numerics': numerics.describe(),
+    }
+
   def _host(self) -> dict[str, Any]:
     return {
       'task_cursor': self.cursor,
       'quarantine': self.pool.quarantine,
       'retrieval': self.teacher.retriever.state(),
-      'seed': self.config.seed,
-      'config_digest': self.workdir.digest,
-      'world_digest': self.world.digest,
-      'model_digest': self.model_digest,
+      **self._inputs(),
     }
 
   def _restore(self) -> bool:
@@ -126,12 +137,7 @@ class Run:
     restored = recovery.restore(self.store, self.state, path, self.console.line)
     if restored is None:
       return False
-    for key, value in self._host().items():
-      if key not in recovery.PROGRESS and restored.host.get(key) != value:
-        raise ValueError(
-          f'{path}: {key} {restored.host.get(key)} of checkpoint'
-          f' {restored.step} differs from {value} of this run: use another workdir'
-        )
+    identity.check(restored.host, self._inputs(), restored.step, path)
     self.state = restored.state
     self.cursor = restored.host['task_cursor']
     self._digests = restored.host.get('digests')  # Not in those of earlier versions.
@@ -148,10 +154,7 @@ class Run:
     writers.write_run(
       self.workdir.path,
       method=self.config.algorithm.name,
-      seed=self.config.seed,
-      config_digest=self.workdir.digest,
-      model_digest=self.model_digest,
-      world_digest=self.world.digest,
+      **self._inputs(),
     )
 
   def collect(self) -> tuple[list[Any], list[Any]]:
@@ -377,6 +380,7 @@ def train(config: ConfigDict, workdir: Workdir, stop: StopSignal) -> None:
     files.DiskError: the disk refuses a file of the run.
     ValueError: one line naming what in the config or the files is wrong.
   """
+  numerics.pin()
   run = Run(config, workdir, stop)
   workdir.record()
   run.identify()

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 # Keys and sections that may change between two starts of one run, because no trained
 # number depends on them: how long, how it is watched, and how often it is saved.
-HARMLESS = ('steps', 'pool', 'eval', 'checkpoint', 'log')
+HARMLESS = ('steps', 'pool', 'eval', 'checkpoint', 'log', 'export')
 
 _ABSENT = '(absent)'
 

@@ -223,6 +223,9 @@ def write_run(
   config_digest: str,
   model_digest: str,
   world_digest: str,
+  tokenizer_digest: str,
+  skills_digest: str,
+  numerics: str,
 ) -> None:
   """Writes run.json: what a run is, for those who compare runs.
 
@@ -244,6 +247,9 @@ def write_run(
     'config_digest': config_digest,
     'model_digest': model_digest,
     'world_digest': world_digest,
+    'tokenizer_digest': tokenizer_digest,
+    'skills_digest': skills_digest,
+    'numerics': numerics,
     'code_versions': list(dict.fromkeys([*versions, code_version()])),
   }
   for key, value in record.items():

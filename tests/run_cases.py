@@ -10,6 +10,9 @@ DIGESTS = {
   'config_digest': 'c' * 64,
   'model_digest': 'm' * 64,
   'world_digest': 'w' * 64,
+  'tokenizer_digest': 't' * 64,
+  'skills_digest': 's' * 64,
+  'numerics': 'jax_enable_x64=False',
 }
 SETTINGS = {
   'schema': 2,

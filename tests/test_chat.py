@@ -228,22 +228,22 @@ def _cases():
   def truncated(folder):
     data = (folder / 'tokenizer.json').read_bytes()
     (folder / 'tokenizer.json').write_bytes(data[: len(data) // 2])
-    return 'tokenizer.json: not readable JSON'
+    return 'tokenizer.json: not JSON'
 
   def web_page(folder):
     (folder / 'tokenizer_config.json').write_text('<html>404</html>')
-    return 'tokenizer_config.json: not readable JSON'
+    return 'tokenizer_config.json: not JSON'
 
   def no_template(folder):
     _edit(folder / 'tokenizer_config.json', chat_template=None)
-    return 'no key "chat_template"'
+    return 'no chat template'
 
   def broken_template(folder):
     _edit(folder / 'tokenizer_config.json', chat_template='{% if %}')
-    return 'chat_template cannot be rendered'
+    return 'chat_template Expected an expression'
 
-  def trimming_template(folder):
-    template = '<|im_start|>{{ messages[0].content | trim }}<|im_end|>'
+  def shouting_template(folder):
+    template = '<|im_start|>{{ messages[0].content | upper }}<|im_end|>'
     _edit(folder / 'tokenizer_config.json', chat_template=template)
     return 'must show each message once, unchanged'
 
@@ -252,14 +252,12 @@ def _cases():
     return 'cannot be loaded'
 
   def no_stop_token(folder):
-    record = json.loads((folder / 'tokenizer.json').read_text())
-    for token in record['added_tokens']:
-      token['content'] = token['content'].replace('im_end', 'the_end')
-    (folder / 'tokenizer.json').write_text(json.dumps(record))
-    config = json.loads((folder / 'tokenizer_config.json').read_text())
-    text = json.dumps(config).replace('im_end', 'the_end')
-    (folder / 'tokenizer_config.json').write_text(text)
-    return 'no token <|im_end|>'
+    text = (folder / 'tokenizer.json').read_text()
+    (folder / 'tokenizer.json').write_text(text.replace('<|endoftext|>', '<|other|>'))
+    template = '{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}'
+    file = folder / 'tokenizer_config.json'
+    _edit(file, chat_template=template, eos_token=None, pad_token=None)
+    return 'nothing ends a response'
 
   return (
     missing,
@@ -267,7 +265,7 @@ def _cases():
     web_page,
     no_template,
     broken_template,
-    trimming_template,
+    shouting_template,
     odd_model,
     no_stop_token,
   )
@@ -286,7 +284,9 @@ def test_damaged_tokenizer_is_one_line(damage, tmp_path):
 
 
 def test_absent_directory_is_one_line(tmp_path):
-  with pytest.raises(chat.TokenizerError, match='no such tokenizer directory') as error:
+  with pytest.raises(
+    chat.TokenizerError, match='not a directory, nor a hub id'
+  ) as error:
     chat.Chat(tmp_path / 'nowhere')
   assert '\n' not in str(error.value)
 

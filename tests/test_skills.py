@@ -336,7 +336,7 @@ def _damages():
 
   def schema(bank):
     bank['schema'] = 2
-    return 'schema 2; this code reads 1'
+    return 'schema is 2; this code reads 1'
 
   def not_a_list(bank):
     bank['general'] = {}
@@ -379,7 +379,57 @@ def test_file_that_is_no_bank(text, tmp_path):
   with pytest.raises(skills.SkillError) as error:
     skills.SkillBank.load(file)
   assert str(file) in str(error.value) and '\n' not in str(error.value)
-  with pytest.raises(
-    skills.SkillError, match=r'no such skill bank; set config\.skills'
-  ):
+  with pytest.raises(skills.SkillError, match=r'none\.json.*config\.skills\.path'):
     skills.SkillBank.load(tmp_path / 'none.json')
+
+
+def test_a_huge_or_deep_file_is_refused_at_once(tmp_path):
+  file = tmp_path / 'bank.json'
+  with open(file, 'wb') as sparse:
+    sparse.truncate(2**30)
+  with pytest.raises(skills.SkillError, match='larger than'):
+    skills.SkillBank.load(file)
+  file.write_text('[' * 100_000)
+  with pytest.raises(skills.SkillError, match='not JSON'):
+    skills.SkillBank.load(file)
+
+
+def _places(value, path=()):
+  """Every place of a JSON value, as keys to follow."""
+  yield path
+  if isinstance(value, (dict, list)):
+    for key in value if isinstance(value, dict) else range(len(value)):
+      yield from _places(value[key], (*path, key))
+
+
+SMALL = {
+  **{'schema': 1, 'version': '1', 'world': 'w', 'license': '', 'heading': ''},
+  **{'bullet': '- ', 'general': []},
+  'task_types': {'kind': [{'id': 'a', 'title': 't', 'principle': 'p', 'when': ''}]},
+  'objects': {'mug': {'id': 'b', 'title': 't', 'principle': 'p', 'when': 'w'}},
+}
+WRONG = (None, True, 1.0, -3, 'x\ny', '\ud800', [], [[]], {}, {'': {}}, {'a\n': 1})
+
+
+@pytest.mark.parametrize(
+  'place', list(_places(SMALL)), ids=lambda p: '.'.join(map(str, p))
+)
+def test_any_field_in_any_wrong_form_is_one_line_naming_it(place, tmp_path):
+  file = tmp_path / 'bank.json'
+  for wrong in WRONG:
+    bank = copy.deepcopy(SMALL)
+    parent = bank
+    for key in place[:-1]:
+      parent = parent[key]
+    if place:
+      parent[place[-1]] = wrong
+    file.write_text(json.dumps(bank if place else wrong))
+    try:
+      loaded = skills.SkillBank.load(file)
+    except skills.SkillError as error:
+      message = str(error)
+      assert message.startswith(f'{file}: ') and '\n' not in message
+      assert all(str(key) in message for key in place[:1])
+    else:  # It may be right: then it can be shown and stored.
+      assert isinstance(wrong, (str, list, dict)) and wrong != '\ud800', wrong
+      loaded.block(loaded.everything()).encode()

@@ -11,6 +11,7 @@ what the builds that ship took and gave.
 """
 
 import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from absl import app, flags
 
 from experiments.cells import WORLDS
 from experiments.tiny import tokenizer
-from sdar_jax import chat, modes, parts, skills
+from sdar_jax import chat, export, modes, parts, skills
 from sdar_jax.models import convert, qwen
 
 # What is special about each world's lessons. WebShop's products may be known by heart,
@@ -81,15 +82,16 @@ def main(argv: list[str]) -> None:
   """Builds into a directory that holds no weights yet."""
   del argv
   output = pathlib.Path(_OUTPUT.value or f'runs/tiny/{_WORLD.value}')
-  start = output / 'start'  # The random weights that imitation begins with.
-  start.mkdir(parents=True)
-  c = training_config(start)
-  bank = skills.SkillBank.load(c.skills.path)
-  tokenizer.build(parts.make_world(c), bank, start)
-  model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
-  params = qwen.init_params(model, jax.random.key(_SEED.value), jnp.float32)
-  convert.save(start, model, params, jnp.float32)
-  modes.run_sft(c, None, output)
+  export.prepare(output)
+  with tempfile.TemporaryDirectory() as folder:
+    start = pathlib.Path(folder)  # The random weights that imitation begins with.
+    c = training_config(start)
+    bank = skills.SkillBank.load(c.skills.path)
+    tokenizer.build(parts.make_world(c), bank, start)
+    model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
+    params = qwen.init_params(model, jax.random.key(_SEED.value), jnp.float32)
+    convert.save(start, model, params, jnp.float32)
+    modes.run_sft(c, None, output)
 
 
 if __name__ == '__main__':

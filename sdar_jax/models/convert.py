@@ -6,15 +6,16 @@ its own part, so the peak is the model itself plus one tensor.
 """
 
 import contextlib
+import dataclasses
 import functools
+import hashlib
 import json
 import math
 import os
 import pathlib
-import re
+from collections.abc import Mapping
 from typing import Any
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,67 +23,76 @@ import safetensors
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from safetensors.numpy import save_file
 
+from sdar_jax import files, sources
 from sdar_jax.models import hf_config, qwen, sharding, tensors
 from sdar_jax.models.hf_config import WeightError
 
-__all__ = ['WeightError', 'load', 'read_config', 'read_context', 'save', 'snapshot']
+__all__ = ['WeightError', 'load', 'read_config', 'read_context', 'save']
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
-DTYPES = ('F32', 'BF16', 'F16')
+DTYPES = {'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
 MAX_FILE_BYTES = 5_000_000_000  # As transformers splits; a file is held on the host.
 COMPARE_ROWS = 4096  # Rows of the two embeddings that are compared at a time.
+_EMBEDDING = 'model.embed_tokens.weight'
 
-HUB_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*')
 
-
-def snapshot(path: str, patterns: tuple[str, ...]) -> pathlib.Path:
-  """A local directory for `path`: itself, or a hub repository's files.
+def snapshot(path: str | pathlib.Path) -> pathlib.Path:
+  """A model's local directory: `path` itself, or a hub repository's files.
 
   Args:
     path: a directory, or a hub id such as 'Qwen/Qwen2.5-3B-Instruct'.
-    patterns: the files to fetch from the hub, as globs.
-
-  Returns:
-    The directory.
 
   Raises:
     WeightError: neither exists, or the hub cannot be reached.
   """
-  folder = pathlib.Path(path)
-  if folder.is_dir():
-    return folder
-  if folder.exists() or not HUB_ID.fullmatch(str(path)):
-    raise WeightError(f'{path}: not a directory, nor a hub id such as Qwen/Qwen3-0.6B')
   try:
-    return pathlib.Path(
-      huggingface_hub.snapshot_download(str(path), allow_patterns=list(patterns))
-    )
-  except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-    cause = str(error).strip().split('\n')[0][:120]
-    raise WeightError(
-      f'{path}: no such directory, and the hub did not give it ({cause})'
-    ) from error
+    return sources.folder(path, sources.MODEL_FILES)
+  except files.FileError as error:
+    raise WeightError(f'{error}; see config.model.path') from None
 
 
-def read_config(path: str) -> qwen.ModelConfig:
+def read_config(path: str | pathlib.Path) -> qwen.ModelConfig:
   """The hyperparameters in config.json of a directory or hub id; reads no weights.
-
-  Args:
-    path: a directory, or a hub id.
-
-  Returns:
-    The configuration.
 
   Raises:
     WeightError: the file is missing or damaged, or describes another architecture.
   """
-  return hf_config.read_config(snapshot(path, ('*.json',)))
+  return hf_config.read_config(snapshot(path))
 
 
-def read_context(path: str) -> int | None:
+def stored_dtype(path: str | pathlib.Path) -> np.dtype:
+  """The dtype in which a directory or hub id keeps its embedding."""
+  folder = snapshot(path)
+  with contextlib.ExitStack() as stack:
+    found = _open_all(folder, stack)
+    _check_headers(hf_config.read_config(folder), folder, found)
+    header = found[_EMBEDDING][1].get_slice(_EMBEDDING)
+    return jnp.dtype(DTYPES[header.get_dtype()])
+
+
+def digest(path: str | pathlib.Path) -> str:
+  """Hex SHA-256 of what a model is: the hyperparameters that are read, and its weights.
+
+  No other file counts, nor what else config.json says.
+
+  Raises:
+    WeightError: a file is missing, or the hub promised another content.
+  """
+  folder = snapshot(path)
+  total = hashlib.sha256(repr(hf_config.read_config(folder)).encode())
+  shards = _read_index(folder) if not (folder / SINGLE).exists() else (SINGLE,)
+  try:
+    for name in sorted(shards):
+      total.update(f'\0{name}\0{sources.digest(folder / name)}'.encode())
+  except (files.FileError, OSError) as error:
+    raise WeightError(files.one_line(error)) from None
+  return total.hexdigest()
+
+
+def read_context(path: str | pathlib.Path) -> int | None:
   """Positions that a directory's or hub id's model was made for; None if unsaid."""
-  return hf_config.read_context(snapshot(path, ('*.json',)))
+  return hf_config.read_context(snapshot(path))
 
 
 def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> Any:
@@ -113,26 +123,26 @@ def _read_index(folder):
   weight_map = record['weight_map'] if 'weight_map' in record else None
   if not isinstance(weight_map, dict) or not weight_map:
     raise WeightError(f'{path}: key "weight_map" is missing or empty')
-  files = {}
+  shards = {}
   for name, file in weight_map.items():
     if not isinstance(file, str) or pathlib.PurePath(file).name != file:
       raise WeightError(f'{path}: {name} is mapped to {file!r}, not to a file name')
-    files.setdefault(file, set()).add(name)
-  return files
+    shards.setdefault(file, set()).add(name)
+  return shards
 
 
 def _open_all(folder, stack):
   """Tensor name -> (path, open file) over all weight files of `folder`."""
   if (folder / SINGLE).exists():
-    files = {SINGLE: None}
+    shards = {SINGLE: None}
   elif (folder / INDEX).exists():
-    files = _read_index(folder)
+    shards = _read_index(folder)
   else:
     raise WeightError(
       f'{folder}: neither {SINGLE} nor {INDEX} (no other format is read)'
     )
   found = {}
-  for file, promised in sorted(files.items()):
+  for file, promised in sorted(shards.items()):
     path = folder / file
     opened = _open(path, stack)
     names = set(opened.keys())
@@ -176,7 +186,7 @@ def _check_tied_head(config, found):
     return
   path, opened = found['lm_head.weight']
   head = opened.get_slice('lm_head.weight')
-  embed = found['model.embed_tokens.weight'][1].get_slice('model.embed_tokens.weight')
+  embed = found[_EMBEDDING][1].get_slice(_EMBEDDING)
   equal = head.get_shape() == embed.get_shape()
   for start in range(0, config.vocab_size, COMPARE_ROWS):
     rows = slice(start, min(start + COMPARE_ROWS, config.vocab_size))
@@ -187,17 +197,27 @@ def _check_tied_head(config, found):
       )
 
 
-def _read(opened, name, tensor, shape, placement, dtype):
+def _read(found, name, tensor, shape, placement, dtype):
   """One stored tensor as our array of `shape`; each device reads only its part."""
+  path, opened = found[name]
 
   def part(index):
     block = opened.get_slice(name)[tensor.stored_index(shape, index)]
     lengths = [len(range(*one.indices(size))) for one, size in zip(index, shape)]
-    return np.ascontiguousarray(block.T if tensor.inputs else block, dtype).reshape(
-      lengths
-    )
+    block = np.ascontiguousarray(block.T if tensor.inputs else block, dtype)
+    _check_finite(path, name, block)
+    return block.reshape(lengths)
 
   return jax.make_array_from_callback(shape, placement, part)
+
+
+def _check_finite(path, name, array):
+  """A damaged or overflowed weight would only show as a model that says nothing."""
+  for start in range(0, len(array), COMPARE_ROWS):
+    if not np.isfinite(array[start : start + COMPARE_ROWS]).all():
+      raise WeightError(
+        f'{path}: tensor {name} has values that are not finite in {array.dtype}'
+      )
 
 
 @functools.lru_cache
@@ -219,8 +239,7 @@ def _read_stacked(config, found, tensor, shape, placement, dtype):
   stacked = jnp.zeros(shape, dtype, device=placement)
   for layer in range(config.num_layers):
     name = tensor.name.format(layer)
-    opened = found[name][1]
-    one = _read(opened, name, tensor, shape[1:], layer_placement, dtype)
+    one = _read(found, name, tensor, shape[1:], layer_placement, dtype)
     stacked = _insert(placement)(stacked, one, layer)
   return stacked
 
@@ -242,7 +261,7 @@ def load(
     WeightError: a file is missing, damaged or does not fit config.json.
     ValueError: the model does not divide by the mesh.
   """
-  folder = snapshot(path, ('*.safetensors', '*.json'))
+  folder = snapshot(path)
   config = hf_config.read_config(folder)
   specs = config.param_specs()
   placements = None if mesh is None else sharding.param_shardings(config, mesh)
@@ -258,8 +277,7 @@ def load(
       if tensor.path[0] == 'layers':
         value = _read_stacked(config, found, tensor, shape, placement, dtype)
       else:
-        opened = found[tensor.name][1]
-        value = _read(opened, tensor.name, tensor, shape, placement, dtype)
+        value = _read(found, tensor.name, tensor, shape, placement, dtype)
       tensors.set_leaf(params, tensor.path, value)
   return config, params
 
@@ -270,20 +288,21 @@ def _host_array(params, tensor, layer, dtype):
   array = np.asarray(array if layer is None else array[layer])
   shape = tensor.stored_shape(array.shape)
   array = array.reshape(shape[::-1]).T if tensor.inputs else array.reshape(shape)
-  return np.ascontiguousarray(array, dtype)
+  with np.errstate(over='ignore'):  # `_check_finite` says it.
+    return np.ascontiguousarray(array, dtype)
 
 
 def _plan_files(config, itemsize):
   """The stored tensors, split into lists of at most MAX_FILE_BYTES."""
-  files, room = [[]], MAX_FILE_BYTES
+  shards, room = [[]], MAX_FILE_BYTES
   for stored in tensors.stored_tensors(config):
     size = math.prod(stored.shape) * itemsize
-    if size > room and files[-1]:
-      files.append([])
+    if size > room and shards[-1]:
+      shards.append([])
       room = MAX_FILE_BYTES
     room -= size
-    files[-1].append(stored)
-  return files
+    shards[-1].append(stored)
+  return shards
 
 
 def _publish(path: pathlib.Path, write) -> None:
@@ -306,7 +325,11 @@ def _check_params(config, params):
 
 
 def save(
-  path: str | pathlib.Path, config: qwen.ModelConfig, params: qwen.Params, dtype: Any
+  path: str | pathlib.Path,
+  config: qwen.ModelConfig,
+  params: qwen.Params,
+  dtype: Any,
+  source: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes a directory that transformers loads; config.json comes last.
 
@@ -316,10 +339,11 @@ def save(
     config: the model.
     params: stacked parameters, on any sharding that this process can address.
     dtype: dtype of the stored tensors.
+    source: see `hf_config.config_record`.
 
   Raises:
-    WeightError: there is a model already, the parameters are not of `config`, or a
-      file could not be written.
+    WeightError: there is a model already, the parameters are not of `config` or not
+      finite in `dtype`, or a file could not be written.
   """
   folder = pathlib.Path(path)
   _check_params(config, params)
@@ -328,22 +352,46 @@ def save(
   if present:
     raise WeightError(f'{present[0]}: exists already, choose another directory')
   dtype = jnp.dtype(dtype)
-  files = _plan_files(config, dtype.itemsize)
-  count = len(files)
+  shards = _plan_files(config, dtype.itemsize)
+  count = len(shards)
   weight_map, total = {}, 0
-  for number, stored in enumerate(files, 1):
+  for number, stored in enumerate(shards, 1):
     file = SINGLE if count == 1 else f'model-{number:05d}-of-{count:05d}.safetensors'
     arrays = {
       one.name: _host_array(params, one.tensor, one.layer, dtype) for one in stored
     }
+    for name, array in arrays.items():
+      _check_finite(folder / file, name, array)
     write = functools.partial(save_file, arrays, metadata={'format': 'pt'})
     _publish(folder / file, write)
     weight_map.update(dict.fromkeys(arrays, file))
     total += sum(array.nbytes for array in arrays.values())
-  records = {'config.json': hf_config.config_record(config, dtype.name)}
+  records = {'config.json': hf_config.config_record(config, dtype.name, source)}
   if count > 1:
     index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
     records = {INDEX: index, **records}
   for file, record in records.items():
     text = json.dumps(record, indent=2, sort_keys=True) + '\n'
     _publish(folder / file, lambda partial, text=text: partial.write_text(text))
+
+
+def check_saved(
+  path: str | pathlib.Path, config: qwen.ModelConfig, params: qwen.Params, dtype: Any
+) -> None:
+  """Reads a directory back, tensor by tensor, against what was to be written.
+
+  Raises:
+    WeightError: it is no model directory, or of another model, or one bit differs.
+  """
+  folder = pathlib.Path(path)
+  if hf_config.read_config(folder) != dataclasses.replace(config, attention='xla'):
+    raise WeightError(f'{folder / "config.json"}: describes another model')
+  with contextlib.ExitStack() as stack:
+    found = _open_all(folder, stack)
+    _check_headers(config, folder, found)
+    for stored in tensors.stored_tensors(config):
+      file, opened = found[stored.name]
+      want = _host_array(params, stored.tensor, stored.layer, dtype)
+      got = opened.get_tensor(stored.name)
+      if got.dtype != want.dtype or got.tobytes() != want.tobytes():
+        raise WeightError(f'{file}: tensor {stored.name} is not what was written')

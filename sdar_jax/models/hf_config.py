@@ -1,13 +1,15 @@
 """Reads and writes config.json in the Hugging Face layout."""
 
-import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+from sdar_jax import files
 from sdar_jax.models import qwen
 
-MAX_JSON_BYTES = 64 * 2**20
 MAX_NUMBER = 2**31 - 1
+# Where a model lay, what wrote it, and code of its own: untrue of what is written here.
+_FOREIGN = ('_name_or_path', 'transformers_version', 'auto_map')
 ARCHITECTURES = {'qwen2': 'Qwen2ForCausalLM', 'qwen3': 'Qwen3ForCausalLM'}
 
 
@@ -19,20 +21,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """The object in a JSON file.
 
   Raises:
-    WeightError: the file is absent, larger than 64 MiB, or not a JSON object.
+    WeightError: the file is absent, too large, or not a JSON object.
   """
-  if not path.is_file():
-    raise WeightError(f'{path}: no such file')
-  size = path.stat().st_size
-  if size > MAX_JSON_BYTES:
-    raise WeightError(f'{path}: {size} bytes, at most {MAX_JSON_BYTES} are read')
   try:
-    value = json.loads(path.read_bytes())
-  except (ValueError, RecursionError) as error:
-    raise WeightError(f'{path}: not JSON ({str(error)[:80]})') from error
-  if not isinstance(value, dict):
-    raise WeightError(f'{path}: a JSON object is wanted, not {type(value).__name__}')
-  return value
+    return files.read_json(path)
+  except files.FileError as error:
+    raise WeightError(str(error)) from None
 
 
 def _number(record, key, path, kind=int):
@@ -160,16 +154,25 @@ def read_context(folder: str | pathlib.Path) -> int | None:
   return _number(record, key, path) if _present(record, key) else None
 
 
-def config_record(config: qwen.ModelConfig, dtype_name: str) -> dict[str, Any]:
+def config_record(
+  config: qwen.ModelConfig, dtype_name: str, source: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
   """The content of a config.json that transformers 4 and 5 read.
 
   Args:
     config: the model.
-    dtype_name: 'float32' or 'bfloat16', the dtype of the stored weights.
+    dtype_name: 'float32', 'bfloat16' or 'float16', the dtype of the stored weights.
+    source: the config.json that the model was loaded with; what it says of context
+      length, tokens and all else is kept. None is a new model.
 
   Returns:
     A JSON object; `read_config` gives back `config`.
   """
+  if source is not None:
+    kept = {key: value for key, value in source.items() if key not in _FOREIGN}
+    kept['architectures'] = [ARCHITECTURES[config.family]]
+    names = {'dtype', 'torch_dtype'} & set(kept) or {'torch_dtype'}
+    return kept | dict.fromkeys(names, dtype_name)
   return {
     'architectures': [ARCHITECTURES[config.family]],
     'attention_bias': config.family == 'qwen2',

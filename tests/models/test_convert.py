@@ -1,6 +1,7 @@
 """Hugging Face directories: read, written, and in every way that they can be wrong."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from sdar_jax import sources
 from sdar_jax.models import convert, qwen
 
 WEIGHTS = 'model.safetensors'
@@ -159,26 +161,73 @@ def test_a_window_that_no_layer_uses_is_accepted(model):
   assert convert.read_config(str(folder)) == want
 
 
-def test_a_hub_id_is_fetched_as_weights_and_json_only(monkeypatch):
+def test_a_hub_id_is_fetched_once_as_data_only(monkeypatch):
   asked = []
 
-  def download(name, allow_patterns):
-    asked.append((name, tuple(allow_patterns)))
+  def download(name, revision, allow_patterns):
+    asked.append((name, revision, allow_patterns))
     return str(golden_models.FOLDER / 'qwen2_tied')
 
   monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+  monkeypatch.setattr(sources, '_commits', {})
   config, _ = convert.load('Qwen/Qwen2-tiny', None, jnp.float32)
   assert convert.read_config('Qwen/Qwen2-tiny') == config
-  assert asked[0] == ('Qwen/Qwen2-tiny', ('*.safetensors', '*.json'))
-  assert asked[1] == ('Qwen/Qwen2-tiny', ('*.json',))
+  assert [(name, revision) for name, revision, _ in asked] == [
+    ('Qwen/Qwen2-tiny', None),
+    ('Qwen/Qwen2-tiny', 'qwen2_tied'),  # The commit that the first call found.
+  ]
+  ends = {pattern.rpartition('.')[2] for pattern in asked[0][2]}
+  assert ends == {'safetensors', 'json'}
 
 
 def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
-  def download(name, allow_patterns):
+  def download(name, **kwargs):
     raise huggingface_hub.errors.LocalEntryNotFoundError('no\nnetwork')
 
   monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
   refused('Qwen/Qwen3-0.6B', 'Qwen/Qwen3-0.6B', 'hub')
+
+
+def test_a_digest_is_of_hyperparameters_and_weights_alone(model, monkeypatch):
+  folder = model('qwen2_tied')
+  want = convert.digest(folder)
+  for name in ('.DS_Store', 'README.md', 'generation_config.json', 'tokenizer.json'):
+    (folder / name).write_text('{}')
+  edit_config(folder, eos_token_id=3, transformers_version='9')
+  assert convert.digest(folder) == want
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda *a, **k: str(folder))
+  assert convert.digest('owner/moved') == want
+  edit_config(folder, rope_theta=7.0)
+  other = convert.digest(folder)
+  edit_tensors(folder, lambda tensors: tensors['model.norm.weight'].__imul__(2))
+  assert len({want, other, convert.digest(folder), convert.digest('owner/moved')}) == 3
+
+
+def test_what_the_hub_did_not_give_is_refused(model, tmp_path):
+  """A cache keeps each file under the digest that the hub names."""
+  folder = model('qwen2_tied')
+  data = (folder / WEIGHTS).read_bytes()
+  blob = tmp_path / 'blobs' / hashlib.sha256(data).hexdigest()
+  blob.parent.mkdir()
+  blob.write_bytes(data)
+  (folder / WEIGHTS).unlink()
+  (folder / WEIGHTS).symlink_to(blob)
+  assert convert.digest(folder)
+  blob.write_bytes(data[:-9] + b'\x40' + data[-8:])
+  with pytest.raises(convert.WeightError, match='not what the hub gave'):
+    convert.digest(folder)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+  'name', ['model.norm.weight', 'model.layers.2.mlp.up_proj.weight']
+)
+def test_weights_that_are_not_finite_are_refused(model, name, value):
+  folder = model('qwen2_tied')
+  edit_tensors(folder, lambda tensors: tensors[name].reshape(-1).__setitem__(-1, value))
+  with pytest.raises(convert.WeightError, match='not finite') as caught:
+    convert.load(str(folder), None, jnp.bfloat16)
+  assert name in str(caught.value) and WEIGHTS in str(caught.value)
 
 
 def test_a_path_that_is_not_there_never_reaches_the_hub(monkeypatch, tmp_path):
@@ -316,7 +365,7 @@ def test_an_index_that_is_wrong(model):
     ({'vocab_size': 10**9}, 'model.embed_tokens.weight'),
     ({'num_hidden_layers': 10**9}, 'model.layers.3.'),
     ({'hidden_size': 10**9}, 'model.embed_tokens.weight'),
-    ({'rope_theta': float('nan')}, 'rope_theta'),
+    ({'rope_theta': float('nan')}, 'NaN'),
   ],
 )
 def test_configurations_that_do_not_fit(model, changes, words):
@@ -338,7 +387,7 @@ def test_a_damaged_config(model, content):
   (folder / 'config.json').write_bytes(content)
   refused(folder, 'config.json')
   (folder / 'config.json').unlink()
-  refused(folder, 'config.json', 'no such file')
+  refused(folder, 'config.json', 'No such file')
 
 
 def test_biases_that_qwen3_has_not(model):
