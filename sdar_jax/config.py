@@ -6,6 +6,7 @@ nothing in the package supplies a default of its own.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -228,12 +229,18 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _check_relations(config)
 
 
+@functools.cache
+def _defaults(world: str) -> dict[str, Any]:
+  return flatten(default(world))
+
+
 def _check_keys(values: dict[str, Any]) -> None:
   """Checks that every key is there, and each value by itself."""
   if 'world.name' not in values:
     raise ConfigError('config.world.name is missing: start from config.default()')
+  check_type('world.name', values['world.name'], '')
   try:
-    expected = flatten(default(values['world.name']))
+    expected = _defaults(values['world.name'])
   except (ValueError, TypeError) as error:  # TypeError: what it names is no class.
     said = files.one_line(error)
     if not said.startswith('config.'):
