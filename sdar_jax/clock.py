@@ -26,14 +26,20 @@ class Clock:
     self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + spent
 
   def timings(
-    self, played: Sequence[Group], rows: Sequence[Row], faults: int
+    self,
+    played: Sequence[Group],
+    rows: Sequence[Row],
+    *,
+    env_faults: int,
+    failed_saves: int,
   ) -> dict[str, float]:
     """The step's `perf/` metrics; resets the clock.
 
     Args:
       played: all groups that were played, for the speed of sampling.
       rows: those that were trained on, for the speed of learning.
-      faults: of environments.
+      env_faults: of environments.
+      failed_saves: of the checkpoints.
     """
     turns = [turn for g in played for t in g.trajectories for turn in t.turns]
     sampled = sum(len(turn.response_ids) for turn in turns)
@@ -44,5 +50,6 @@ class Clock:
     out['perf/decode_tokens_per_second'] = sampled / seconds['rollout']
     learning = seconds['score'] + seconds['update']
     out['perf/train_tokens_per_second'] = trained / learning
-    out['perf/env_faults'] = float(faults)
+    out['perf/env_faults'] = float(env_faults)
+    out['perf/failed_saves'] = float(failed_saves)
     return out

@@ -206,14 +206,14 @@ def _paths(options: argparse.Namespace) -> list[pathlib.Path | None]:
   workdir, checkpoint, output = paths
   if workdir is not None:
     files.check_directory(workdir, '--workdir')
-  if checkpoint is not None and not checkpoint.is_dir():
+  if checkpoint is not None and not os.path.isdir(checkpoint):
     raise UsageError(f'--checkpoint={checkpoint}: no such directory of a run')
   if output is not None and options.mode == 'eval':
     files.check_file(output, '--output')
   elif output is not None:
     files.check_directory(output, '--output')
     for name in ('config.json', 'model.safetensors'):
-      if (output / name).exists():
+      if os.path.exists(output / name):
         raise UsageError(
           f'--output={output}: holds a model already ({name}); choose another directory'
         )
@@ -275,8 +275,8 @@ def _load_module(path: pathlib.Path, said: str) -> Any:
   Raises:
     UsageError: it is not there, no Python, or fails, in one line.
   """
-  if not path.is_file():
-    what = 'is a directory' if path.is_dir() else 'no such file'
+  if not os.path.isfile(path):
+    what = 'is a directory' if os.path.isdir(path) else 'no such file'
     raise UsageError(f'{said}: {what}; give a Python file with get_config()')
   if path.suffix != '.py':
     raise UsageError(f'{said}: must be a Python file, named .py')

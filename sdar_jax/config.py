@@ -6,8 +6,10 @@ nothing in the package supplies a default of its own.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import os
 import re
 from typing import Any
 
@@ -238,19 +240,28 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _check_relations(config)
 
 
+@functools.cache
+def _defaults(world: str) -> dict[str, Any]:
+  return flatten(default(world))
+
+
 def _check_keys(values: dict[str, Any]) -> None:
   """Checks that every key is there, and each value by itself."""
   if 'world.name' not in values:
     raise ConfigError('config.world.name is missing: start from config.default()')
+  check_type('world.name', values['world.name'], '')
   try:
-    expected = flatten(default(values['world.name']))
-  except ValueError as error:
-    raise ConfigError(files.one_line(error)) from None
+    expected = _defaults(values['world.name'])
+  except (ValueError, TypeError) as error:  # TypeError: what it names is no class.
+    said = files.one_line(error)
+    if not said.startswith('config.'):
+      said = f'config.world.name={values["world.name"]!r}: {said}'
+    raise ConfigError(said) from None
   for key in sorted(set(expected) - set(values)):
     if key.startswith('world.'):
       raise ConfigError(
-        f'config.world.name={values["world.name"]!r}: has a setting {key} that is'
-        " missing: start from the world's own experiment, or config.default(WORLD)"
+        f'config.world.name={values["world.name"]!r}: its settings are others ({key} is'
+        " missing): start from that world's experiment, or from config.default(WORLD)"
       )
     raise ConfigError(f'config.{key} is missing: start from sdar_jax.config.default()')
   for key in sorted(set(values) - set(expected)):
@@ -276,9 +287,9 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
       continue
     path = files.local_path(config[room][name], f'config.{key}')
     config[room][name] = str(path)
-    if key == 'skills.path' and not path.is_file():
+    if key == 'skills.path' and not os.path.isfile(path):
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
-    if room == 'model' and not path.is_dir() and not _HUB_ID.fullmatch(str(path)):
+    if room == 'model' and not os.path.isdir(path) and not _HUB_ID.fullmatch(str(path)):
       raise ConfigError(
         f'config.{key}={str(path)!r}: no such directory, nor a hub id such as'
         ' Qwen/Qwen3-0.6B'

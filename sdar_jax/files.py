@@ -146,13 +146,17 @@ def sync(path: pathlib.Path) -> None:
     os.close(descriptor)
 
 
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f'.{path.name}.tmp')
+
+
 def write_atomic(path: pathlib.Path, data: bytes) -> None:
   """Puts `data` at `path`, so that a crash leaves the old file or the new one whole.
 
   Raises:
     DiskError: the disk refuses it.
   """
-  temporary = path.with_name(f'.{path.name}.tmp')
+  temporary = _temporary(path)
   with writing(path):
     try:
       with open(temporary, 'wb') as file:
@@ -266,9 +270,9 @@ def check_file(path: pathlib.Path, key: str) -> None:
   Raises:
     FileError: it is a directory, or nothing can be written where it lies.
   """
-  if path.is_dir():
+  if os.path.isdir(path):
     raise FileError(f'{key}={path}: is a directory; name a file in it')
-  _check_writable(path.parent, f'{key}={path}')
+  _check_writable(path.parent, f'{key}={path}', _temporary(path).name)
 
 
 def check_directory(path: pathlib.Path, key: str) -> None:
@@ -284,10 +288,11 @@ def check_directory(path: pathlib.Path, key: str) -> None:
   _check_writable(path, f'{key}={path}')
 
 
-def _check_writable(directory: pathlib.Path, said: str) -> None:
+def _check_writable(directory: pathlib.Path, said: str, name: str = '') -> None:
   """Writes an empty file where the directory is, or will be made, and deletes it."""
-  directory = directory.absolute()
   try:
+    directory = directory.absolute()
+    (directory / name).exists()  # Which fails where a name is too long.
     there = next(d for d in (directory, *directory.parents) if d.exists())
     if not there.is_dir():
       raise FileError(f'{said}: {there} is no directory')

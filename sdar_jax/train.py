@@ -273,8 +273,12 @@ class Run:
     self._report_skills(rows, views)
     self.console.once('room', fitting.notice(t for g in played for t in g.trajectories))
     faults = self.pool.faults()
-    timings = self.clock.timings(played, rows, sum(faults.values()))
-    timings['perf/failed_saves'] = float(self.store.failed_saves)
+    timings = self.clock.timings(
+      played,
+      rows,
+      env_faults=sum(faults.values()),
+      failed_saves=self.store.failed_saves,
+    )
     if faults:
       counts = ', '.join(f'{kind} {count}' for kind, count in faults.items())
       self.console.line(f'step {self.step}: environment faults: {counts}')

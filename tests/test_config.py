@@ -1,11 +1,14 @@
 """Wrong configurations are one line that names the key; right ones pass."""
 
+import itertools
 import math
 
 import pytest
 
-from experiments import alfworld, search_qa, webshop
+from experiments import alfworld, arguments, search_qa, webshop
 from sdar_jax import config as config_lib
+from sdar_jax import evaluate
+from sdar_jax.envs import worlds
 
 
 def _default():
@@ -26,6 +29,35 @@ def test_experiments_are_valid(argument):
   config = alfworld.get_config(argument)
   config_lib.validate(config)
   assert config.seed == (3 if 'seed' in argument else 0)
+
+
+@pytest.mark.parametrize('world', ['alfworld', 'webshop', 'search_qa'])
+def test_every_combination_of_arguments_has_its_split(world):
+  """Models x worlds x presets: 36 an experiment; generated panels are made."""
+  module = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}[world]
+  official = {
+    'alfworld': {'valid_seen', 'valid_unseen'},
+    'webshop': {'valid', 'test'},
+    'search_qa': {'test'},
+  }
+  made = {}
+  choices = itertools.product(
+    ('tiny', *arguments.HUB), ('generated', 'official'), ('ours', 'paper')
+  )
+  for i, (model, source, preset) in enumerate(choices):
+    method = ('sdar', 'ppo', 'dapo+rlsd', 'ucob')[i % 4]
+    argument = f'model={model},world={source},preset={preset},algo={method}'
+    config = module.get_config(argument)
+    config_lib.validate(config)
+    if source == 'official':
+      assert config.eval.split in official[world], argument
+      continue
+    values = config.world.to_dict()
+    key = (tuple(values.items()), config.eval.split, config.eval.tasks)
+    if key not in made:
+      one = worlds.make(values.pop('name'), values)
+      made[key] = evaluate.make_panel(one, config.eval.split, config.eval.tasks)
+  assert len(made) == 2
 
 
 def test_paper_hyperparameters():
@@ -49,7 +81,9 @@ def test_paper_hyperparameters():
   assert {key: config[key] for key in expected} == expected
 
 
-@pytest.mark.parametrize('argument', ['model=gpt', 'colour=red', 'seed=x', 'model'])
+@pytest.mark.parametrize(
+  'argument', ['model=gpt', 'colour=red', 'seed=x', 'model', 'seed=1,seed=2']
+)
 def test_wrong_experiment_argument(argument):
   with pytest.raises(ValueError, match=argument.split('=')[0]):
     alfworld.get_config(argument)

@@ -75,7 +75,8 @@ def test_what_is_logged_is_the_table_and_all_of_it():
   for phase in ('rollout', 'batch', 'score', 'update', 'eval'):
     with timer(phase):
       pass
-  assert timer.timings(played, rows, 0).keys() == metrics.TIMINGS.keys()
+  timings = timer.timings(played, rows, env_faults=0, failed_saves=0)
+  assert timings.keys() == metrics.TIMINGS.keys()
 
 
 def test_find():

@@ -9,6 +9,7 @@ and `vocab` (a tokenizer may have any size).
 
 import dataclasses
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -40,29 +41,44 @@ REPLICATED_WHEN_INDIVISIBLE = ('kv_heads', 'vocab')
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: Any = None) -> Mesh:
-  """The mesh of shape (data, fsdp, tensor) over all devices.
+  """The mesh of shape (data, fsdp, tensor) over the first devices.
 
   Args:
     data: number of ways rows are split with parameters replicated.
     fsdp: number of ways rows and parameters are split.
     tensor: number of ways heads, hidden units and vocabulary are split.
-    devices: the devices to use; None is `jax.devices()`.
+    devices: the devices to use; None is the first ones of `jax.devices()`, as many as
+      the product of the sizes.
 
   Returns:
     A mesh whose axes are named 'data', 'fsdp' and 'tensor'.
 
   Raises:
-    ValueError: a size is below 1, or the product is not the number of devices.
+    ValueError: a size is below 1, or there are fewer devices than the product; where
+      `devices` are given, other than the product; or JAX has no device.
   """
-  devices = jax.devices() if devices is None else list(devices)
   sizes = (data, fsdp, tensor)
-  if min(sizes) < 1 or math.prod(sizes) != len(devices):
+  wanted = math.prod(sizes)
+  devices = _devices()[:wanted] if devices is None else list(devices)
+  if min(sizes) < 1 or wanted != len(devices):
     raise ValueError(
-      f'mesh data={data} fsdp={fsdp} tensor={tensor} wants {math.prod(sizes)} '
-      f'devices, there are {len(devices)}: change the mesh sizes in the config'
+      f'config.mesh data={data} fsdp={fsdp} tensor={tensor} wants {wanted} devices,'
+      f' there are {len(devices)}: change the sizes, whose product is the number used'
     )
   auto = (AxisType.Auto,) * len(AXES)
   return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+
+
+def _devices() -> list[jax.Device]:
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as error:  # The latter says nothing.
+    asked = os.environ.get('JAX_PLATFORMS', '')
+    why = ' '.join(str(error).split()[:60]) or 'its back end does not start'
+    raise ValueError(
+      f'JAX finds no device with JAX_PLATFORMS={asked!r}: {why}; unset the variable or'
+      ' install JAX for that device'
+    ) from error
 
 
 def partition_spec(

@@ -26,6 +26,23 @@ def test_a_mesh_that_is_not_the_devices(sizes):
   assert '\n' not in str(caught.value)
 
 
+def test_the_first_devices_are_used_and_none_is_one_line(monkeypatch):
+  four = [*jax.devices()[:1], *'bcd']  # Only the first is ever touched.
+  monkeypatch.setattr(jax, 'devices', lambda: four)
+  assert sharding.make_mesh(1, 1, 1).devices.item() == four[0]
+  with pytest.raises(ValueError, match=r'config.mesh data=5 .* wants 5 .* are 4'):
+    sharding.make_mesh(5, 1, 1)
+
+  def fails():
+    raise AssertionError
+
+  monkeypatch.setattr(jax, 'devices', fails)
+  monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+  with pytest.raises(ValueError, match="no device with JAX_PLATFORMS='cuda'") as caught:
+    sharding.make_mesh(1, 1, 1)
+  assert '\n' not in str(caught.value)
+
+
 def test_parameters_are_split_as_the_table_says():
   mesh = abstract_mesh(2, 4, 2)
   found = sharding.param_shardings(presets.PRESETS['qwen2.5-7b'], mesh)

@@ -1,0 +1,255 @@
+"""Any value of any key ends in one line that names it, or in a config that runs."""
+
+import math
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import micro
+import ml_collections
+import numpy as np
+import pytest
+
+from experiments import alfworld, search_qa, webshop
+from sdar_jax import config as config_lib
+from sdar_jax import main, parts
+from sdar_jax.hyperparameters import CHOICES, LossConfig
+from sdar_jax.keys import LARGEST_FLOAT, LARGEST_INT, SMALLEST_FLOAT, ConfigError
+
+WORLDS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
+ODD = (
+  *(None, True, False, 0, 1, 2, 3, -1, 7, 10**6, LARGEST_INT, 2**31, 2**32, 2**70),
+  *(-(2**70), 10**400, 0.0, -0.0, 0.5, 1.0, -1.0, 1.5, 1e-320, 1e-30, 1e-8, 0.999999),
+  *(1e15, 1e30, 1e308, math.nan, math.inf, -math.inf, 1j, np.float32(0.5), np.int64(3)),
+  *(
+    '',
+    ' ',
+    'x',
+    'None',
+    '0',
+    'x' * 300,
+    'x' * 10_000,
+    '\0',
+    'a\nb',
+    '\u202e',
+    '\ud800',
+  ),
+  *('\u202e', '\ud800', '../..', '~', 'gs://a/b', b'x', '\U0001f600', 'nan'),
+  *((), [], {}, (0,), (1, 'a'), ('a', 1), (64, 32), (16, 16), (math.nan,), ((1,),)),
+  *((1.5, 2), (2**70,), (-1, 5), [1, 2], ['nq'], (None,), {'a': 1}, object()),
+)
+
+
+def _config(world='alfworld'):
+  """A valid config whose keys take values of any type, as in a file of a user's."""
+  values = WORLDS[world].get_config('model=tiny').to_dict()
+  return ml_collections.ConfigDict(values, type_safe=False)
+
+
+def _keys():
+  own = {name: sorted(config_lib.flatten(_config(name))) for name in WORLDS}
+  for name, keys in own.items():
+    for key in keys:
+      if name == 'alfworld' or key.startswith('world.'):
+        yield name, key
+
+
+def _set(config, key, value):
+  """Sets a key; returns what it was."""
+  room, _, leaf = key.rpartition('.')
+  place = config[room] if room else config
+  before, place[leaf] = place[leaf], value
+  return before
+
+
+def _refused(config):
+  """The one line that refuses a config; None if it is valid and its parts stand."""
+  try:
+    config_lib.validate(config)
+    config_lib.resolve_paths(config)
+    _build(config)
+  except ValueError as error:  # What `main` prints, with exit code 2.
+    text = str(error)
+    assert text and '\n' not in text and len(text) < 1000
+    return text
+  return None
+
+
+def _build(config):
+  """What is made of a config before weights are read, and one step of its optimizer."""
+  parts.make_algorithm(config)
+  world = parts.make_world(config)
+  assert world.max_turns >= 1
+  chat = SimpleNamespace(decode=None, stop_ids=(1,))
+  for temperature in (config.rollout.temperature, config.eval.temperature):
+    parts.make_agent(
+      config, chat, None, temperature=temperature, sees_skills=lambda member: True
+    )
+  assert np.isfinite(_step(tuple(config.optimizer.items()))).all()
+
+
+_STEPS = {}
+
+
+def _step(settings):
+  """What Adam makes of gradients of 0 and 1; kept, as most configs have the same."""
+  if settings not in _STEPS:
+    c = dict(settings)
+    del c['learning_rate'], c['warmup_steps']
+    weights = {'w': jnp.ones(2)}
+    tx = parts.optimizer.make_optimizer(**c)
+    updates, _ = tx.update({'w': jnp.array([0.0, 1.0])}, tx.init(weights), weights)
+    _STEPS[settings] = np.asarray(updates['w'])
+  return _STEPS[settings]
+
+
+@pytest.mark.parametrize('world, key', list(_keys()))
+def test_any_value_of_any_key(world, key):
+  """About 65 values each of 130 keys: 8,600 configs."""
+  config = _config(world)
+  assert _refused(config) is None
+  accepted = 0
+  for value in ODD:
+    try:
+      before = _set(config, key, value)
+    except OverflowError:
+      continue  # In a line of the user's file, which `command_line` names.
+    text = _refused(config)
+    accepted += text is None
+    if text is not None:
+      assert key.split('.')[-1] in text, (value, text)
+    _set(config, key, before)
+  assert accepted < len(ODD)
+
+
+@pytest.mark.parametrize(
+  'key, wrong, right',
+  [
+    ('rollout.temperature', (0.0, 1e-320, 1e-5, -1.0), (1e-4, 1.0)),
+    ('eval.temperature', (1e-320, 1e-5, -1.0), (0.0, 0.4)),
+    ('rollout.top_p', (0.0, 1.1), (1e-9, 1.0)),
+    ('rollout.top_k', (-1,), (0, 1)),
+    ('rollout.success_reward', (0.0, -1.0, math.inf), (1.0,)),
+    ('rollout.refills', (-1, 2000), (0, 9)),
+    ('optimizer.b1', (1.0, -0.1, 1 - 1e-9), (0.0, 0.9)),
+    ('optimizer.b2', (1.0, -1.0), (0.95,)),
+    ('optimizer.eps', (0.0, -1e-8, 1e-320), (1e-8,)),
+    ('optimizer.learning_rate', (-1e-6, 1e308, 2.0, 1e-320), (0.0, 1e-6, 1.0)),
+    ('optimizer.max_grad_norm', (-1.0, 1e-320), (0.0, 1.0)),
+    ('seed', (-1, 2**32), (0, 2**32 - 1)),
+    ('eval.seed', (-1, 2**70), (0,)),
+    ('steps', (0, 2**31), (1,)),
+    ('model.path', ('', 'no/such/dir'), ('Qwen/Qwen3-0.6B',)),
+    ('train.length_buckets', ((), (1, 'a'), (184, 64), (0, 184)), ((184,),)),
+  ],
+)
+def test_what_cannot_train_is_refused(key, wrong, right):
+  for values, refused in ((wrong, True), (right, False)):
+    for value in values:
+      config = _config()
+      _set(config, key, value)
+      text = _refused(config)
+      assert (text is not None) == refused, (value, text)
+
+
+@pytest.mark.parametrize(
+  'method, size, changes, least',
+  [
+    ('grpo', 1, {}, 2),
+    ('rloo+sdar', 1, {}, 2),
+    ('ppo', 1, {}, 1),
+    ('reinforce++', 1, {}, 1),
+    ('reinforce++-baseline', 1, {}, 2),
+    ('opsd', 1, {}, 1),
+    ('opsd', 1, {'policy_coef': 1.0}, 2),
+    ('ucob', 1, {}, 2),
+    ('sdpo', 1, {}, 2),
+    ('ppo+sdpo', 1, {'distill_coef': 0.0}, 1),
+    ('grsd', 2, {}, 3),
+  ],
+)
+def test_groups_are_as_large_as_the_method_asks(method, size, changes, least):
+  config = alfworld.get_config(f'model=tiny,algo={method}')
+  config.algorithm.update(changes)
+  config.rollout.group_size = size
+  config_lib.validate(config)
+  if size < least:
+    with pytest.raises(
+      ConfigError, match=rf'group_size={size}: must be at least {least}'
+    ):
+      parts.make_algorithm(config)
+  else:
+    parts.make_algorithm(config)
+
+
+@pytest.mark.parametrize(
+  'words',
+  [
+    ['--config.seed=-1'],
+    ['--config.rollout.temperature=1e-320'],
+    ['--config.optimizer.b1=1'],
+    ['--config.optimizer.learning_rate=nan'],
+    ['--config.rollout.slots=99999999999999999999'],
+    ['--config.train.teacher_buckets=()'],
+    ['--config.train.teacher_buckets=(1, "a")'],
+    ['--config.eval.split=\0'],
+    ['--config.log.wandb_project=\u202e'],
+    ['--config.algorithm.gate=open'],
+    ['--config.algorithm.dual_clip=0.5'],
+    ['--config.model.tokenizer=/no/such/place'],
+  ],
+)
+def test_main_says_one_line(words, capsys, tmp_path):
+  command = ['--config=experiments/alfworld.py:model=tiny', f'--workdir={tmp_path}/run']
+  assert main._main([*command, *words]) == 2
+  said = capsys.readouterr()
+  assert said.err.startswith('error: ') and said.err.count('\n') == 1
+  assert not said.out and not list(tmp_path.iterdir())
+
+
+def _numbers(pick):
+  """The loss config whose numbers are all the outermost that are accepted."""
+  config, out = _config(), {}
+  for key, value in config.algorithm.items():
+    if key in CHOICES or key not in LossConfig.__dataclass_fields__:
+      continue
+    if type(value) is not float:
+      continue
+    for candidate in pick:
+      config.algorithm[key] = candidate
+      if _refused(config) is None:
+        out[key] = candidate
+        break
+    config.algorithm[key] = value
+  return out
+
+
+LARGE, SMALL = (LARGEST_FLOAT, 1.0, 0.5), (SMALLEST_FLOAT, 1.0)
+
+
+def _trains(method, numbers):
+  learner = micro.learner(algorithm=method, **numbers)
+  params = micro.qwen.init_params(micro.MODEL, jax.random.key(0), jnp.float32)
+  ref = jax.tree.map(jnp.copy, params)
+  state = learner.init_state(params)
+  batch = micro.scored(learner, state, ref, [micro.split(micro.minibatch())])
+  state, _ = learner.train_step(state, batch[0])
+  leaves = jax.tree.leaves(state.params)
+  assert all(np.isfinite(leaf).all() for leaf in map(np.asarray, leaves))
+  return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('pick', [LARGE, SMALL], ids=['large', 'small'])
+def test_accepted_extremes_do_not_break_the_weights(pick):
+  numbers = _numbers(pick)
+  assert len(numbers) > 20
+  _trains('sdar', numbers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['sdar', 'ppo', 'gspo', 'opsd', 'skill-sd'])
+@pytest.mark.parametrize('pick', [LARGE, SMALL], ids=['large', 'small'])
+def test_accepted_extremes_one_by_one(method, pick):
+  for key, value in _numbers(pick).items():
+    _trains(method, {key: value})
