@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from sdar_jax import files
+from sdar_jax import files, ledger
 from sdar_jax.trajectory import Outcome
 
 # Keys and sections that decide no trained or evaluated number, or that are checked by
@@ -112,6 +112,7 @@ def read(path: pathlib.Path) -> Run:
   reports = sorted((path / 'eval').glob('*.json'))
   if not reports:
     raise RunError(f'{path} has no evaluation in eval/: let it run')
+  _check_ledger(path)
   evaluations = [_parse(report, _evaluation) for report in reports]
   try:
     _check_schema(identity)
@@ -128,6 +129,18 @@ def read(path: pathlib.Path) -> Run:
     )
   except (ValueError, KeyError, TypeError) as error:
     raise _damaged(path, error) from error
+
+
+def _check_ledger(path: pathlib.Path) -> None:
+  try:
+    missing = ledger.check(path)
+  except files.FileError as error:
+    raise RunError(str(error)) from error
+  if missing:
+    raise RunError(
+      f'{path / "eval" / missing[0]} is gone: restore it, or take its entry out of'
+      f' {path / ledger.NAME}'
+    )
 
 
 def _load(path: pathlib.Path) -> Any:

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -28,6 +27,7 @@ class StopSignal:
   def __init__(self, descriptor: int = 1):
     self.raised = False
     self._descriptor = descriptor
+    self._ended = threading.Event()
 
   def __call__(self) -> bool:
     return self.raised
@@ -44,6 +44,7 @@ class StopSignal:
     return self
 
   def __exit__(self, *exc_info: object) -> None:
+    self._ended.set()
     signal.set_wakeup_fd(self._pipe)
     for number, handler in self._earlier.items():
       signal.signal(number, handler)
@@ -64,8 +65,8 @@ class StopSignal:
       if seen == 1:
         self._say(ACKNOWLEDGED)
       elif seen == 2:
-        time.sleep(_GRACE_SECONDS)
-        os._exit(128 + data[0])
+        if not self._ended.wait(_GRACE_SECONDS):
+          os._exit(128 + data[0])
     os.close(self._reader)
 
   def _say(self, text: str) -> None:
