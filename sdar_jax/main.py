@@ -4,6 +4,7 @@ Exit codes: 0 done or stopped on request, 2 wrong input, 70 training diverged, h
 nothing to train on or no environment that works, 74 the disk refuses a file.
 """
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -50,7 +51,6 @@ def _run(config: Any) -> None:
 
       train.train(config, held, stop)
   else:
-    signals.interrupt_on_sigterm()
     from sdar_jax import modes
 
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
@@ -66,7 +66,8 @@ def _fail(error: Exception, code: int) -> int:
     text = f'--config names an unknown key: {text}'
   if 'Traceback' in text:  # ml_collections quotes the config file's own error whole.
     text = text.strip().splitlines()[-1]
-  print(f'error: {" ".join(text.split())}', file=sys.stderr)
+  with contextlib.suppress(OSError):  # Where it goes may be a file on a full disk.
+    print(f'error: {" ".join(text.split())}', file=sys.stderr)
   return code
 
 
@@ -86,16 +87,19 @@ def _main(argv: list[str]) -> int:
     if isinstance(error, RuntimeError) and not hasattr(error, 'exit_code'):
       raise
     return _fail(error, getattr(error, 'exit_code', 2))
-  except KeyboardInterrupt as stopped:
-    text = f'--mode={_MODE.value} interrupted: it writes nothing before its end'
-    return _fail(RuntimeError(text), 128 + signals.number_of(stopped))
   return 0
 
 
 def main() -> None:
   """Entry point."""
   logging.basicConfig(level=logging.WARNING, format='%(message)s')
-  sys.exit(_main(sys.argv))
+  signals.interrupt_on_sigterm()
+  try:
+    code = _main(sys.argv)
+  except KeyboardInterrupt as stopped:  # Training asks `StopSignal` once it has begun.
+    text = 'interrupted: nothing was written'
+    code = _fail(RuntimeError(text), 128 + signals.number_of(stopped))
+  sys.exit(code)
 
 
 if __name__ == '__main__':

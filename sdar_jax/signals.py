@@ -40,7 +40,8 @@ class StopSignal:
     ]
     self._earlier = {n: signal.signal(n, self._handle) for n in self._numbers}
     self._pipe = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-    threading.Thread(target=self._answer, daemon=True).start()
+    self._thread = threading.Thread(target=self._answer, daemon=True)
+    self._thread.start()
     return self
 
   def __exit__(self, *exc_info: object) -> None:
@@ -48,7 +49,8 @@ class StopSignal:
     signal.set_wakeup_fd(self._pipe)
     for number, handler in self._earlier.items():
       signal.signal(number, handler)
-    os.close(self._writer)  # Which ends the thread.
+    os.close(self._writer)  # Which ends the thread, when it has said its words.
+    self._thread.join()
 
   def _handle(self, number: int, frame: FrameType | None) -> None:
     if self.raised:

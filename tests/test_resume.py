@@ -233,7 +233,8 @@ def test_a_full_disk_ends_the_run_with_74_and_the_same_command_goes_on(
 ):
   """No file may grow any more from the second step on, as on a full disk."""
   workdir = tmp_path / 'run'
-  error = _run(cache, workdir, moment='full', count=2, expect=74)
+  once = '--config.eval.every=0'
+  error = _run(cache, workdir, once, moment='full', count=2, expect=74)
   assert error.count('error: ') == 1 and 'failure 3 in a row' in error
   assert 'Traceback' not in error and str(workdir) in error.splitlines()[-1]
   assert [p.name for p in (workdir / 'checkpoints').iterdir()] == ['1']

@@ -58,6 +58,22 @@ def test_a_main_thread_that_is_stuck_is_answered_for_and_ended(number):
   assert process.returncode == 128 + number
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_other_modes_end_in_one_line(number):
+  """Also where they are still at their imports."""
+  code = """
+import os
+from sdar_jax import main
+main._main = lambda argv: os.kill(os.getpid(), int(argv[1]))
+main.main()
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code, str(int(number))], capture_output=True, text=True
+  )
+  assert done.returncode == 128 + number
+  assert done.stderr == 'error: interrupted: nothing was written\n'
+
+
 def test_what_was_ignored_stays_ignored_and_all_is_put_back():
   before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
   handlers = [signal.getsignal(n) for n in signals.STOP_SIGNALS]

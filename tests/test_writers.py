@@ -366,3 +366,46 @@ def test_console_shows_reports_side_by_side_with_intervals():
   assert '30.0% [20.0%, 40.0%] n=50' in rows['all']
   assert '50.0% [40.0%, 60.0%] n=50' in rows['all']
   assert rows['look'].count('n=50') == 1 and ' - ' in rows['look']
+
+
+class _Gone(io.StringIO):
+  """A terminal that was closed, a pipe without a reader, a disk that is full."""
+
+  def __init__(self, error):
+    super().__init__()
+    self.error = error
+
+  def write(self, text):
+    raise self.error
+
+  flush = fileno = lambda self: self.write('')
+
+
+@pytest.mark.parametrize(
+  'error',
+  [BrokenPipeError(32, 'pipe'), OSError(5, 'gone'), OSError(28, 'full'), ValueError()],
+)
+def test_a_console_that_is_gone_does_not_end_the_work(error):
+  _show_everything(_Gone(error))
+
+
+def test_a_console_that_never_was_does_not_either():
+  _show_everything(None)
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'cp1252', 'utf-8'])
+def test_a_console_escapes_what_its_encoding_lacks(encoding):
+  raw = io.BytesIO()
+  stream = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
+  _show_everything(stream)
+  text = raw.getvalue().decode(encoding)
+  assert ('grün → 🎲' if encoding == 'utf-8' else '\\u2192 \\U0001f3b2') in text
+  assert 'n=50' in text and 'put_something' in text
+
+
+def _show_everything(stream):
+  with console.Console(2, stream) as display:
+    display.line('grün → 🎲 \ud800')
+    display.step(1, {'train/loss': 0.25})
+  long = 'put_something_that_is_far_too_long_for_a_table' * 3
+  display.results({'before': _report(0.3, ['look']), 'after': _report(0.5, [long])})
