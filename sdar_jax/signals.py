@@ -28,6 +28,7 @@ class StopSignal:
     self.raised = False
     self._descriptor = descriptor
     self._ended = threading.Event()
+    self._unsaid = threading.Lock()  # Taken by whoever answers, and never given back.
 
   def __call__(self) -> bool:
     return self.raised
@@ -56,6 +57,7 @@ class StopSignal:
     if self.raised:
       raise SystemExit(128 + number)
     self.raised = True
+    self._acknowledge()
 
   def _answer(self) -> None:
     """Says that a signal has arrived; ends a process that does not end by itself."""
@@ -65,15 +67,17 @@ class StopSignal:
         continue
       seen += 1
       if seen == 1:
-        self._say(ACKNOWLEDGED)
+        self._acknowledge()
       elif seen == 2:
         if not self._ended.wait(_GRACE_SECONDS):
           os._exit(128 + data[0])
     os.close(self._reader)
 
-  def _say(self, text: str) -> None:
+  def _acknowledge(self) -> None:
+    if not self._unsaid.acquire(blocking=False):
+      return
     try:  # Not through Python's streams, which the main thread may be writing to.
-      os.write(self._descriptor, f'{text}\n'.encode())
+      os.write(self._descriptor, f'{ACKNOWLEDGED}\n'.encode())
     except OSError:
       pass  # The terminal is gone: there is nobody to tell.
 
