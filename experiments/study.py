@@ -11,10 +11,11 @@ calls. A run's last bits depend on how many cores it has, so a study keeps its -
 On one accelerator --jobs=1: a run takes most of its memory.
 
 Exit codes: 0 done or stopped on request, 1 a cell failed, is over its budget or is
-blocked, or the runs cannot be compared, 2 wrong input.
+blocked, or the runs cannot be compared, 2 wrong input, 74 the disk refuses a file.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import json
 import os
@@ -36,6 +37,7 @@ from sdar_jax import workdir as workdir_lib
 
 _GRACE_SECONDS = 60.0  # Between asking a process to stop and killing it.
 _POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1  # Of Linux' prctl: the signal that follows the parent's death.
 # What a process that was asked to stop ends with: in order, before it could listen,
 # when asked twice, killed.
 _STOPPED = (0, -signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGKILL)
@@ -153,6 +155,7 @@ class Runner:
           stdin=subprocess.DEVNULL,
           env={**os.environ, **self._environment},
           start_new_session=True,  # A Ctrl-C reaches it through `stop` only.
+          preexec_fn=_die_with(os.getpid()),
         )
       finally:
         if cell.cores:
@@ -205,6 +208,24 @@ class Runner:
     content['cells'] = [cell.record() for cell in self._cells]
     text = json.dumps(content, indent=1)
     files.write_atomic(self._output / 'study.json', text.encode())
+
+
+def _die_with(parent: int) -> Callable[[], None] | None:
+  """What a child does first, so that no training survives a study that is killed.
+
+  Its locks would keep the next call of the study from going on. Where the system has no
+  such request (macOS), they do until it ends.
+  """
+  if not sys.platform.startswith('linux'):
+    return None
+  prctl = ctypes.CDLL(None, use_errno=True).prctl  # Not looked up in the child.
+
+  def ask() -> None:
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # It was killed a moment ago.
+      os.kill(os.getpid(), signal.SIGKILL)
+
+  return ask
 
 
 def show(cells: Sequence[Cell], console: rich.console.Console) -> None:
@@ -273,12 +294,12 @@ def _look_back(
   """Finds what earlier calls left, and says so."""
   path = output / 'study.json'
   try:
-    records = json.loads(path.read_text())['cells'] if path.exists() else []
+    records = files.read_json(path)['cells'] if path.exists() else []
     past = {record['workdir']: record for record in records}
     for cell in cells:
       if cell.workdir.exists() and str(cell.workdir) in past:
         cell.remember(past[str(cell.workdir)])
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     what = files.one_line(error)
     raise StudyError(f'{path} is damaged ({what}): delete it to go on') from error
   for cell in cells:
@@ -331,6 +352,9 @@ def main(argv: Sequence[str]) -> int:
     if options.jobs < 1:
       raise StudyError(f'--jobs={options.jobs}: must be at least 1')
     return run(cells_lib.load(options.study), output, options.jobs)
+  except files.DiskError as error:
+    print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
+    return error.exit_code
   except (ValueError, OSError) as error:
     print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
     return 2

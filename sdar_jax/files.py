@@ -69,6 +69,8 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 def cause(error: BaseException) -> str:
   """A disk's refusal that an error's message speaks of, else its first line."""
+  if isinstance(error, DiskError):
+    return one_line(error)
   for code in _REFUSALS:
     if os.strerror(code) in str(error):
       return os.strerror(code)

@@ -3,6 +3,7 @@
 `--help` lists modes, flags and exit codes; `command_line` reads them.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -26,7 +27,8 @@ def _fail(error: BaseException, code: int, hint: str = '') -> int:
   if os.environ.get('SDAR_TRACEBACK') == '1':
     raise error
   text = files.one_line(error, 1000) + (f'; {hint}' if hint else '')
-  print(f'error: {text}', file=sys.stderr)
+  with contextlib.suppress(OSError):  # Where it goes may be a file on a full disk.
+    print(f'error: {text}', file=sys.stderr)
   return code
 
 

@@ -43,7 +43,9 @@ def read_host(path: pathlib.Path) -> dict[str, Any]:
     files.FileError: it is none.
   """
   record = files.read_json(path / 'host.json')
-  if record.get('format') == FORMAT:  # Others may look as they like.
+  if type(record.get('format')) is not int:
+    raise files.FileError(f'{path / "host.json"}: no format')
+  if record['format'] == FORMAT:  # Others may look as they like.
     for key in ('leaves', 'host'):
       if not isinstance(record.get(key), dict):
         raise files.FileError(f'{path / "host.json"}: no object {key!r}')

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sdar_jax import files
+from sdar_jax import files, ledger
 from sdar_jax.trajectory import Outcome
 
 # Keys and sections that decide no trained or evaluated number, or that are checked by
@@ -138,6 +138,7 @@ def read(path: pathlib.Path) -> Run:
   reports = sorted((path / 'eval').glob('*.json'))
   if not reports:
     raise RunError(f'{path} has no evaluation in eval/: let it run')
+  _check_ledger(path)
   evaluations = [_parse(r, functools.partial(_evaluation, r)) for r in reports]
 
   def make(identity: dict[str, Any]) -> Run:
@@ -154,6 +155,18 @@ def read(path: pathlib.Path) -> Run:
     )
 
   return _parse(path / 'run.json', make)
+
+
+def _check_ledger(path: pathlib.Path) -> None:
+  try:
+    missing = ledger.check(path)
+  except files.FileError as error:
+    raise RunError(str(error)) from error
+  if missing:
+    raise RunError(
+      f'{path / "eval" / missing[0]} is gone: restore it, or take its entry out of'
+      f' {path / ledger.NAME}'
+    )
 
 
 def inputs(record: dict[str, Any]) -> dict[str, str]:

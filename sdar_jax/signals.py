@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -28,6 +27,8 @@ class StopSignal:
   def __init__(self, descriptor: int = 1):
     self.raised = False
     self._descriptor = descriptor
+    self._ended = threading.Event()
+    self._unsaid = threading.Lock()  # Taken by whoever answers, and never given back.
 
   def __call__(self) -> bool:
     return self.raised
@@ -40,19 +41,23 @@ class StopSignal:
     ]
     self._earlier = {n: signal.signal(n, self._handle) for n in self._numbers}
     self._pipe = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-    threading.Thread(target=self._answer, daemon=True).start()
+    self._thread = threading.Thread(target=self._answer, daemon=True)
+    self._thread.start()
     return self
 
   def __exit__(self, *exc_info: object) -> None:
+    self._ended.set()
     signal.set_wakeup_fd(self._pipe)
     for number, handler in self._earlier.items():
       signal.signal(number, handler)
-    os.close(self._writer)  # Which ends the thread.
+    os.close(self._writer)  # Which ends the thread, when it has said its words.
+    self._thread.join()
 
   def _handle(self, number: int, frame: FrameType | None) -> None:
     if self.raised:
       raise SystemExit(128 + number)
     self.raised = True
+    self._acknowledge()
 
   def _answer(self) -> None:
     """Says that a signal has arrived; ends a process that does not end by itself."""
@@ -62,14 +67,16 @@ class StopSignal:
         continue
       seen += 1
       if seen == 1:
-        self._say(ACKNOWLEDGED)
+        self._acknowledge()
       elif seen == 2:
-        time.sleep(_GRACE_SECONDS)
-        os._exit(128 + data[0])
+        if not self._ended.wait(_GRACE_SECONDS):
+          os._exit(128 + data[0])
     os.close(self._reader)
 
-  def _say(self, text: str) -> None:
+  def _acknowledge(self) -> None:
+    if not self._unsaid.acquire(blocking=False):
+      return
     try:  # Not through Python's streams, which the main thread may be writing to.
-      os.write(self._descriptor, f'{text}\n'.encode())
+      os.write(self._descriptor, f'{ACKNOWLEDGED}\n'.encode())
     except OSError:
       pass  # The terminal is gone: there is nobody to tell.

@@ -4,11 +4,13 @@
 
 MOMENT is one of `MOMENTS` or 'never'; the process dies the COUNT-th time it is reached.
 `forget:PART` instead resumes with one part of the saved state left out, `quarantine`
-puts the first training task into quarantine at step 0, and `poison` makes every update
-from the COUNT-th on see an advantage that is not a number.
+puts the first training task into quarantine at step 0, `poison` makes every update from
+the COUNT-th on see an advantage that is not a number, and `full` lets no file grow from
+the end of the COUNT-th step on.
 """
 
 import os
+import resource
 import signal
 import sys
 
@@ -82,6 +84,18 @@ def _poison(count: int) -> None:
   learner.Learner.train_step = train_step
 
 
+def _full(count: int) -> None:
+  original, seen = learner.Learner.finish_step, [0]
+
+  def finish_step(self, state):
+    seen[0] += 1
+    if seen[0] == count:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+    return original(self, state)
+
+  learner.Learner.finish_step = finish_step
+
+
 if __name__ == '__main__':
   moment, count = sys.argv[1], int(sys.argv[2])
   if moment.startswith('forget:'):
@@ -90,6 +104,8 @@ if __name__ == '__main__':
     _quarantine()
   elif moment == 'poison':
     _poison(count)
+  elif moment == 'full':
+    _full(count)
   elif moment != 'never':
     _die_at(moment, count)
   sys.argv = ['main', *sys.argv[3:]]

@@ -4,7 +4,6 @@ import pathlib
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -231,21 +230,19 @@ def _child(body, directory):
 
 def test_kill_9_during_saves_loses_no_committed_step(tmp_path):
   """What `save` returned from is there after the kill, bit for bit."""
-  random_ = random.Random(0)
-  committed, kills, interrupted = 0, 0, 0
-  deadline = time.monotonic() + 12
-  while kills < 3 or time.monotonic() < deadline:
+  random_, committed = random.Random(0), 0
+  for _ in range(3):
     process = _child(KILLED, tmp_path)
     word, step = process.stdout.readline().split()
     assert word == 'resumed' and int(step) >= committed
-    time.sleep(random_.uniform(0.05, 0.6))
-    process.send_signal(signal.SIGKILL)
+    for _ in range(2):  # However slow the machine is, it saves something.
+      committed = int(process.stdout.readline().split()[1])
+    time.sleep(random_.uniform(0.0, 0.3))
+    process.kill()
     for line in process.stdout:
       committed = int(line.split()[1])
     process.wait()
-    kills += 1
-    interrupted += any(name.startswith('.') for name in cases.names(tmp_path))
-  assert kills >= 3 and committed >= 3
+  assert committed >= 6
 
 
 def test_restore_onto_other_meshes_is_bit_equal(tmp_path):

@@ -1,17 +1,15 @@
 """Reports against counts by hand, where they are kept, and how they are shown."""
 
 import dataclasses
-import io
 import itertools
 import json
 
 import fakes
 import numpy as np
 import pytest
-import run_cases
 from scipy import stats
 
-from sdar_jax import console, evaluate, files, panels
+from sdar_jax import evaluate, files, panels
 from sdar_jax.evaluations import Evaluations
 from sdar_jax.trajectory import Outcome, Trajectory
 
@@ -244,53 +242,3 @@ def test_a_damaged_report_is_named(tmp_path, content):
     with pytest.raises(files.FileError, match='delete it') as caught:
       read()
     assert str(path) in str(caught.value) and '\n' not in str(caught.value)
-
-
-def _shown(reports, width=100):
-  stream = io.StringIO()
-  display = console.Console(1, stream)
-  display._console.width = width
-  display.results(reports)
-  return stream.getvalue()
-
-
-def _report(rate, types_, **changes):
-  success = {'n': 50, 'success_rate': rate, 'interval': [rate - 0.1, rate + 0.1]}
-  by_type = {name: success for name in types_}
-  numbers = {'mean_turns': 12.5, 'valid_action_rate': 0.9, 'faults': 3}
-  names = {'panel': 'alfworld/valid/50 of 99', 'panel_digest': 'abc' * 20}
-  names['composition'] = {'look': 20, 'put': 30, 'heat': 0}
-  settings = {**run_cases.SETTINGS, **names, **success, **numbers}
-  return {**settings, 'by_type': by_type, **changes}
-
-
-def test_console_shows_reports_side_by_side_with_their_panel():
-  text = _shown({'before': _report(0.3, ['look']), 'after': _report(0.5, ['put'])})
-  assert 'before' in text and 'after' in text
-  assert 'alfworld/valid/50 of 99  abcabcabcabc' in text
-  assert 'look 20, put 30; none of heat' in text and 'without skills' in text
-  cells = [line.split('│') for line in text.splitlines() if '│' in line]
-  lines = {line[1].strip(): '│'.join(line[2:]) for line in cells}
-  assert '30.0% [20.0%, 40.0%] n=50' in lines['all']
-  assert '50.0% [40.0%, 60.0%] n=50' in lines['all']
-  assert lines['look'].count('n=50') == 1 and ' - ' in lines['look']
-  assert lines['lost to faults'].count('3') == 2
-  line = console.evaluated(_report(0.3, ['look']))
-  assert line == (
-    'alfworld/valid/50 of 99  abcabcabcabc: success 30.0% [20.0%, 40.0%] n=50, 3'
-    ' episodes lost to faults'
-  )
-
-
-@pytest.mark.parametrize(
-  'change', [{'panel_digest': 'x' * 64}, {'temperature': 0.9}, {'with_skills': True}]
-)
-def test_console_puts_no_two_panels_or_settings_under_one_heading(change):
-  with pytest.raises(ValueError, match='before, after'):
-    _shown({'before': _report(0.3, []), 'after': _report(0.5, [], **change)})
-
-
-def test_console_shows_what_was_not_measured_as_such():
-  nothing = {'n': 0, 'success_rate': None, 'interval': None, 'mean_turns': None}
-  text = _shown({'success': _report(0.3, ['look'], **nothing)})
-  assert 'None' not in text and ' 0.0' not in text

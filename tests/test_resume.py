@@ -4,12 +4,18 @@ import hashlib
 import json
 import os
 import pathlib
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from ml_collections import ConfigDict
+
+from sdar_jax import signals
+from sdar_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 4
@@ -153,7 +159,9 @@ def test_quarantine_survives_a_restart(cache, tmp_path):
 
 def test_the_same_command_again_has_nothing_to_do(cache, unbroken):
   before = _result(unbroken)
-  _run(cache, unbroken)
+  process = _start(cache, unbroken)
+  out, _ = process.communicate(timeout=600)
+  assert process.returncode == 0 and 'all 4 steps are done' in out
   assert _result(unbroken) == before
 
 
@@ -168,22 +176,23 @@ def test_sigterm_saves_and_exits_zero(cache, unbroken, tmp_path):
   process.send_signal(signal.SIGTERM)
   out, err = process.communicate(timeout=120)
   assert process.returncode == 0, err[-3000:]
-  assert 'stopped on request' in out
+  assert 'stopped on request' in out and signals.ACKNOWLEDGED in out
   _run(cache, workdir)
   assert _result(workdir) == _result(unbroken)
 
 
-def test_a_second_run_in_the_workdir_is_refused(cache, tmp_path):
-  workdir = tmp_path / 'run'
-  first = _start(cache, workdir)
-  while not (workdir / 'config.json').exists():
-    assert first.poll() is None
-    time.sleep(0.05)
-  error = _run(cache, workdir, expect=2)
-  first.kill()
-  first.communicate()
-  lines = [line for line in error.splitlines() if line.startswith('error:')]
-  assert len(lines) == 1 and str(first.pid) in lines[0]
+def test_a_second_run_in_the_workdir_is_refused_before_anything_heavy(tmp_path):
+  with Workdir(tmp_path, ConfigDict({'seed': 0})):
+    command = [sys.executable, '-X', 'importtime', '-m', 'sdar_jax.main', *FLAGS]
+    done = subprocess.run(
+      [*command, f'--workdir={tmp_path}'], cwd=ROOT, capture_output=True, text=True
+    )
+  lines = [x for x in done.stderr.splitlines() if not x.startswith('import time:')]
+  assert done.returncode == 2 and len(lines) == 1
+  assert lines[0].startswith('error: ') and f'pid {os.getpid()}' in lines[0]
+  # Neither Orbax nor the trainer, which take longer than the rest together.
+  assert 'sdar_jax.workdir' in done.stderr and 'sdar_jax.train\n' not in done.stderr
+  assert '| orbax' not in done.stderr
 
 
 def test_another_seed_is_another_run(cache, unbroken, tmp_path):
@@ -212,3 +221,55 @@ def test_three_bad_updates_in_a_row_stop_the_run_with_the_last_good_state(
     for step in (1, 2, 3)
   }
   assert len(saved[1]) > 10 and saved[1] == saved[2] == saved[3]
+  # Started again, it does not count down to the end: it goes back and says so.
+  process = _start(cache, workdir, '--config.checkpoint.keep=4', moment='poison')
+  out, error = process.communicate(timeout=600)
+  assert process.returncode == 70 and 'goes back to step 1' in out
+  assert '3 updates in a row were not finite at step 3' in error
+
+
+def test_a_full_disk_ends_the_run_with_74_and_the_same_command_goes_on(
+  cache, unbroken, tmp_path
+):
+  """No file may grow any more from the second step on, as on a full disk."""
+  workdir = tmp_path / 'run'
+  once = '--config.eval.every=0'
+  error = _run(cache, workdir, once, moment='full', count=2, expect=74)
+  assert error.count('error: ') == 1 and 'failure 3 in a row' in error
+  assert 'Traceback' not in error and str(workdir) in error.splitlines()[-1]
+  assert [p.name for p in (workdir / 'checkpoints').iterdir()] == ['1']
+  _run(cache, workdir)
+  assert _result(workdir) == _result(unbroken)
+
+
+@pytest.mark.slow
+def test_what_the_error_of_a_diverged_run_advises_works(cache, tmp_path):
+  """Run with `pytest -m slow tests/test_resume.py -k advises`."""
+  workdir, model = tmp_path / 'run', tmp_path / 'model'
+  error = _run(cache, workdir, moment='poison', count=3, expect=70)
+  export = f'--mode=export --checkpoint={workdir} --output=DIR'
+  assert export in error and '--config.model.path=DIR' in error
+  _run(cache, '', *export.replace('DIR', str(model)).split())
+  advice = [f'--config.model.path={model}', '--config.optimizer.learning_rate=1e-4']
+  _run(cache, tmp_path / 'new', *advice)
+  assert len((tmp_path / 'new' / 'metrics.jsonl').read_text().splitlines()) == STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_killed_at_fifty_random_moments(cache, unbroken, tmp_path):
+  """Run with `pytest -m slow tests/test_resume.py -k fifty`: about half an hour."""
+  random_, workdir, kills = random.Random(0), tmp_path / 'run', 0
+  while kills < 50:
+    process = _start(cache, workdir)
+    try:
+      process.communicate(timeout=random_.uniform(2.0, 25.0))
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.communicate()
+      kills += 1
+      continue
+    assert process.returncode == 0 and _result(workdir) == _result(unbroken)
+    shutil.rmtree(workdir)
+  _run(cache, workdir)
+  assert _result(workdir) == _result(unbroken)

@@ -6,7 +6,7 @@ import fakes
 import pytest
 from run_cases import DIGESTS, compared, episode, make_run
 
-from sdar_jax import compare, evaluate, panels, writers
+from sdar_jax import compare, evaluate, ledger, panels, runs, writers
 from sdar_jax.runs import RunError
 
 
@@ -242,3 +242,17 @@ def test_run_json_lists_every_code_that_worked_on_the_run(tmp_path, monkeypatch)
   (tmp_path / 'run.json').write_text('{')
   with pytest.raises(ValueError, match=r'run\.json: not JSON'):
     writers.write_run(tmp_path, method='sdar', seed=3, **DIGESTS)
+
+
+def test_reports_that_were_changed_or_lost_are_refused(tmp_path):
+  run = make_run(tmp_path, 'grpo', 0, {0: [0, 1], 5: [1, 1]})
+  path = run / 'eval' / '000005.json'
+  whole = json.loads(path.read_text())
+  ledger.write_report(path.parents[1], path.name, whole)
+  assert runs.read(run).last_step == 5
+  path.write_text(path.read_text().replace('"success": true', '"success": false', 1))
+  with pytest.raises(RunError, match=r'000005\.json: changed since'):
+    runs.read(run)
+  path.unlink()
+  with pytest.raises(RunError, match=r'000005\.json is gone'):
+    runs.read(run)

@@ -265,6 +265,35 @@ def test_stopped_in_the_middle_and_gone_on(call, tmp_path, number):
   assert [calls(cell) for cell in cells.values()] == [1, 2, 2, 1]
 
 
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='no system call')
+def test_a_killed_study_takes_its_trainings_with_it(call, tmp_path):
+  process = _study_process(tmp_path, sdar_0='stubborn', grpo_0='stubborn')
+  began = [tmp_path / 'out' / 'runs' / name / 'began' for name in ('sdar-0', 'grpo-0')]
+  while not all(path.exists() for path in began):
+    assert process.poll() is None
+    time.sleep(0.05)
+  alive = lambda: [p for p in _command_lines() if str(tmp_path / 'fake.py') in p]
+  assert len(alive()) == 2
+  process.kill()
+  process.communicate()
+  until = time.monotonic() + 60
+  while alive() and time.monotonic() < until:
+    time.sleep(0.05)
+  assert not alive()
+  code, cells = call()  # The same command goes on.
+  assert code == 0 and states(cells) == ['done'] * 4
+
+
+def _command_lines():
+  out = []
+  for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+    try:
+      out.append(path.read_bytes().replace(b'\0', b' ').decode(errors='replace'))
+    except OSError:
+      pass  # It has ended meanwhile.
+  return [line for line in out if line.split(' -I -S ')[1:]]
+
+
 def test_a_signal_while_a_process_is_born_reaches_it(tmp_path):
   begin = fake_training(tmp_path / 'fake.py', grpo_0='hang')
 

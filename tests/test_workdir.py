@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import pathlib
@@ -6,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 
 import ml_collections
 import pytest
@@ -57,6 +59,17 @@ def test_second_run_is_refused_naming_the_holder(tmp_path):
     process.kill()
     process.wait()
   assert _free(tmp_path)  # kill -9 left nothing that blocks.
+
+
+def test_the_loser_of_a_race_waits_for_the_name_of_the_winner(tmp_path):
+  path = tmp_path / '.lock'
+  path.write_text('')
+  descriptor = os.open(path, os.O_RDWR)
+  fcntl.flock(descriptor, fcntl.LOCK_EX)
+  threading.Timer(0.2, lambda: os.pwrite(descriptor, b'pid 7 on host h', 0)).start()
+  with pytest.raises(WorkdirError, match='in use by pid 7 on host h'):
+    _free(tmp_path)
+  os.close(descriptor)
 
 
 def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_run(tmp_path):

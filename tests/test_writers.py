@@ -1,4 +1,3 @@
-import io
 import json
 import math
 import os
@@ -11,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdar_jax import console, sinks, writers
 from sdar_jax import main as main_lib
+from sdar_jax import sinks, writers
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn, from_json
 from sdar_jax.writers import MetricsWriter
 
@@ -405,22 +404,3 @@ def test_a_sink_that_is_not_installed_is_one_line_and_leaves_nothing(
   assert code == 2 and said.count('\n') == 1
   assert re.search(f'config.log.*pip install {name}', said)
   assert os.listdir(tmp_path) == []
-
-
-def test_console_prints_one_line_per_step_when_not_a_terminal():
-  stream = io.StringIO()
-  with console.Console(10, stream) as display:
-    display.step(3, {'train/loss': 0.25, 'rollout/success_rate': 0.5})
-    display.line('say \x1b[31m[red]\nnow')
-  assert stream.getvalue().splitlines() == [
-    'step 3/10  success 50.0%  loss 0.2500',
-    r'say \x1b[31m[red]\nnow',
-  ]
-
-
-def test_the_gate_is_shown_by_what_it_opens_and_shuts():
-  """Its mean stays near one half whatever single tokens do."""
-  values = {'train/gate': 0.49, 'train/gate_open': 0.031, 'train/gate_shut': 0.02}
-  assert console.summary(values) == 'gate open 3.1%  shut 2.0%'
-  nothing_taught = dict.fromkeys(values, math.nan) | {'train/loss': 0.5}
-  assert console.summary(nothing_taught) == 'loss 0.5000'

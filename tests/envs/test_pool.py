@@ -307,6 +307,39 @@ def test_a_closed_pool_leaves_nothing_behind(tmp_path):
   assert faults.injected()['crash'] > 3
 
 
+def test_an_environment_that_hangs_in_this_process_is_named_once(caplog):
+  class Slow(fakes.CountingEnv):
+    def step(self, action):
+      while 'no answer' not in caplog.text:  # Ends when it has been named.
+        time.sleep(0.01)
+      return super().step(action)
+
+  world = fakes.World()
+  world.make_env = Slow
+  with pool.InProcessPool(world, retries=0, deadline=0.05) as environments:
+    environments.reset({0: fakes.tasks()[0]})
+    result = environments.step({0: 'look\n'})
+  assert isinstance(result[0], base.StepResult)  # It is waited for.
+  (record,) = caplog.records
+  assert "task task 1, action 'look\\n': no answer" in record.getMessage()
+  assert 'config.pool.workers' in record.getMessage()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path('/proc/self/statm').exists(), reason='no /proc')
+def test_five_thousand_episodes_leave_nothing():
+  """Run with `pytest -m slow tests/envs/test_pool.py -k thousand`: under a minute."""
+  pages = lambda: int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+  with make(faulty.World(), workers=2) as environments:
+    play(environments, faulty.tasks(500))  # Warm-up: 1,000 episodes.
+    before, size = _held(), pages()
+    for round_ in range(4):
+      play(environments, faulty.tasks(500), shuffle=round_)
+    grown = (pages() - size) * os.sysconf('SC_PAGE_SIZE') / 2**20
+    assert grown / 4 < 1.0  # MiB per 1,000 episodes.
+    assert all(abs(a - b) <= 2 for a, b in zip(_held(), before))
+
+
 def test_released_environments_are_dropped_everywhere():
   with make(faulty.World(), workers=0) as environments:
     play(environments, faulty.tasks(5))
