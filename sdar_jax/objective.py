@@ -135,14 +135,11 @@ def policy_objective(
   metrics['entropy'] = masked.total(inputs.entropy, mask)
   terms, policy_coef = [], hyper.policy_coef
   if algorithm.needs_teacher(hyper):
-    distillation = algorithm.distillation
-    coef = hyper.distill_coef * inputs.distill_scale
-    in_advantages = distillation.in_advantages(hyper)
-    if distillation.gate is not None and not in_advantages:
-      gate = gates.apply(distillation.gate(hyper), inputs.gate_inputs, hyper)
-      inputs = inputs._replace(gate=jax.lax.stop_gradient(gate))
+    inputs = _with_live_gate(algorithm.distillation, hyper, inputs)
     metrics |= _teacher_metrics(inputs, hyper)
-    if in_advantages:
+    coef = hyper.distill_coef * inputs.distill_scale
+    distillation = algorithm.distillation
+    if distillation.in_advantages(hyper):
       # The surrogate is homogeneous in the advantages, so the coefficient may move
       # inside: with policy_coef 0 the gate is all the credit there is.
       credit = distillation.advantages(policy_coef * credit, inputs, hyper, coef)
@@ -171,6 +168,16 @@ def policy_objective(
   for coef, losses in terms:
     loss += coef * masked.aggregate(losses, mask, inputs.normaliser, hyper.aggregation)
   return loss, metrics
+
+
+def _with_live_gate(
+  distillation: Distillation, hyper: LossConfig, inputs: LossInputs
+) -> LossInputs:
+  """With the current policy's gate, unless the step's own is what trains."""
+  if distillation.gate is None or distillation.in_advantages(hyper):
+    return inputs
+  gate = gates.apply(distillation.gate(hyper), inputs.gate_inputs, hyper)
+  return inputs._replace(gate=jax.lax.stop_gradient(gate))
 
 
 def _teacher_metrics(inputs: LossInputs, hyper: LossConfig) -> masked.Metrics:

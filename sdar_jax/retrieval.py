@@ -134,14 +134,14 @@ class Retriever:
     bare: dict[str, Task] = {}
     shown = set()
     for task in tasks:
-      if task.task_type not in shown and self.order(task, ''):
+      if self.order(task, ''):  # Of every task, for metadata that it cannot use.
         shown.add(task.task_type)
       bare.setdefault(task.task_type, task)
     for task_type, task in bare.items():
       if task_type not in shown:
         raise SkillError(
-          f'config.skills.retrieval={self.kind!r}: {self.bank.path} has nothing for task'
-          f' type {task_type!r}, as for {task.goal!r}: a teacher must see something'
+          f'config.skills.retrieval={self.kind!r}: {self.bank.path} has nothing for'
+          f' tasks of type {task_type!r}, as {task.goal!r}: a teacher must see something'
         )
 
   def order(self, task: Task, user_text: str) -> tuple[Skill, ...]:
