@@ -133,12 +133,11 @@ def policy_objective(
   credit = jnp.where(mask, inputs.advantages, 0.0)
   metrics = algorithm.policy_metrics(inputs, credit, hyper)
   metrics['entropy'] = masked.total(inputs.entropy, mask)
-  terms, policy_coef = [], hyper.policy_coef
+  terms, policy_coef, distillation = [], hyper.policy_coef, algorithm.distillation
   if algorithm.needs_teacher(hyper):
-    inputs = _with_live_gate(algorithm.distillation, hyper, inputs)
+    inputs = _with_live_gate(distillation, hyper, inputs)
     metrics |= _teacher_metrics(inputs, hyper)
     coef = hyper.distill_coef * inputs.distill_scale
-    distillation = algorithm.distillation
     if distillation.in_advantages(hyper):
       # The surrogate is homogeneous in the advantages, so the coefficient may move
       # inside: with policy_coef 0 the gate is all the credit there is.

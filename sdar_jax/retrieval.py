@@ -141,7 +141,8 @@ class Retriever:
       if task_type not in shown:
         raise SkillError(
           f'config.skills.retrieval={self.kind!r}: {self.bank.path} has nothing for'
-          f' tasks of type {task_type!r}, as {task.goal!r}: a teacher must see something'
+          f' tasks of type {task_type!r}, as {task.goal!r}, and a teacher must see'
+          ' something'
         )
 
   def order(self, task: Task, user_text: str) -> tuple[Skill, ...]:
