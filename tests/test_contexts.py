@@ -121,9 +121,7 @@ def test_a_student_that_is_to_see_skills_and_sees_none_is_an_error():
   rows = _rows(MIXED)
   sees = [row.trajectory.member == 1 for row in rows]
   teacher = _teacher(kind='keywords')
-  with pytest.raises(
-    skills.SkillError, match='^a student that sees skills saw nothing'
-  ):
+  with pytest.raises(skills.SkillError, match=r'^a student that .* saw nothing'):
     contexts.student_views(teacher, rows, sees)
   nobody = contexts.student_views(teacher, rows, [False] * len(rows))
   assert nobody == [NOTHING] * len(rows)
