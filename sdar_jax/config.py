@@ -199,7 +199,18 @@ def default(world: str = 'alfworld') -> ml_collections.ConfigDict:
     (c[room] if room else c)[leaf] = key.default
   c.world = ml_collections.ConfigDict({'name': world, **worlds.settings(world)})
   c.algorithm.update(dataclasses.asdict(LossConfig()))
+  _follow_reward(c)
   return c
+
+
+def _follow_reward(c: ml_collections.ConfigDict) -> None:
+  """Makes numbers in return units multiples of what a solved episode returns."""
+  reward = c.rollout.get_ref('success_reward')
+  c.algorithm.invalid_penalty = reward * 0.01  # ref: 0.1 of 10, 0.01 of 1.
+  c.algorithm.view_margin = reward * 0.05  # UCOB: 0.05 of 1.
+  c.algorithm.view_temperature = reward * 0.2  # UCOB: 0.2 of 1.
+  c.algorithm.value_clip = reward * 0.05  # ref: 0.5 of 10.
+  c.algorithm.value_coef = reward**-2.0  # Of squares: the value loss has no unit.
 
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
@@ -234,9 +245,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
   numbers = {f.name: config.algorithm[f.name] for f in dataclasses.fields(LossConfig)}
   try:
-    LossConfig(**numbers)
+    hyper = LossConfig(**numbers)
   except ValueError as error:
     raise ConfigError(f'config.algorithm.{error}') from None
+  _check_method(config, hyper)
   _check_relations(config)
 
 
@@ -298,6 +310,22 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
     if (name.endswith('_dir') or name in _WORLD_PATHS) and config.world[name]:
       path = files.local_path(config.world[name], f'config.world.{name}')
       config.world[name] = str(path)
+
+
+def _check_method(config: ml_collections.ConfigDict, hyper: LossConfig) -> None:
+  """Raises ConfigError unless there is this method and it takes these numbers."""
+  # They import JAX, which readers of a config can do without.
+  from sdar_jax import algorithms, validity
+
+  name = config.algorithm.name
+  try:
+    row = algorithms.find(name)
+  except KeyError as error:
+    raise ConfigError(f'config.algorithm.name={error.args[0]}') from None
+  usual = default(config.world.name)
+  usual.rollout.success_reward = config.rollout.success_reward
+  for line in validity.complaints(name, row, hyper, usual.algorithm):
+    raise ConfigError(f'config.algorithm.{line}')
 
 
 def _check_relations(config: ml_collections.ConfigDict) -> None:

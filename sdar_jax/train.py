@@ -1,5 +1,6 @@
 """The training loop, and what a run is made of."""
 
+import collections
 import contextlib
 import sys
 from collections.abc import Callable
@@ -53,6 +54,8 @@ class Run:
     self.algorithm = parts.make_algorithm(config)
     self.loss = parts.make_loss_config(config)
     self.buckets = parts.row_buckets(config, self.algorithm, self.loss)
+    if self.algorithm.shows_skills(self.loss):
+      self.teacher.retriever.check(parts.first_tasks(config, self.tasks))
     self.agent = self._agent(config.rollout.temperature, self.algorithm.sees_skills)
     eval_agent = self._agent(
       config.eval.temperature, lambda member: config.eval.with_skills
@@ -172,7 +175,7 @@ class Run:
 
   def _play(self) -> tuple[list[Any], list[Any], int]:
     """Groups to train on, all groups played, and the cursor behind their tasks."""
-    c, cursor = self.config.rollout, self.cursor
+    c, cursor, occurrences = self.config.rollout, self.cursor, collections.Counter()
 
     def play() -> list[Any]:
       nonlocal cursor
@@ -189,6 +192,7 @@ class Run:
         identity=(self.config.seed, self.step),
         success_reward=c.success_reward,
         should_stop=self.stop,
+        played=occurrences,
       )
 
     groups, played = rollout.with_refills(play, c.refills)
@@ -243,8 +247,6 @@ class Run:
     )
     values = objective.assign_credit(self.algorithm, self.loss, data)
     batch = self.learner.extend(batch, batching.scatter(scored, values))
-    if views is not None:
-      values['gate'] = objective.old_gate(data, self.loss)
     known = zip(scored, batching.scatter(scored, values), strict=True)
     return [{**scores, **credit} for scores, credit in known], batch
 
@@ -293,7 +295,7 @@ class Run:
 
   def _report_skills(self, rows: list[batching.Row], views: Any) -> None:
     """Records what teachers and students were shown; retrieval may learn from it."""
-    own = contexts.student_views(rows)
+    own = contexts.student_views(self.teacher, rows, self._sees_skills(rows))
     seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
     counts = {name: report.skills_seen(shown) for name, shown in seen.items()}
     counts = {name: count for name, count in counts.items() if count}

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import alfworld, arguments, search_qa, webshop
 from sdar_jax import config as config_lib
-from sdar_jax import evaluate
+from sdar_jax import panels
 from sdar_jax.envs import worlds
 
 
@@ -56,7 +56,7 @@ def test_every_combination_of_arguments_has_its_split(world):
     key = (tuple(values.items()), config.eval.split, config.eval.tasks)
     if key not in made:
       one = worlds.make(values.pop('name'), values)
-      made[key] = evaluate.make_panel(one, config.eval.split, config.eval.tasks)
+      made[key] = panels.make_panel(one, config.eval.split, config.eval.tasks)
   assert len(made) == 2
 
 
