@@ -253,6 +253,8 @@ def test_a_reply_that_is_not_taken_is_given_up(serving):
   head = f'POST /retrieve HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n'
   with socket.create_connection(instance.server_address[:2]) as sock:
     sock.sendall(head.encode() + body)
+    sock.settimeout(60)
+    assert sock.recv(1) == b'H'
     deadline = time.monotonic() + 60
     while len(instance._silent) and time.monotonic() < deadline:
       time.sleep(0.05)
