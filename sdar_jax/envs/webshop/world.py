@@ -120,6 +120,8 @@ class WebshopWorld:
     try:
       return official.OfficialTasks(shelf, split, self.human_goals)
     except ValueError as error:
+      if split not in official.SPLITS:
+        raise
       root = official.data_root(self.data_dir)
       raise ValueError(f'{root} (size {self.size}): {error}') from None
 
