@@ -91,31 +91,36 @@ class Chat:
     said = tags.paired(self._added) | {*tags.find(instruction)}
     mute = {token.content for token in added.values() if token.special} - said
     self._tags = [name for name in self._added if name not in mute]
+    self._frame = [name for name in self._added if name not in said]
     self._check_plain()
-    bare, with_system, answered = self._render_template(
-      files, {'enable_thinking': enable_thinking}, date
-    )
+    switches = {'enable_thinking': enable_thinking}
+    rendered = self._render_template(files, switches, date)
+    self._read_template(*rendered[:2], instruction)
+    self.system = self._default if system is None else system
+    self._passed_system = system
+    self.stop_ids = self._stop_ids(files, rendered[2])
+    # Ids that leave no trace in a text.
+    self._silent = {*self.stop_ids, *(self._added[name] for name in mute)}
+    self.digest = self._digest(files, system)
+
+  def _read_template(
+    self, bare: templates.Rendered, with_system: templates.Rendered, instruction: str
+  ) -> None:
+    """Takes a rendered prompt apart, and one with a system message."""
     if bare.error:
       raise TokenizerError(self._unrenderable(bare))
     self._trims = _USER not in bare.text  # Some templates strip what is said.
-    instruction = instruction.rstrip() if self._trims else instruction
-    self._instruction = instruction
-    self._ending = self._split(instruction, self._tags)
-    frame = [name for name in self._added if name not in said]
-    self.opening = tags.opening(bare.text.rpartition(self._slot(_USER))[2], frame)
+    self._instruction = instruction.rstrip() if self._trims else instruction
+    self._ending = self._split(self._instruction, self._tags)
+    after = bare.text.rpartition(self._slot(_USER))[2]
+    self.opening = tags.opening(after, self._frame)
     self._bare = self._skeleton(bare.text, system=False)
     # A template may refuse a system message: that matters when there is one.
     self._refusal = self._unrenderable(with_system) if with_system.error else ''
     self._with_system = None
     if not self._refusal:
       self._with_system = self._skeleton(with_system.text, system=True)
-    default = _default_system(bare.text, with_system.text)
-    self.system = default if system is None else system
-    self._passed_system = system
-    self.stop_ids = self._stop_ids(files, answered)
-    # Ids that leave no trace in a text.
-    self._silent = {*self.stop_ids, *(self._added[name] for name in mute)}
-    self.digest = self._digest(files, system)
+    self._default = _default_system(bare.text, with_system.text)
 
   def render(self, user_text: str, system: str | None = None) -> np.ndarray:
     """The prompt of one user message, generation prompt included.

@@ -139,8 +139,7 @@ def policy_objective(
     metrics |= _teacher_metrics(inputs, hyper)
     coef = hyper.distill_coef * inputs.distill_scale
     if distillation.in_advantages(hyper):
-      # The surrogate is homogeneous in the advantages, so the coefficient may move
-      # inside: with policy_coef 0 the gate is all the credit there is.
+      # The surrogate is homogeneous: its coefficient may move inside, even if it is 0.
       credit = distillation.advantages(policy_coef * credit, inputs, hyper, coef)
       policy_coef = 1.0
     elif distillation.losses is not None:

@@ -1,7 +1,6 @@
 """The parts of a run, each built from its room of the config."""
 
 import dataclasses
-import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -338,28 +337,10 @@ def make_learner(
   return Learner(model, settings, algorithm, loss, tx, mesh)
 
 
-def tasks_at(tasks: base.TaskSet, *, seed: int, cursor: int, count: int) -> list:
-  """Tasks `cursor` to `cursor + count` of the training order.
-
-  The order is a function of the seed alone, equal across methods: each pass over the
-  split is a permutation of its own.
-  """
-  out = []
-  for position in range(cursor, cursor + count):
-    epoch, index = divmod(position, len(tasks))
-    out.append(tasks[int(_epoch_order(seed, epoch, len(tasks))[index])])
-  return out
-
-
 def first_tasks(config: ConfigDict, tasks: base.TaskSet) -> list:
   """The first tasks that a run of this config trains on, `_LOOKED_AT` at most."""
   count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)
-  return tasks_at(tasks, seed=config.seed, cursor=0, count=count)
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, size: int) -> Any:
-  return np.random.default_rng([seed, epoch]).permutation(size)
+  return rollout.tasks_at(tasks, seed=config.seed, cursor=0, count=count)
 
 
 def fetch(batch: list[Any], host: list[Any]) -> list[dict[str, Any]]:

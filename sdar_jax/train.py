@@ -2,8 +2,8 @@
 
 import collections
 import contextlib
+import functools
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from sdar_jax import (
   batching,
   contexts,
-  evaluate,
   files,
   fitting,
   identity,
@@ -28,9 +27,9 @@ from sdar_jax import (
 )
 from sdar_jax.checkpoint import CheckpointStore, SaveError
 from sdar_jax.clock import Clock
-from sdar_jax.console import Console, evaluated
+from sdar_jax.console import Console
 from sdar_jax.envs import pool
-from sdar_jax.evaluations import Evaluations
+from sdar_jax.evaluator import Evaluator
 from sdar_jax.patience import EmptyStepError, Patience, fault_of_all
 from sdar_jax.signals import StopSignal
 from sdar_jax.workdir import Workdir
@@ -56,28 +55,25 @@ class Run:
     self.buckets = parts.row_buckets(config, self.algorithm, self.loss)
     if self.algorithm.shows_skills(self.loss):
       self.teacher.retriever.check(parts.first_tasks(config, self.tasks))
-    self.agent = self._agent(config.rollout.temperature, self.algorithm.sees_skills)
-    eval_agent = self._agent(
-      config.eval.temperature, lambda member: config.eval.with_skills
+    agent = functools.partial(parts.make_agent, config, self.chat, self.teacher)
+    self.agent = agent(
+      temperature=config.rollout.temperature, sees_skills=self.algorithm.sees_skills
     )
-    self.plan = parts.make_plan(config, self.world, panel, eval_agent)
+    eval_agent = agent(
+      temperature=config.eval.temperature,
+      sees_skills=lambda member: config.eval.with_skills,
+    )
+    plan = parts.make_plan(config, self.world, panel, eval_agent)
     self._make_device_parts()
-    self.weights = {
-      'model_digest': self.model_digest,
-      'config_digest': workdir.digest,
-    }
-    expected = {**self.plan.settings, **self.weights}
-    self.evaluations = Evaluations(workdir.path, expected)
-
-  def _agent(
-    self, temperature: float, sees_skills: Callable[[int], bool]
-  ) -> rollout.Agent:
-    return parts.make_agent(
-      self.config,
-      self.chat,
-      self.teacher,
-      temperature=temperature,
-      sees_skills=sees_skills,
+    weights = {'model_digest': self.model_digest, 'config_digest': workdir.digest}
+    self.evaluator = Evaluator(
+      workdir.path,
+      plan,
+      weights,
+      self.pool,
+      patience=self.patience,
+      console=self.console,
+      should_stop=stop,
     )
 
   def _make_device_parts(self) -> None:
@@ -150,10 +146,7 @@ class Run:
 
   def identify(self) -> None:
     """Writes run.json and sets reports of other evaluation settings aside."""
-    if count := self.evaluations.sort():
-      self.console.line(
-        f'evaluations of other settings or weights, now in eval/superseded/: {count}'
-      )
+    self.evaluator.sort()
     writers.write_run(
       self.workdir.path,
       method=self.config.algorithm.name,
@@ -179,7 +172,7 @@ class Run:
 
     def play() -> list[Any]:
       nonlocal cursor
-      tasks = parts.tasks_at(
+      tasks = rollout.tasks_at(
         self.tasks, seed=self.config.seed, cursor=cursor, count=c.tasks_per_step
       )
       cursor += c.tasks_per_step
@@ -305,33 +298,8 @@ class Run:
 
   def evaluate(self) -> dict[str, Any]:
     """Plays the panel and writes eval/<step>.json; reads it if it is there."""
-    if (known := self.evaluations.read(self.step)) is not None:
-      return known
     with self.clock('eval'):
-      result, played = self._play_panel()
-    self.console.line(f'step {self.step}: {evaluated(result)}')
-    self.console.once('room', fitting.notice(played))
-    self.evaluations.write(self.step, result)
-    return result
-
-  def _play_panel(self) -> tuple[dict[str, Any], list[Any]]:
-    def play():
-      try:
-        return evaluate.evaluate(
-          self.plan,
-          self.pool,
-          self.sampler,
-          {'step': self.step, **self.weights},
-          should_stop=self.stop,
-        )
-      except evaluate.EvaluationError as error:
-        return error
-
-    return self.patience.until_played(
-      f'evaluation at step {self.step}',
-      play,
-      lambda played: None if isinstance(played, tuple) else str(played),
-    )
+      return self.evaluator.report(self.step, self.sampler)
 
   def maybe_evaluate(self) -> None:
     """Evaluates before the first step and every `config.eval.every` after it."""
@@ -341,14 +309,7 @@ class Run:
 
   def finish(self) -> None:
     """Evaluates the final policy and shows it beside the initial one."""
-    after, before = self.evaluate(), self.evaluations.read(0)
-    if before is None:
-      self.console.line(
-        'the initial policy was not evaluated on this panel with these settings, and'
-        ' its weights are gone: there is no before'
-      )
-    shown = {} if before is None else {'before': before}
-    self.console.results({**shown, 'after': after})
+    self.evaluator.show(self.evaluate())
 
   def maybe_checkpoint(self) -> None:
     """Saves every `config.checkpoint.every` steps; a failure is counted and said."""

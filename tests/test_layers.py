@@ -55,6 +55,7 @@ LAYERS = {
   'learner': 4,
   'panels': 1,
   'evaluations': 1,
+  'evaluator': 5,
   'evaluate': 4,
   'checkpoint': 4,
   'lines': 1,

@@ -117,7 +117,14 @@ class WebshopWorld:
   def _read_tasks(self, split: str) -> base.TaskSet:
     if self.source == 'generated':
       return generated.GeneratedTasks(split)
-    return official.OfficialTasks(self.shop.catalogue, split, self.human_goals)
+    shelf = self.shop.catalogue
+    try:
+      return official.OfficialTasks(shelf, split, self.human_goals)
+    except ValueError as error:
+      if split not in official.SPLITS:
+        raise
+      root = official.data_root(self.data_dir)
+      raise ValueError(f'{root} (size {self.size}): {error}') from None
 
   def make_env(self) -> engine.WebshopEnv:
     """A fresh environment; all share one shop."""

@@ -233,6 +233,19 @@ def test_a_request_that_drips_is_cut_off(serving, start):
         time.sleep(0.1)
 
 
+def test_a_connection_that_says_nothing_is_closed(serving):
+  instance = serving(BM25Retriever(PASSAGES), request_seconds=0.2)
+  with socket.create_connection(instance.server_address[:2]) as sock:
+    assert closed(sock)
+
+
+def test_titles_keep_their_own_marks_on_the_way(serving):
+  titles = ('"Heroes"', '"Heroes" and "Villains"', 'Heroes')
+  retriever = BM25Retriever([Passage(title, 'heroes') for title in titles])
+  client = HttpRetriever(serving(retriever).url)
+  assert client.search_many(['heroes'], 3) == retriever.search_many(['heroes'], 3)
+
+
 def test_a_reply_that_is_not_taken_is_given_up(serving):
   passages = [Passage('T', 'x' * 4 * 2**20)]
   instance = serving(BM25Retriever(passages), reply_seconds=0.2)
@@ -240,6 +253,8 @@ def test_a_reply_that_is_not_taken_is_given_up(serving):
   head = f'POST /retrieve HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n'
   with socket.create_connection(instance.server_address[:2]) as sock:
     sock.sendall(head.encode() + body)
+    sock.settimeout(60)
+    assert sock.recv(1) == b'H'
     deadline = time.monotonic() + 60
     while len(instance._silent) and time.monotonic() < deadline:
       time.sleep(0.05)

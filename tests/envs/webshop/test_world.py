@@ -319,3 +319,16 @@ def test_an_unknown_official_split_is_one_line(official):
   tasks = WebshopWorld('official', official).tasks('test')
   with pytest.raises(IndexError, match='test has 500 official goals'):
     tasks[500]
+
+
+def test_too_few_goals_name_the_folder(official):
+  world = WebshopWorld('official', official, noun_source='rule', human_goals=True)
+  with pytest.raises(ValueError, match='need more goals than the') as caught:
+    world.tasks('train')
+  assert str(caught.value).startswith(f'{official} (size small): ')
+
+
+def test_remote_folders_are_refused_in_one_line():
+  world = WebshopWorld('official', 'gs://bucket/shop', noun_source='rule')
+  with pytest.raises(ValueError, match='remote paths are not supported'):
+    world.tasks('train')
