@@ -67,7 +67,7 @@ def rollout_metrics(
   sound = [t for t in played if not t.outcome.is_fault]
   turns = [turn for t in sound for turn in t.turns]
   whole = [g for g in groups if not any(t.outcome.is_fault for t in g.trajectories)]
-  tokens = [token for turn in turns for token in turn.response_ids]
+  tokens = np.concatenate([np.zeros(0, np.int32), *(t.response_ids for t in turns)])
   return {
     'rollout/success_rate': _mean([t.success for t in sound]),
     'rollout/return_mean': _mean([t.episode_return for t in sound]),
@@ -82,7 +82,7 @@ def rollout_metrics(
     'rollout/prompt_tokens_mean': _mean([len(t.prompt_ids) for t in turns]),
     'rollout/response_tokens_mean': _mean([len(t.response_ids) for t in turns]),
     'rollout/sampled_tokens': float(len(tokens)),
-    'rollout/token_zero_rate': _mean(np.asarray(tokens) == 0),
+    'rollout/token_zero_rate': _mean(tokens == 0),
     'rollout/rows': float(len(turns)),
   }
 
@@ -196,6 +196,7 @@ def token_records(
       if 'teacher_logprobs' in known:
         gap = known['teacher_logprobs'] - known['old_logprobs']
         record['gap'] = gap[mask].tolist()
+      if 'teaching' in known and views is not None:
         record['teaching'] = float(known['teaching'])
       if views is not None:
         record['teacher_skills'] = list(views[index].skill_ids)
