@@ -107,19 +107,20 @@ class Chat:
     self, bare: templates.Rendered, with_system: templates.Rendered, instruction: str
   ) -> None:
     """Takes a rendered prompt apart, and one with a system message."""
-    if bare.error:
-      raise TokenizerError(self._unrenderable(bare))
-    self._trims = _USER not in bare.text  # Some templates strip what is said.
-    self._instruction = instruction.rstrip() if self._trims else instruction
+    # Some templates strip what is said.
+    self._shown = {_USER: _shown(_USER, bare), _SYSTEM: _shown(_SYSTEM, with_system)}
+    strips = self._shown[_USER] != _USER
+    self._instruction = instruction.rstrip() if strips else instruction
     self._ending = self._split(self._instruction, self._tags)
-    after = bare.text.rpartition(self._slot(_USER))[2]
+    self._bare = self._skeleton(bare, None)
+    after = bare.text.rpartition(self._shown[_USER])[2]
     self.opening = tags.opening(after, self._frame)
-    self._bare = self._skeleton(bare.text, system=False)
-    # A template may refuse a system message: that matters when there is one.
-    self._refusal = self._unrenderable(with_system) if with_system.error else ''
-    self._with_system = None
-    if not self._refusal:
-      self._with_system = self._skeleton(with_system.text, system=True)
+    # A template may refuse or ignore a system message: that matters if there is one.
+    self._refusal, self._with_system = '', None
+    try:
+      self._with_system = self._skeleton(with_system, _SYSTEM)
+    except TokenizerError as error:
+      self._refusal = f'{error} (with a system message)'
     self._default = _default_system(bare.text, with_system.text)
 
   def render(self, user_text: str, system: str | None = None) -> np.ndarray:
@@ -139,20 +140,7 @@ class Chat:
     skeleton = self._bare if system is None else self._with_system
     if skeleton is None:
       raise TokenizerError(self._refusal)
-    if self._trims:
-      user_text, system = user_text.strip(), system and system.strip()
-    ids: list[int] = []
-    for part in skeleton:
-      if isinstance(part, str):
-        before, slot, after = part.partition(self._slot(_SYSTEM))
-        if slot:
-          ids += self._encode(before + system + after)
-        else:
-          before, _, after = part.partition(self._slot(_USER))
-          ids += self._encode_message(before, user_text, after)
-      else:
-        ids += part
-    return np.asarray(ids, np.int32)
+    return np.asarray(self._assemble(skeleton, user_text, system), np.int32)
 
   def encode_text(self, text: str) -> np.ndarray:
     """Ids of `text`, [L] int32, none of them a control token."""
@@ -249,39 +237,69 @@ class Chat:
     except templates.TemplateError as error:
       raise TokenizerError(f'{self._path}: chat_template {error}') from None
 
-  def _unrenderable(self, rendered: templates.Rendered) -> str:
-    return f'{self._path}: chat_template cannot be rendered: {rendered.error}'
-
-  def _slot(self, text: str) -> str:
-    """The placeholder as the template shows it."""
-    return text.strip() if self._trims else text
-
-  def _skeleton(self, rendered: str, system: bool) -> list[str | list[int]]:
+  def _skeleton(
+    self, rendered: templates.Rendered, system: str | None
+  ) -> list[str | list[int]]:
     """The template as fixed ids, with strings where text has its place.
 
     A text run reaches from one control token to the next, so that byte pairs merge
     across the border of a message exactly as in the rendered string.
     """
-    slots = [self._slot(text) for text in ([_SYSTEM] if system else []) + [_USER]]
+    if rendered.error:
+      raise TokenizerError(
+        f'{self._path}: chat_template cannot be rendered: {rendered.error}'
+      )
+    text = rendered.text
+    slots = [self._shown[slot] for slot in ((_SYSTEM,) if system else ()) + (_USER,)]
     parts: list[str | list[int]] = []
     fixed: list[int] = []
     found = []
-    for index, run in enumerate(self._split(rendered, self._added)):
+    for index, run in enumerate(self._split(text, self._added)):
       held = [slot for slot in slots if slot in run]
       found += held
       if index % 2:
         fixed.append(self._added[run])
-      elif len(held) == 1:
+      elif held:
         parts += [fixed, run]
         fixed = []
       elif run:
         fixed += self._encode(run)
-    if found != slots or any(rendered.count(slot) != 1 for slot in slots):
+    parts.append(fixed)
+    if found != slots or any(text.count(slot) != 1 for slot in slots):
       raise TokenizerError(
         f'{self._path}: chat_template must show each message once, unchanged or'
         ' stripped, between control tokens'
       )
-    return [*parts, fixed]
+    whole = self._tokenizer.encode(text, add_special_tokens=False).ids
+    if self._assemble(parts, _USER, system) != whole:
+      raise TokenizerError(
+        f'{self._path}: the tokenizer joins text across control tokens (a prefix, or'
+        ' tokens that take white space beside them), so prompts cannot be kept apart'
+      )
+    return parts
+
+  def _assemble(
+    self, skeleton: list[str | list[int]], user_text: str, system: str | None
+  ) -> list[int]:
+    """Ids of a skeleton with texts in their places."""
+    if self._shown[_USER] != _USER:
+      user_text = user_text.strip()
+    if self._shown[_SYSTEM] != _SYSTEM:
+      system = system and system.strip()
+    ids: list[int] = []
+    for part in skeleton:
+      if isinstance(part, str):
+        before, found, after = part.partition(self._shown[_USER])
+        if system is not None:
+          before = before.replace(self._shown[_SYSTEM], system)
+        ids += (
+          self._encode_message(before, user_text, after)
+          if found
+          else self._encode(before)
+        )
+      else:
+        ids += part
+    return ids
 
   def _stop_ids(
     self, files: tokenizer_lib.Files, answered: templates.Rendered
@@ -303,7 +321,8 @@ class Chat:
     return tuple(dict.fromkeys(ids))
 
   def _digest(self, files: tokenizer_lib.Files, system: str | None) -> str:
-    parts = [files.digest, self._bare, self._with_system, self._trims, self.stop_ids]
+    shown = list(self._shown.values())
+    parts = [files.digest, self._bare, self._with_system, shown, self.stop_ids]
     text = json.dumps([*parts, system, self._instruction])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -314,6 +333,11 @@ def _without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokeniz
     plain.normalizer = tokenizer.normalizer
   plain.pre_tokenizer = tokenizer.pre_tokenizer
   return plain
+
+
+def _shown(slot: str, rendered: templates.Rendered) -> str:
+  """A message as a template shows it."""
+  return slot if slot in rendered.text else slot.strip()
 
 
 def _default_system(bare: str, with_system: str) -> str:

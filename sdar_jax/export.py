@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from sdar_jax import chat, files, sources
+from sdar_jax import chat, files, sources, tokenizer
 from sdar_jax.models import convert, hf_config, qwen
 
 _STAGING = '.partial'  # Where files lie until all of them are right.
@@ -163,6 +163,10 @@ def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
   if 'auto_map' in config:
     del config['auto_map']
     _write_json(path, config | {'tokenizer_class': 'PreTrainedTokenizerFast'})
+  separate = folder / 'chat_template.jinja'
+  if 'chat_template' not in config and not separate.exists():
+    # It is in chat_template.json, where transformers looks for images only.
+    separate.write_text(tokenizer.find_template(folder, config), 'utf-8')
 
 
 def _write_json(path: pathlib.Path, record: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ def load(path: str | pathlib.Path, model: str | pathlib.Path | None = None) -> F
       raise TokenizerError(f'{file}: missing; set config.model.tokenizer')
     record = files.read_json(file)
     config = _optional(folder / 'tokenizer_config.json')
-    template = _template(folder, config)
+    template = find_template(folder, config)
     tokenizer = _load(file, record)
     added = _add_tokens(folder, config, tokenizer)
     special = {**_special(folder / 'special_tokens_map.json'), **_named(config)}
@@ -103,6 +103,8 @@ def _load(path: pathlib.Path, record: Mapping[str, Any]) -> tokenizers.Tokenizer
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # The Rust library raises plain Exception.
     raise TokenizerError(f'{path}: cannot be loaded: {files.one_line(error)}') from None
+  tokenizer.no_truncation()  # Nor would a text be cut or padded without a word.
+  tokenizer.no_padding()
   for token in record.get('added_tokens') or ():
     _check_id(path, tokenizer, token['content'], token['id'])
   vocabulary = tokenizer.get_vocab(with_added_tokens=True)
@@ -178,7 +180,7 @@ def _named(record: Mapping[str, Any]) -> dict[str, str]:
   return out
 
 
-def _template(folder: pathlib.Path, config: Mapping[str, Any]) -> str:
+def find_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str:
   """The default chat template, wherever it is kept.
 
   As in transformers, a file of its own precedes tokenizer_config.json, where it is a

@@ -201,6 +201,59 @@ def test_a_template_may_refuse_the_system_message_that_nobody_gives(folder):
     ours.render('hi', system='Be brief.')
 
 
+def test_a_system_message_that_is_ignored_is_refused_when_there_is_one(folder):
+  text = TURNS.replace('%}<|im_start|>', "if m.role != 'system' %}<|im_start|>", 1)
+  edit(folder, chat_template=text)
+  ours = chat.Chat(folder)
+  want = oracle(folder, [{'role': 'user', 'content': 'hi'}])
+  assert ours.render('hi').tolist() == want
+  with pytest.raises(TokenizerError, match='with a system message'):
+    ours.render('hi', system='Be brief.')
+  with pytest.raises(TokenizerError, match='with a system message'):
+    chat.Chat(folder, system='Be brief.').render('hi')
+
+
+def test_a_system_message_inside_the_first_user_message(folder):
+  text = (
+    "{% set s = messages[0].content + '\\n' if messages[0].role == 'system' else '' %}"
+    "{% for m in messages if m.role != 'system' %}<|im_start|>{{ s + m.content }}"
+    '<|im_end|>{% endfor %}'
+  )
+  edit(folder, chat_template=text)
+  said = {'role': 'system', 'content': 'Brief.'}, {'role': 'user', 'content': ' hi '}
+  ours = chat.Chat(folder)
+  assert ours.render(' hi ').tolist() == oracle(folder, said[1:])
+  assert ours.render(' hi ', system='Brief.').tolist() == oracle(folder, said)
+
+
+@pytest.mark.parametrize('flag', ['lstrip', 'rstrip'])
+def test_tokens_that_take_white_space_beside_them(folder, flag):
+  """They would change a message; where they stand alone they do no harm."""
+  record = json.loads((folder / 'tokenizer.json').read_text())
+  for token in record['added_tokens'][:3]:
+    token[flag] = True
+  (folder / 'tokenizer.json').write_text(json.dumps(record))
+  edit(folder, chat_template=TURNS.replace("m.role + '\\n' + ", "'U' + "))
+  if flag == 'rstrip':
+    refused(folder, 'white space beside them')
+  edit(folder, chat_template='<|im_start|>:{{ messages[0].content }}.<|im_end|>A')
+  assert chat.Chat(folder).render(' hi ').tolist() == oracle(
+    folder, [{'role': 'user', 'content': ' hi '}]
+  )
+
+
+def test_nothing_is_cut_or_padded(folder):
+  want = chat.Chat(folder).render('a small tokenizer, and more').tolist()
+  record = json.loads((folder / 'tokenizer.json').read_text())
+  record['truncation'] = {
+    **{'max_length': 3, 'strategy': 'LongestFirst', 'stride': 0},
+    'direction': 'Right',
+  }
+  (folder / 'tokenizer.json').write_text(json.dumps(record))
+  ours = chat.Chat(folder)
+  assert ours.render('a small tokenizer, and more').tolist() == want
+
+
 def test_a_template_that_strips_what_is_said(folder):
   edit(folder, chat_template=TURNS.replace('m.content', '(m.content | trim)'))
   ours = chat.Chat(folder, instruction='\nIn <think> </think>.\n')
