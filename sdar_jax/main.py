@@ -45,11 +45,12 @@ def _workdir() -> pathlib.Path:
 def _run(config: Any) -> None:
   mode = _MODE.value
   if mode == 'train':
-    # First, so that Ctrl-C is answered and a directory in use refused at once.
-    with signals.StopSignal() as stop, workdir.Workdir(_workdir(), config) as held:
-      from sdar_jax import train
+    if _workdir().is_dir():
+      with workdir.Workdir(_workdir(), config):
+        pass  # A directory in use is refused before anything heavy is imported.
+    from sdar_jax import train
 
-      train.train(config, held, stop)
+    train.train(config, _workdir())
   else:
     from sdar_jax import modes
 
