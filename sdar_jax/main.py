@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sdar_jax import command_line, describe, files, signals, sinks, terminal
+from sdar_jax import command_line, describe, files, sinks, terminal
 from sdar_jax.command_line import Command
 from sdar_jax.workdir import Workdir
 
@@ -61,15 +61,13 @@ def _main(argv: Sequence[str]) -> int:
 def _train(command: Command) -> None:
   log = command.config.log
   sinks.check(tensorboard=log.tensorboard, wandb=bool(log.wandb_project))
-  # Before JAX, so that Ctrl-C is answered and a directory in use refused at once.
-  with (
-    signals.StopSignal() as stop,
-    Workdir(command.workdir, command.config) as workdir,
-  ):
-    _load()
-    from sdar_jax import train
+  if command.workdir.is_dir():
+    with Workdir(command.workdir, command.config):
+      pass  # What this refuses is refused before anything heavy is imported.
+  _load()
+  from sdar_jax import train
 
-    train.train(command.config, workdir, stop)
+  train.train(command.config, command.workdir)
 
 
 def _load() -> None:

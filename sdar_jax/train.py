@@ -332,13 +332,8 @@ class Run:
       self.saved_step = self.step
 
 
-def train(config: ConfigDict, workdir: Workdir, stop: StopSignal) -> None:
+def train(config: ConfigDict, path: str | pathlib.Path) -> None:
   """Trains until `config.steps`; goes on where the workdir's last checkpoint stands.
-
-  Args:
-    config: of the run.
-    workdir: of the run, entered.
-    stop: asked between steps, turns and pauses.
 
   Raises:
     recovery.NonFiniteError: three updates in a row were not finite.
@@ -348,25 +343,26 @@ def train(config: ConfigDict, workdir: Workdir, stop: StopSignal) -> None:
     ValueError: one line naming what in the config or the files is wrong.
   """
   numerics.pin()
-  run = Run(config, workdir, stop)
-  workdir.record()
-  run.identify()
-  run.open_writer()
-  if run.step >= config.steps:
-    run.console.line(f'nothing to train: all {run.step} steps are done')
-  try:
-    with run.console:
-      loop(run)
-  except rollout.Interrupted:
-    run.save()
-    run.console.line(f'stopped on request after step {run.saved_step}')
-  except (EmptyStepError, pool.PoolError, files.DiskError):
-    with contextlib.suppress(SaveError):
-      run.save()  # What was learned is not lost with what could not be done.
-    raise
-  finally:
-    run.pool.close()
-    run.writer.close()
+  with StopSignal() as stop, Workdir(path, config) as workdir:
+    run = Run(config, workdir, stop)
+    workdir.record()
+    run.identify()
+    run.open_writer()
+    if run.step >= config.steps:
+      run.console.line(f'nothing to train: all {run.step} steps are done')
+    try:
+      with run.console:
+        loop(run)
+    except rollout.Interrupted:
+      run.save()
+      run.console.line(f'stopped on request after step {run.saved_step}')
+    except (EmptyStepError, pool.PoolError, files.DiskError):
+      with contextlib.suppress(SaveError):
+        run.save()  # What was learned is not lost with what could not be done.
+      raise
+    finally:
+      run.pool.close()
+      run.writer.close()
 
 
 def loop(run: Run) -> None:

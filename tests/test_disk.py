@@ -11,7 +11,7 @@ import ml_collections
 import pytest
 from run_cases import DIGESTS
 
-from sdar_jax import files, ledger, rollout, train, writers
+from sdar_jax import files, ledger, train, writers
 from sdar_jax.checkpoint import CheckpointStore
 from sdar_jax.envs import pool
 from sdar_jax.workdir import Workdir, WorkdirError
@@ -128,7 +128,7 @@ class _Run:
     (files.DiskError(28, 'full', 'eval'), 74),
   ],
 )
-def test_what_ends_a_run_leaves_its_state_saved(monkeypatch, error, code):
+def test_what_ends_a_run_leaves_its_state_saved(tmp_path, monkeypatch, error, code):
   made = []
   monkeypatch.setattr(train, 'Run', lambda *args: made.append(_Run()) or made[0])
 
@@ -136,9 +136,7 @@ def test_what_ends_a_run_leaves_its_state_saved(monkeypatch, error, code):
     raise error
 
   monkeypatch.setattr(train, 'loop', loop)
-  config, workdir = types.SimpleNamespace(steps=9), types.SimpleNamespace()
-  workdir.record = lambda: None
   with pytest.raises(type(error)) as caught:
-    train.train(config, workdir, rollout)
+    train.train(ml_collections.ConfigDict({'steps': 9}), tmp_path)
   assert caught.value.exit_code == code
   assert made[0].done == ['identify', 'open_writer', 'save', 'pool', 'writer']
