@@ -1,14 +1,16 @@
 """Prompts at every limit, in each world and style, against plain search."""
 
 import dataclasses
+import functools
 import pickle
 import re
 
 import fakes
 import numpy as np
 import pytest
+from shared import shared_path
 
-from sdar_jax import batching, evaluate, fitting, report, rollout, trajectory
+from sdar_jax import batching, chat, evaluate, fitting, report, rollout, trajectory
 from sdar_jax.envs import base, worlds
 from sdar_jax.skills import NOTHING, SkillView
 from sdar_jax.trajectory import Outcome
@@ -349,3 +351,64 @@ def test_a_history_is_a_sequence_that_knows_what_came_before():
 )
 def test_cut(text, characters, want):
   assert base.cut(text, characters) == want
+
+
+@functools.cache
+def _chat(instruction):
+  return chat.Chat(shared_path('tokenizers/qwen2.5'), instruction=instruction)
+
+
+def _qwen(world):
+  """A real tokenizer, as rollout uses it."""
+  tokenizer = chat.Chat(
+    shared_path('tokenizers/qwen2.5'), instruction=world.instruction
+  )
+  return lambda text: (tokenizer.render(text), NOTHING)
+
+
+def test_an_official_game_of_fifty_turns_is_never_without_its_task():
+  """History of 30 turns in 1,024 tokens: what fits is shown, and all is true."""
+  folder = str(shared_path('data/alfworld'))
+  world = worlds.make(
+    'alfworld', {'source': 'official', 'data_dir': folder, 'history_length': 30}
+  )
+  task, prompt = world.tasks('valid_seen')[0], _qwen(world)
+  env, dropped, past = world.make_env(), 0, []
+  observation = env.reset(task)
+  for turn in range(1, 36):
+    fitted = fitting.fit(world, prompt, task, past, observation, max_tokens=1024)
+    assert f'Your task is to: {task.goal}' in fitted.text
+    assert f'Turn {turn}, you see: {observation.text}' in fitted.text
+    assert f'Turns taken so far: {turn - 1}.' in fitted.text or turn == 1
+    if fitted.history_dropped:
+      dropped += 1
+      shown = fitted.text.count('you did: ')
+      assert len(fitted.ids) > 850 and shown > 5
+      more = world.render(task, base.History(past, shown + 1), observation)
+      assert len(prompt(more)[0]) > 1024
+    else:
+      assert fitted.text == world.render(task, past, observation)
+    goes = [text for text in observation.admissible if text.startswith('go to ')]
+    action = goes[turn % len(goes)]
+    past.append(base.Exchange(observation.text, action))
+    observation = env.step(action).observation
+  assert dropped > 10
+
+
+def test_a_giant_page_is_cut_and_can_still_be_left():
+  """16,000 characters of text on a page, at the paper's limit of 4,096 tokens."""
+  world = worlds.make('webshop', {})
+  task, prompt = world.tasks('train')[0], _qwen(world)
+  lengths = ' '.join(f'B0{i:06d}' for i in range(1600))
+  page = base.Observation(
+    f'Instruction: [SEP] {task.goal} [SEP] Back to Search [SEP] < Prev [SEP] {lengths}',
+    ('click[back to search]', 'click[< prev]'),
+  )
+  assert len(prompt(world.render(task, [], page))[0]) > 4096
+  past = [base.Exchange('Search', 'search[x]'), base.Exchange('results', 'click[x]')]
+  fitted = fitting.fit(world, prompt, task, past, page, max_tokens=4096)
+  assert fitted.observation_cut and 4080 < len(fitted.ids) <= 4096
+  assert 'B0000000 B0000001' in fitted.text and 'B0001599' not in fitted.text
+  assert '...\n\nActions possible now:\n- click[back to search]' in fitted.text
+  assert f'The request: {task.goal}' in fitted.text
+  assert 'Turn 3, the page: Back to Search [SEP] < Prev [SEP] B0000000' in fitted.text

@@ -13,6 +13,7 @@ from sdar_jax import config as config_lib
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.worlds import make
 from sdar_jax.request import SamplingParams
+from sdar_jax.trajectory import Turn
 
 HEAD = tiny.TEMPLATE.partition('{%- if add_generation_prompt %}')[0]
 # What the generation prompt says after the speaker's name.
@@ -178,3 +179,16 @@ def test_a_tokenizer_that_cannot_spell_the_format_is_refused(tmp_path):
     with pytest.raises(config_lib.ConfigError, match='cannot spell <action>') as error:
       parts.make_chat(config, world)
     assert '\n' not in str(error.value)
+
+
+def test_where_the_template_closed_the_thought_all_is_action(chats):
+  """Up to where a response is thought, which an action's own weight needs."""
+  for (opening, _), chat_ in chats.items():
+    for text in ('any text</think><action>go', '<action>go'):
+      ids = chat_.encode_text(text)
+      turn = Turn('', ids, ids, ids, '', chat_.decode(ids), '', True, True, 0.0, '')
+      end = parts._thought_end(chat_, turn)
+      if '</think>' in text:
+        assert chat_.decode(ids[:end]).endswith('</think>')
+      else:
+        assert end == (0 if opening == 'emptied' else len(ids))
