@@ -1,9 +1,12 @@
 """Reports against counts by hand, where they are kept, and how they are shown."""
 
+import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import json
+import types
 
 import fakes
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 import run_cases
 from scipy import stats
 
-from sdar_jax import console, evaluate, files, panels
+from sdar_jax import console, evaluate, files, panels, train
 from sdar_jax.evaluations import Evaluations
 from sdar_jax.trajectory import Outcome, Trajectory
 
@@ -244,6 +247,51 @@ def test_a_damaged_report_is_named(tmp_path, content):
     with pytest.raises(files.FileError, match='delete it') as caught:
       read()
     assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+
+
+class _Run(types.SimpleNamespace):
+  """What the two methods of a training run need of it."""
+
+  def __init__(self, directory, script=_script, step=0, **plan):
+    lines, shown = [], []
+    display = types.SimpleNamespace(line=lines.append, results=shown.append)
+    super().__init__(
+      step=step,
+      plan=_plan(**plan),
+      weights={'model_digest': 'm'},
+      evaluations=_kept(directory, **plan),
+      pool=fakes.in_process(_World()),
+      sampler=fakes.ScriptedSampler(script, 0),
+      stop=lambda: False,
+      clock=lambda name: contextlib.nullcontext(),
+      console=display,
+      lines=lines,
+      shown=shown,
+    )
+    self.evaluate = functools.partial(train.Run.evaluate, self)
+
+
+def test_a_run_plays_again_what_faults_spoiled(tmp_path):
+  with pytest.raises(evaluate.EvaluationError):
+    _Run(tmp_path, script=lambda identity: 'boom').evaluate()
+  assert not list(tmp_path.rglob('*.json'))
+  run = _Run(tmp_path)
+  assert run.evaluate()['n'] == 6 and len(run.sampler.requests) > 0
+  again = _Run(tmp_path)
+  assert again.evaluate() == run.evaluate() and not again.sampler.requests
+
+
+def test_a_run_shows_no_before_of_another_panel(tmp_path):
+  run = _Run(tmp_path)
+  run.evaluate()
+  run.step = 5
+  train.Run.finish(run)
+  assert list(run.shown[0]) == ['before', 'after'] and len(run.lines) == 2
+  other = _Run(tmp_path, step=5, seed=1)
+  other.evaluations.sort()
+  train.Run.finish(other)
+  assert list(other.shown[0]) == ['after'] and other.shown[0]['after']['seed'] == 1
+  assert any('there is no before' in line for line in other.lines)
 
 
 def _shown(reports, width=100):
