@@ -282,7 +282,7 @@ def settled(differences: np.ndarray, level: float = LEVEL) -> int:
 
   Where nothing differs in the mean, it says otherwise in 1 to 4 % of simulated studies
   with 2, 3 and 5 seeds at the level of 5 %, whether tasks have favourites or seeds lie
-  points apart; signs flipped for every single result do in 11 to 18 % of the same
+  points apart; signs flipped for every single result do in 7 to 18 % of the same
   (tests/test_statistics.py).
 
   Args:
