@@ -12,6 +12,10 @@ experiments/tiny: it runs on two CPU cores; its expected result is in README.md.
 real models take the hyperparameters of the paper's released ALFWorld scripts (arXiv
 2605.15155, appendix C; ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 8
 H800; the published results stand in README.md beside what others measured.
+
+Generated games are tuned on `valid_seen` (rooms that training knows) and reported on
+`valid_unseen` (rooms that it never uses). Official games are evaluated as the paper's
+are, on `valid_seen`.
 """
 
 import ml_collections
@@ -29,6 +33,8 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   c = config_lib.default('alfworld')
   if choice['model'] == 'tiny':
     _tiny(c)
+  elif choice['world'] == 'generated':
+    c.eval.split = 'valid_unseen'
   arguments.apply(c, choice)
   return c
 

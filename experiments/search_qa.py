@@ -14,6 +14,10 @@ experiments/tiny: it runs on two CPU cores; its expected result is in README.md.
 real models take the hyperparameters of the paper's released search scripts
 (ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 4 H800. Their KL
 coefficient is 0.001 where the paper's appendix C says 0.01 for all worlds.
+
+Generated questions are tuned on `valid_seen` (known people and places, new questions)
+and reported on `valid_unseen` (people and places that no training question leads to);
+official ones are reported on `test`.
 """
 
 import ml_collections

@@ -12,6 +12,11 @@ experiments/tiny: it runs on two CPU cores; its expected result is in README.md.
 real models take the hyperparameters of the paper's released WebShop scripts (arXiv
 2605.15155, appendix C; ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 2
 H800.
+
+Generated goals are tuned on `valid_seen` (new wishes for known products) and reported
+on `valid_unseen` (products that no training goal is made of); `test`, of further such
+products, is kept for a last look and used by no config. Official goals are reported on
+their own `test`.
 """
 
 import ml_collections
@@ -28,6 +33,8 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     _tiny(c)
   else:
     _paper(c)
+    if choice['world'] == 'generated':
+      c.eval.split = 'valid_unseen'
   arguments.apply(c, choice)
   return c
 

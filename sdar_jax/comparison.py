@@ -164,9 +164,10 @@ def _tasks(runs: Sequence[Run], steps: Sequence[int]) -> tuple[tuple[str, ...], 
   for run in runs:
     for evaluation in _of(run, steps):
       kept &= {r.task_id for r in evaluation.results if not r.outcome.is_fault}
-  if len(kept) < 2:
+  if len(kept) < max(2, len(every) / 2):
     raise RunError(
-      f'{len(kept)} of {len(every)} tasks were played in all runs: run again'
+      f'{len(kept)} of {len(every)} tasks were played in all of {len(runs)} runs, from'
+      f' {runs[0].path} to {runs[-1].path}: run again those that faults took'
     )
   return tuple(task for task in every if task in kept), len(every) - len(kept)
 

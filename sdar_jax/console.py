@@ -165,7 +165,8 @@ def results_table(reports: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
   table.add_column('tasks')
   for heading in reports:
     table.add_column(heading, justify='right')
-  types = sorted({name for report in columns for name in report['by_type']})
+  # A type of which nothing was played has its row, too.
+  types = sorted(kind for kind, count in columns[0]['composition'].items() if count)
   table.add_row('all', *map(_success, columns))
   for name in types:
     table.add_row(name, *(_success(report['by_type'].get(name)) for report in columns))

@@ -147,7 +147,7 @@ def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
   turns = [turn for t in played for turn in t.turns]
   return {
     **_success(played),
-    'macro_success_rate': _macro(played),
+    'macro_success_rate': _macro(trajectories),
     **_score(played),
     'faults': len(trajectories) - len(played),
     'mean_turns': _mean([len(t.turns) for t in played]),
@@ -178,9 +178,11 @@ def _success(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
 
 
 def _macro(trajectories: Sequence[Trajectory]) -> float | None:
-  """The mean over task types; in Search-QA over data sets."""
-  results = [(t.task_type, float(t.success)) for t in trajectories]
-  return averages.average(results).macro if results else None
+  """The mean over task types, in Search-QA over data sets; None if one has none."""
+  played = [t for t in trajectories if not t.outcome.is_fault]
+  if {t.task_type for t in played} != {t.task_type for t in trajectories} or not played:
+    return None
+  return averages.average([(t.task_type, float(t.success)) for t in played]).macro
 
 
 def _score(trajectories: Sequence[Trajectory]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import pathlib
 import sys
 from typing import Any
 

@@ -99,6 +99,7 @@ def test_console_shows_reports_side_by_side_with_their_panel():
   assert '30.0% [20.0%, 40.0%] n=50' in lines['all']
   assert '50.0% [40.0%, 60.0%] n=50' in lines['all']
   assert lines['look'].count('n=50') == 1 and ' - ' in lines['look']
+  assert 'heat' not in lines  # The panel has none.
   assert lines['lost to faults'].count('3') == 2
   line = console.evaluated(_report(0.3, ['look']))
   assert line == (
@@ -117,5 +118,7 @@ def test_console_puts_no_two_panels_or_settings_under_one_heading(change):
 
 def test_console_shows_what_was_not_measured_as_such():
   nothing = {'n': 0, 'success_rate': None, 'interval': None, 'mean_turns': None}
+  text = _shown({'success': _report(0.3, ['look'])})  # Faults took all of 'put'.
+  assert any('put' in line and ' - ' in line for line in text.splitlines())
   text = _shown({'success': _report(0.3, ['look'], **nothing)})
   assert 'None' not in text and ' 0.0' not in text

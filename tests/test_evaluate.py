@@ -175,6 +175,8 @@ def test_scores_and_the_macro_average_count_every_episode_once():
   assert report['mean_score'] == 2.5 / 4 and report['faults'] == 1
   assert report['success_rate'] == 2 / 4
   assert report['macro_success_rate'] == pytest.approx((1 / 3 + 1) / 2)
+  lost = Trajectory('t', 'c', 0, 0, [], Outcome.TIMEOUT)  # All of its type.
+  assert evaluate.summarise([*graded, lost])['macro_success_rate'] is None
   plain = evaluate.summarise([episode('a', True, None)])
   assert 'mean_score' not in plain
 

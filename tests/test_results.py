@@ -1,56 +1,152 @@
-"""The results that README shows are those of the raw files that lie beside them."""
+"""Every cell of README's tables of results follows from the raw files beside them."""
 
 import csv
+import functools
 import pathlib
+import re
 
 import numpy as np
 import pytest
+
+from experiments import tables
+from sdar_jax import compare
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()
 RESULTS = ROOT / 'experiments' / 'results'
 NAMES = sorted(path.name for path in RESULTS.iterdir() if path.is_dir())
+FOLDERS = {heading: name for name, heading in tables.WORLDS.items()}
+STEPS = re.compile(r'before|step \d+')
 
 
 def episodes(name):
-  """{(method, seed): {(task, attempt): solved}}, all at one step."""
+  """{(method, seed): {step: {(task, attempt): solved}}}."""
   runs = {}
   with (RESULTS / name / 'results.csv').open() as file:
     for row in csv.DictReader(file):
       run = runs.setdefault((row['method'], row['seed']), {})
+      step = run.setdefault(int(row['step']), {})
       task = row['task_id'], row['attempt']
-      assert task not in run, task
-      run[task] = int(row['success'])
+      assert task not in step, task
+      step[task] = int(row['success'])
   return runs
 
 
-def table(text):
-  """{method: its row's cells} of the table of success in `text`."""
-  body = text.partition('| method (seeds) | success |')[2].partition('\n\n')[0]
-  rows = [line[2:-2].split(' | ') for line in body.splitlines()[2:]]
-  return {row[0].split(' ')[0]: row for row in rows}
+def is_whole(name):
+  """Whether all evaluations are in it: files of earlier versions hold the last."""
+  return (RESULTS / name / 'results.json').exists()
+
+
+def printed(text):
+  """Tables of results in Markdown: [(rows as {heading: cell}, the text after it)]."""
+  out = []
+  for match in re.finditer(r'(?:^\|.*\n)+', text, re.MULTILINE):
+    lines = [line.strip('|').split('|') for line in match[0].splitlines()]
+    head, _, *body = [[cell.strip(' `') for cell in line] for line in lines]
+    if 'method (seeds)' in head or {'method', 'seed'} <= set(head):
+      rows = [dict(zip(head, row, strict=True)) for row in body]
+      out.append((rows, text[match.end() :]))
+  return out
+
+
+def folder_of(row, after):
+  """Where a row's numbers come from: its world's, or what the text leads to next."""
+  if 'world' in row:
+    return FOLDERS[row['world']]
+  return re.search(r'experiments/results/(\w+)/', after)[1]
+
+
+@functools.cache
+def recomputed(name):
+  """{(method, seed or None): {heading: cell}} from the raw file alone."""
+  got, out = tables.compared(RESULTS / name), {}
+  for row in got.rows:
+    if row.metric == 'success':
+      cells = dict(zip(compare.headings('success'), compare.cells(row), strict=True))
+      out[row.method, None] = cells
+  for line in compare.run_cells(got):
+    cells = dict(zip(compare.run_headings(got), line, strict=True))
+    out[cells['method'], cells['seed']] = cells
+  return out
+
+
+@pytest.mark.parametrize('number', range(len(printed(README))))
+def test_every_printed_cell_follows_from_the_raw_results(number):
+  rows, after = printed(README)[number]
+  known = {name: recomputed(name) for name in {folder_of(row, after) for row in rows}}
+  shown = set()
+  for row in rows:
+    name = folder_of(row, after)
+    method = (row['method'] if 'method' in row else row['method (seeds)']).split(' (')[
+      0
+    ]
+    key = method, row.get('seed')
+    shown.add((name, key))
+    for heading, cell in row.items():
+      if heading == 'world':
+        continue
+      later = heading == 'area' or STEPS.fullmatch(heading)
+      if later and not is_whole(name) and not known[name][key].get(heading):
+        continue
+      assert known[name][key][heading] == cell, (name, key, heading)
+  kind = 'seed' in rows[0]
+  expected = {
+    (n, key) for n in known for key in known[n] if (key[1] is not None) == kind
+  }
+  assert shown == expected  # No run and no method is left out.
+
+
+def test_readme_has_a_table_of_runs_one_of_methods_and_one_of_the_study():
+  headings = [tuple(rows[0])[:2] for rows, _ in printed(README)]
+  assert headings == [
+    ('world', 'method'),
+    ('world', 'method (seeds)'),
+    ('method (seeds)', 'success'),
+  ]
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_means_follow_from_the_raw_results(name):
+  """By the csv module and a mean, without the code that printed them."""
   runs = episodes(name)
-  shown = table((RESULTS / name / 'comparison.md').read_text())
-  assert shown.keys() == {method for method, _ in runs}
-  for method, row in shown.items():
-    rates = [np.mean(list(run.values())) for (m, _), run in runs.items() if m == method]
-    assert len(rates) == int(row[0].split('(')[1].rstrip(')')) >= 3
-    assert float(row[1].split(' ')[0]) == pytest.approx(100 * np.mean(rates), abs=0.051)
+  last = max(step for run in runs.values() for step in run)
+  (rows, _), *_ = printed((RESULTS / name / 'comparison.md').read_text())
+  assert len(rows) == len({method for method, _ in runs})
+  for row in rows:
+    method, _, seeds = row['method (seeds)'].partition(' (')
+    rates = [
+      np.mean(list(r[last].values())) for (m, _), r in runs.items() if m == method
+    ]
+    assert len(rates) == int(seeds.rstrip(')')) >= 3
+    shown = float(row['success'].split(' ')[0])
+    assert shown == pytest.approx(100 * np.mean(rates), abs=0.051)
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_all_runs_met_the_same_tasks(name):
-  tasks, *others = (run.keys() for run in episodes(name).values())
+  runs = episodes(name).values()
+  steps, *other_steps = (run.keys() for run in runs)
+  assert all(other == steps for other in other_steps)
+  assert (0 in steps and len(steps) > 2) or not is_whole(name)
+  tasks, *others = (step.keys() for run in runs for step in run.values())
   assert len(tasks) >= 300
   assert all(other == tasks for other in others)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_readme_shows_them_and_leads_to_them(name):
+def test_what_was_written_is_what_is_computed(name):
   assert f'experiments/results/{name}/' in README
-  for row in table((RESULTS / name / 'comparison.md').read_text()).values():
-    assert f'| {" | ".join(row)} |\n' in README
+  if is_whole(name):
+    text = (RESULTS / name / 'comparison.md').read_text()
+    assert compare.markdown(tables.compared(RESULTS / name)) == text
+
+
+def test_readmes_tables_are_printed_by_one_command(capsys):
+  assert tables.main([]) == 0
+  (runs, _), (methods, _) = printed(capsys.readouterr().out)
+  assert len(runs) == 18 and len(methods) == 6
+  assert tables.main(['--study', str(RESULTS / 'small')]) == 0
+  ((study, _),) = printed(capsys.readouterr().out)
+  assert len(study) == 9
+  assert tables.main([str(ROOT / 'tests')]) == 2
+  assert 'config.json' in capsys.readouterr().err

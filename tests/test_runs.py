@@ -192,6 +192,17 @@ def test_tasks_that_a_fault_took_from_a_run_count_for_none(tmp_path):
   assert any(line.startswith('1 tasks left out') for line in got.warnings)
 
 
+def test_runs_that_share_few_tasks_are_no_comparison(tmp_path, capsys):
+  """Each lost a third, and others than the others did."""
+  fault = lambda i: episode(i, 0, outcome='timeout')
+  runs = []
+  for seed in range(3):
+    records = [fault(i) if i % 3 == seed else episode(i, 1) for i in range(6)]
+    runs.append(make_run(tmp_path, 'grpo', seed, {5: records}))
+  assert '0 of 6 tasks were played in all of 3 runs' in _refused(capsys, *runs)
+  assert '2 of 6' in _refused(capsys, *runs[:2])
+
+
 def test_one_faulty_attempt_of_several_is_left_out(tmp_path):
   records = [episode(i, 1, a) for i in range(3) for a in range(2)]
   records[1] = episode(0, 0, 1, outcome='timeout')

@@ -13,35 +13,73 @@ from sdar_jax import statistics
 @pytest.mark.parametrize('n', [1, 2, 7, 140, 500, 10_000])
 def test_wilson_interval_equals_scipy(n):
   for successes in {0, 1, n // 3, n // 2, n - 1, n}:
-    test = stats.binomtest(successes, n)
-    expected = test.proportion_ci(confidence_level=0.95, method='wilson')
-    low, high = statistics.wilson_interval(successes, n)
-    assert low == pytest.approx(expected.low, abs=1e-12)
-    assert high == pytest.approx(expected.high, abs=1e-12)
-
-
-def test_wilson_interval_published_values():
-  # Newcombe (1998), Statistics in Medicine 17, table I, method 3.
-  for successes, n, low, high in (
-    (81, 263, 0.2553, 0.3662),
-    (15, 148, 0.0624, 0.1605),
-    (0, 20, 0.0, 0.1611),
-    (1, 29, 0.0061, 0.1718),
-  ):
-    got = statistics.wilson_interval(successes, n)
-    assert got == pytest.approx((low, high), abs=5e-5)
+    expected = stats.binomtest(successes, n).proportion_ci(method='wilson')
+    got = statistics.wilson_interval(successes / n, n)
+    assert got == pytest.approx(tuple(expected), abs=1e-12)
+    once = statistics.rate_interval([1] * successes + [0] * (n - successes), [1] * n)
+    assert once == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_wilson_interval_at_the_ends_is_exact():
-  assert statistics.wilson_interval(0, 13)[0] == 0.0
-  assert statistics.wilson_interval(13, 13)[1] == 1.0
-  assert statistics.wilson_interval(0, 0) == (0.0, 1.0)
+  assert statistics.wilson_interval(0.0, 13)[0] == 0.0
+  assert statistics.wilson_interval(1.0, 13)[1] == 1.0
 
 
-@pytest.mark.parametrize('successes, n', [(-1, 3), (4, 3), (1, 0)])
-def test_wilson_interval_refuses_impossible_counts(successes, n):
-  with pytest.raises(ValueError, match=f'successes={successes}'):
-    statistics.wilson_interval(successes, n)
+@pytest.mark.parametrize('rate, n', [(-0.1, 3), (1.1, 3), (0.5, 0), (math.nan, 3)])
+def test_wilson_interval_refuses_what_is_no_rate(rate, n):
+  with pytest.raises(ValueError, match='must lie in'):
+    statistics.wilson_interval(rate, n)
+
+
+ALIKE = [0.1, 0.5, 0.9]  # Tasks of one rate; or of rates drawn from a beta.
+UNLIKE = [(0.05, 0.05), (0.2, 0.2), (1, 1), (0.5, 2), (3, 7), (20, 20)]
+
+
+@pytest.mark.parametrize('number, rates', list(enumerate([*ALIKE, *UNLIKE])))
+def test_rate_interval_covers_where_tasks_are_played_several_times(number, rates):
+  tasks, attempts = 50, 8
+  random = np.random.default_rng(number)
+  drawn = random.beta(*rates, (1500, tasks)) if isinstance(rates, tuple) else rates
+  truth = rates[0] / sum(rates) if isinstance(rates, tuple) else rates
+  won = random.binomial(attempts, drawn, (1500, tasks))
+  played, hits = np.full(tasks, attempts), {'ours': 0, 'attempts': 0}
+  for row in won:
+    low, high = statistics.rate_interval(row, played)
+    hits['ours'] += low <= truth <= high
+    low, high = statistics.wilson_interval(row.mean() / attempts, tasks * attempts)
+    hits['attempts'] += low <= truth <= high
+  assert hits['ours'] / 1500 >= 0.93, hits
+  if rates in ((0.05, 0.05), (0.2, 0.2)):  # Solved always or never, nearly.
+    assert hits['attempts'] / 1500 < 0.8, hits
+
+
+def test_rate_interval_of_equal_attempts_is_that_of_one():
+  """As at temperature 0; tasks with a fault have fewer attempts."""
+  one = statistics.rate_interval([1] * 5 + [0] * 5, [1] * 10)
+  assert statistics.rate_interval([8] * 5 + [0] * 5, [8] * 10) == one
+  assert statistics.rate_interval([8] * 10, [8] * 10) == (
+    statistics.wilson_interval(1.0, 10)
+  )
+  assert statistics.rate_interval([4], [8]) == statistics.wilson_interval(0.5, 1)
+  alike = statistics.rate_interval([4] * 10, [8] * 10)
+  assert alike == statistics.wilson_interval(0.5, 80)
+
+
+def test_rate_interval_equals_the_formula_by_loops():
+  won, played = [3, 0, 2, 4, 1], [4, 3, 4, 4, 2]
+  n, tasks = sum(played), len(played)
+  p = sum(won) / n
+  squares = sum((w - p * m) ** 2 for w, m in zip(won, played, strict=True))
+  variance = tasks / (tasks - 1) * squares / n**2
+  worth = p * (1 - p) / variance * (1.959964 / stats.t.ppf(0.975, tasks - 1)) ** 2
+  expected = statistics.wilson_interval(p, min(max(worth, tasks), n))
+  assert statistics.rate_interval(won, played) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize('won, played', [([], []), ([2], [1]), ([-1], [1]), ([0], [0])])
+def test_rate_interval_refuses_impossible_counts(won, played):
+  with pytest.raises(ValueError, match=r'0\.\.attempts'):
+    statistics.rate_interval(won, played)
 
 
 def _tables(draws, seeds, tasks, *, seed_sd, task_sd, mean, random):
@@ -189,7 +227,7 @@ def test_interval_reaches_a_standard_error_of_chance_however_seeds_agree():
 def test_interval_where_nothing_varies_is_wilsons():
   for value in (0.0, 1.0):
     got = statistics.two_way_interval(np.full((3, 140), value))
-    assert got[1:3] == pytest.approx(statistics.wilson_interval(int(140 * value), 140))
+    assert got[1:3] == pytest.approx(statistics.wilson_interval(value, 140))
   low, high = statistics.two_way_interval(np.zeros((3, 140)), (-1.0, 1.0))[1:3]
   assert low == -high < 0
 
@@ -239,17 +277,6 @@ def test_power_with_seed_variance_alone_is_the_t_tests(seeds):
     assert got == pytest.approx(t.sf(critical) + t.cdf(-critical), abs=2e-3)
 
 
-def test_seeds_needed_is_the_fewest_that_detect():
-  spread = {'seed_variance': 4e-4, 'task_variance': 2.5e-5, 'tasks': 500}
-  for difference in (0.2, 0.05, -0.05, 0.02):
-    needed = statistics.seeds_needed(difference, **spread)
-    detects = lambda n: statistics.detectable_difference(seeds=n, **spread)
-    assert detects(needed) <= abs(difference)
-    assert needed == 2 or detects(needed - 1) > abs(difference)
-  assert statistics.seeds_needed(0.01, **spread) is None  # The tasks alone spread more.
-  assert statistics.seeds_needed(0.0, **spread) is None
-
-
 def test_detectable_difference_at_the_edges():
   assert math.isnan(
     statistics.detectable_difference(
@@ -261,21 +288,28 @@ def test_detectable_difference_at_the_edges():
   )
 
 
-@pytest.mark.parametrize('size', [1, 3, 6, 10])
-def test_sign_flips_equal_scipys_exact_permutation_test(size):
-  for seed in range(5):
-    values = np.random.default_rng([size, seed]).normal(0.5, 1, size)
-    got = statistics.sign_flip_test(values)
-    if size > 1:
-      expected = stats.permutation_test(
-        (values,), np.mean, permutation_type='samples', n_resamples=np.inf
-      )
-      assert got.p == pytest.approx(expected.pvalue)
-    assert got.smallest == 2 / 2**size <= got.p
+def _flipped(values):
+  """The test by enumeration, in whole tenths."""
+  tenths = [round(10 * value) for value in values]
+  sums = [
+    abs(sum(s * t for s, t in zip(signs, tenths, strict=True)))
+    for signs in itertools.product((1, -1), repeat=len(tenths))
+  ]
+  return np.mean([s >= abs(sum(tenths)) for s in sums])
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 6, 10])
+def test_sign_flips_count_every_pattern_and_ties(size):
+  for seed in range(4):
+    values = np.random.default_rng([size, seed]).integers(-2, 5, size) / 10
+    assert statistics.sign_flip_test(values) == pytest.approx(_flipped(values))
+  assert statistics.sign_flip_test([0.1, 0.2, -0.3, 0.3, 0.1, 0.2, 0.3]) == (
+    pytest.approx(_flipped([0.1, 0.2, -0.3, 0.3, 0.1, 0.2, 0.3]))
+  )
 
 
 def test_three_seeds_can_say_no_more_than_a_quarter():
-  assert statistics.sign_flip_test(np.array([0.3, 0.2, 0.4])) == (0.25, 0.25)
+  assert statistics.sign_flip_test(np.array([0.3, 0.2, 0.4])) == 0.25
 
 
 def test_sign_flips_of_wins_and_losses_are_mcnemars():
@@ -283,29 +317,55 @@ def test_sign_flips_of_wins_and_losses_are_mcnemars():
     values = np.repeat([1.0, -1.0, 0.0], (wins, losses, ties))
     expected = stats.binomtest(wins, wins + losses).pvalue if wins else 1.0
     got = statistics.sign_flip_test(values)
-    assert got.p == pytest.approx(expected, abs=1e-12 if wins < 10 else 0.015)
+    assert got == pytest.approx(expected, abs=1e-12 if wins < 10 else 0.015)
     assert got == statistics.sign_flip_test(values[::-1])  # Drawn, but reproducible.
 
 
-def test_sign_flips_count_ties_whatever_the_rounding():
-  values = np.array([0.1, 0.2, -0.3, 0.3, 0.1, 0.2, 0.3])  # Many equal sums.
-  signs = itertools.product((1, -1), repeat=len(values))
-  sums = [abs(sum(s * round(10 * v) for s, v in zip(sign, values))) for sign in signs]
-  expected = np.mean([s >= abs(sum(round(10 * v) for v in values)) for s in sums])
-  assert statistics.sign_flip_test(values).p == expected
-
-
-def test_p_is_uniform_where_nothing_differs():
+def test_p_over_seeds_is_uniform_where_nothing_differs():
   random = np.random.default_rng(3)
-  p = [statistics.sign_flip_test(random.normal(0, 1, 10)).p for _ in range(2000)]
-  assert stats.kstest(p, 'uniform').pvalue > 0.01
-  # Drawn patterns, and results that tie: never smaller than it says.
-  p = [
-    statistics.sign_flip_test(random.integers(-1, 2, (3, 140))).p for _ in range(1000)
+  p = [statistics.sign_flip_test(random.normal(0, 1, 8)) for _ in range(300)]
+  for level in (0.05, 0.2, 0.5):
+    assert abs(np.mean(np.array(p) <= level) - level) < 3 * math.sqrt(level / 300)
+
+
+@pytest.mark.parametrize('seeds', [2, 3, 5])
+@pytest.mark.parametrize('own_sd, seed_sd', [(1, 0), (0, 0.15), (0.5, 0.15)])
+def test_nothing_is_settled_where_nothing_differs(seeds, own_sd, seed_sd):
+  """Favourite tasks, seeds points apart: 5 % of studies at most, chance of this count.
+
+  Signs flipped for every (seed, task) result take them all for independent.
+  """
+  studies, tasks = 400, 100
+  random = np.random.default_rng([seeds, int(10 * own_sd), int(100 * seed_sd)])
+  shape, shared = (studies, seeds, tasks), random.normal(0, 0.5, (studies, 1, tasks))
+  sides = [
+    shared
+    + random.normal(0, own_sd, (studies, 1, tasks))
+    + random.normal(0, seed_sd, (studies, seeds, 1))
+    + random.standard_normal(shape)
+    > 0
+    for _ in range(2)
   ]
-  for level in (0.01, 0.05, 0.2, 0.5):
-    assert np.mean(np.array(p) <= level) <= level + 3 * math.sqrt(level / 1000)
-  assert 0.03 <= np.mean(np.array(p) <= 0.05)
+  tables = sides[0].astype(float) - sides[1]
+  estimate = statistics.two_way_interval(tables, (-1.0, 1.0))  # Most are not even out.
+  out = tables[(estimate.low > 0) | (estimate.high < 0)]
+  found = sum(statistics.settled(table) != 0 for table in out) / studies
+  assert found <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies), found
+  if seeds == 5:
+    signs = random.choice([-1, 1], (199, seeds * tasks))
+    flat = tables.reshape(studies, -1)
+    drawn, observed = np.abs(signs @ flat.T), np.abs(flat.sum(1))
+    pooled = np.mean((1 + np.sum(drawn >= observed, 0)) / 200 <= 0.05)
+    assert pooled > 0.15, pooled
+
+
+def test_a_difference_that_is_there_is_settled_either_way():
+  random = np.random.default_rng(1)
+  table = random.random((3, 200)) < 0.75
+  other = random.random((3, 200)) < 0.4
+  assert statistics.settled(table.astype(float) - other) == 1
+  assert statistics.settled(other.astype(float) - table) == -1
+  assert statistics.settled(np.ones((1, 200))) == 0  # One seed says nothing of others.
 
 
 @pytest.mark.parametrize('seed', range(5))
