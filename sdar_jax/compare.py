@@ -24,8 +24,8 @@ import rich.box
 import rich.console
 import rich.table
 
-from sdar_jax import command_line, files, plot, runs, terminal
 from sdar_jax import comparison as comparison_lib
+from sdar_jax import files, flags, plot, runs, terminal
 from sdar_jax.comparison import Comparison, Paired, Row
 from sdar_jax.statistics import Estimate
 
@@ -291,7 +291,7 @@ def write(comparison: Comparison, directory: pathlib.Path) -> list[str]:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-  parser = command_line.Parser(prog='python -m sdar_jax.compare')
+  parser = flags.Parser(prog='python -m sdar_jax.compare')
   parser.description = 'Compares runs by method over seeds, with intervals.'
   parser.add_argument('runs', nargs='+', metavar='RUN', help='work directory')
   parser.add_argument(
