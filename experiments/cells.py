@@ -10,6 +10,7 @@ from experiments import alfworld, arguments, search_qa, webshop
 from sdar_jax import command_line, files
 from sdar_jax import config as config_lib
 from sdar_jax import workdir as workdir_lib
+from sdar_jax.flags import UsageError
 
 WORLDS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
 _STUDIES = pathlib.Path(__file__).with_name('studies')
@@ -126,7 +127,7 @@ def load(name: str) -> Any:
       raise StudyError(f'--study={name}: {path} is not there; there is {known}')
   try:
     return command_line.call_file(path, f'--study={path}')
-  except command_line.UsageError as error:
+  except UsageError as error:
     raise StudyError(str(error)) from error
 
 

@@ -32,7 +32,7 @@ import rich.table
 
 from experiments import cells as cells_lib
 from experiments.cells import Cell, StudyError
-from sdar_jax import command_line, compare, files, terminal
+from sdar_jax import compare, files, flags, terminal
 from sdar_jax import workdir as workdir_lib
 
 _GRACE_SECONDS = 60.0  # Between asking a process to stop and killing it.
@@ -330,7 +330,7 @@ def _compare(
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-  parser = command_line.Parser(prog='python -m experiments.study')
+  parser = flags.Parser(prog='python -m experiments.study')
   parser.description = 'Runs methods x seeds in one world and compares them.'
   parser.add_argument(
     '--study', default='small', help='of experiments/studies, or a path ending in .py'

@@ -5,9 +5,7 @@ given twice or empty, and flags that a mode does not read are errors of one line
 """
 
 import argparse
-import collections
 import dataclasses
-import difflib
 import importlib.util
 import inspect
 import os
@@ -16,80 +14,15 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import ml_collections
-from absl import flags
+from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from sdar_jax import config as config_lib
 from sdar_jax import files
-
-_FLAG = re.compile(r'--?[A-Za-z]')
-_OVERRIDE = re.compile(r'--?(no)?config\.([^=]*)')
-
-
-class UsageError(ValueError):
-  """A command line that says nothing that can be done: one line."""
-
-
-class Parser(argparse.ArgumentParser):
-  """Flags of a program: spelled out, each at most once and none empty."""
-
-  def __init__(self, **kwargs: Any):
-    super().__init__(allow_abbrev=False, **kwargs)
-
-  def error(self, message: str) -> NoReturn:
-    """Raises UsageError instead of printing the usage."""
-    raise UsageError(f'{files.one_line(ValueError(message), 500)}; see --help')
-
-  def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags of this program, and the words that are not its own.
-
-    Raises:
-      UsageError: one line naming the word that is wrong.
-    """
-    names = [_name(word) for word in argv if _FLAG.match(word)]
-    for name, count in collections.Counter(names).items():
-      if count > 1:
-        raise UsageError(f'--{name} is given {count} times: give it once')
-    options, rest = self.parse_known_args(argv)
-    for name, value in vars(options).items():
-      if value == '' or (isinstance(value, list) and '' in value):
-        raise UsageError(f'--{name} is empty: give it a value or leave it out')
-    known = [action.dest for action in self._actions]
-    for word in argv:
-      name = word.partition('=')[0]
-      if '=' in word and name in known and not os.path.exists(word):
-        raise UsageError(f'{word} is no flag: write --{word}')
-    return options, rest
-
-  def parse_all(self, argv: Sequence[str]) -> argparse.Namespace:
-    """The flags of a program that takes no others.
-
-    Raises:
-      UsageError: one line naming the word that is wrong.
-    """
-    options, rest = self.parse(argv)
-    if rest:
-      known = [f'--{action.dest}' for action in self._actions]
-      raise UsageError(f'{" ".join(rest)}: no such flag{_similar(rest[0], known)}')
-    return options
-
-
-def _name(word: str) -> str:
-  override = _OVERRIDE.match(word)
-  if override:
-    return f'config.{override[2]}'
-  return word.lstrip('-').partition('=')[0]
-
-
-def _similar(name: str, known: Sequence[str]) -> str:
-  """'; did you mean ...?' for a misspelt name, or ''."""
-  flag = '--' + name.lstrip('-').partition('=')[0]
-  ends = [key for key in known if key.endswith('.' + flag.removeprefix('--'))]
-  close = ends or difflib.get_close_matches(flag, known, 1, 0.7)
-  return f'; did you mean {close[0]}?' if close else ''
+from sdar_jax.flags import FLAG, OVERRIDE, Parser, UsageError, similar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +112,8 @@ def parse(argv: Sequence[str]) -> Command:
   """
   options, rest = _parser().parse(argv)
   for word in rest:
-    if _FLAG.match(word) and '.' not in word.partition('=')[0]:
-      raise UsageError(f'{word}: no such flag{_similar(word, _FLAGS)}')
+    if FLAG.match(word) and '.' not in word.partition('=')[0]:
+      raise UsageError(f'{word}: no such flag{similar(word, _FLAGS)}')
   if options.config is None:
     file = next((word for word in rest if '.py' in word), 'experiments/alfworld.py')
     raise UsageError(f'--config is missing: e.g. --config={file}')
@@ -317,24 +250,24 @@ def _override(config: ml_collections.ConfigDict, words: Sequence[str]) -> None:
   keys = config_lib.flatten(config)
   known = [f'--config.{key}' for key in keys]
   for word in words:
-    match = _OVERRIDE.match(word)
+    match = OVERRIDE.match(word)
     if match and match[2] not in keys:
       inside = [key for key in keys if key.startswith(f'{match[2]}.')]
-      hint = f': no such key{_similar(word, known)}'
+      hint = f': no such key{similar(word, known)}'
       if inside:
         hint = f': is a section; name a key of it, such as --config.{inside[0]}'
       raise UsageError(f'--config.{match[2]}{hint}')
-    if _FLAG.match(word) and not match:
-      raise UsageError(f'{word}: no such flag{_similar(word, known)}')
-  values = flags.FlagValues()
+    if FLAG.match(word) and not match:
+      raise UsageError(f'{word}: no such flag{similar(word, known)}')
+  values = absl_flags.FlagValues()
   try:
     config_flags.DEFINE_config_dict(
       'config', config, flag_values=values, sys_argv=['main', *words]
     )
     rest = values(['main', *words])[1:]
-  except (flags.Error, ValueError, TypeError) as error:
+  except (absl_flags.Error, ValueError, TypeError) as error:
     raise UsageError(_cleaned(error, keys)) from error
-  loose = [word for word in rest if not _OVERRIDE.match(word)]
+  loose = [word for word in rest if not OVERRIDE.match(word)]
   if loose:
     spelled = [_spelled(word, keys) for word in loose]
     known_words = ' '.join(word for word in spelled if word)

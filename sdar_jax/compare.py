@@ -23,17 +23,8 @@ import rich.box
 import rich.console
 import rich.table
 
-from sdar_jax import (
-  command_line,
-  files,
-  panels,
-  plot,
-  results,
-  runs,
-  statistics,
-  terminal,
-)
 from sdar_jax import comparison as comparison_lib
+from sdar_jax import files, flags, panels, plot, results, runs, statistics, terminal
 from sdar_jax.comparison import Comparison, Paired, Row
 from sdar_jax.runs import Evaluation
 from sdar_jax.statistics import Estimate
@@ -321,7 +312,7 @@ def write(comparison: Comparison, directory: pathlib.Path) -> list[str]:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-  parser = command_line.Parser(prog='python -m sdar_jax.compare')
+  parser = flags.Parser(prog='python -m sdar_jax.compare')
   parser.description = 'Compares runs by method over seeds, with intervals.'
   parser.add_argument('runs', nargs='+', metavar='RUN', help='directory or results.csv')
   parser.add_argument(

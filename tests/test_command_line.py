@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from sdar_jax import command_line, compare, describe, files, main, terminal
-from sdar_jax.command_line import Parser, UsageError
+from sdar_jax import command_line, compare, describe, files, flags, main, terminal
+from sdar_jax.flags import Parser, UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = '--config=experiments/alfworld.py:model=tiny'
@@ -283,3 +283,26 @@ def test_checks_of_places_leave_nothing(tmp_path):
   files.check_file(tmp_path / 'a/b', '--x')
   assert list(tmp_path.iterdir()) == []
   assert not isinstance(terminal.Stopped(15), Exception)
+
+
+@pytest.mark.parametrize(
+  'words, says',
+  [
+    (['corpus=a'], 'corpus=a: no flags'),
+    (['--corpus=a', '--corpus=b'], '--corpus is given 2 times'),
+    (['--corpus='], '--corpus= is empty'),
+    (['--corpse=a'], "Unknown command line flag 'corpse'"),
+    (['--undefok=corpse', '--corpse=a'], '--undefok=corpse: no such flag'),
+  ],
+)
+def test_programs_of_absl_ignore_nothing(words, says, capsys):
+  from sdar_jax.envs.search_qa import server  # Defines the flags.
+
+  assert server.parse_absl is flags.parse_absl
+  try:
+    with pytest.raises(SystemExit) as caught:
+      flags.parse_absl(['server', *words])
+  finally:
+    flags.flags.FLAGS.unparse_flags()
+  error = capsys.readouterr().err
+  assert caught.value.code == 2 and says in error and error.count('\n') == 1

@@ -20,6 +20,7 @@ from absl import app, flags
 from experiments.cells import WORLDS
 from experiments.tiny import tokenizer
 from sdar_jax import chat, export, modes, parts, skills
+from sdar_jax.flags import parse_absl
 from sdar_jax.models import convert, qwen
 
 # What is special about each world's lessons. WebShop's products may be known by heart,
@@ -95,4 +96,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=parse_absl)

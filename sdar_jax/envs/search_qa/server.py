@@ -29,6 +29,7 @@ from sdar_jax import files
 from sdar_jax.envs.base import EnvironmentFault
 from sdar_jax.envs.search_qa.retrieval import Passage, Retriever
 from sdar_jax.envs.search_qa.retrievers import open_retriever
+from sdar_jax.flags import parse_absl
 
 PATH = '/retrieve'
 MAX_BODY = 4 * 2**20  # bytes
@@ -286,8 +287,9 @@ def _hit(passage: Passage, scored: bool) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> None:
   """Serves until it is interrupted."""
+  del argv
   try:
-    if len(argv) > 1 or not _CORPUS.value:
+    if not _CORPUS.value:
       raise ValueError('name the file of passages: --corpus=FILE')
     retriever = open_retriever(
       'dense' if _INDEX.value else 'bm25',
@@ -308,4 +310,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=parse_absl)

@@ -1,0 +1,72 @@
+"""Evaluations of a run: played once for each step, shown beside its first."""
+
+import fakes
+import pytest
+
+from sdar_jax import evaluate, panels, patience
+from sdar_jax.evaluator import Evaluator
+
+
+class _Tasks(tuple):
+  digest = 'tasks'
+
+
+def _script(identity):
+  """Right at the first turn, the third, or never, by task and member."""
+  return str(1 + (identity[-1] + identity[-2]) % 3)
+
+
+def _plan(seed):
+  world = fakes.World()
+  world.tasks = lambda split: _Tasks(fakes.tasks())
+  panel = panels.make_panel(world, 'valid', 0)
+  return evaluate.Plan(panel, fakes.agent(), 2, seed, False, 'w' * 64)
+
+
+class _Console:
+  def __init__(self):
+    self.lines, self.shown = [], []
+    self.line, self.results = self.lines.append, self.shown.append
+
+  def once(self, what, line):
+    """Says nothing."""
+
+
+def _evaluator(directory, seed=0):
+  console = _Console()
+  waiting = patience.Patience(0.0, console.line, lambda: False)
+  made = Evaluator(
+    directory,
+    _plan(seed),
+    {'model_digest': 'm'},
+    fakes.in_process(fakes.World()),
+    patience=waiting,
+    console=console,
+    should_stop=lambda: False,
+  )
+  return made, console
+
+
+def test_what_faults_spoiled_is_no_report_and_played_again(tmp_path):
+  evaluator, _ = _evaluator(tmp_path)
+  broken = fakes.ScriptedSampler(lambda identity: 'boom', 0)
+  with pytest.raises(patience.EmptyStepError, match='evaluation at step 0: no result'):
+    evaluator.report(0, broken)
+  assert not list(tmp_path.rglob('eval/*.json'))
+  report = evaluator.report(0, fakes.ScriptedSampler(_script, 0))
+  assert report['n'] == 6 and report['step'] == 0
+  unused = fakes.ScriptedSampler(_script, 0)
+  assert _evaluator(tmp_path)[0].report(0, unused) == report and not unused.requests
+
+
+def test_there_is_no_before_of_another_panel_or_setting(tmp_path):
+  evaluator, console = _evaluator(tmp_path)
+  evaluator.report(0, fakes.ScriptedSampler(_script, 0))
+  evaluator.show(evaluator.report(5, fakes.ScriptedSampler(_script, 0)))
+  assert list(console.shown[0]) == ['before', 'after'] and len(console.lines) == 2
+  other, console = _evaluator(tmp_path, seed=1)
+  other.sort()
+  other.show(other.report(5, fakes.ScriptedSampler(_script, 0)))
+  assert list(console.shown[0]) == ['after'] and console.shown[0]['after']['seed'] == 1
+  assert any('there is no before' in line for line in console.lines)
+  assert 'eval/superseded/: 2' in console.lines[0]
