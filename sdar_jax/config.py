@@ -283,8 +283,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: one line naming the key, its value and what it may be.
   """
-  values = flatten(config)
+  try:
+    values = flatten(config)
+  except ArithmeticError:  # Of a multiple of it that is no number.
+    raise _wrong_reward(config) from None
   _check_keys(values)
+  if not values['rollout.success_reward'] > 0:
+    raise _wrong_reward(config)
   for key, choices in _CHOICES.items():
     if values[key] not in choices:
       raise ConfigError(f'config.{key}={values[key]!r}: must be one of {choices}')
@@ -304,6 +309,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise ConfigError(f'config.algorithm.{error}') from None
   _check_method(config, hyper)
   _check_relations(config)
+
+
+def _wrong_reward(config: ml_collections.ConfigDict) -> ConfigError:
+  reward = config.rollout.success_reward
+  return ConfigError(
+    f'config.rollout.success_reward={reward}: must be a positive number, not so small'
+    ' or large that its square is none'
+  )
 
 
 def _check_keys(values: dict[str, Any]) -> None:
@@ -328,17 +341,11 @@ def _check_keys(values: dict[str, Any]) -> None:
 
 def _check_method(config: ml_collections.ConfigDict, hyper: LossConfig) -> None:
   """Raises ConfigError unless there is this method and it takes these numbers."""
-  # They import JAX, which readers of a config can do without.
-  from sdar_jax import algorithms, validity
+  from sdar_jax import validity  # Imports JAX, which readers of a config do without.
 
-  name = config.algorithm.name
-  try:
-    row = algorithms.find(name)
-  except KeyError as error:
-    raise ConfigError(f'config.algorithm.name={error.args[0]}') from None
   usual = default(config.world.name)
   usual.rollout.success_reward = config.rollout.success_reward
-  for line in validity.complaints(name, row, hyper, usual.algorithm):
+  for line in validity.complaints(config.algorithm.name, hyper, usual.algorithm):
     raise ConfigError(f'config.algorithm.{line}')
 
 
