@@ -237,7 +237,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: one line naming the key, its value and what it may be.
   """
-  values = flatten(config)
+  try:
+    values = flatten(config)
+  except ArithmeticError:  # Of a multiple of it that is no number.
+    raise _wrong_reward(config) from None
   _check_keys(values)
   if not config.model.path:
     raise ConfigError(
@@ -255,6 +258,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
 @functools.cache
 def _defaults(world: str) -> dict[str, Any]:
   return flatten(default(world))
+
+
+def _wrong_reward(config: ml_collections.ConfigDict) -> ConfigError:
+  reward = config.rollout.success_reward
+  return ConfigError(
+    f'config.rollout.success_reward={reward}: must be a positive number, not so small'
+    ' or large that its square is none'
+  )
 
 
 def _check_keys(values: dict[str, Any]) -> None:
@@ -314,17 +325,11 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
 
 def _check_method(config: ml_collections.ConfigDict, hyper: LossConfig) -> None:
   """Raises ConfigError unless there is this method and it takes these numbers."""
-  # They import JAX, which readers of a config can do without.
-  from sdar_jax import algorithms, validity
+  from sdar_jax import validity  # Imports JAX, which readers of a config do without.
 
-  name = config.algorithm.name
-  try:
-    row = algorithms.find(name)
-  except KeyError as error:
-    raise ConfigError(f'config.algorithm.name={error.args[0]}') from None
   usual = default(config.world.name)
   usual.rollout.success_reward = config.rollout.success_reward
-  for line in validity.complaints(name, row, hyper, usual.algorithm):
+  for line in validity.complaints(config.algorithm.name, hyper, usual.algorithm):
     raise ConfigError(f'config.algorithm.{line}')
 
 

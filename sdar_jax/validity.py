@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sdar_jax import algorithms
 from sdar_jax.hyperparameters import LossConfig
 from sdar_jax.interface import Algorithm, Distillation
 from sdar_jax.losses import gates
@@ -71,16 +72,20 @@ def _declared(function: Callable) -> frozenset[str]:
 
 
 def complaints(
-  name: str, algorithm: Algorithm, hyper: LossConfig, defaults: Mapping[str, Any]
+  name: str, hyper: LossConfig, defaults: Mapping[str, Any]
 ) -> Iterator[str]:
-  """One line for each number that the method does not take.
+  """One line for each number that a method does not take, or for its name.
 
   Args:
-    name: what the method is called.
-    algorithm: its row.
+    name: of a row, or of two combined.
     hyper: its numbers.
     defaults: the value of each key that a method may leave unread.
   """
+  try:
+    algorithm = algorithms.find(name)
+  except KeyError as error:
+    yield f'name={error.args[0]}'
+    return
   if algorithm.distillation is not None and algorithm.needs_teacher(hyper):
     for key, values in algorithm.distillation.ranges.items():
       if getattr(hyper, key) not in values:

@@ -68,7 +68,9 @@ def _show_everything(stream):
     display.line('grün → 🎲 \ud800')
     display.step(1, {'train/loss': 0.25})
   long = 'put_something_that_is_far_too_long_for_a_table' * 3
-  display.results({'before': _report(0.3, ['look']), 'after': _report(0.5, [long])})
+  panel = {'composition': {long: 50}}
+  reports = {name: _report(0.3, [long], **panel) for name in ('before', 'after')}
+  display.results(reports)
 
 
 def _shown(reports, width=100):

@@ -152,7 +152,8 @@ def objective_outputs(case, hyper):
   arrays = {name: case[name] for name in names}
 
   def run(method, **numbers):
-    scalar = tokens.objective_of(method, case['mask'], arrays, **numbers)
+    quiet = not numbers.get('policy_coef')
+    scalar = tokens.objective_of(method, case['mask'], arrays, quiet, **numbers)
     (loss, metrics), grad = jax.value_and_grad(scalar, has_aux=True)(case['logprobs'])
     return loss, grad, masked.finish_metrics(metrics)
 
