@@ -253,3 +253,10 @@ def test_accepted_extremes_do_not_break_the_weights(pick):
 def test_accepted_extremes_one_by_one(method, pick):
   for key, value in _numbers(pick).items():
     _trains(method, {key: value})
+
+
+def test_a_norm_of_0_clips_nothing():
+  c = _config().optimizer.to_dict()
+  off, far = (_step(tuple({**c, 'max_grad_norm': n}.items())) for n in (0.0, 1e6))
+  np.testing.assert_array_equal(off, far)
+  assert abs(off[1]) > 0.5  # Adam's first step is about 1, not weight decay alone.
