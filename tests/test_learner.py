@@ -236,7 +236,7 @@ def test_no_update_leaves_a_number_that_is_not_finite(part, bad):
   (scored,) = micro.scored(learner, state, _params(1), [micro.split(micro.minibatch())])
 
   def broken(tree):
-    # A token that no row holds: its weight reaches neither logits nor gradients.
+    # A token that no row holds: a moment of its reaches no other weight.
     table = tree['embed']['embedding'].at[micro.VOCAB - 1, 0].set(bad)
     return {**tree, 'embed': {'embedding': table}}
 
@@ -248,7 +248,8 @@ def test_no_update_leaves_a_number_that_is_not_finite(part, bad):
     state = state._replace(opt_state=(state.opt_state[0], adam, *rest))
   before = jax.device_get((state.params, state.opt_state))
   state, metrics = learner.train_step(state, scored)
-  assert np.isfinite(metrics['loss'][0]) and np.isfinite(metrics['grad_norm'][0])
+  if part != 'params':  # The embedding is the output head, too.
+    assert np.isfinite(metrics['loss'][0]) and np.isfinite(metrics['grad_norm'][0])
   assert int(state.skipped) == int(state.skipped_in_a_row) == 1
   assert float(metrics['updates_skipped'][0]) == 1
   after = jax.device_get((state.params, state.opt_state))
@@ -264,15 +265,16 @@ def test_an_update_that_overflows_a_weight_is_skipped():
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
-@pytest.mark.parametrize(('algorithm', 'programs'), [('sdar', 1), ('sdpg', 2)])
-def test_only_whole_distributions_are_compiled_for_pairs_of_widths(algorithm, programs):
+@pytest.mark.parametrize(('algorithm', 'more'), [('sdar', 0), ('sdpg', 1)])
+def test_only_whole_distributions_are_compiled_for_pairs_of_widths(algorithm, more):
   learner = micro.learner(algorithm=algorithm)
-  state = learner.init_state(_params())
-  for width in (28, 36):
+  state, programs = learner.init_state(_params()), []
+  for width in (28, 28, 36):  # The first state has not been through an update yet.
     parts = micro.split(micro.minibatch(teacher_width=width))
     (scored,) = micro.scored(learner, state, _params(1), [parts])
     state, _ = learner.train_step(state, scored)
-  assert learner._gradient._cache_size() == programs
+    programs.append(learner._gradient._cache_size())
+  assert programs[2] - programs[1] == more
 
 
 def test_bfloat16_compute_keeps_float32_weights_and_moments():
