@@ -241,6 +241,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     values = flatten(config)
   except ArithmeticError:  # Of a multiple of it that is no number.
     raise _wrong_reward(config) from None
+  if 'rollout.success_reward' in values:
+    KEYS['rollout.success_reward'].check(  # First: other numbers follow it.
+      'rollout.success_reward', values['rollout.success_reward']
+    )
   _check_keys(values)
   if not config.model.path:
     raise ConfigError(
