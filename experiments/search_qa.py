@@ -46,7 +46,6 @@ def _paper(c: ml_collections.ConfigDict) -> None:
   c.train.teacher_buckets = (2048, 2560, 3584, 5632)
   c.optimizer.warmup_steps = 15
   c.algorithm.kl_coef = 0.001
-  c.algorithm.invalid_penalty = 0.01
   c.eval.split = 'test'
   c.eval.tasks = 0  # All questions.
   c.eval.temperature = 0.0
@@ -76,6 +75,7 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.train.shuffle_rows = True
   c.optimizer.learning_rate = 3e-4
   c.algorithm.entropy_coef = 0.005
+  c.algorithm.invalid_penalty = 0.1  # Ten times the paper's share of a success.
   c.eval.split = 'valid_unseen'
   c.eval.tasks = 500
   c.eval.every = 10

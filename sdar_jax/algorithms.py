@@ -3,8 +3,8 @@
 A row names pure functions and constants; the loop, the learner and the rollout read
 them and never ask which method runs. Numbers live in `LossConfig`; where a method wants
 others than the defaults its row says so in `settings`, which an experiment's `algo=`
-argument writes into the config. Any policy's side combines with any teacher's:
-`find('gigpo+sdar')` is GiGPO with SDAR's distillation.
+argument writes into the config. Any policy whose own prompts are plain combines with
+any teacher: `find('gigpo+sdar')` is GiGPO with SDAR's distillation.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ import dataclasses
 import numpy as np
 
 from sdar_jax import teaching
-from sdar_jax.hyperparameters import LossConfig
+from sdar_jax.hyperparameters import LossConfig, reads
+from sdar_jax.interface import Algorithm, LossInputs, StepData
 from sdar_jax.losses import advantages as advantages_lib
 from sdar_jax.losses import policy, returns
-from sdar_jax.objective import SEEING, Algorithm, LossInputs, StepData
 from sdar_jax.teaching import numbers
 
 
@@ -23,6 +23,7 @@ def _ids(data: StepData) -> tuple[np.ndarray, ...]:
   return data.group_ids, data.trajectory_ids
 
 
+@reads('statistics_over', 'divide_by_std')
 def _group_relative(data: StepData, hyper: LossConfig) -> np.ndarray:
   return advantages_lib.group_relative(
     data.scores,
@@ -33,12 +34,14 @@ def _group_relative(data: StepData, hyper: LossConfig) -> np.ndarray:
   )
 
 
+@reads('statistics_over')
 def _leave_one_out(data: StepData, hyper: LossConfig) -> np.ndarray:
   return advantages_lib.rloo(
     data.scores, *_ids(data), data.row_mask, statistics_over=hyper.statistics_over
   )
 
 
+@reads('statistics_over', 'divide_by_std')
 def _pass_at_k(data: StepData, hyper: LossConfig) -> np.ndarray:
   return advantages_lib.pass_at_k(
     data.scores,
@@ -49,6 +52,9 @@ def _pass_at_k(data: StepData, hyper: LossConfig) -> np.ndarray:
   )
 
 
+@reads(
+  *('statistics_over', 'divide_by_std'), 'gamma', 'step_weight', 'anchor_similarity'
+)
 def _anchored(data: StepData, hyper: LossConfig) -> np.ndarray:
   return advantages_lib.gigpo(
     data.scores,
@@ -62,12 +68,18 @@ def _anchored(data: StepData, hyper: LossConfig) -> np.ndarray:
   )
 
 
+@reads('gamma')
 def _whitened(data: StepData, hyper: LossConfig) -> np.ndarray:
   return returns.reinforce_plus_plus(
-    data.scores, data.response_mask, data.row_mask, gamma=hyper.gamma
+    data.scores,
+    data.response_mask,
+    data.row_mask,
+    gamma=hyper.gamma,
+    token_rewards=data.token_rewards,
   )
 
 
+@reads('statistics_over')
 def _whitened_baseline(data: StepData, hyper: LossConfig) -> np.ndarray:
   return returns.reinforce_plus_plus_baseline(
     data.scores,
@@ -79,14 +91,12 @@ def _whitened_baseline(data: StepData, hyper: LossConfig) -> np.ndarray:
 
 
 def _gae(data: StepData, hyper: LossConfig) -> tuple[np.ndarray, np.ndarray]:
-  in_reward = hyper.kl_in == 'reward' and hyper.kl_coef != 0
-  kl = data.old_kl if in_reward else np.zeros_like(data.old_logprobs)
+  more = data.token_rewards
   rewards = returns.token_rewards(
     data.scores,
-    kl,
+    np.zeros_like(data.old_logprobs) if more is None else more,
     data.response_mask,
     data.row_mask,
-    kl_coef=hyper.kl_coef if in_reward else 0.0,
   )
   return returns.gae(
     rewards,
@@ -97,10 +107,12 @@ def _gae(data: StepData, hyper: LossConfig) -> tuple[np.ndarray, np.ndarray]:
   )
 
 
+@reads('gamma', 'gae_lambda')
 def _actor_critic(data: StepData, hyper: LossConfig) -> np.ndarray:
   return returns.whiten(_gae(data, hyper)[0], data.response_mask)
 
 
+@reads('gamma', 'gae_lambda')
 def _value_targets(data: StepData, hyper: LossConfig) -> np.ndarray:
   return _gae(data, hyper)[1]
 
@@ -110,12 +122,14 @@ def _clips(hyper: LossConfig) -> dict[str, float]:
   return {name: getattr(hyper, name) for name in names}
 
 
+@reads('clip_low', 'clip_high', 'dual_clip')
 def _clipped_surrogate(inputs: LossInputs, credit, hyper: LossConfig):
   return policy.clipped_surrogate(
     inputs.logprobs, inputs.old_logprobs, credit, inputs.response_mask, **_clips(hyper)
   )
 
 
+@reads('clip_low', 'clip_high')
 def _sequence_surrogate(inputs: LossInputs, credit, hyper: LossConfig):
   return policy.gspo(
     inputs.logprobs,
@@ -188,7 +202,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     'leave-one-out baseline', 'arXiv 2402.14740', advantages=_leave_one_out
   ),
   'reinforce++': _policy(
-    'returns whitened over the batch', 'arXiv 2501.03262', advantages=_whitened
+    'returns whitened over the batch',
+    'arXiv 2501.03262',
+    advantages=_whitened,
+    rewards_tokens=True,
   ),
   'reinforce++-baseline': _policy(
     "the group's mean as baseline, then whitened",
@@ -213,6 +230,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     'arXiv 1707.06347',
     advantages=_actor_critic,
     value_targets=_value_targets,
+    rewards_tokens=True,
   ),
   'ppo-kl-reward': _policy(
     'the same with the KL taken off the rewards',
@@ -220,6 +238,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     numbers(kl_in='reward', kl_kind='k1'),
     advantages=_actor_critic,
     value_targets=_value_targets,
+    rewards_tokens=True,
   ),
   'sdar': _taught(
     'GRPO and gated self-distillation, as a loss',
@@ -329,7 +348,8 @@ def find(name: str) -> Algorithm:
     name: of a row, or 'POLICY+TEACHER' of two: one without a teacher and one with.
 
   Raises:
-    KeyError: one line naming what is unknown and what there is.
+    KeyError: one line naming what is unknown and what there is, or why the two do not
+      go together.
   """
   if name in ALGORITHMS:
     return ALGORITHMS[name]
@@ -338,19 +358,30 @@ def find(name: str) -> Algorithm:
     if not (letter == '+' and base and teacher):
       continue
     if teacher.distillation and not base.distillation:
-      return dataclasses.replace(
-        base,
-        summary=f'{base.summary}; {teacher.summary}',
-        source=f'{base.source}; {teacher.source}',
-        distillation=teacher.distillation,
-        student_sees_skills=max(
-          base.student_sees_skills, teacher.student_sees_skills, key=SEEING.index
-        ),
-      )
+      return _combined(name, base, teacher)
   raise KeyError(
     f'{name!r}: must be one of {", ".join(ALGORITHMS)}, or one without a teacher and'
     ' one with, as gigpo+sdar'
   )
+
+
+def _combined(name: str, base: Algorithm, teacher: Algorithm) -> Algorithm:
+  seeing = {base.student_sees_skills, teacher.student_sees_skills} - {'none'}
+  if len(seeing) > 1:
+    raise KeyError(
+      f'{name!r}: both say whose prompts show skills, {" and ".join(sorted(seeing))} of'
+      ' a group: take a policy whose own prompts are plain'
+    )
+  try:
+    return dataclasses.replace(
+      base,
+      summary=f'{base.summary}; {teacher.summary}',
+      source=f'{base.source}; {teacher.source}',
+      distillation=teacher.distillation,
+      student_sees_skills=seeing.pop() if seeing else 'none',
+    )
+  except ValueError as error:
+    raise KeyError(f'{name!r}: {error}') from None
 
 
 def markdown() -> str:

@@ -42,7 +42,18 @@ def default(world: str = 'alfworld') -> ml_collections.ConfigDict:
   c.checkpoint = _checkpoint()
   c.log = _log()
   c.sft = _sft()
+  _follow_reward(c)
   return c
+
+
+def _follow_reward(c: ml_collections.ConfigDict) -> None:
+  """Makes numbers in return units multiples of what a solved episode returns."""
+  reward = c.rollout.get_ref('success_reward')
+  c.algorithm.invalid_penalty = reward * 0.01  # ref: 0.1 of 10, 0.01 of 1.
+  c.algorithm.view_margin = reward * 0.05  # UCOB: 0.05 of 1.
+  c.algorithm.view_temperature = reward * 0.2  # UCOB: 0.2 of 1.
+  c.algorithm.value_clip = reward * 0.05  # ref: 0.5 of 10.
+  c.algorithm.value_coef = reward**-2.0  # Of squares: the value loss has no unit.
 
 
 def _model() -> ml_collections.ConfigDict:
@@ -78,7 +89,7 @@ def _algorithm() -> ml_collections.ConfigDict:
   """The method, and every number of `LossConfig`, which says what they mean."""
   c = ml_collections.ConfigDict(dataclasses.asdict(LossConfig()))
   c.name = 'sdar'  # A row of sdar_jax/algorithms.py, or two: 'gigpo+sdar'.
-  c.invalid_penalty = 0.1  # Off the score of a malformed row (ref: 0.1).
+  c.invalid_penalty = 0.1  # Off the score of a malformed row; see _follow_reward.
   c.mean_over = 'minibatch'  # 'microbatch' (ref): a mean of microbatches' means.
   return c
 
@@ -272,8 +283,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: one line naming the key, its value and what it may be.
   """
-  values = flatten(config)
+  try:
+    values = flatten(config)
+  except ArithmeticError:  # Of a multiple of it that is no number.
+    raise _wrong_reward(config) from None
   _check_keys(values)
+  if not values['rollout.success_reward'] > 0:
+    raise _wrong_reward(config)
   for key, choices in _CHOICES.items():
     if values[key] not in choices:
       raise ConfigError(f'config.{key}={values[key]!r}: must be one of {choices}')
@@ -288,10 +304,19 @@ def validate(config: ml_collections.ConfigDict) -> None:
       raise ConfigError(f'config.{key}={values[key]}: must be at most {bound}')
   numbers = {f.name: config.algorithm[f.name] for f in dataclasses.fields(LossConfig)}
   try:
-    LossConfig(**numbers)
+    hyper = LossConfig(**numbers)
   except ValueError as error:
     raise ConfigError(f'config.algorithm.{error}') from None
+  _check_method(config, hyper)
   _check_relations(config)
+
+
+def _wrong_reward(config: ml_collections.ConfigDict) -> ConfigError:
+  reward = config.rollout.success_reward
+  return ConfigError(
+    f'config.rollout.success_reward={reward}: must be a positive number, not so small'
+    ' or large that its square is none'
+  )
 
 
 def _check_keys(values: dict[str, Any]) -> None:
@@ -312,6 +337,16 @@ def _check_keys(values: dict[str, Any]) -> None:
       raise ConfigError(
         f'config.{key}={value!r} is a {type(value).__name__}: must be {want.__name__}'
       )
+
+
+def _check_method(config: ml_collections.ConfigDict, hyper: LossConfig) -> None:
+  """Raises ConfigError unless there is this method and it takes these numbers."""
+  from sdar_jax import validity  # Imports JAX, which readers of a config do without.
+
+  usual = default(config.world.name)
+  usual.rollout.success_reward = config.rollout.success_reward
+  for line in validity.complaints(config.algorithm.name, hyper, usual.algorithm):
+    raise ConfigError(f'config.algorithm.{line}')
 
 
 def _check_relations(config: ml_collections.ConfigDict) -> None:

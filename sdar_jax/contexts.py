@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from sdar_jax.batching import Row
-from sdar_jax.skills import NOTHING, SkillView, TeacherContext
+from sdar_jax.skills import NOTHING, SkillError, SkillView, TeacherContext
 from sdar_jax.trajectory import Outcome, Trajectory
 
 PLAIN = 'plain'  # In a view: the prompt that shows nothing is itself the lesson.
@@ -51,26 +51,54 @@ def teacher_rows(
 
   Raises:
     ValueError: unknown `kind`.
-    SkillError: the teacher cannot show skills.
+    SkillError: the teacher cannot show skills, or none of its skills to any row. That
+      no episode is worth showing may happen in a step; a bank that never has anything
+      to say is a mistake.
   """
   if kind not in CONTEXTS:
     raise ValueError(f'teacher context {kind!r}: must be one of {CONTEXTS}')
   groups = _groups(rows)
-  pairs = [
-    _prompt(kind, teacher, row, _others(groups[row.group_id], row), sees)
-    for row, sees in zip(rows, sees_skills, strict=True)
-  ]
-  return [ids for ids, _ in pairs], [view for _, view in pairs]
+  prompts, views = [], []
+  for row, sees in zip(rows, sees_skills, strict=True):
+    others = _others(groups[row.group_id], row)
+    ids, view = _prompt(kind, teacher, row, others, sees)
+    prompts.append(ids)
+    # A prompt like the student's teaches nothing, whatever it was meant to show.
+    same = np.array_equal(ids, row.turn.prompt_ids)
+    views.append(SkillView((), view.left_out, 0) if same else view)
+  if kind not in _BLOCKS:
+    _check_shown(teacher, rows, views, 'the teacher')
+  return prompts, views
 
 
 def student_views(
   teacher: TeacherContext, rows: Sequence[Row], sees_skills: Sequence[bool]
 ) -> list[SkillView]:
-  """What each row's own prompt showed its student; empty where that saw no skills."""
-  return [
-    teacher.prompt(row.turn.prompt_text, row.task)[1] if sees else NOTHING
-    for row, sees in zip(rows, sees_skills, strict=True)
-  ]
+  """Skills in each student's own prompt; empty where that saw none.
+
+  Raises:
+    SkillError: some were to see skills, and none did.
+  """
+  views, seeing = [], []
+  for row, sees in zip(rows, sees_skills, strict=True):
+    view = teacher.prompt(row.turn.prompt_text, row.task)[1] if sees else NOTHING
+    views.append(view)
+    if sees:
+      seeing.append(row)
+  _check_shown(teacher, seeing, views, 'a student that sees skills')
+  return views
+
+
+def _check_shown(
+  teacher: TeacherContext, rows: Sequence[Row], views: Sequence[SkillView], who: str
+) -> None:
+  """Raises SkillError if there are rows and no view shows anything."""
+  if rows and not taught(views).any():
+    task = rows[0].task
+    raise SkillError(
+      f'{who} saw nothing in any of {len(rows)} turns, as of {task.task_id!r} of type'
+      f' {task.task_type!r}: {teacher.cause}'
+    )
 
 
 def taught(views: Sequence[SkillView]) -> np.ndarray:

@@ -2,8 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
-CHOICES = {
+from sdar_jax.losses import gates
+
+CHOICES: Mapping[str, Collection[str]] = {
   'kl_kind': ('k1', 'k2', 'k3', 'abs'),
   'kl_in': ('loss', 'reward'),
   'aggregation': (
@@ -14,7 +18,7 @@ CHOICES = {
   ),
   'statistics_over': ('rows', 'trajectories'),
   'distill_form': ('loss', 'advantage'),
-  'gate': ('gap', 'entropy', 'soft_or'),
+  'gate': gates.GATES,
   'divergence': ('reverse_kl', 'forward_kl', 'jsd'),
   'teacher_weights': ('policy', 'ema', 'initial'),
 }
@@ -29,13 +33,42 @@ _FRACTIONS = (
 _AT_LEAST_ONE = ('dual_clip',)
 
 
+def reads(*keys: str) -> Callable[[Callable], Callable]:
+  """Declares which keys of `config.algorithm` a function of a method reads."""
+
+  def declare(function: Callable) -> Callable:
+    function.reads = frozenset(keys)
+    return function
+
+  return declare
+
+
+class Range(NamedTuple):
+  """The values that a method takes for a number."""
+
+  at_most: float = math.inf
+  above: float = -math.inf
+
+  def __contains__(self, value: float) -> bool:
+    return self.above < value <= self.at_most
+
+  def __str__(self) -> str:
+    bounds = []
+    if self.above > -math.inf:
+      bounds.append(f'above {self.above:g}')
+    if self.at_most < math.inf:
+      bounds.append(f'at most {self.at_most:g}')
+    return ' and '.join(bounds)
+
+
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
   """Hyperparameters of advantages and losses; hashable, so static under jit.
 
   Defaults are the paper's for ALFWorld (arXiv 2605.15155; ZJU-REAL/SDAR@8b85c23,
-  examples/sdar_trainer). A coefficient of 0 removes its term: it costs nothing and
-  the result is bit for bit that of a method without it.
+  examples/sdar_trainer), where a solved episode returns 10; `config.default` makes
+  those in return units follow `rollout.success_reward`. A coefficient of 0 removes its
+  term: it costs nothing and the result is bit for bit that of a method without it.
 
   Attributes:
     statistics_over: group statistics over 'rows' or 'trajectories'.
@@ -49,20 +82,20 @@ class LossConfig:
     clip_low: the ratio's lower clip is 1 - clip_low.
     clip_high: the ratio's upper clip is 1 + clip_high.
     dual_clip: bound on the ratio where the advantage is negative, >= 1.
-    value_coef: weight of the value loss; returns go up to rollout.success_reward=10,
-      squares to 100.
+    value_coef: weight of the value loss, per squared return unit.
     value_clip: how far a value may move per step, return units.
     kl_coef: weight of the KL to the initial policy.
     kl_kind: its estimator, one of policy.KL_KINDS.
     kl_in: 'loss' adds it to the loss; 'reward' takes it off the rewards.
     entropy_coef: weight of the entropy bonus.
     aggregation: tokens to a scalar, one of masked.AGGREGATIONS.
-    distill_coef: weight of all that the teacher says: of a distillation term, or the
-      share in which a teacher reshapes advantages.
+    distill_coef: weight of all that the teacher says: of a distillation term; or the
+      share, at most 1, in which a teacher reshapes advantages; or return units per
+      deviation (ADRS).
     distill_form: 'loss' adds a term; 'advantage' adds the gate to the advantages.
     warmdown_steps: over which distill_coef falls to 0 in a line; 0 keeps it.
-    gate: what the gate looks at: the teacher's 'gap', the student's 'entropy', or
-      either ('soft_or').
+    gate: one of gates.GATES: what it looks at is the teacher's 'gap', the student's
+      'entropy', or either ('soft_or').
     gate_beta: sharpness of the gate, 1/nat.
     gate_centred: take the step's mean gate off every gate.
     gap_clip: bound on the gap in the gate and in sampled OPSD, nats; 0 is none.
@@ -79,9 +112,8 @@ class LossConfig:
     credit_clip: how far a teacher may move a turn's or token's share of the advantage.
     gate_scale: tau of ADRS's gate, per unit of its signal.
     view_gamma: discount per turn of the returns that UCOB compares.
-    view_margin: return by which a view must lead to teach the other (UCOB: 0.05 for
-      returns up to 1; here they go up to rollout.success_reward=10).
-    view_temperature: lead at which its weight is 1, return units (0.2 likewise).
+    view_margin: return by which a view must lead to teach the other.
+    view_temperature: lead at which its weight is 1, return units.
     view_weight_cap: largest weight.
     action_weight: weight of tokens after the thought (UCOB).
   """
@@ -130,7 +162,7 @@ class LossConfig:
       name, value = field.name, getattr(self, field.name)
       if name in CHOICES:
         if value not in CHOICES[name]:
-          raise ValueError(f'{name}={value!r}: must be one of {CHOICES[name]}')
+          raise ValueError(f'{name}={value!r}: must be one of {tuple(CHOICES[name])}')
       elif not isinstance(value, bool):
         bound = 1 if name in _AT_LEAST_ONE else 0
         if not (math.isfinite(value) and value >= bound):

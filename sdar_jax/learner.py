@@ -213,7 +213,7 @@ class Learner:
     hidden = self._hidden(params, tokens)
     logprobs, entropy = self._scores(params, hidden, tokens)
     out = {'old_logprobs': logprobs}
-    if self._loss.gate != 'gap':
+    if self._algorithm.needs_entropy(self._loss):
       out['old_entropy'] = entropy
     if self._algorithm.has_critic:
       out['old_values'] = scoring.token_values(hidden, params['value_head'])

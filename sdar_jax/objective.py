@@ -1,4 +1,4 @@
-"""What a method is made of, and the two places where its parts meet.
+"""The two places where the parts of a method meet.
 
 `assign_credit` runs on the host over a whole step, after scoring and before the first
 update: advantages of every token. `policy_objective` runs jitted on the device: the
@@ -6,220 +6,14 @@ scalar of a minibatch. Both read a row of the table in `algorithms` and never as
 method it is. Numbers live in `LossConfig`.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sdar_jax.hyperparameters import LossConfig
-from sdar_jax.losses import anchors, masked, policy, returns, schedules
+from sdar_jax.interface import Algorithm, Distillation, LossInputs, StepData
+from sdar_jax.losses import distill, gates, masked, policy, returns, schedules
 from sdar_jax.losses.advantages import uniform_credit
-from sdar_jax.losses.masked import Array
-
-SEEING = ('none', 'all', 'half')  # Whose own prompts show skills.
-
-
-class StepData(NamedTuple):
-  """A step's rows (one per turn) as credit assignment reads them. NumPy.
-
-  Attributes:
-    scores: [B] float, return units: the trajectory's return less the row's penalty.
-    rewards: [B] float, return units, what the environment paid for the turn.
-    penalties: [B] float, return units, >= 0, for a malformed turn.
-    successes: [B] bool, whether the row's trajectory solved its task.
-    group_ids: [B] int.
-    trajectory_ids: [B] int, unique in the step.
-    turn_ids: [B] int, from 0.
-    row_mask: [B] bool.
-    observations: [B] strings, what the environment showed.
-    sees_skills: [B] bool, whether the student's own prompt showed skills.
-    taught: [B] bool, whether the teacher's prompt showed anything; None without one.
-    response_mask: [B, R] bool; responses are left-aligned.
-    old_logprobs: [B, R] float, nats, before this step's updates.
-    ref_logprobs: [B, R] float, nats, or None.
-    teacher_logprobs: [B, R] float, nats, or None.
-    old_entropy: [B, R] float, nats, or None.
-    old_kl: [B, R] float, nats, to the initial policy as kl_kind says, or None.
-    old_values: [B, R] float, return units, the critic's, or None.
-    action_mask: [B, R] bool, tokens after the thought, or None.
-    step: passes of the loop before this one.
-  """
-
-  scores: np.ndarray
-  rewards: np.ndarray
-  penalties: np.ndarray
-  successes: np.ndarray
-  group_ids: np.ndarray
-  trajectory_ids: np.ndarray
-  turn_ids: np.ndarray
-  row_mask: np.ndarray
-  observations: Sequence[str]
-  sees_skills: np.ndarray
-  taught: np.ndarray | None
-  response_mask: np.ndarray
-  old_logprobs: np.ndarray
-  ref_logprobs: np.ndarray | None
-  teacher_logprobs: np.ndarray | None
-  old_entropy: np.ndarray | None
-  old_kl: np.ndarray | None
-  old_values: np.ndarray | None
-  action_mask: np.ndarray | None
-  step: int
-
-  @property
-  def gap(self) -> np.ndarray:
-    """[B, R] nats, teacher minus pre-update policy; 0 where nothing was taught."""
-    there = self.response_mask & self.taught[:, None]
-    return np.where(there, self.teacher_logprobs - self.old_logprobs, 0.0)
-
-  def discounted(self, gamma: float) -> np.ndarray:
-    """[B] return units, `returns.step_returns`: rewards from each turn on."""
-    return returns.step_returns(
-      self.rewards, self.trajectory_ids, self.turn_ids, self.row_mask, gamma=gamma
-    )
-
-  def anchor_ids(self, similarity: float) -> np.ndarray:
-    """[B] numbers of the states that a group's rows share; 0 asks for equal texts."""
-    return anchors.anchor_ids(
-      self.observations, self.group_ids, similarity=similarity or None
-    )
-
-
-class LossInputs(NamedTuple):
-  """What the objective may read; gradients reach the first four fields only.
-
-  Attributes:
-    logprobs: [B, T] float, nats, of the current policy.
-    entropy: [B, T] float, nats, of the current policy.
-    values: [B, T] float, return units, of the current critic, or None.
-    divergence: [B, T] float, nats, between the student's and the teacher's whole
-      distributions, or None.
-    old_logprobs: [B, T] float, nats, before this step's updates.
-    ref_logprobs: [B, T] float, nats, or None where `needs_reference` is False.
-    teacher_logprobs: [B, T] float, nats, or None where `needs_teacher` is False.
-    old_entropy: [B, T] float, nats, or None.
-    old_values: [B, T] float, return units, or None.
-    advantages: [B, T] float, one per token.
-    value_targets: [B, T] float, return units, or None.
-    response_mask: [B, T] bool, True exactly on sampled tokens; all False on padding
-      rows.
-    action_mask: [B, T] bool, tokens after the thought, or None.
-    teaching: [B] float, weight of the row's distillation term; 0 where the teacher
-      saw nothing.
-    turn_ids: [B] int, which turn of its episode a row is, from 0.
-    gate_mean: scalar, the step's mean gate before its updates.
-    distill_scale: scalar, the schedule's factor on distill_coef.
-    normaliser: scalar, `masked.normaliser_of` the whole minibatch's response_mask.
-  """
-
-  logprobs: Array
-  entropy: Array
-  values: Array | None
-  divergence: Array | None
-  old_logprobs: Array
-  ref_logprobs: Array | None
-  teacher_logprobs: Array | None
-  old_entropy: Array | None
-  old_values: Array | None
-  advantages: Array
-  value_targets: Array | None
-  response_mask: Array
-  action_mask: Array | None
-  teaching: Array
-  turn_ids: Array
-  gate_mean: Array | float
-  distill_scale: Array | float
-  normaliser: Array | int
-
-  @property
-  def taught_mask(self) -> Array:
-    """[B, T] bool, response tokens of rows whose teacher saw something."""
-    return self.response_mask & (self.teaching != 0)[:, None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-  """The teacher's side of a method; it combines with any policy's side.
-
-  Attributes:
-    context: what the teacher's prompt shows beyond the student's: one of
-      `contexts.CONTEXTS`.
-    metrics: (inputs, hyper) -> Metrics.
-    losses: (inputs, hyper) -> [B, T] losses per token before distill_coef, or None.
-      Used where distill_form is 'loss'.
-    advantages: (advantages [B, T], inputs, hyper, coef) -> [B, T] advantages, on the
-      device. Used where distill_form is 'advantage'.
-    credit: (advantages [B, R], data, hyper, coef) -> [B, R] advantages, on the host
-      over the whole step; used in either form.
-    weights: (data, hyper) -> [B] weights of the rows' terms, or None for 1 each.
-    whole_distribution: `losses` reads `inputs.divergence`.
-    settings: config values of this method, 'algorithm.distill_coef' -> 0.5.
-  """
-
-  context: str
-  metrics: Callable[[LossInputs, LossConfig], masked.Metrics]
-  losses: Callable[[LossInputs, LossConfig], jax.Array] | None = None
-  advantages: Callable[..., jax.Array] | None = None
-  credit: Callable[..., np.ndarray] | None = None
-  weights: Callable[[StepData, LossConfig], np.ndarray] | None = None
-  whole_distribution: bool = False
-  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Algorithm:
-  """One method: a row of `algorithms.ALGORITHMS`.
-
-  Attributes:
-    summary: what it is, in a few words.
-    source: the paper, and where it was read.
-    advantages: (data, hyper) -> [B] or [B, R] advantages.
-    policy_loss: (inputs, advantages [B, T], hyper) -> [B, T] losses per token.
-    policy_metrics: (inputs, advantages [B, T], hyper) -> Metrics.
-    value_targets: (data, hyper) -> [B, R] what the critic should have said; None for a
-      method without critic.
-    distillation: the teacher's side, or None.
-    student_sees_skills: whose own prompts show skills: 'none', 'all' or 'half' of a
-      group's members.
-    settings: config values of the policy's side, 'algorithm.clip_high' -> 0.28.
-  """
-
-  summary: str
-  source: str
-  advantages: Callable[[StepData, LossConfig], np.ndarray]
-  policy_loss: Callable[[LossInputs, jax.Array, LossConfig], jax.Array]
-  policy_metrics: Callable[[LossInputs, jax.Array, LossConfig], masked.Metrics]
-  value_targets: Callable[[StepData, LossConfig], np.ndarray] | None = None
-  distillation: Distillation | None = None
-  student_sees_skills: str = 'none'
-  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-  @property
-  def has_critic(self) -> bool:
-    """Whether a value head is trained beside the policy."""
-    return self.value_targets is not None
-
-  @property
-  def all_settings(self) -> dict[str, Any]:
-    """Config values of both sides."""
-    taught = self.distillation.settings if self.distillation else {}
-    return {**self.settings, **taught}
-
-  def needs_teacher(self, hyper: LossConfig) -> bool:
-    """Whether anything reads `teacher_logprobs` under these hyperparameters."""
-    return self.distillation is not None and hyper.distill_coef != 0
-
-  def needs_divergence(self, hyper: LossConfig) -> bool:
-    """Whether the loss reads whole distributions of a teacher."""
-    return self.needs_teacher(hyper) and self.distillation.whole_distribution
-
-  def sees_skills(self, member: int) -> bool:
-    """Whether this member of a group is shown skills."""
-    odd = self.student_sees_skills == 'half' and member % 2 == 1
-    return self.student_sees_skills == 'all' or odd
 
 
 def assign_credit(
@@ -236,39 +30,41 @@ def assign_credit(
 
   Returns:
     `advantages` [B, R] f32, `teaching` [B] f32, `gate_mean` and `distill_scale` [] f32,
-    with a critic `value_targets` [B, R] f32, and `action_mask` if there is one; see
-    `LossInputs`.
+    with a critic `value_targets` [B, R] f32, and `gate` [B, R] f32 and `action_mask` if
+    there are such; see `LossInputs`.
 
   Raises:
     ValueError: a reward that is not finite.
   """
   mask = data.response_mask
-  if hyper.kl_in == 'reward' and hyper.kl_coef and not algorithm.has_critic:
-    penalty = np.where(mask, data.old_kl, 0.0).sum(1)  # A critic's sees each token's.
-    data = data._replace(scores=data.scores - hyper.kl_coef * penalty)
-  advantages = np.asarray(algorithm.advantages(data, hyper), np.float32)
-  if advantages.ndim == 1:
-    advantages = uniform_credit(advantages, mask)
   scale = schedules.linear_warmdown(
     data.step, value=1.0, warmdown_steps=hyper.warmdown_steps
   )
+  coef = hyper.distill_coef * float(scale)
+  distillation = algorithm.distillation if algorithm.needs_teacher(hyper) else None
+  if distillation is not None:
+    data = data._replace(gate=_old_gate(distillation, hyper, data))
+  data = _with_token_rewards(algorithm, hyper, data, distillation, coef)
+  advantages = np.asarray(algorithm.advantages(data, hyper), np.float32)
+  if advantages.ndim == 1:
+    advantages = uniform_credit(advantages, mask)
   teaching, gate_mean = np.zeros(len(mask)), 0.0
-  if algorithm.needs_teacher(hyper):
-    distillation = algorithm.distillation
+  if distillation is not None:
     teaching = data.taught.astype(float)
     if distillation.weights is not None:
       teaching = teaching * distillation.weights(data, hyper)
     if distillation.credit is not None:
-      coef = hyper.distill_coef * float(scale)
       advantages = distillation.credit(advantages, data, hyper, coef)
-    gates = old_gate(data, hyper)[mask & data.taught[:, None]]
-    gate_mean = gates.mean() if gates.size else 0.0
+    if data.gate is not None and data.taught_mask.any():
+      gate_mean = data.gate[data.taught_mask].mean()
   out = {
     'advantages': advantages,
     'teaching': teaching,
     'gate_mean': gate_mean,
     'distill_scale': scale,
   }
+  if data.gate is not None:
+    out['gate'] = data.gate
   if algorithm.has_critic:
     out['value_targets'] = algorithm.value_targets(data, hyper)
   out = {name: np.asarray(value, np.float32) for name, value in out.items()}
@@ -277,18 +73,38 @@ def assign_credit(
   return out
 
 
-def old_gate(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """[B, R] the gate before the step's updates, uncentred, for records and baselines."""
-  gap, clip = data.gap, hyper.gap_clip
-  gap = np.clip(gap, -clip, clip) if clip else gap
-  if hyper.gate == 'gap':
-    signal = gap
-  elif hyper.gate == 'entropy':
-    signal = data.old_entropy
+def _old_gate(
+  distillation: Distillation, hyper: LossConfig, data: StepData
+) -> np.ndarray | None:
+  """[B, R] the gate before the step's updates, 0 where nothing is taught, or None."""
+  if distillation.step_gate is not None:
+    gate = distillation.step_gate(data, hyper)
+  elif distillation.gate is not None:
+    gate = gates.apply(distillation.gate(hyper), data.gate_inputs, hyper)
   else:
-    entropy = np.minimum(data.old_entropy, 1.0)
-    signal = entropy + gap - entropy * gap
-  return 0.5 * (1.0 + np.tanh(0.5 * hyper.gate_beta * signal))
+    return None
+  return np.where(data.taught_mask, gate, 0.0)
+
+
+def _with_token_rewards(
+  algorithm: Algorithm,
+  hyper: LossConfig,
+  data: StepData,
+  distillation: Distillation | None,
+  coef: float,
+) -> StepData:
+  """With rewards of tokens; in the scores where the method does not look at tokens."""
+  parts = []
+  if hyper.kl_in == 'reward' and hyper.kl_coef:
+    parts.append(-hyper.kl_coef * np.where(data.response_mask, data.old_kl, 0.0))
+  if distillation is not None and distillation.rewards is not None:
+    parts.append(distillation.rewards(data, hyper, coef))
+  if not parts:
+    return data
+  rewards = sum(parts)
+  if algorithm.rewards_tokens:
+    return data._replace(token_rewards=rewards)
+  return data._replace(scores=data.scores + rewards.sum(1))
 
 
 def policy_objective(
@@ -317,12 +133,12 @@ def policy_objective(
   credit = jnp.where(mask, inputs.advantages, 0.0)
   metrics = algorithm.policy_metrics(inputs, credit, hyper)
   metrics['entropy'] = masked.total(inputs.entropy, mask)
-  terms, policy_coef = [], hyper.policy_coef
+  terms, policy_coef, distillation = [], hyper.policy_coef, algorithm.distillation
   if algorithm.needs_teacher(hyper):
-    distillation = algorithm.distillation
-    metrics |= distillation.metrics(inputs, hyper)
+    inputs = _with_live_gate(distillation, hyper, inputs)
+    metrics |= _teacher_metrics(inputs, hyper)
     coef = hyper.distill_coef * inputs.distill_scale
-    if hyper.distill_form == 'advantage' and distillation.advantages is not None:
+    if distillation.in_advantages(hyper):
       # The surrogate is homogeneous in the advantages, so the coefficient may move
       # inside: with policy_coef 0 the gate is all the credit there is.
       credit = distillation.advantages(policy_coef * credit, inputs, hyper, coef)
@@ -351,6 +167,26 @@ def policy_objective(
   for coef, losses in terms:
     loss += coef * masked.aggregate(losses, mask, inputs.normaliser, hyper.aggregation)
   return loss, metrics
+
+
+def _with_live_gate(
+  distillation: Distillation, hyper: LossConfig, inputs: LossInputs
+) -> LossInputs:
+  """With the current policy's gate, unless the step's own is what trains."""
+  if distillation.gate is None or distillation.in_advantages(hyper):
+    return inputs
+  gate = gates.apply(distillation.gate(hyper), inputs.gate_inputs, hyper)
+  return inputs._replace(gate=jax.lax.stop_gradient(gate))
+
+
+def _teacher_metrics(inputs: LossInputs, hyper: LossConfig) -> masked.Metrics:
+  """The gap's, and the gate's where the method has one."""
+  mask = inputs.taught_mask
+  metrics = distill.gap_metrics(inputs.gap, mask, inputs.response_mask, inputs.turn_ids)
+  if inputs.gate is not None:
+    coef = hyper.distill_coef
+    metrics |= distill.gate_metrics(inputs.gate, mask, distill_coef=coef)
+  return metrics
 
 
 def _value_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:

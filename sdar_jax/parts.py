@@ -45,6 +45,7 @@ _SCORES = (
   'old_values',
 )
 _THOUGHT_ENDS = '</think>'
+_LOOKED_AT = 256  # Tasks that are looked at before a run starts.
 
 
 def make_world(config: ConfigDict) -> base.World:
@@ -247,6 +248,12 @@ def tasks_at(tasks: base.TaskSet, *, seed: int, cursor: int, count: int) -> list
     epoch, index = divmod(position, len(tasks))
     out.append(tasks[int(_epoch_order(seed, epoch, len(tasks))[index])])
   return out
+
+
+def first_tasks(config: ConfigDict, tasks: base.TaskSet) -> list:
+  """The first tasks that a run of this config trains on, `_LOOKED_AT` at most."""
+  count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)
+  return tasks_at(tasks, seed=config.seed, cursor=0, count=count)
 
 
 @functools.lru_cache(maxsize=4)

@@ -120,6 +120,31 @@ class Retriever:
     """Whether metadata alone decides: then some skills can never come first."""
     return self.kind in BY_METADATA
 
+  def check(self, tasks: Iterable[Task]) -> None:
+    """Makes sure that each type among these tasks has one with skills to show.
+
+    'keywords' under scope 'prompt' looks at what is not there yet: the first step finds
+    out about it.
+
+    Raises:
+      SkillError: one line naming a task type without.
+    """
+    if self.kind == 'keywords' and self._keyword_scope == 'prompt':
+      return
+    bare: dict[str, Task] = {}
+    shown = set()
+    for task in tasks:
+      if self.order(task, ''):  # Of every task, for metadata that it cannot use.
+        shown.add(task.task_type)
+      bare.setdefault(task.task_type, task)
+    for task_type, task in bare.items():
+      if task_type not in shown:
+        raise SkillError(
+          f'config.skills.retrieval={self.kind!r}: {self.bank.path} has nothing for'
+          f' tasks of type {task_type!r}, as {task.goal!r}, and a teacher must see'
+          ' something'
+        )
+
   def order(self, task: Task, user_text: str) -> tuple[Skill, ...]:
     """The skills for a task, most wanted first.
 

@@ -6,6 +6,7 @@ a trajectory contains does not depend on the order in which that happens, becaus
 request's randomness is a function of its identity.
 """
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ class _Episode:
   task: base.Task
   group_id: int
   member: int
+  occurrence: int
   observation: base.Observation | None = None
   history: list[base.Exchange] = dataclasses.field(default_factory=list)
   turns: list[Turn] = dataclasses.field(default_factory=list)
@@ -81,9 +83,10 @@ class _Episode:
     )
 
 
-def task_key(task_id: str) -> int:
-  """A stable 63-bit integer for a task id."""
-  raw = hashlib.blake2b(task_id.encode(), digest_size=8).digest()
+def task_key(task_id: str, occurrence: int = 0) -> int:
+  """A stable 63-bit integer for a task id and how often its step had it before."""
+  salt = occurrence.to_bytes(16, 'big')  # All zero, which is none, the first time.
+  raw = hashlib.blake2b(task_id.encode(), digest_size=8, salt=salt).digest()
   return int.from_bytes(raw, 'big') >> 1
 
 
@@ -97,6 +100,7 @@ def collect(
   identity: tuple[int, ...],
   success_reward: float = 1.0,
   should_stop: Callable[[], bool] = lambda: False,
+  played: collections.Counter[str] | None = None,
 ) -> list[Group]:
   """Plays every task `group_size` times.
 
@@ -109,6 +113,8 @@ def collect(
     identity: leading part of every request's identity, e.g. (seed, step).
     success_reward: factor on the world's reward.
     should_stop: asked between polls.
+    played: how often each task id had its turn under this identity before; counted
+      on, so that a task that comes again is played anew and not copied.
 
   Returns:
     [P] groups in task order, members in order.
@@ -117,11 +123,13 @@ def collect(
     Interrupted: `should_stop` became true.
     ValueError: a prompt without history exceeds `agent.max_prompt_tokens`.
   """
-  live = {
-    (group_id, member): _Episode(task, group_id, member)
-    for group_id, task in enumerate(tasks)
-    for member in range(group_size)
-  }
+  played = collections.Counter() if played is None else played
+  live = {}
+  for group_id, task in enumerate(tasks):
+    for member in range(group_size):
+      occurrence = played[task.task_id]
+      live[group_id, member] = _Episode(task, group_id, member, occurrence)
+    played[task.task_id] += 1
   groups = [Group(i, task, []) for i, task in enumerate(tasks)]
   episodes = dict(live)
   try:
@@ -225,7 +233,8 @@ def _request(
       f' config.rollout.max_prompt_tokens={agent.max_prompt_tokens}'
     )
   episode.prompt_text, episode.prompt_ids = text, ids
-  key = (task_key(episode.task.task_id), episode.member, len(episode.turns))
+  task = task_key(episode.task.task_id, episode.occurrence)
+  key = (task, episode.member, len(episode.turns))
   return Request(
     request_id=(episode.group_id, episode.member),
     prompt_ids=ids,

@@ -211,6 +211,7 @@ class Ranking(Protocol):
   """What this file needs of `retrieval.Retriever`."""
 
   bank: SkillBank
+  kind: str
   by_metadata: bool
 
   def order(self, task: Task, user_text: str) -> tuple[Skill, ...]:
@@ -279,6 +280,15 @@ class TeacherContext:
       return self.plain(user_text), NOTHING
     block, view = self._chosen(tuple(skill.id for skill in found))
     return self._place(user_text, block), view
+
+  @property
+  def cause(self) -> str:
+    """Words for an error about prompts that show nothing: the keys that decide."""
+    return (
+      f'config.skills.retrieval={self.retriever.kind!r} finds nothing for them in'
+      f' {self.retriever.bank.path}, or config.skills.placement={self._placement!r}'
+      ' has no effect in this chat template'
+    )
 
   def plain(self, user_text: str) -> np.ndarray:
     """The prompt of `user_text` with nothing added."""

@@ -4,54 +4,35 @@ Each constant is a `Distillation` of pure functions from `losses/`, with the set
 its paper or released code runs with. Rows of `algorithms.ALGORITHMS` name them.
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdar_jax.hyperparameters import LossConfig
+from sdar_jax.hyperparameters import LossConfig, Range, reads
+from sdar_jax.interface import Distillation, LossInputs, StepData
 from sdar_jax.losses import advantages as advantages_lib
 from sdar_jax.losses import (
   credit,
   distill,
   gates,
-  masked,
   shaping,
   two_views,
 )
-from sdar_jax.objective import Distillation, LossInputs, StepData
-
-GAP_TURNS = 50  # Bins of the gap by turn: the paper's longest episode.
 
 
-def _live_gap(inputs: LossInputs) -> jax.Array:
-  return distill.gap(inputs.logprobs, inputs.teacher_logprobs, inputs.taught_mask)
+@reads('gate')
+def _selected_gate(hyper: LossConfig) -> gates.Gate:
+  return gates.find(hyper.gate)
 
 
-def _gate(gap, entropy, mask, hyper: LossConfig) -> jax.Array:
-  """The gate that `hyper.gate` names."""
-  if hyper.gate == 'entropy':
-    return gates.entropy_gate(entropy, mask, gate_beta=hyper.gate_beta)
-  clip = hyper.gap_clip or math.inf
-  if hyper.gate == 'soft_or':
-    entropy = jnp.minimum(entropy, 1.0)  # Beyond 1 nat it would be no `or`.
-    gap = jnp.clip(gap, -clip, clip)
-    return gates.soft_or_gate(entropy, gap, mask, gate_beta=hyper.gate_beta)
-  return gates.clipped_gate(gap, gate_beta=hyper.gate_beta, gap_clip=clip)
-
-
-def _live_gate(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  """[B, T] the gate under the current policy, uncentred."""
-  entropy = jax.lax.stop_gradient(inputs.entropy)
-  return _gate(_live_gap(inputs), entropy, inputs.taught_mask, hyper)
-
-
+@reads('gate_centred', 'ratio_limit')
 def _gated_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  mask = inputs.taught_mask
-  weights = _live_gate(inputs, hyper)
+  mask, weights = inputs.taught_mask, inputs.gate
   if hyper.gate_centred:
-    weights = gates.centred_gate(weights, mask, inputs.gate_mean)
+    weights = distill.centred(weights, mask, inputs.gate_mean)
   if hyper.ratio_limit:
     weights = distill.ratio_weights(
       weights,
@@ -63,46 +44,25 @@ def _gated_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
   return distill.weighted(inputs.logprobs, inputs.teacher_logprobs, weights, mask)
 
 
+@reads('gate_centred')
 def _gated_advantages(
   advantages: jax.Array, inputs: LossInputs, hyper: LossConfig, coef
 ) -> jax.Array:
-  # Advantages are estimated before the step's updates, so this gap is the old one's.
-  mask = inputs.taught_mask
-  gap = distill.gap(inputs.old_logprobs, inputs.teacher_logprobs, mask)
-  gate = _gate(gap, inputs.old_entropy, mask, hyper)
+  mask, gate = inputs.taught_mask, inputs.gate
   if hyper.gate_centred:
-    gate = gates.centred_gate(gate, mask, inputs.gate_mean)
+    gate = distill.centred(gate, mask, inputs.gate_mean)
   gate = jnp.where(mask, gate, 0.0) * inputs.teaching[:, None]
   return distill.gate_advantages(
     advantages, gate, inputs.response_mask, distill_coef=coef
   )
 
 
-def _gap_metrics(inputs: LossInputs, hyper: LossConfig) -> masked.Metrics:
-  gap, mask = _live_gap(inputs), inputs.taught_mask
-  by_turn = distill.gap_by_turn(gap, mask, inputs.turn_ids, num_turns=GAP_TURNS)
-  return {
-    'gap': masked.total(gap, mask),
-    'gap_positive': masked.total(gap > 0, mask),
-    'gap_by_turn': by_turn,
-    'taught': masked.total(mask, inputs.response_mask),
-  }
-
-
-def _gate_metrics(inputs: LossInputs, hyper: LossConfig) -> masked.Metrics:
-  metrics = distill.gate_metrics(
-    _live_gap(inputs),
-    _live_gate(inputs, hyper),
-    inputs.taught_mask,
-    distill_coef=hyper.distill_coef,
-  )
-  return metrics | _gap_metrics(inputs, hyper)
-
-
+@reads('divergence', 'topk', 'token_clip', 'jsd_weight')
 def _divergence(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
   return jnp.where(inputs.taught_mask, inputs.divergence, 0.0)
 
 
+@reads('gap_clip')
 def _sampled_opsd(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
   return distill.opsd(
     inputs.logprobs,
@@ -112,6 +72,7 @@ def _sampled_opsd(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
   )
 
 
+@reads()
 def _k3(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
   return distill.skill_sd(
     inputs.logprobs, inputs.old_logprobs, inputs.teacher_logprobs, inputs.taught_mask
@@ -135,6 +96,7 @@ def _reshaped(reshape, advantages: np.ndarray, data: StepData) -> np.ndarray:
   return np.where(level[:, None], shaped, added)
 
 
+@reads('credit_clip')
 def _rlsd_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
   return _reshaped(
     lambda row: advantages_lib.rlsd_credit(
@@ -159,6 +121,7 @@ def _success_rates(data: StepData) -> np.ndarray:
   return out
 
 
+@reads('credit_clip')
 def _belief_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
   return _reshaped(
     lambda row: credit.agent_opsd_credit(
@@ -176,6 +139,7 @@ def _belief_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
   )
 
 
+@reads('credit_clip')
 def _contrast_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
   return _reshaped(
     lambda row: credit.grsd_credit(
@@ -192,6 +156,7 @@ def _contrast_credit(advantages, data: StepData, hyper: LossConfig, coef: float)
   )
 
 
+@reads('gap_clip')
 def _added_gap(advantages, data: StepData, hyper: LossConfig, coef: float):
   return credit.opid_credit(
     advantages,
@@ -203,9 +168,10 @@ def _added_gap(advantages, data: StepData, hyper: LossConfig, coef: float):
   )
 
 
-def _token_rewards(advantages, data: StepData, hyper: LossConfig, coef: float):
-  mask = data.response_mask & data.taught[:, None]
-  rewards = shaping.teacher_rewards(data.teacher_logprobs, mask, baseline='batch')
+@reads('gate_scale')
+def _usefulness(data: StepData, hyper: LossConfig) -> np.ndarray:
+  """[B, R] the gate of rows in whose group the teacher's taste paid off."""
+  mask = data.taught_mask
   value = shaping.teacher_value(
     data.teacher_logprobs,
     mask,
@@ -214,10 +180,23 @@ def _token_rewards(advantages, data: StepData, hyper: LossConfig, coef: float):
     temperature=1.0,
     mean_over='rows',
   )
-  gate = shaping.value_gate(value, mask, gate_scale=hyper.gate_scale)
-  return shaping.shaped_rewards(advantages, rewards, gate, shaping_coef=coef)
+  return shaping.value_gate(value, mask, gate_scale=hyper.gate_scale)
 
 
+@reads()
+def _teacher_rewards(data: StepData, hyper: LossConfig, coef: float) -> np.ndarray:
+  # A baseline per row would leave nothing of a row's sum, which is its score.
+  rewards = shaping.teacher_rewards(
+    data.teacher_logprobs, data.taught_mask, baseline='batch'
+  )
+  nothing = np.zeros_like(rewards)
+  return shaping.shaped_rewards(nothing, rewards, data.gate, shaping_coef=coef)
+
+
+@reads(
+  *('view_gamma', 'view_margin', 'view_temperature', 'view_weight_cap'),
+  'anchor_similarity',
+)
 def _view_weights(data: StepData, hyper: LossConfig) -> np.ndarray:
   discounted = data.discounted(hyper.view_gamma)
   states = data.anchor_ids(hyper.anchor_similarity)
@@ -232,15 +211,24 @@ def _view_weights(data: StepData, hyper: LossConfig) -> np.ndarray:
   )
 
 
+def _unclipped_gap_gate(gap, *, gate_beta: float):
+  return gates.gap_gate(gap, gate_beta=gate_beta, gap_clip=0.0)
+
+
+@reads()
+def _two_view_gate(hyper: LossConfig) -> gates.Gate:
+  return _unclipped_gap_gate
+
+
+@reads('action_weight')
 def _two_view_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
   plain = inputs.action_mask is None  # Where action_weight is 1, every token is alike.
   return two_views.two_view_distillation(
     inputs.logprobs,
     inputs.teacher_logprobs,
-    jnp.ones_like(inputs.teaching),  # The objective weighs the rows.
+    inputs.gate,
     inputs.response_mask if plain else inputs.action_mask,
     inputs.taught_mask,
-    gate_beta=hyper.gate_beta,
     action_weight=hyper.action_weight,
   )
 
@@ -250,32 +238,24 @@ def numbers(**values) -> dict:
   return {f'algorithm.{name}': value for name, value in values.items()}
 
 
-SDAR = Distillation('skills', _gate_metrics, _gated_losses, _gated_advantages)
-SDAR_ADVANTAGE = Distillation(
+_SHARE = Range(at_most=1.0)
+_POSITIVE = Range(above=0.0)
+_BAND = Range(above=0.0, at_most=1.0)  # At 0 the teacher could move nothing.
+
+SDAR = Distillation(
   'skills',
-  _gate_metrics,
-  _gated_losses,
-  _gated_advantages,
-  settings=numbers(distill_form='advantage'),
+  gate=_selected_gate,
+  losses=_gated_losses,
+  advantages=_gated_advantages,
 )
-SDAR_CENTRED = Distillation(
-  'skills',
-  _gate_metrics,
-  _gated_losses,
-  _gated_advantages,
-  settings=numbers(gate_centred=True, gap_clip=1.0, ratio_limit=2.0),
+SDAR_ADVANTAGE = dataclasses.replace(SDAR, settings=numbers(distill_form='advantage'))
+SDAR_CENTRED = dataclasses.replace(
+  SDAR, settings=numbers(gate_centred=True, gap_clip=1.0, ratio_limit=2.0)
 )
-UNGATED = Distillation(
-  'skills',
-  _gate_metrics,
-  _gated_losses,
-  _gated_advantages,
-  settings=numbers(gate_beta=0.0),
-)
+UNGATED = dataclasses.replace(SDAR, control=True, settings=numbers(gate_beta=0.0))
 OPSD = Distillation(
   'skills',
-  _gap_metrics,
-  _divergence,
+  losses=_divergence,
   whole_distribution=True,
   settings=numbers(
     distill_coef=1.0,
@@ -285,49 +265,48 @@ OPSD = Distillation(
   ),
 )
 OPSD_SAMPLED = Distillation(
-  'skills',
-  _gap_metrics,
-  _sampled_opsd,
-  settings=numbers(distill_coef=1.0, gap_clip=5.0),
+  'skills', losses=_sampled_opsd, settings=numbers(distill_coef=1.0, gap_clip=5.0)
 )
-SDPG = Distillation(
-  'skills', _gap_metrics, _divergence, whole_distribution=True, settings={}
-)
+SDPG = Distillation('skills', losses=_divergence, whole_distribution=True)
 SDPO = Distillation(
   'sibling',
-  _gap_metrics,
-  _divergence,
+  losses=_divergence,
   whole_distribution=True,
   settings=numbers(distill_coef=1.0, topk=20, teacher_weights='ema'),
 )
 RLSD = Distillation(
   'skills',
-  _gap_metrics,
   credit=_rlsd_credit,
+  ranges={'distill_coef': _SHARE, 'credit_clip': _BAND},
   settings=numbers(distill_coef=0.5, warmdown_steps=100),
 )
 SKILL_SD = Distillation(
-  'skills', _gap_metrics, _k3, settings=numbers(distill_coef=0.001, warmdown_steps=100)
+  'skills', losses=_k3, settings=numbers(distill_coef=0.001, warmdown_steps=100)
 )
 AGENT_OPSD = Distillation(
-  'skills', _gap_metrics, credit=_belief_credit, settings=numbers(distill_coef=0.5)
+  'skills',
+  credit=_belief_credit,
+  ranges={'distill_coef': _SHARE, 'credit_clip': _BAND},
+  settings=numbers(distill_coef=0.5),
 )
-OPID = Distillation(
-  'feedback', _gap_metrics, credit=_added_gap, settings=numbers(distill_coef=0.001)
-)
+OPID = Distillation('feedback', credit=_added_gap, settings=numbers(distill_coef=0.001))
 GRSD = Distillation(
   'contrast',
-  _gap_metrics,
   credit=_contrast_credit,
+  ranges={'distill_coef': _SHARE, 'credit_clip': _POSITIVE},
   settings=numbers(distill_coef=0.5, credit_clip=3.0),
 )
 ADRS = Distillation(
-  'skills', _gap_metrics, credit=_token_rewards, settings=numbers(distill_coef=0.05)
+  'skills',
+  step_gate=_usefulness,
+  rewards=_teacher_rewards,
+  settings=numbers(distill_coef=0.05),
 )
 UCOB = Distillation(
   'other_view',
-  _gap_metrics,
-  _two_view_losses,
+  gate=_two_view_gate,
+  losses=_two_view_losses,
   weights=_view_weights,
+  ranges={'view_weight_cap': _POSITIVE},
   settings=numbers(distill_coef=0.1, action_weight=2.0),
 )

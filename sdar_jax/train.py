@@ -1,5 +1,6 @@
 """The training loop, and what a run is made of."""
 
+import collections
 import json
 import pathlib
 import signal
@@ -75,6 +76,8 @@ class Run:
     self.teacher = parts.make_teacher(config, self.world, self.chat)
     self.algorithm = parts.make_algorithm(config)
     self.loss = parts.make_loss_config(config)
+    if self.algorithm.shows_skills(self.loss):
+      self.teacher.retriever.check(parts.first_tasks(config, self.tasks))
     self.agent = self._agent(config.rollout.temperature, self.algorithm.sees_skills)
     self.eval_agent = self._agent(
       config.eval.temperature, lambda member: config.eval.with_skills
@@ -166,7 +169,7 @@ class Run:
     """Plays the step's episodes."""
     c = self.config.rollout
     self.teacher.retriever.begin_step(self.step)
-    cursor = self.cursor
+    cursor, played = self.cursor, collections.Counter()
 
     def play() -> list[Any]:
       nonlocal cursor
@@ -183,6 +186,7 @@ class Run:
         identity=(self.config.seed, self.step),
         success_reward=c.success_reward,
         should_stop=self.stop,
+        played=played,
       )
 
     groups = rollout.with_refills(play, c.refills)
@@ -235,8 +239,6 @@ class Run:
     )
     values = objective.assign_credit(self.algorithm, self.loss, data)
     batch = self.learner.extend(batch, batching.scatter(scored, values))
-    if views is not None:
-      values['gate'] = objective.old_gate(data, self.loss)
     known = zip(scored, batching.scatter(scored, values), strict=True)
     return [{**scores, **credit} for scores, credit in known], batch
 

@@ -128,7 +128,52 @@ def test_methods_bring_their_own_numbers():
   config = alfworld.get_config('model=qwen2.5-3b,algo=dapo+rlsd')
   assert config.algorithm.clip_high == 0.28 and config.rollout.refills == 9
   assert config.algorithm.distill_coef == 0.5 and config.algorithm.warmdown_steps == 100
-  # Weights that papers give as hundredths are scaled for the small model, all alike.
-  for name, coef in (('sdar', 0.5), ('skill-sd', 0.05), ('rlsd', 0.5), ('opsd', 1.0)):
-    small = alfworld.get_config(f'model=tiny,algo={name}')
-    assert small.algorithm.distill_coef == pytest.approx(coef)
+  # Weights that papers give as hundredths are the small model's own, one by one.
+  small = {'sdar': 0.5, 'gigpo+sdar': 0.5, 'grpo+opsd-released': 0.5, 'sdpg': 0.5}
+  small |= {'skill-sd': 0.05, 'opid': 0.05, 'rlsd': 0.5, 'opsd': 1.0, 'adrs': 0.05}
+  small |= {'grpo': 0.01}  # Which nothing reads: as it is.
+  for name, coef in small.items():
+    tiny = alfworld.get_config(f'model=tiny,algo={name}')
+    assert tiny.algorithm.distill_coef == coef, name
+
+
+@pytest.mark.parametrize(
+  'world, name, expected',
+  [
+    (alfworld, 'skill-sd', {'algorithm.warmdown_steps': 0}),
+    (search_qa, 'gigpo+skill-sd', {'algorithm.warmdown_steps': 0}),
+    (alfworld, 'rlsd', {'algorithm.warmdown_steps': 100}),
+    (alfworld, 'gigpo', {'algorithm.divide_by_std': True}),
+    (webshop, 'gigpo', {'algorithm.divide_by_std': False}),
+    (webshop, 'gigpo+sdar', {'algorithm.divide_by_std': False}),
+    (webshop, 'grpo', {'algorithm.divide_by_std': True}),
+    (
+      search_qa,
+      'gigpo',
+      {
+        'algorithm.divide_by_std': True,
+        'algorithm.anchor_similarity': 0.9,
+        'algorithm.entropy_coef': 0.0,
+        'rollout.group_size': 5,
+        'rollout.tasks_per_step': 256,
+        'train.minibatch_rows': 512,
+      },
+    ),
+    (alfworld, 'gspo', {'steps': 200}),
+    (alfworld, 'dapo', {'steps': 150, 'rollout.refills': 9}),
+  ],
+)
+def test_the_paper_preset_is_each_method_s_released_script(world, name, expected):
+  config = world.get_config(f'model=qwen2.5-3b,preset=paper,algo={name}')
+  config_lib.validate(config)
+  values = config_lib.flatten(config)
+  assert {key: values[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize('reward', [0.0, -1.0, 1e-200])
+def test_a_reward_that_nothing_can_follow_is_one_line(reward):
+  config = _default()
+  config.rollout.success_reward = reward
+  line = r'^config\.rollout\.success_reward=[^\n]*: must be a positive number[^\n]*$'
+  with pytest.raises(config_lib.ConfigError, match=line):
+    config_lib.validate(config)

@@ -1,5 +1,7 @@
 """What each kind of teacher sees: never a row's own episode, and only whole blocks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,13 +108,62 @@ def test_the_other_view_is_the_one_that_the_student_had_not():
   assert contexts.taught(views).all()
 
 
-def test_there_is_no_other_view_where_no_skill_is_found():
+@pytest.mark.parametrize('kind', ['skills', 'other_view'])
+def test_a_teacher_that_sees_nothing_at_all_is_an_error(kind):
   rows = _rows(MIXED)  # 'goal' names no category of the bank.
-  for sees in (True, False):
-    seen = [sees] * len(rows)
-    prompts, views = _see('other_view', rows, _teacher(kind='keywords'), seen)
-    assert views == [NOTHING] * len(rows) and not contexts.taught(views).any()
-    assert not any(_blocks(prompts, rows))
+  line = r"^the teacher saw nothing in any of 11 turns, .*retrieval='keywords'[^\n]*$"
+  for seen in ([False] * len(rows), [True] * len(rows)):
+    with pytest.raises(skills.SkillError, match=line):
+      _see(kind, rows, _teacher(kind='keywords'), seen)
+
+
+def test_a_student_that_is_to_see_skills_and_sees_none_is_an_error():
+  rows = _rows(MIXED)
+  sees = [row.trajectory.member == 1 for row in rows]
+  teacher = _teacher(kind='keywords')
+  with pytest.raises(skills.SkillError, match=r'^a student that .* saw nothing'):
+    contexts.student_views(teacher, rows, sees)
+  nobody = contexts.student_views(teacher, rows, [False] * len(rows))
+  assert nobody == [NOTHING] * len(rows)
+
+
+def test_one_task_with_skills_is_enough_and_only_its_rows_are_taught():
+  rows = _rows(MIXED, [(WON, ['a'])])
+  named = dataclasses.replace(rows[-1].task, goal='look at the mug')
+  rows[-1] = dataclasses.replace(rows[-1], task=named)
+  for kind in ('skills', 'other_view'):
+    _, views = _see(kind, rows, _teacher(kind='keywords'))
+    assert contexts.taught(views).tolist() == [False] * (len(rows) - 1) + [True]
+
+
+@pytest.mark.parametrize('kind', ['skills', 'sibling', 'feedback', 'contrast'])
+def test_a_prompt_that_the_student_saw_too_teaches_nothing(kind):
+  """As of a student that sees skills, or where a template drops what is added."""
+  rows = _rows(MIXED + ((SLOW, ['take x', 'go c']),))
+  prompts, before = _see(kind, rows)
+  assert contexts.taught(before).all()
+  for row, ids in zip(rows[:4], prompts):
+    row.turn.prompt_ids = ids.copy()
+  again, after = _see(kind, rows)
+  for ids, same in zip(again, prompts, strict=True):
+    np.testing.assert_array_equal(ids, same)
+  assert contexts.taught(after).tolist() == [False] * 4 + [True] * (len(rows) - 4)
+  assert all(view.tokens == 0 for view in after[:4])
+
+
+def test_a_template_without_a_system_message_leaves_its_teacher_no_way_to_speak():
+  rows, chat = _rows(MIXED), _Deaf('S')
+  retriever = retrieval.Retriever(BANK, 'task+object')
+  teacher = skills.TeacherContext(retriever, chat, 'system', token_budget=10_000)
+  for row in rows:
+    row.turn.prompt_ids = chat.render(row.turn.prompt_text)
+  with pytest.raises(skills.SkillError, match="placement='system' has no effect"):
+    _see('skills', rows, teacher)
+
+
+class _Deaf(ByteChat):
+  def render(self, user_text, system=None):
+    return super().render(user_text)
 
 
 def test_the_sibling_is_the_shortest_other_solution():

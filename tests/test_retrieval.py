@@ -333,3 +333,36 @@ def test_wrong_settings(bank, values, complaint):
   with pytest.raises(skills.SkillError) as error:
     Retriever(bank, **{'kind': 'ucb', **values})
   assert complaint in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'kind, scope, goals, nothing',
+  [
+    ('keywords', 'goal', ['buy a lamp', 'find it'], ''),  # One of the type is enough.
+    ('keywords', 'goal', ['find it', 'take it'], 'find it'),
+    ('keywords', 'prompt', ['find it'], ''),  # The prompt is not there yet.
+    ('similar', 'goal', ['where is it'], 'where is it'),
+    ('random', 'goal', ['where is it'], ''),
+  ],
+)
+def test_a_bank_without_a_word_for_a_type_of_task_is_refused(
+  tmp_path, kind, scope, goals, nothing
+):
+  bank = _bank(tmp_path, general=())
+  retriever = Retriever(bank, kind, keyword_scope=scope)
+  tasks = [_task(goal, f'task {i}') for i, goal in enumerate(goals)]
+  if not nothing:
+    retriever.check(tasks)
+    return
+  with pytest.raises(skills.SkillError) as caught:
+    retriever.check(tasks)
+  line = str(caught.value)
+  assert line.startswith(f'config.skills.retrieval={kind!r}: ') and '\n' not in line
+  assert "type 'kind'" in line and nothing in line
+  Retriever(_bank(tmp_path), 'keywords').check(tasks)  # General skills are enough.
+
+
+def test_an_unknown_type_of_task_is_found_before_it_is_played(bank):
+  tasks = [_task(task_type='Lamp'), _task(task_type='bed')]
+  with pytest.raises(skills.SkillError, match="no skills for task type 'bed'"):
+    Retriever(bank, 'task').check(tasks)

@@ -1,5 +1,6 @@
 """The host loop with a scripted world and sampler: identity, limits, faults."""
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -63,6 +64,32 @@ def test_identity_is_seed_step_task_member_turn():
     group_id, member = request.request_id
     task = rollout.task_key(fakes.tasks()[group_id].task_id)
     assert request.identity[:4] == (7, 5, task, member)
+
+
+def test_a_task_that_comes_twice_in_a_step_is_played_anew():
+  """Within a round and from one round of refills to the next; the first as ever."""
+  played, rounds, tasks = collections.Counter(), [], fakes.tasks()
+  for twice in ([tasks[1], tasks[0], tasks[1]], [tasks[0], tasks[2]]):
+    sampler = fakes.ScriptedSampler(_third_turn_says_two, 0)
+    rollout.collect(
+      fakes.in_process(),
+      twice,
+      sampler,
+      fakes.agent(),
+      group_size=2,
+      identity=(7, 5),
+      played=played,
+    )
+    rounds.append(sampler.requests)
+  keys = [request.identity for requests in rounds for request in requests]
+  assert len(set(keys)) == len(keys)
+  usual = {request.identity for request in _collect(_third_turn_says_two)[1].requests}
+  first = {(0, 0), (0, 1), (1, 1)}  # (round, group) of first occurrences.
+  for number, requests in enumerate(rounds):
+    for request in requests:
+      group_id, _ = request.request_id
+      assert ((number, group_id) in first) == (request.identity in usual)
+      assert len(request.identity) == 5
 
 
 def test_trajectories_do_not_depend_on_the_order_of_completion():

@@ -1,8 +1,7 @@
-"""Self-distillation: the gap to the privileged teacher, its gate, and their losses.
+"""Self-distillation: the gap to the privileged teacher, and losses made of it.
 
 The teacher is the same network under a privileged prompt; only the sampled token's
-log-probability enters here. Other gates are in `gates`, whole distributions in
-`divergence`.
+log-probability enters here. Gates are in `gates`, whole distributions in `divergence`.
 """
 
 import math
@@ -15,6 +14,7 @@ from sdar_jax.losses import masked
 from sdar_jax.losses.masked import Array
 
 GATE_BINS = 10  # Equal bins of [0, 1].
+GAP_TURNS = 50  # Bins of the gap by turn: the paper's longest episode.
 SKILL_SD_GAP_LIMIT = 20.0
 SKILL_SD_LOG_RATIO_LIMIT = 10.0
 
@@ -40,24 +40,6 @@ def gap(logprobs: Array, teacher_logprobs: Array, mask: Array) -> jax.Array:
   return jax.lax.stop_gradient(teacher_logprobs - logprobs)
 
 
-def gate(gap: Array, gate_beta: float) -> jax.Array:
-  r"""The trust in the teacher at each token.
-
-  \[ g = \mathrm{sg}[\sigma(\beta\Delta)] \]
-
-  Args:
-    gap: [B, T] float, nats.
-    gate_beta: beta, 1/nat. 0 makes every gate 1/2.
-
-  Returns:
-    [B, T] in (0, 1), 1/2 where the gap is 0 (so also where masked); no gradient.
-
-  Source: SDAR (arXiv 2605.15155), the gap gate; verl/trainer/ppo/sdar_utils.py of
-    ZJU-REAL/SDAR@8b85c23.
-  """
-  return jax.lax.stop_gradient(jax.nn.sigmoid(gate_beta * gap))
-
-
 def weighted(
   logprobs: Array, teacher_logprobs: Array, weights: Array, mask: Array
 ) -> jax.Array:
@@ -65,6 +47,10 @@ def weighted(
 
   \[ \ell = \mathrm{sg}[w]\,(\log\pi_T - \log\pi_\theta), \qquad
      \partial\ell/\partial\log\pi_\theta = -w \]
+
+  With a gate for w this is SDAR's term. Its gradient is -w and nothing else: every
+  sampled token is pushed up, and the teacher enters only through w. So a zero loss is
+  not a no-op: where teacher and student agree, the loss is 0 and its gradient -1/2.
 
   Args:
     logprobs: [B, T] float, nats; the only input with a gradient.
@@ -75,7 +61,8 @@ def weighted(
   Returns:
     [B, T] nats, to be minimised; 0 where masked.
 
-  Source: SDAR (arXiv 2605.15155), propositions 1-2, with w for its gate.
+  Source: SDAR (arXiv 2605.15155), propositions 1-2, with w for its gate;
+    verl/trainer/ppo/sdar_utils.py of ZJU-REAL/SDAR@8b85c23.
   """
   chex.assert_rank([logprobs, teacher_logprobs, weights], 2)
   logprobs, teacher_logprobs, weights = masked.fill(
@@ -118,32 +105,28 @@ def ratio_weights(
   return jax.lax.stop_gradient(weights * jnp.exp(log_ratio))
 
 
-def gated_distillation(
-  logprobs: Array, teacher_logprobs: Array, mask: Array, *, gate_beta: float
-) -> jax.Array:
-  r"""SDAR's distillation term, loss form, per token.
+def centred(gate: Array, mask: Array, mean: Array | float) -> jax.Array:
+  r"""A gate less the step's mean: only differences between tokens teach.
 
-  \[ \ell = g\,(\log\pi_T - \log\pi_\theta), \qquad
-     \partial\ell/\partial\log\pi_\theta = -g \]
+  \[ g_t - \bar g \]
 
-  The gradient is -g and nothing else: every sampled token is pushed up, with a
-  weight in (0, 1); the teacher enters only through g. So a zero loss is not a no-op:
-  where teacher and student agree, the loss is 0 and its gradient -1/2.
+  The constant part of a gate pushes every sampled token up whatever the teacher
+  thinks: no signal, only variance (and, off policy, a loss of entropy).
 
   Args:
-    logprobs: [B, T] float, nats; the only input with a gradient.
-    teacher_logprobs: [B, T] float, nats.
+    gate: [B, T] in [0, 1].
     mask: [B, T] bool.
-    gate_beta: beta, 1/nat.
+    mean: scalar, one for all microbatches of a step, or they would disagree.
 
   Returns:
-    [B, T] nats, to be minimised; 0 where masked.
+    [B, T] in [-1, 1], 0 where masked; no gradient.
 
-  Source: SDAR (arXiv 2605.15155), propositions 1-2; verl/trainer/ppo/sdar_utils.py
-    of ZJU-REAL/SDAR@8b85c23.
+  Source: ours: a baseline for SDAR's gradient, which is REINFORCE with the token
+    reward g.
   """
-  weights = gate(gap(logprobs, teacher_logprobs, mask), gate_beta)
-  return weighted(logprobs, teacher_logprobs, weights, mask)
+  chex.assert_rank([gate, mean], [2, 0])
+  (out,) = masked.fill(mask, gate - mean)
+  return jax.lax.stop_gradient(out)
 
 
 def gate_advantages(
@@ -154,7 +137,7 @@ def gate_advantages(
   \[ \hat A = A + \lambda g \]
 
   Where the ratio is 1 and the token unclipped, the surrogate of these advantages has
-  the gradient of the surrogate of A plus lambda times `gated_distillation`.
+  the gradient of the surrogate of A plus lambda times `weighted` by the gate.
 
   Args:
     advantages: [B, T] float.
@@ -181,8 +164,8 @@ def opsd(
 
   Without the clip the expected gradient on the policy's own samples is that of
   KL(pi_theta || pi_T): tokens that the teacher finds likelier go up, others down. What
-  ZJU-REAL/SDAR@8b85c23 runs under this name is `gated_distillation`, which pushes
-  every token up; its GRPO+OPSD has gate_beta = 0, where the gate is 1/2 and the
+  ZJU-REAL/SDAR@8b85c23 runs under this name is SDAR's gated term, which pushes every
+  token up; its GRPO+OPSD has gate_beta = 0, where the gate is 1/2 and the
   gradient does not contain the teacher at all.
 
   Args:
@@ -235,33 +218,53 @@ def skill_sd(
   return jnp.exp(jnp.minimum(moved, SKILL_SD_LOG_RATIO_LIMIT)) * k3
 
 
-def gate_metrics(
-  gap: Array, gate: Array, mask: Array, *, distill_coef: float
+def gap_metrics(
+  gap: Array, mask: Array, response_mask: Array, turn_ids: Array
 ) -> masked.Metrics:
-  """What the gate does, in sums that add up over microbatches.
+  """What a teacher says, in sums that add up over microbatches.
 
   Args:
     gap: [B, T] float, nats.
-    gate: [B, T] in (0, 1).
+    mask: [B, T] bool, taught tokens.
+    response_mask: [B, T] bool.
+    turn_ids: [B] int.
+
+  Returns:
+    (sum, count) each of: gap (nats) and gap_positive (share) over taught tokens,
+    taught (share of response tokens), and gap_by_turn, [GAP_TURNS] sums and counts.
+
+  Source: verl/trainer/ppo/sdar_utils.py of ZJU-REAL/SDAR@8b85c23 (gate_active_ratio,
+    teacher_gap_mean); the rest is ours.
+  """
+  return {
+    'gap': masked.total(gap, mask),
+    'gap_positive': masked.total(gap > 0, mask),
+    'gap_by_turn': gap_by_turn(gap, mask, turn_ids, num_turns=GAP_TURNS),
+    'taught': masked.total(mask, response_mask),
+  }
+
+
+def gate_metrics(gate: Array, mask: Array, *, distill_coef: float) -> masked.Metrics:
+  """What a method's gate does, in sums that add up over microbatches.
+
+  Args:
+    gate: [B, T] in [0, 1].
     mask: [B, T] bool.
     distill_coef: lambda, advantage units.
 
   Returns:
-    (sum, tokens) each of: gap (nats), gap_positive (share), gate, distill_abs
-    (|distill_coef * gate|, to hold against advantage_abs), and gate_histogram, whose
-    sum is [GATE_BINS] token counts over equal bins of [0, 1].
+    (sum, tokens) each of: gate, distill_abs (|distill_coef * gate|, to hold against
+    advantage_abs), and gate_histogram, whose sum is [GATE_BINS] token counts over
+    equal bins of [0, 1].
 
-  Source: verl/trainer/ppo/sdar_utils.py of ZJU-REAL/SDAR@8b85c23 (gate_mean,
-    gate_active_ratio, teacher_gap_mean); the rest is ours.
+  Source: verl/trainer/ppo/sdar_utils.py of ZJU-REAL/SDAR@8b85c23 (gate_mean); the rest
+    is ours.
   """
-  gap, gate = masked.fill(mask, gap, gate)
-  values = {
-    'gap': gap,
-    'gap_positive': gap > 0,
-    'gate': gate,
-    'distill_abs': jnp.abs(distill_coef * gate),
+  (gate,) = masked.fill(mask, gate)
+  metrics = {
+    'gate': masked.total(gate, mask),
+    'distill_abs': masked.total(jnp.abs(distill_coef * gate), mask),
   }
-  metrics = {name: masked.total(value, mask) for name, value in values.items()}
   bins = jnp.minimum((gate * GATE_BINS).astype(jnp.int32), GATE_BINS - 1)
   hits = (bins[..., None] == jnp.arange(GATE_BINS)) & mask[..., None]
   tokens = metrics['gate'][1]

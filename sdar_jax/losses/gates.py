@@ -1,112 +1,152 @@
-"""Gates: how far to trust the teacher at each token. The gap gate is `distill.gate`.
+"""Gates: how far to trust the teacher at each token. One function, one row. No JAX.
 
-A gate is [B, T], without gradient, and finite at any gap. `distill.weighted` makes a
-loss of it, `distill.gate_advantages` an advantage.
+`GATES` is the whole table: what `algorithm.gate` may name, what is trained with, what
+is recorded and what is measured all come from it. A gate's signature says what it
+reads: its positional parameters are fields of `GateInputs`, its keyword parameters keys
+of `config.algorithm`. It takes numpy or JAX arrays, answers in kind, and is finite at
+any finite input; its callers keep gradients out of it.
 """
 
-import chex
-import jax
-import jax.numpy as jnp
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from sdar_jax.losses import masked
-from sdar_jax.losses.masked import Array
+import numpy as np
+
+Gate = Callable[..., Any]
 
 
-def entropy_gate(entropy: Array, mask: Array, *, gate_beta: float) -> jax.Array:
-  r"""Trust the teacher where the student is unsure.
+class GateInputs(NamedTuple):
+  """What a gate may look at: [B, T] each, and 0 where nothing is taught.
 
-  \[ g = \mathrm{sg}[\sigma(\beta h)] \]
+  Attributes:
+    gap: nats, the teacher's log-prob of the sampled token less the student's.
+    entropy: nats, of the student; None unless the gate reads it.
+    logprobs: nats, the student's.
+    teacher_logprobs: nats.
+    turn_ids: int, which turn of its episode the row is.
+  """
+
+  gap: Any
+  entropy: Any
+  logprobs: Any
+  teacher_logprobs: Any
+  turn_ids: Any
+
+
+def _sigmoid(x: Any) -> Any:
+  xp = x.__array_namespace__()
+  with np.errstate(over='ignore'):  # exp(inf) is the right answer, 0, in the end.
+    return 1.0 / (1.0 + xp.exp(-x))
+
+
+def _clipped(gap: Any, gap_clip: float) -> Any:
+  clip = gap_clip or math.inf
+  return gap.__array_namespace__().clip(gap, -clip, clip)
+
+
+def gap_gate(gap: Any, *, gate_beta: float, gap_clip: float) -> Any:
+  r"""Trusts the teacher where it finds the sampled token likelier.
+
+  \[ g = \sigma(\beta\,\mathrm{clip}(\Delta, -\tau, \tau)) \]
+
+  Args:
+    gap: [B, T] float, nats: Delta.
+    gate_beta: beta, 1/nat. 0 makes every gate 1/2.
+    gap_clip: tau, nats, so that no single token saturates the gate; 0 is none.
+
+  Returns:
+    [B, T] in [0, 1], 1/2 where the gap is 0.
+
+  Source: SDAR (arXiv 2605.15155), the gap gate; verl/trainer/ppo/sdar_utils.py of
+    ZJU-REAL/SDAR@8b85c23. The clip is ours, after the token clip of OPSD (arXiv
+    2601.18734).
+  """
+  return _sigmoid(gate_beta * _clipped(gap, gap_clip))
+
+
+def entropy_gate(entropy: Any, *, gate_beta: float) -> Any:
+  r"""Trusts the teacher where the student is unsure.
+
+  \[ g = \sigma(\beta h) \]
 
   h >= 0, so g >= 1/2: this gate never shuts, and it does not look at the teacher.
 
   Args:
     entropy: [B, T] float, nats: h, of the student's distribution at each token.
-    mask: [B, T] bool.
     gate_beta: beta, 1/nat.
 
   Returns:
-    [B, T] in [1/2, 1), 1/2 where masked; no gradient.
+    [B, T] in [1/2, 1].
 
   Source: SDAR (arXiv 2605.15155), the entropy gate of its ablation, from public
     digests of the paper; not in the released code.
   """
-  chex.assert_rank(entropy, 2)
-  (entropy,) = masked.fill(mask, entropy)
-  return jax.lax.stop_gradient(jax.nn.sigmoid(gate_beta * entropy))
+  return _sigmoid(gate_beta * entropy)
 
 
-def soft_or_gate(
-  entropy: Array, gap: Array, mask: Array, *, gate_beta: float
-) -> jax.Array:
-  r"""Trust the teacher where the student is unsure or the teacher is surer.
+def soft_or_gate(gap: Any, entropy: Any, *, gate_beta: float, gap_clip: float) -> Any:
+  r"""Trusts the teacher where the student is unsure or the teacher is surer.
 
-  \[ g = \mathrm{sg}[\sigma(\beta\,[1 - (1 - h)(1 - \Delta)])] \]
+  \[ g = \sigma(\beta\,[1 - (1 - \min(h, 1))
+     (1 - \mathrm{clip}(\Delta, -\tau, \tau))]) \]
 
-  An `or` only while h <= 1: it rises with the gap where h < 1, ignores the gap at
-  h = 1, and falls with it beyond. Divide entropies by log V to stay inside.
+  It rises with the gap where h < 1 and ignores the gap from h = 1 on: without the
+  bound it would fall with the gap beyond, which is no `or`.
 
   Args:
-    entropy: [B, T] float: h; in [0, 1] for the reading above (the paper does not say
-      how it scales it).
-    gap: [B, T] float, nats: Delta, of `distill.gap`.
-    mask: [B, T] bool.
+    gap: [B, T] float, nats: Delta.
+    entropy: [B, T] float, nats: h (the paper does not say how it scales it).
     gate_beta: beta.
+    gap_clip: tau, nats; 0 is none.
 
   Returns:
-    [B, T] in (0, 1), 1/2 where masked; no gradient.
+    [B, T] in [0, 1].
 
   Source: SDAR (arXiv 2605.15155), the soft-OR gate of its ablation, from public
     digests of the paper; not in the released code.
   """
-  chex.assert_rank([entropy, gap], 2)
-  entropy, gap = masked.fill(mask, entropy, gap)
-  union = entropy + gap - entropy * gap  # 1 - (1 - h)(1 - gap), exact at 0.
-  return jax.lax.stop_gradient(jax.nn.sigmoid(gate_beta * union))
+  unsure = entropy.__array_namespace__().minimum(entropy, 1.0)
+  gap = _clipped(gap, gap_clip)
+  # 1 - (1 - h)(1 - gap), exact at 0.
+  return _sigmoid(gate_beta * (unsure + gap - unsure * gap))
 
 
-def clipped_gate(gap: Array, *, gate_beta: float, gap_clip: float) -> jax.Array:
-  r"""The gap gate with the gap clipped, so that no single token saturates it.
+GATES: dict[str, Gate] = {
+  'gap': gap_gate,
+  'entropy': entropy_gate,
+  'soft_or': soft_or_gate,
+}
 
-  \[ g = \mathrm{sg}[\sigma(\beta\,\mathrm{clip}(\Delta, -\tau, \tau))] \]
 
-  Args:
-    gap: [B, T] float, nats: Delta, of `distill.gap`.
-    gate_beta: beta, 1/nat.
-    gap_clip: tau, nats, > 0.
+def find(name: str) -> Gate:
+  """The gate of this name.
 
-  Returns:
-    [B, T] in [sigma(-beta tau), sigma(beta tau)], 1/2 where the gap is 0; no gradient.
-
-  Source: ours, after the token clip of OPSD (arXiv 2601.18734).
+  Raises:
+    ValueError: one line with what there is.
   """
-  chex.assert_rank(gap, 2)
-  clipped = jnp.clip(gap, -gap_clip, gap_clip)
-  return jax.lax.stop_gradient(jax.nn.sigmoid(gate_beta * clipped))
+  if name not in GATES:
+    raise ValueError(f'gate={name!r}: must be one of {tuple(GATES)}')
+  return GATES[name]
 
 
-def centred_gate(gate: Array, mask: Array, mean: Array | float) -> jax.Array:
-  r"""A gate less its mean over the minibatch: only differences between tokens teach.
+@functools.cache
+def fields(gate: Gate) -> tuple[str, ...]:
+  """Fields of `GateInputs` that a gate reads."""
+  parameters = inspect.signature(gate).parameters.values()
+  return tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
 
-  \[ g_t - \bar g \]
 
-  The constant part of a gate pushes every sampled token up whatever the teacher
-  thinks: no signal, only variance (and, off policy, a loss of entropy).
+@functools.cache
+def keys(gate: Gate) -> tuple[str, ...]:
+  """Keys of `config.algorithm` that a gate reads."""
+  parameters = inspect.signature(gate).parameters.values()
+  return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
-  `mean` must be the whole minibatch's, or microbatches would disagree: the sum over
-  its parts of `masked.aggregate(gate, mask, tokens, 'token-mean')`, `tokens` being the
-  minibatch's `masked.normaliser_of`.
 
-  Args:
-    gate: [B, T] in (0, 1).
-    mask: [B, T] bool.
-    mean: scalar, the minibatch's mean gate.
-
-  Returns:
-    [B, T] in (-1, 1), 0 where masked; no gradient.
-
-  Source: ours: a baseline for SDAR's gradient, which is REINFORCE with the token
-    reward g.
-  """
-  chex.assert_rank([gate, mean], [2, 0])
-  (centred,) = masked.fill(mask, gate - mean)
-  return jax.lax.stop_gradient(centred)
+def apply(gate: Gate, inputs: GateInputs, hyper: Any) -> Any:
+  """[B, T] the gate; it is handed what its signature names and nothing else."""
+  seen = [getattr(inputs, name) for name in fields(gate)]
+  return gate(*seen, **{key: getattr(hyper, key) for key in keys(gate)})

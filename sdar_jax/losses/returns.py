@@ -91,19 +91,18 @@ def step_returns(
 
 
 def token_rewards(
-  scores: Array, kl: Array, response_mask: Array, row_mask: Array, *, kl_coef: float
+  scores: Array, more: Array, response_mask: Array, row_mask: Array
 ) -> Array:
-  r"""The score on the last response token, less a KL penalty on every one.
+  r"""The score on the last response token, and what else tokens earn.
 
-  \[ r_t = s\,[t = T] - \beta\,kl_t \]
+  \[ r_t = s\,[t = T] + m_t \]
 
   Args:
     scores: [B] float, return units.
-    kl: [B, T] float, nats: `policy.kl_penalty` between the policy before this step's
-      updates and the initial one.
+    more: [B, T] float, return units: as -beta times the KL between the policy before
+      this step's updates and the initial one.
     response_mask: [B, T] bool.
     row_mask: [B] bool, False for padding rows.
-    kl_coef: beta, return units per nat.
 
   Returns:
     [B, T] return units, 0 where masked. A row without any token pays nothing.
@@ -114,21 +113,27 @@ def token_rewards(
   Source: Ziegler et al. 2019 (arXiv 1909.08593) eq. 2; use_kl_in_reward of
     verl/trainer/ppo/ray_trainer.py of ZJU-REAL/SDAR@8b85c23.
   """
-  chex.assert_rank([scores, kl, response_mask, row_mask], [1, 2, 2, 1])
-  xp = namespace(scores, kl, response_mask, row_mask)
+  chex.assert_rank([scores, more, response_mask, row_mask], [1, 2, 2, 1])
+  xp = namespace(scores, more, response_mask, row_mask)
   mask = response_mask & row_mask[:, None]
   after = xp.cumsum(mask[:, ::-1], axis=1)[:, ::-1]
   last = mask & (after == 1)
   placed = xp.where(last, paid(xp, scores, row_mask)[:, None], 0.0)
-  return (placed - kl_coef * xp.where(mask, kl, 0.0)).astype(scores.dtype)
+  return (placed + xp.where(mask, more, 0.0)).astype(scores.dtype)
 
 
 def reinforce_plus_plus(
-  scores: Array, response_mask: Array, row_mask: Array, *, gamma: float
+  scores: Array,
+  response_mask: Array,
+  row_mask: Array,
+  *,
+  gamma: float,
+  token_rewards: Array | None = None,
 ) -> Array:
   r"""REINFORCE++: discounted token returns, whitened over the batch's tokens.
 
-  \[ G_{it} = \gamma^{n_i(t)} s_i, \quad n_i(t) = \text{response tokens after } t,
+  \[ G_{it} = \gamma^{n_i(t)} s_i + \sum_{u \ge t} \gamma^{n_i(t) - n_i(u)} m_{iu},
+     \quad n_i(t) = \text{response tokens after } t,
      \quad A = (G - \bar G) / \sqrt{\mathrm{var}(G) + 10^{-8}} \]
 
   The variance is unbiased; a batch of one token gives 0.
@@ -138,6 +143,7 @@ def reinforce_plus_plus(
     response_mask: [B, T] bool.
     row_mask: [B] bool, False for padding rows.
     gamma: discount per token, in [0, 1].
+    token_rewards: [B, T] float, return units: m, what else tokens earn; or None.
 
   Returns:
     [B, T] advantages in units of the batch's deviation, 0 where masked.
@@ -150,6 +156,10 @@ def reinforce_plus_plus(
   mask = response_mask & row_mask[:, None]
   after = xp.cumsum(mask[:, ::-1], axis=1)[:, ::-1] - mask
   returns = paid(xp, scores, row_mask)[:, None] * gamma ** after.astype(scores.dtype)
+  if token_rewards is not None:
+    more = xp.where(mask, token_rewards, 0.0)
+    sums, _ = gae(more, xp.zeros_like(more), mask, gamma=gamma, gae_lambda=1.0)
+    returns = (returns + sums).astype(scores.dtype)
   return whiten(returns, mask)
 
 

@@ -82,40 +82,37 @@ def view_weights(
 def two_view_distillation(
   logprobs: Array,
   other_logprobs: Array,
-  row_weights: Array,
+  gate: Array,
   action_mask: Array,
   mask: Array,
   *,
-  gate_beta: float,
   action_weight: float,
 ) -> jax.Array:
   r"""SDAR's gated term from the better view to the worse, per token.
 
-  \[ \ell_{it} = w_i\,u_{it}\,g_{it}\,
+  \[ \ell_{it} = u_{it}\,g_{it}\,
      (\log\pi_\theta^{other}(y_{it}) - \log\pi_\theta^{own}(y_{it})), \qquad
      g = \mathrm{sg}[\sigma(\beta\Delta)] \]
 
-  with u = `action_weight` on the tokens of the action and 1 on the others.
+  with u = `action_weight` on the tokens of the action and 1 on the others. Rows are
+  weighted by `view_weights` where they are summed.
 
   Args:
     logprobs: [B, T] float, nats, under the row's own prompt; the only input with a
       gradient.
     other_logprobs: [B, T] float, nats: the same tokens under the other view's prompt.
-    row_weights: [B] float, of `view_weights`.
+    gate: [B, T] in [0, 1]: g, `gates.gap_gate` without a clip.
     action_mask: [B, T] bool: tokens of the action.
     mask: [B, T] bool.
-    gate_beta: beta, 1/nat (5).
     action_weight: u >= 0 on action tokens (2).
 
   Returns:
-    [B, T] nats, to be minimised; 0 where masked and where the row's weight is 0.
+    [B, T] nats, to be minimised; 0 where masked.
 
   Source: UCOB (arXiv 2606.29502), its sampled-token form (confidence C); its top-k form
     is `divergence.topk` with 'renormalise', times the same weights.
   """
-  chex.assert_rank([logprobs, row_weights, action_mask], [2, 1, 2])
-  gate = distill.gate(distill.gap(logprobs, other_logprobs, mask), gate_beta)
+  chex.assert_rank([logprobs, gate, action_mask], 2)
   losses = distill.weighted(logprobs, other_logprobs, gate, mask)
   weights = 1.0 + (action_weight - 1.0) * action_mask.astype(losses.dtype)
-  (weights,) = masked.fill(mask, jax.lax.stop_gradient(weights * row_weights[:, None]))
-  return weights * losses
+  return masked.fill(mask, weights)[0] * losses

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
+from tokens import sdar_term
 
-from sdar_jax.losses import distill, masked, policy
+from sdar_jax.losses import distill, gates, masked, policy
 
 CLIPS = {'clip_low': 0.2, 'clip_high': 0.2, 'dual_clip': 3.0}
 
@@ -18,13 +19,13 @@ def power_of_two(batch):
   return batch | {'response_mask': mask}
 
 
-def loss_and_grad(logprobs, teacher, mask, gate_beta, jit=False):
-  def scalar(logprobs):
-    losses = distill.gated_distillation(logprobs, teacher, mask, gate_beta=gate_beta)
-    normaliser = masked.normaliser_of(mask, 'token-mean')
-    return masked.aggregate(losses, mask, normaliser, 'token-mean')
+def gate_of(gap, gate_beta=5.0):
+  return gates.gap_gate(gap, gate_beta=gate_beta, gap_clip=0.0)
 
-  function = jax.value_and_grad(scalar)
+
+def loss_and_grad(logprobs, teacher, mask, gate_beta, jit=False):
+  """Of SDAR's term alone, through the objective that trains it."""
+  function = jax.value_and_grad(sdar_term(mask, teacher, gate_beta=gate_beta))
   return (jax.jit(function) if jit else function)(logprobs)
 
 
@@ -45,7 +46,7 @@ def test_gradient_is_exact_where_the_division_is(make_batch, jit):
   batch = power_of_two(make_batch(1))
   mask, teacher = batch['response_mask'], batch['teacher_logprobs']
   _, grad = loss_and_grad(batch['logprobs'], teacher, mask, 5.0, jit)
-  gate = distill.gate(distill.gap(batch['logprobs'], teacher, mask), 5.0)
+  gate = gate_of(distill.gap(batch['logprobs'], teacher, mask))
   want = -np.asarray(gate) * mask / np.float32(mask.sum())
   np.testing.assert_array_equal(grad, want)
 
@@ -63,15 +64,13 @@ def test_nothing_flows_to_the_teacher_or_through_the_gate(make_batch):
   mask = batch['response_mask']
 
   def scalar(teacher, logprobs):
-    losses = distill.gated_distillation(logprobs, teacher, mask, gate_beta=5.0)
-    return jnp.sum(losses), jnp.sum(distill.gap(logprobs, teacher, mask))
+    loss = sdar_term(mask, teacher)(logprobs)
+    return loss, jnp.sum(distill.gap(logprobs, teacher, mask))
 
   pull = jax.vjp(scalar, batch['teacher_logprobs'], batch['logprobs'])[1]
   np.testing.assert_array_equal(pull((1.0, 0.0))[0], 0)
   for grad in pull((0.0, 1.0)):
     np.testing.assert_array_equal(grad, 0)
-  gate = lambda gap: jnp.sum(distill.gate(gap, 5.0))
-  np.testing.assert_array_equal(jax.grad(gate)(batch['logprobs']), 0)
 
 
 @pytest.mark.parametrize('zero_advantages', [False, True])
@@ -81,16 +80,14 @@ def test_both_forms_have_one_gradient_on_policy(make_batch, zero_advantages):
   teacher, coef = batch['teacher_logprobs'], 0.01
   advantages = batch['advantages'] * (not zero_advantages)
   credit = np.where(mask, advantages[:, None], 0).astype(np.float32)
-  gate = distill.gate(distill.gap(old, teacher, mask), 5.0)
+  gate = gate_of(distill.gap(old, teacher, mask))
 
   def surrogate(logprobs, credit):
     losses = policy.clipped_surrogate(logprobs, old, credit, mask, **CLIPS)
     return masked.aggregate(losses, mask, mask.sum(), 'token-mean')
 
   def loss_form(logprobs):
-    losses = distill.gated_distillation(logprobs, teacher, mask, gate_beta=5.0)
-    term = masked.aggregate(losses, mask, mask.sum(), 'token-mean')
-    return surrogate(logprobs, credit) + coef * term
+    return surrogate(logprobs, credit) + coef * sdar_term(mask, teacher)(logprobs)
 
   def advantage_form(logprobs):
     shaped = distill.gate_advantages(credit, gate, mask, distill_coef=coef)
@@ -109,8 +106,7 @@ def test_the_clip_applies_to_the_advantage_form_only():
   surrogate = lambda x: policy.clipped_surrogate(x, 0 * x, shaped, mask, **CLIPS).sum()
   far = jnp.log(1.5 * one)
   np.testing.assert_array_equal(jax.grad(surrogate)(far), 0)
-  loss = lambda x: distill.gated_distillation(x, x, mask, gate_beta=5.0).sum()
-  np.testing.assert_array_equal(jax.grad(loss)(far), -0.5)
+  np.testing.assert_array_equal(jax.grad(sdar_term(mask, far))(far), -0.5)
 
 
 def test_skill_sd_value_and_numeric_gradient(make_batch):
@@ -137,12 +133,10 @@ def test_gate_metrics_equal_numpy(make_batch):
   batch = make_batch(6, rows=12, spread=1.0, padding_rows=1)
   mask, teacher = batch['response_mask'], batch['teacher_logprobs']
   gap = distill.gap(batch['logprobs'], teacher, mask)
-  gate = distill.gate(gap, 5.0)
-  metrics = distill.gate_metrics(gap, gate, mask, distill_coef=0.01)
-  gap, gate = np.asarray(gap)[mask], np.asarray(gate)[mask]
+  gate = gate_of(gap)
+  metrics = distill.gate_metrics(gate, mask, distill_coef=0.01)
+  gate = np.asarray(gate)[mask]
   wants = {
-    'gap': gap.sum(),
-    'gap_positive': (gap > 0).sum(),
     'gate': gate.sum(),
     'distill_abs': 0.01 * gate.sum(),
     'gate_histogram': np.histogram(gate, distill.GATE_BINS, (0, 1))[0],
@@ -155,7 +149,7 @@ def test_gate_metrics_equal_numpy(make_batch):
 
 def test_the_histogram_holds_gates_of_zero_and_one():
   gate, mask = jnp.array([[0.0, 1.0, 0.1, 0.999]]), jnp.ones((1, 4), bool)
-  metrics = distill.gate_metrics(0 * gate, gate, mask, distill_coef=1.0)
+  metrics = distill.gate_metrics(gate, mask, distill_coef=1.0)
   np.testing.assert_array_equal(metrics['gate_histogram'][0], [1, 1] + 7 * [0] + [2])
 
 
@@ -208,7 +202,9 @@ def test_unclipped_opsd_has_the_gradient_of_the_reverse_kl():
       return jnp.sum(jnp.exp(logp) * (logp - teacher))
 
     opsd = lambda logp: distill.opsd(logp, teacher, mask, gap_clip=np.inf)
-    gated = lambda logp: distill.gated_distillation(logp, teacher, mask, gate_beta=5.0)
+    gated = lambda logp: distill.weighted(
+      logp, teacher, gate_of(distill.gap(logp, teacher, mask)), mask
+    )
     logits = jnp.asarray(logits)
     want = jax.grad(reverse_kl)(logits)
     np.testing.assert_allclose(jax.grad(expected)(logits, opsd), want, atol=1e-14)

@@ -2,8 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokens
 from scipy import special
 
+from sdar_jax.hyperparameters import LossConfig
 from sdar_jax.losses import distill, gates, masked
 
 WILD = np.array([[0.0, 1e4, -1e4, 3.0, -3.0, 0.1]])
@@ -17,64 +19,93 @@ def both(function, *arrays):
     return [np.asarray(call(*arrays)) for call in (function, jax.jit(function))]
 
 
-def test_each_gate_equals_a_loop(make_batch):
-  batch = make_batch(0, spread=1.0)
-  mask, entropy = batch['response_mask'], batch['entropy'].astype(float)
-  gap = (batch['teacher_logprobs'] - batch['logprobs']).astype(float)
-  oracles = {
-    'entropy': lambda h, d: special.expit(2 * h),
-    'soft_or': lambda h, d: special.expit(2 * (1 - (1 - h) * (1 - d))),
-    'clipped': lambda h, d: special.expit(2 * min(max(d, -0.5), 0.5)),
-  }
-  functions = {
-    'entropy': lambda h, d: gates.entropy_gate(h, mask, gate_beta=2.0),
-    'soft_or': lambda h, d: gates.soft_or_gate(h, d, mask, gate_beta=2.0),
-    'clipped': lambda h, d: gates.clipped_gate(
-      jnp.where(mask, d, 0), gate_beta=2.0, gap_clip=0.5
-    ),
-  }
-  poison = [np.where(mask, array, np.nan) for array in (entropy, gap)]
-  for name, oracle in oracles.items():
-    want = np.full(mask.shape, 0.5)
-    for i, t in zip(*np.nonzero(mask)):
-      want[i, t] = oracle(entropy[i, t], gap[i, t])
-    for got in both(functions[name], *poison):
-      np.testing.assert_allclose(got, want, rtol=1e-12, err_msg=name)
+BETA, CLIP = 2.0, 0.5
+HYPER = LossConfig(gate_beta=BETA, gap_clip=CLIP)
+ORACLES = {  # Of one token's gap and entropy.
+  'gap': lambda d, h: special.expit(BETA * min(max(d, -CLIP), CLIP)),
+  'entropy': lambda d, h: special.expit(BETA * h),
+  'soft_or': lambda d, h: special.expit(
+    BETA * (1 - (1 - min(h, 1)) * (1 - min(max(d, -CLIP), CLIP)))
+  ),
+}
 
 
-def test_soft_or_rises_with_the_gap_only_below_one_nat():
-  ones = np.ones((1, 2), bool)
+def of(gap, entropy, name, hyper=HYPER):
+  inputs = gates.GateInputs(gap, entropy, None, None, None)
+  return gates.apply(gates.find(name), inputs, hyper)
+
+
+def test_each_gate_has_an_oracle():
+  assert ORACLES.keys() == gates.GATES.keys()
+  with pytest.raises(ValueError, match=r"^gate='hard': must be [^\n]*'gap'"):
+    gates.find('hard')
+
+
+@pytest.mark.parametrize('name', gates.GATES)
+def test_a_gate_equals_a_loop_on_host_and_device(name):
+  gap = np.random.default_rng(0).normal(0, 1, (4, 6))
+  entropy = np.random.default_rng(1).uniform(0, 2, (4, 6))
+  want = np.vectorize(ORACLES[name])(gap, entropy)
+  host = of(gap, entropy, name)
+  assert isinstance(host, np.ndarray)
+  for got in (host, *both(lambda *a: of(*a, name), gap, entropy)):
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+  for kind in (np.asarray, jnp.asarray):
+    low = of(kind(gap.astype('f4')), kind(entropy.astype('f4')), name)
+    assert low.dtype == 'float32'
+    np.testing.assert_allclose(low, want, rtol=1e-5)
+
+
+def test_a_gate_reads_what_its_signature_names():
+  assert gates.fields(gates.soft_or_gate) == ('gap', 'entropy')
+  assert gates.keys(gates.soft_or_gate) == ('gate_beta', 'gap_clip')
+  assert gates.fields(gates.entropy_gate) == ('entropy',)
+  assert gates.keys(gates.entropy_gate) == ('gate_beta',)
+
+
+def test_soft_or_rises_with_the_gap_below_one_nat_and_ignores_it_beyond():
   gap = np.array([[-1.0, 1.0]])
-  for entropy, order in ((0.0, 1), (0.5, 1), (1.0, 0), (2.0, -1)):
-    low, high = np.asarray(
-      gates.soft_or_gate(np.full((1, 2), entropy), gap, ones, gate_beta=1.0)
-    )[0]
+  for entropy, order in ((0.0, 1), (0.5, 1), (1.0, 0), (2.0, 0)):
+    low, high = of(gap, np.full((1, 2), entropy), 'soft_or', LossConfig())[0]
     assert np.sign(high - low) == order
-  at_zero = gates.soft_or_gate(np.zeros((1, 2)), gap, ones, gate_beta=5.0)
-  np.testing.assert_array_equal(at_zero, distill.gate(jnp.asarray(gap), 5.0))
+  at_zero = of(gap, np.zeros((1, 2)), 'soft_or', LossConfig())
+  np.testing.assert_array_equal(at_zero, of(gap, None, 'gap', LossConfig()))
 
 
-def test_wild_gaps_give_finite_gates_within_their_bounds():
-  values = {
-    'entropy': gates.entropy_gate(np.abs(WILD), ALL, gate_beta=5.0),
-    'soft_or': gates.soft_or_gate(np.full((1, 6), 0.5), WILD, ALL, gate_beta=5.0),
-    'clipped': gates.clipped_gate(WILD, gate_beta=5.0, gap_clip=0.2),
-  }
-  for name, value in values.items():
-    assert np.isfinite(value).all() and (value >= 0).all() and (value <= 1).all(), name
-  clipped = np.asarray(values['clipped'])[0]
+@pytest.mark.parametrize('name', gates.GATES)
+@pytest.mark.parametrize('kind', [np.asarray, jnp.asarray], ids=['host', 'device'])
+def test_wild_gaps_give_finite_gates_within_their_bounds(name, kind):
+  for hyper in (LossConfig(gap_clip=0.2), LossConfig()):
+    got = of(kind(WILD), kind(np.abs(WILD)), name, hyper)
+    assert np.isfinite(got).all() and (got >= 0).all() and (got <= 1).all()
+  clipped = np.asarray(of(kind(WILD), None, 'gap', LossConfig(gap_clip=0.2)))[0]
   np.testing.assert_allclose(clipped[[1, 2]], special.expit([1.0, -1.0]), rtol=1e-6)
 
 
-def test_no_gradient_goes_through_a_gate():
-  functions = (
-    lambda x: gates.entropy_gate(x, ALL, gate_beta=5.0),
-    lambda x: gates.soft_or_gate(x, x, ALL, gate_beta=5.0),
-    lambda x: gates.clipped_gate(x, gate_beta=5.0, gap_clip=1.0),
-    lambda x: gates.centred_gate(x, ALL, x.mean()),
+@pytest.mark.parametrize('name', gates.GATES)
+def test_no_gradient_goes_through_a_gate(make_batch, name):
+  batch = make_batch(0)
+  mask, teacher = batch['response_mask'], batch['teacher_logprobs']
+  names = ('logprobs', 'entropy')
+  arrays = tuple(batch[name] for name in names)
+
+  def scalar(logprobs, entropy):
+    arrays = {'entropy': entropy, 'teacher_logprobs': teacher, 'old_logprobs': teacher}
+    run = tokens.objective_of('sdar', mask, arrays, distill_coef=1.0, gate=name)
+    return run(logprobs)[0]
+
+  by_logprobs, by_entropy = jax.grad(scalar, argnums=(0, 1))(*arrays)
+  np.testing.assert_array_equal(by_entropy, 0)
+  gap = np.where(mask, teacher - arrays[0], 0)
+  want = -of(gap, arrays[1], name, LossConfig()) * mask / mask.sum()
+  np.testing.assert_allclose(by_logprobs, want, rtol=1e-5, atol=1e-9)
+
+
+def test_no_gradient_goes_through_weights_of_gates():
+  for function in (
+    lambda x: distill.centred(x, ALL, x.mean()),
     lambda x: distill.ratio_weights(x, x, 0 * x, ALL, ratio_limit=2.0),
-  )
-  for function in functions:
+  ):
     grad = jax.grad(lambda x, function=function: function(x).sum())(jnp.asarray(WILD))
     np.testing.assert_array_equal(grad, 0)
 
@@ -83,7 +114,7 @@ def test_centred_gates_of_microbatches_are_those_of_the_minibatch(make_batch):
   batch = make_batch(1, padding_rows=1, spread=1.0)
   mask, logprobs = batch['response_mask'], batch['logprobs']
   gap = np.where(mask, batch['teacher_logprobs'] - logprobs, 0)
-  gate = np.where(mask, distill.gate(jnp.asarray(gap), 5.0), np.nan)
+  gate = np.where(mask, of(gap, None, 'gap', LossConfig()), np.nan)
   tokens = masked.normaliser_of(mask, 'token-mean')
   parts = (slice(0, 3), slice(3, 8))
   mean = sum(
@@ -91,7 +122,7 @@ def test_centred_gates_of_microbatches_are_those_of_the_minibatch(make_batch):
   )
   np.testing.assert_allclose(mean, gate[mask].mean(), rtol=1e-6)
   centred = np.concatenate(
-    [gates.centred_gate(gate[part], mask[part], mean) for part in parts]
+    [distill.centred(gate[part], mask[part], mean) for part in parts]
   )
   np.testing.assert_allclose(centred[mask], gate[mask] - gate[mask].mean(), atol=1e-6)
   np.testing.assert_array_equal(centred[~mask], 0)
@@ -103,7 +134,7 @@ def test_centred_gates_of_microbatches_are_those_of_the_minibatch(make_batch):
 def test_equal_gates_are_centred_to_nothing():
   gate = jnp.full((2, 3), 0.7)
   mean = masked.aggregate(gate, np.ones((2, 3), bool), 6, 'token-mean')
-  got = gates.centred_gate(gate, np.ones((2, 3), bool), mean)
+  got = distill.centred(gate, np.ones((2, 3), bool), mean)
   np.testing.assert_allclose(got, 0, atol=1e-7)
 
 
@@ -144,7 +175,8 @@ def test_the_ratio_makes_the_gradient_the_current_policys(limit):
 
     def surrogate(logits, on_policy):
       logp = jax.nn.log_softmax(logits)
-      gate = distill.gate(distill.gap(logp, teacher, mask), 5.0)
+      gap = distill.gap(logp, teacher, mask)
+      gate = of(gap, None, 'gap', LossConfig())
       if not on_policy:
         gate = distill.ratio_weights(gate, logp, old, mask, ratio_limit=limit)
       measure = jax.lax.stop_gradient(jnp.exp(logp if on_policy else old))

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokens
 
-from sdar_jax.losses import advantages, distill, masked, policy, returns
+from sdar_jax.losses import advantages, masked, policy, returns
 
 GOLDEN = Path(__file__).resolve().parents[1] / 'golden' / 'losses.npz'
 CASES = (0, 1)
@@ -123,25 +124,6 @@ def advantage_outputs(case, hyper):
   return out
 
 
-def token_losses(case, hyper):
-  """name -> (names of value and gradient, function of the log-probs)."""
-  mask, old, teacher = case['mask'], case['old_logprobs'], case['teacher_logprobs']
-  ref, credit = case['ref_logprobs'], case['advantages']
-  table = {
-    'pg': lambda x: policy.clipped_surrogate(x, old, credit, mask, **clips(hyper)),
-    'skillsd': lambda x: distill.skill_sd(x, old, teacher, mask),
-  }
-  for kind in policy.KL_KINDS:
-    table[f'kl_{kind}'] = lambda x, kind=kind: policy.kl_penalty(
-      x, ref, mask, kind=kind
-    )
-  for beta in hyper['hp/betas']:
-    table[f'sdar_beta{beta:g}'] = lambda x, beta=beta: distill.gated_distillation(
-      x, teacher, mask, gate_beta=float(beta)
-    )
-  return table
-
-
 def golden_names(name, aggregation):
   if name.startswith('kl_'):
     return f'{name}__{aggregation}', f'{name}_grad__{aggregation}'
@@ -150,72 +132,55 @@ def golden_names(name, aggregation):
   return f'{stem}_loss{suffix}', f'{stem}_grad{suffix}'
 
 
-def loss_outputs(case, hyper):
-  out = {}
-  mask = case['mask']
-
-  def values_and_grads(tokens, *aggregations):
-    def scalars(logprobs):
-      losses = tokens(logprobs)
-      normalisers = [
-        masked.normaliser_of(mask, aggregation, length=mask.shape[1])
-        for aggregation in aggregations
-      ]
-      values = [
-        masked.aggregate(losses, mask, normaliser, aggregation)
-        for normaliser, aggregation in zip(normalisers, aggregations)
-      ]
-      return jnp.stack(values)
-
-    values, pull = jax.vjp(scalars, case['logprobs'])
-    (grads,) = jax.vmap(pull)(jnp.eye(len(aggregations), dtype=values.dtype))
-    return values, grads
-
-  for name, tokens in token_losses(case, hyper).items():
-    values, grads = values_and_grads(tokens, *masked.AGGREGATIONS)
-    for aggregation, value, grad in zip(masked.AGGREGATIONS, values, grads):
-      value_name, grad_name = golden_names(name, aggregation)
-      out[value_name], out[grad_name] = value, grad
-  values, grads = values_and_grads(
-    lambda x: policy.gspo(
-      x, case['old_logprobs'], case['advantages'], mask, clip_low=3e-4, clip_high=4e-4
-    ),
-    'seq-mean-token-mean',
-  )
-  out['gspo_loss'], out['gspo_grad'] = values[0], grads[0]
-  return out
-
-
-def metric_outputs(case, hyper):
-  out = {}
-  logprobs, mask = case['logprobs'], case['mask']
-  figures = masked.finish_metrics(
-    policy.surrogate_metrics(
-      logprobs, case['old_logprobs'], case['advantages'], mask, **clips(hyper)
-    )
-  )
-  for aggregation in masked.AGGREGATIONS:  # The reference's figures are token means.
-    clipped = figures['clip_high'] + figures['clip_low']
-    out[f'pg_clipfrac__{aggregation}'] = clipped
-    out[f'pg_clipfrac_lower__{aggregation}'] = figures['clip_dual']
-    out[f'ppo_kl__{aggregation}'] = figures['approx_kl']
+def terms(hyper):
+  """name -> (method whose objective has the term, its numbers)."""
+  table = {
+    'pg': ('sdar', {'policy_coef': 1.0, **clips(hyper)}),
+    'skillsd': ('skill-sd', {'distill_coef': 1.0}),
+  }
+  for kind in policy.KL_KINDS:
+    table[f'kl_{kind}'] = 'sdar', {'kl_coef': 1.0, 'kl_kind': kind}
   for beta in hyper['hp/betas']:
-    gap = distill.gap(logprobs, case['teacher_logprobs'], mask)
-    gate = distill.gate(gap, float(beta))
-    metrics = distill.gate_metrics(gap, gate, mask, distill_coef=0.01)
-    losses = distill.gated_distillation(
-      logprobs, case['teacher_logprobs'], mask, gate_beta=float(beta)
-    )
-    metrics['loss'] = masked.total(losses, mask)
-    figures = masked.finish_metrics(metrics)
-    names = {
-      'gate_mean': 'gate',
-      'gate_active_ratio': 'gap_positive',
-      'teacher_gap_mean': 'gap',
-      'loss': 'loss',
-    }
-    for theirs, ours in names.items():
-      out[f'sdar_metric__{theirs}_beta{beta:g}'] = figures[ours]
+    numbers = {'distill_coef': 1.0, 'gate_beta': float(beta)}
+    table[f'sdar_beta{beta:g}'] = 'sdar', numbers
+  return table
+
+
+def objective_outputs(case, hyper):
+  """Losses, gradients and figures of the objective that trains, term by term."""
+  names = ('old_logprobs', 'ref_logprobs', 'teacher_logprobs', 'advantages')
+  arrays = {name: case[name] for name in names}
+
+  def run(method, **numbers):
+    quiet = not numbers.get('policy_coef')
+    scalar = tokens.objective_of(method, case['mask'], arrays, quiet, **numbers)
+    (loss, metrics), grad = jax.value_and_grad(scalar, has_aux=True)(case['logprobs'])
+    return loss, grad, masked.finish_metrics(metrics)
+
+  out = {}
+  for name, (method, numbers) in terms(hyper).items():
+    for aggregation in masked.AGGREGATIONS:
+      loss, grad, figures = run(method, aggregation=aggregation, **numbers)
+      value_name, grad_name = golden_names(name, aggregation)
+      out[value_name], out[grad_name] = loss, grad
+      if name == 'pg':  # The reference's figures are token means.
+        clipped = figures['clip_high'] + figures['clip_low']
+        out[f'pg_clipfrac__{aggregation}'] = clipped
+        out[f'pg_clipfrac_lower__{aggregation}'] = figures['clip_dual']
+        out[f'ppo_kl__{aggregation}'] = figures['approx_kl']
+    if name.startswith('sdar_'):
+      theirs = {
+        'gate_mean': 'gate',
+        'gate_active_ratio': 'gap_positive',
+        'teacher_gap_mean': 'gap',
+        'loss': 'distill_loss',
+      }
+      for key, ours in theirs.items():
+        out[f'sdar_metric__{key}_{name.removeprefix("sdar_")}'] = figures[ours]
+  numbers = {'policy_coef': 1.0, 'clip_low': 3e-4, 'clip_high': 4e-4}
+  aggregation = 'seq-mean-token-mean'
+  loss, grad, _ = run('gspo', aggregation=aggregation, **numbers)
+  out['gspo_loss'], out['gspo_grad'] = loss, grad
   return out
 
 
@@ -250,8 +215,7 @@ def test_every_value_and_gradient_is_reproduced(dtype, jit):
   golden = load()
 
   def outputs_of(case):
-    out = advantage_outputs(case, golden)
-    return out | loss_outputs(case, golden) | metric_outputs(case, golden)
+    return advantage_outputs(case, golden) | objective_outputs(case, golden)
 
   compared, worst = 0, 0.0
   with jax.enable_x64(dtype == 'float64'):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sdar_jax import objective as objectives
 from sdar_jax.algorithms import ALGORITHMS
 from sdar_jax.hyperparameters import CHOICES, LossConfig
-from sdar_jax.losses import advantages, divergence, masked, policy
+from sdar_jax.losses import advantages, divergence, gates, masked, policy
 from sdar_jax.objective import LossInputs
 
 LENGTH = 6
@@ -34,6 +34,8 @@ def inputs_of(batch, hyper, **changes):
   )
   tokens = batch['response_mask']
   credit = {'advantages': np.where(tokens, batch['advantages'][:, None], 0)}
+  gap = np.where(tokens, batch['teacher_logprobs'] - batch['old_logprobs'], 0)
+  credit['gate'] = gates.gap_gate(gap, gate_beta=hyper.gate_beta, gap_clip=0.0)
   return LossInputs(**(EXTRA | batch | credit | {'normaliser': normaliser} | changes))
 
 
@@ -242,6 +244,7 @@ def test_choices_are_those_of_the_losses():
   assert CHOICES['aggregation'] == masked.AGGREGATIONS
   assert CHOICES['statistics_over'] == advantages.STATISTICS_OVER
   assert CHOICES['divergence'] == divergence.KINDS
+  assert CHOICES['gate'] is gates.GATES
 
 
 @pytest.mark.parametrize(

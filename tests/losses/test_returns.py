@@ -51,7 +51,7 @@ def test_token_rewards_pay_at_the_end_and_charge_everywhere(everywhere):
     for t in tokens:
       want[i, t] = scores[i] * (t == tokens[-1]) - 0.1 * kl[i, t]
   kl[~MASK] = np.nan
-  for got in everywhere(returns.token_rewards, scores, kl, MASK, ROWS, kl_coef=0.1):
+  for got in everywhere(returns.token_rewards, scores, -0.1 * kl, MASK, ROWS):
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
@@ -59,7 +59,7 @@ def test_a_kl_of_the_policy_with_itself_costs_nothing():
   logprobs = np.full((4, 5), -1e4, np.float32)
   kl = policy.kl_penalty(logprobs, logprobs, MASK, kind='k1')
   scores = np.arange(4, dtype=np.float32)
-  got = returns.token_rewards(scores, kl, MASK, ROWS, kl_coef=1e3)
+  got = returns.token_rewards(scores, -1e3 * kl, MASK, ROWS)
   np.testing.assert_array_equal(np.sum(got, axis=1), scores * ROWS)
 
 
@@ -72,6 +72,27 @@ def test_reinforce_plus_plus_discounts_and_whitens(everywhere):
   for got in everywhere(returns.reinforce_plus_plus, *arrays, gamma=0.5):
     np.testing.assert_allclose(got[mask & rows[:, None]], want, rtol=1e-12)
     np.testing.assert_array_equal(got[~(mask & rows[:, None])], 0)
+
+
+def test_reinforce_plus_plus_takes_rewards_of_tokens(everywhere):
+  scores, mask = np.array([2.0, -1.0, np.nan]), MASK[[0, 1, 3]]
+  rows = np.array([True, True, False])
+  more = np.random.default_rng(3).standard_normal(mask.shape)
+  earned = []
+  for i in range(2):
+    tokens = np.flatnonzero(mask[i])
+    paid = [more[i, t] + scores[i] * (t == tokens[-1]) for t in tokens]
+    earned += [
+      sum(0.5**k * later for k, later in enumerate(paid[start:]))
+      for start in range(len(paid))
+    ]
+  want = (earned - np.mean(earned)) / np.sqrt(np.var(earned, ddof=1) + 1e-8)
+  poison = np.where(mask & rows[:, None], more, np.nan)
+  function = lambda *a: returns.reinforce_plus_plus(
+    *a[:3], gamma=0.5, token_rewards=a[3]
+  )
+  for got in everywhere(function, scores, mask, rows, poison):
+    np.testing.assert_allclose(got[mask & rows[:, None]], want, rtol=1e-12)
 
 
 @pytest.mark.parametrize('over', ['rows', 'trajectories'])
@@ -151,7 +172,7 @@ def test_gae_equals_a_loop(everywhere, gamma, lam):
 
 def test_gae_of_the_paper_is_return_minus_value():
   scores, values = np.array([1.0, 0.0, -2.0, 9.0]), np.full((4, 5), 0.25)
-  rewards = returns.token_rewards(scores, 0 * values, MASK, ROWS, kl_coef=0.0)
+  rewards = returns.token_rewards(scores, 0 * values, MASK, ROWS)
   mask = MASK & ROWS[:, None]
   advantages, targets = returns.gae(rewards, values, mask, gamma=1.0, gae_lambda=1.0)
   np.testing.assert_array_equal(targets, scores[:, None] * mask)

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special
 
 from sdar_jax.losses import anchors, distill, two_views
 
@@ -61,15 +60,15 @@ def test_the_term_and_its_gradient_equal_a_loop(make_batch):
   batch = make_batch(1, spread=0.5, padding_rows=1)
   mask, rng = batch['response_mask'], np.random.default_rng(1)
   own, other = (batch[name].astype(float) for name in ('logprobs', 'teacher_logprobs'))
-  action, weights = rng.random(mask.shape) < 0.5, rng.choice([0.0, 0.3, 2.0], 8)
+  action, gate = rng.random(mask.shape) < 0.5, rng.random(mask.shape)
   want, grad = np.zeros(mask.shape), np.zeros(mask.shape)
   for i, t in zip(*np.nonzero(mask)):
     gap = other[i, t] - own[i, t]
-    weight = weights[i] * (2.0 if action[i, t] else 1.0) * special.expit(5 * gap)
+    weight = (2.0 if action[i, t] else 1.0) * gate[i, t]
     want[i, t], grad[i, t] = weight * gap, -weight
   poisoned = [np.where(mask, array, np.nan) for array in (own, other)]
   function = lambda *views: two_views.two_view_distillation(
-    *views, weights, action, mask, gate_beta=5.0, action_weight=2.0
+    *views, gate, action, mask, action_weight=2.0
   )
   with jax.enable_x64(True):
     for call in (function, jax.jit(function)):
@@ -82,20 +81,17 @@ def test_the_term_and_its_gradient_equal_a_loop(make_batch):
 
 def test_unit_weights_give_sdars_term(make_batch):
   batch = make_batch(2)
-  mask = batch['response_mask']
-  arrays = (batch['logprobs'], batch['teacher_logprobs'])
-  got = two_views.two_view_distillation(
-    *arrays, np.ones(8), mask, mask, gate_beta=5.0, action_weight=1.0
-  )
-  want = distill.gated_distillation(*arrays, mask, gate_beta=5.0)
-  np.testing.assert_array_equal(got, want)
+  mask, gate = batch['response_mask'], batch['entropy'] / 2
+  arrays = (batch['logprobs'], batch['teacher_logprobs'], gate)
+  got = two_views.two_view_distillation(*arrays, mask, mask, action_weight=1.0)
+  np.testing.assert_array_equal(got, distill.weighted(*arrays, mask))
 
 
 @pytest.mark.parametrize('gap', [1e4, -1e4])
 def test_wild_gaps_are_finite(gap):
   mask, own = np.ones((1, 2), bool), np.full((1, 2), -1e4 - 1, np.float32)
   function = lambda x: two_views.two_view_distillation(
-    x, own + gap, np.full(1, 2.0), mask, mask, gate_beta=5.0, action_weight=2.0
+    x, own + gap, np.ones((1, 2)), mask, mask, action_weight=2.0
   )
   losses, pull = jax.vjp(function, own)
   assert np.isfinite(losses).all() and np.isfinite(pull(losses)[0]).all()
