@@ -9,112 +9,11 @@ any teacher: `find('gigpo+sdar')` is GiGPO with SDAR's distillation.
 
 import dataclasses
 
-import numpy as np
-
-from sdar_jax import teaching
+from sdar_jax import estimators, teaching
 from sdar_jax.hyperparameters import LossConfig, reads
-from sdar_jax.interface import Algorithm, LossInputs, StepData
-from sdar_jax.losses import advantages as advantages_lib
-from sdar_jax.losses import policy, returns
+from sdar_jax.interface import Algorithm, LossInputs
+from sdar_jax.losses import policy
 from sdar_jax.teaching import numbers
-
-
-def _ids(data: StepData) -> tuple[np.ndarray, ...]:
-  return data.group_ids, data.trajectory_ids
-
-
-@reads('statistics_over', 'divide_by_std')
-def _group_relative(data: StepData, hyper: LossConfig) -> np.ndarray:
-  return advantages_lib.group_relative(
-    data.scores,
-    *_ids(data),
-    data.row_mask,
-    statistics_over=hyper.statistics_over,
-    divide_by_std=hyper.divide_by_std,
-  )
-
-
-@reads('statistics_over')
-def _leave_one_out(data: StepData, hyper: LossConfig) -> np.ndarray:
-  return advantages_lib.rloo(
-    data.scores, *_ids(data), data.row_mask, statistics_over=hyper.statistics_over
-  )
-
-
-@reads('statistics_over', 'divide_by_std')
-def _pass_at_k(data: StepData, hyper: LossConfig) -> np.ndarray:
-  return advantages_lib.pass_at_k(
-    data.scores,
-    *_ids(data),
-    data.row_mask,
-    statistics_over=hyper.statistics_over,
-    divide_by_std=hyper.divide_by_std,
-  )
-
-
-@reads(
-  *('statistics_over', 'divide_by_std'), 'gamma', 'step_weight', 'anchor_similarity'
-)
-def _anchored(data: StepData, hyper: LossConfig) -> np.ndarray:
-  return advantages_lib.gigpo(
-    data.scores,
-    data.discounted(hyper.gamma) - data.penalties,
-    *_ids(data),
-    data.anchor_ids(hyper.anchor_similarity),
-    data.row_mask,
-    step_weight=hyper.step_weight,
-    statistics_over=hyper.statistics_over,
-    divide_by_std=hyper.divide_by_std,
-  )
-
-
-@reads('gamma')
-def _whitened(data: StepData, hyper: LossConfig) -> np.ndarray:
-  return returns.reinforce_plus_plus(
-    data.scores,
-    data.response_mask,
-    data.row_mask,
-    gamma=hyper.gamma,
-    token_rewards=data.token_rewards,
-  )
-
-
-@reads('statistics_over')
-def _whitened_baseline(data: StepData, hyper: LossConfig) -> np.ndarray:
-  return returns.reinforce_plus_plus_baseline(
-    data.scores,
-    *_ids(data),
-    data.response_mask,
-    data.row_mask,
-    statistics_over=hyper.statistics_over,
-  )
-
-
-def _gae(data: StepData, hyper: LossConfig) -> tuple[np.ndarray, np.ndarray]:
-  more = data.token_rewards
-  rewards = returns.token_rewards(
-    data.scores,
-    np.zeros_like(data.old_logprobs) if more is None else more,
-    data.response_mask,
-    data.row_mask,
-  )
-  return returns.gae(
-    rewards,
-    data.old_values,
-    data.response_mask,
-    gamma=hyper.gamma,
-    gae_lambda=hyper.gae_lambda,
-  )
-
-
-@reads('gamma', 'gae_lambda')
-def _actor_critic(data: StepData, hyper: LossConfig) -> np.ndarray:
-  return returns.whiten(_gae(data, hyper)[0], data.response_mask)
-
-
-@reads('gamma', 'gae_lambda')
-def _value_targets(data: StepData, hyper: LossConfig) -> np.ndarray:
-  return _gae(data, hyper)[1]
 
 
 def _clips(hyper: LossConfig) -> dict[str, float]:
@@ -158,7 +57,7 @@ def _surrogate_metrics(inputs: LossInputs, credit, hyper: LossConfig):
 GRPO = Algorithm(
   summary='group-relative advantages, clipped surrogate',
   source='DeepSeekMath, arXiv 2402.03300',
-  advantages=_group_relative,
+  advantages=estimators.group_relative,
   policy_loss=_clipped_surrogate,
   policy_metrics=_surrogate_metrics,
 )
@@ -208,48 +107,48 @@ ALGORITHMS: dict[str, Algorithm] = {
     policy_metrics=_sequence_metrics,
   ),
   'rloo': _policy(
-    'leave-one-out baseline', 'arXiv 2402.14740', advantages=_leave_one_out
+    'leave-one-out baseline', 'arXiv 2402.14740', advantages=estimators.leave_one_out
   ),
   'reinforce++': _policy(
     'returns whitened over the batch',
     'arXiv 2501.03262',
-    advantages=_whitened,
+    advantages=estimators.whitened,
     compares_members=False,
     rewards_tokens=True,
   ),
   'reinforce++-baseline': _policy(
     "the group's mean as baseline, then whitened",
     'arXiv 2501.03262',
-    advantages=_whitened_baseline,
+    advantages=estimators.whitened_baseline,
   ),
   'grpo-passk': _policy(
     'only the best of a group, by its lead',
     'arXiv 2503.19595',
     # Among rows two turns of one episode would compete.
     numbers(statistics_over='trajectories'),
-    advantages=_pass_at_k,
+    advantages=estimators.pass_at_k,
   ),
   'gigpo': _policy(
     'advantages among episodes and among equal states',
     'arXiv 2505.10978',
     numbers(gamma=0.95),
-    advantages=_anchored,
+    advantages=estimators.anchored,
   ),
   'ppo': _policy(
     "a value head on the policy's trunk, GAE; KL in the loss",
     'arXiv 1707.06347',
-    advantages=_actor_critic,
+    advantages=estimators.actor_critic,
     compares_members=False,
-    value_targets=_value_targets,
+    value_targets=estimators.value_targets,
     rewards_tokens=True,
   ),
   'ppo-kl-reward': _policy(
     'the same with the KL taken off the rewards',
     'arXiv 1909.08593',
     numbers(kl_in='reward', kl_kind='k1'),
-    advantages=_actor_critic,
+    advantages=estimators.actor_critic,
     compares_members=False,
-    value_targets=_value_targets,
+    value_targets=estimators.value_targets,
     rewards_tokens=True,
   ),
   'sdar': _taught(

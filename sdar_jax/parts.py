@@ -142,7 +142,7 @@ def make_agent(
       stop_ids=tokenizer.stop_ids,
     ),
     max_prompt_tokens=c.max_prompt_tokens,
-    opening=tokenizer.opening,
+    opening=tags.unclosed(tokenizer.opening),
   )
 
 

@@ -24,6 +24,7 @@ LAYERS = {
   'objective': 1,
   'teaching': 1,
   'algorithms': 2,
+  'estimators': 1,
   'validity': 2,
   'envs/worlds': 1,
   'envs/alfworld': 1,
