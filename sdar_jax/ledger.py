@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from sdar_jax import files
@@ -83,6 +84,14 @@ def move_report(directory: pathlib.Path, name: str, other: str) -> None:
     path.parent.mkdir(exist_ok=True)
     (directory / 'eval' / name).replace(path)
     files.sync(path.parent)
+
+
+def forget_reports(directory: pathlib.Path, names: Iterable[str]) -> None:
+  """Drops the digests of reports that no longer lie in DIRECTORY/eval."""
+  record, names = _read(directory), set(names)
+  if names & record['reports'].keys():
+    kept = {k: v for k, v in record['reports'].items() if k not in names}
+    _write(directory, {**record, 'reports': kept})
 
 
 def check(directory: str | os.PathLike) -> list[str]:

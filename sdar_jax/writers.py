@@ -29,7 +29,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sdar_jax import files, metrics
+from sdar_jax import files, ledger, metrics
 from sdar_jax import trajectory as trajectory_lib
 from sdar_jax.lines import JsonLines, dumps
 
@@ -165,6 +165,7 @@ def _set_aside(directory: pathlib.Path) -> pathlib.Path | None:
     target = aside / path.relative_to(directory)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.rename(path, target)
+  ledger.forget_reports(directory, (p.name for p in found if p.suffix == '.json'))
   return aside
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sdar_jax import ledger, sinks, writers
 from sdar_jax import main as main_lib
-from sdar_jax import sinks, writers
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn, from_json
 from sdar_jax.writers import MetricsWriter
 
@@ -116,13 +116,13 @@ def test_a_fresh_start_moves_earlier_results_aside(tmp_path):
     _write(tmp_path, range(1, 4), scale=scale)
     old[scale] = (tmp_path / 'metrics.jsonl').read_bytes()
     for step in (0, 2):
-      (tmp_path / 'eval').mkdir(exist_ok=True)
-      (tmp_path / 'eval' / f'{step:06d}.json').write_text('{}')
+      ledger.write_report(tmp_path, f'{step:06d}.json', {})
   _write(tmp_path, [1], resume_step=None)
   assert _lines(tmp_path / 'metrics.jsonl') == [{'step': 1, 'train/loss': 1.0}]
   assert os.listdir(tmp_path / 'trajectories') == ['000001.jsonl']
   # The report of the initial policy stays; nothing is deleted, however often.
   assert os.listdir(tmp_path / 'eval') == ['000000.json']
+  assert ledger.check(tmp_path) == []  # Nor is it missed.
   for name, scale in (('aside-1', 2.0), ('aside-2', 3.0)):
     assert (tmp_path / name / 'metrics.jsonl').read_bytes() == old[scale]
     assert len(os.listdir(tmp_path / name / 'trajectories')) == 3

@@ -185,7 +185,12 @@ def test_files_compressed_or_marked_by_mistake_are_read(tmp_path, pack):
 
 
 NAN = float('nan')
-MISSING = object()
+
+
+class MISSING:  # A class, whose name is the same in every process.
+  pass
+
+
 WRONG = [MISSING, None, NAN, 7, ['wool'], {'a': 'wool'}, True, 'a\ud800']
 
 

@@ -1,0 +1,19 @@
+"""GRPO, SDAR and SDAR without a teacher's effect, three seeds: generated Search-QA.
+
+Two CPU cores, two cells side by side. README.md says how long that took, and what
+came out.
+"""
+
+import ml_collections
+
+from experiments.studies import small
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The study: each cell is the experiment of this world as it stands."""
+  c = small.get_config()
+  c.world = 'search_qa'
+  c.methods = ('grpo', 'sdar', 'grpo+opsd-released')
+  c.overrides = ml_collections.ConfigDict()
+  c.cell_seconds = 3600.0
+  return c
