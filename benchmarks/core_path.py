@@ -12,11 +12,11 @@ import tokenize
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
-  'main train parts config hyperparameters rollout request trajectory batching',
-  'learner scoring optimizer algorithms teaching objective contexts',
-  'losses/masked losses/policy losses/distill losses/gates losses/advantages',
-  'sampler decoding sampling models/qwen models/attention models/sharding',
-  'chat skills retrieval envs/base envs/pool envs/episode envs/action_parser',
+  'main train parts config hyperparameters rollout fitting request trajectory',
+  'batching learner scoring optimizer algorithms estimators teaching interface',
+  'objective contexts losses/masked losses/policy losses/distill losses/gates',
+  'losses/advantages sampler decoding sampling models/qwen models/attention',
+  'models/sharding chat skills retrieval envs/base envs/action_parser',
   'envs/alfworld/world envs/alfworld/prompts',
 )
 _NO_CODE = (
