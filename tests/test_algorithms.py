@@ -936,6 +936,14 @@ def test_ucob_gradient():
   assert_close(got, inputs.advantages + COEF * plain)
 
 
+@pytest.mark.parametrize('step, same', [(0, False), (99, False), (100, True)])
+def test_rlsd_as_released_is_grpo_from_iteration_100_of_150(step, same):
+  data = step_data(step=step)
+  assert find('rlsd').needs_teacher(hyper_of('rlsd'))  # Its pass is paid to the end.
+  rlsd, grpo = (credit(name, data)['advantages'] for name in ('rlsd', 'grpo'))
+  assert np.array_equal(rlsd, grpo) == same
+
+
 @pytest.mark.parametrize('name', ['opsd', 'sdpg', 'sdpo', 'gigpo+sdpo'])
 def test_divergences_are_weighted_at_taught_tokens(name):
   data = step_data(step=25)
