@@ -239,7 +239,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   """
   try:
     values = flatten(config)
-  except ArithmeticError:  # Of a multiple of it that is no number.
+  except (ArithmeticError, TypeError):  # Of a multiple of it that is no number.
     raise _wrong_reward(config) from None
   if 'rollout.success_reward' in values:
     KEYS['rollout.success_reward'].check(  # First: other numbers follow it.

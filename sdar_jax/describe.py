@@ -32,7 +32,8 @@ def table(config: Any) -> str:
     said = [key.meaning, _allowed(key.allowed), key.source] if key else []
     if not said:
       leaf = name.removeprefix('algorithm.')
-      choices = hyperparameters.CHOICES.get(leaf, '') if leaf != name else ''
+      known = leaf != name and leaf in hyperparameters.CHOICES
+      choices = tuple(hyperparameters.CHOICES[leaf]) if known else ''
       said = [meanings.get(name, ''), _allowed(choices)]
     lines.append(f'{changed} {name} = {value!r}')
     lines.append(f'      {"; ".join(filter(None, said))}'.rstrip())

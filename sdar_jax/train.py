@@ -367,7 +367,7 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
 
 
 def loop(run: Run) -> None:
-  """One pass is one training step; DESIGN's listing, line for line."""
+  """Trains step by step: one pass is one training step."""
   while run.step < run.config.steps:
     run.maybe_evaluate()
     with run.clock('rollout'):

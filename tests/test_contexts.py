@@ -358,6 +358,7 @@ def test_taught():
 def test_students_views_are_what_rollout_recorded():
   rows = _rows(MIXED)
   rows[1].turn.skills, rows[1].turn.skill_tokens = ('a', 'b'), 7
-  views = contexts.student_views(rows)
+  sees = [row is rows[1] for row in rows]
+  views = contexts.student_views(_teacher(), rows, sees)
   assert views[1] == SkillView(('a', 'b'), (), 7)
   assert set(views[:1] + views[2:]) == {NOTHING}

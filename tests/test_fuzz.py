@@ -43,7 +43,9 @@ ODD = (
 def _config(world='alfworld'):
   """A valid config whose keys take values of any type, as in a file of a user's."""
   values = WORLDS[world].get_config('model=tiny').to_dict()
-  return ml_collections.ConfigDict(values, type_safe=False)
+  config = ml_collections.ConfigDict(values, type_safe=False)
+  config_lib._follow_reward(config)  # A plain dictionary holds no references.
+  return config
 
 
 def _keys():
@@ -80,7 +82,7 @@ def _build(config):
   parts.make_algorithm(config)
   world = parts.make_world(config)
   assert world.max_turns >= 1
-  chat = SimpleNamespace(decode=None, stop_ids=(1,))
+  chat = SimpleNamespace(decode=None, stop_ids=(1,), opening='')
   for temperature in (config.rollout.temperature, config.eval.temperature):
     parts.make_agent(
       config, chat, None, temperature=temperature, sees_skills=lambda member: True

@@ -37,8 +37,11 @@ def start(config, saved=None):
   run.teacher = parts.make_teacher(config, run.world, run.chat)
   run.pool = types.SimpleNamespace(quarantine=())
   run.model_digest = parts.model_digest(config)
-  restored = types.SimpleNamespace(host=saved, step=2, state=None)
-  run.store = types.SimpleNamespace(restore=lambda state: saved and restored)
+  run.console = types.SimpleNamespace(line=print)
+  run.evaluator = types.SimpleNamespace(sort=lambda: None)
+  state = types.SimpleNamespace(skipped_in_a_row=0)
+  restored = types.SimpleNamespace(host=saved, step=2, state=state)
+  run.store = types.SimpleNamespace(restore=lambda *like: saved and restored)
   return run
 
 

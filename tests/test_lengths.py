@@ -51,7 +51,7 @@ def _packs(config, buckets, student_skills):
 
 @pytest.mark.parametrize('world', EXPERIMENTS)
 def test_every_method_of_every_experiment_has_room(world, any_context):
-  names = [*algorithms.ALGORITHMS, 'gigpo+sdar', 'gigpo+ucob', 'skill-grpo+sdar']
+  names = [*algorithms.ALGORITHMS, 'gigpo+sdar', 'gigpo+ucob', 'ppo+sdar']
   seen = set()
   every = itertools.product(names, ('tiny', 'qwen2.5-3b'), ('ours', 'paper'))
   models = itertools.product(('sdar', 'ucob'), arguments.HUB, ('ours', 'paper'))

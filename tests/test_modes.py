@@ -30,7 +30,7 @@ def test_a_report_whose_place_fails_is_kept_elsewhere(tmp_path, monkeypatch, cap
 def test_a_model_whose_place_fails_is_kept_elsewhere(tmp_path, monkeypatch):
   monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
 
-  def save(config, model, params, output):
+  def save(policy, params, output):
     if output == tmp_path / 'full':
       raise OSError(28, 'No space left on device')
     output.mkdir()
@@ -38,7 +38,7 @@ def test_a_model_whose_place_fails_is_kept_elsewhere(tmp_path, monkeypatch):
 
   monkeypatch.setattr(modes, '_save', save)
   with pytest.raises(modes.OutputError, match='No space left') as error:
-    modes._write(None, SimpleNamespace(model=None), 'weights', tmp_path / 'full')
+    modes._write(None, 'weights', tmp_path / 'full')
   assert files.local_path(_spare(error), 'x').joinpath('weights').is_file()
 
 

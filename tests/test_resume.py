@@ -46,8 +46,10 @@ def cache(tmp_path_factory):
 
 def _start(cache, workdir, *flags, moment='never', count=1):
   command = [sys.executable, 'tests/run_killed.py', moment, str(count)]
+  place = [f'--workdir={workdir}'] if workdir else []
+  given = {flag.partition('=')[0]: flag for flag in (*FLAGS, *flags, *place)}
   return subprocess.Popen(
-    [*command, *FLAGS, *flags, f'--workdir={workdir}'],
+    [*command, *given.values()],  # A flag of a test's own replaces that of FLAGS.
     cwd=ROOT,
     text=True,
     stdout=subprocess.PIPE,

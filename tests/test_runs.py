@@ -138,7 +138,8 @@ def test_other_inputs_code_and_evaluation_seeds_are_said(tmp_path):
     *('2 code versions', '2 evaluation seeds'),
   ):
     assert what in text
-  earlier = make_run(tmp_path, 'gspo', 0, {5: [1, 0]})  # Said nothing of these.
+  unsaid = dict.fromkeys((*ours, 'numerics'))
+  earlier = make_run(tmp_path, 'gspo', 0, {5: [1, 0]}, identity=unsaid)
   text = '\n'.join(compared([a, earlier]).warnings)
   assert 'tokenizers' not in text and 'skill banks' not in text
 

@@ -67,10 +67,10 @@ def _action(world):
 
 
 def _parse(world, chat_, ids, observation):
-  agent = rollout.Agent(
-    None, chat_.decode, SamplingParams(max_tokens=9), 9, chat_.opening
-  )
-  episode = rollout._Episode(None, 0, 0, observation, response=agent.decode(ids))
+  opened = tags.unclosed(chat_.opening)
+  agent = rollout.Agent(None, chat_.decode, SamplingParams(max_tokens=9), 9, opened)
+  response = agent.decode(ids)
+  episode = rollout._Episode(None, 0, 0, 0, observation=observation, response=response)
   return rollout._parse(world, agent, episode)
 
 
@@ -83,15 +83,14 @@ def test_well_formed_answers_are_valid_after_any_opening(chats, name, parser):
   answer = body.partition('</think>')[2]
   for (opening, _), chat_ in chats.items():
     opened = opening not in ('plain', 'emptied')
-    emptied = opening == 'emptied'
-    forms = {  # Whether the response is well formed, alone or with the opening.
+    forms = {  # Whether the response is well formed, alone or after what is open.
       f'<think>{body}': True,
-      body: opened or (emptied and parser == 'reference'),  # Two ends of a thought.
-      answer: emptied,
-      f'any text {answer}': emptied,
+      body: opened,
+      answer: False,  # Also where the template has closed an empty thought itself.
+      f'any text {answer}': False,
       'any text': False,
       '': False,
-      body.replace('</think>', ''): emptied,
+      body.replace('</think>', ''): False,
     }
     for text, valid in forms.items():
       parsed = _parse(world, chat_, chat_.encode_text(text), observation)

@@ -130,7 +130,7 @@ def test_skill_sd_value_and_numeric_gradient(make_batch):
 
 
 def test_gate_metrics_equal_numpy(make_batch):
-  batch = make_batch(6, rows=12, spread=1.0, padding_rows=1)
+  batch = make_batch(6, rows=12, spread=0.1, padding_rows=1)
   mask, teacher = batch['response_mask'], batch['teacher_logprobs']
   gap = distill.gap(batch['logprobs'], teacher, mask)
   gate = gate_of(gap)

@@ -298,7 +298,7 @@ def test_clip_shares_are_of_tokens_whose_gradient_a_clip_stops(name, make_batch)
   if ALGORITHMS[name].has_critic:
     zeros = np.zeros_like(batch['logprobs'])
     extra = dict.fromkeys(('values', 'old_values', 'value_targets'), zeros)
-  inputs = inputs_of(batch, hyper, old_entropy=batch['entropy'], **extra)
+  inputs = inputs_of(batch, hyper, **extra)
   _, metrics, (gradient, _) = evaluate(name, hyper, inputs)
   credit, ratio = _acting(name, batch, hyper)
   stopped = batch['response_mask'] & (np.asarray(gradient) == 0)
