@@ -265,7 +265,7 @@ def _defaults(world: str) -> dict[str, Any]:
 
 
 def _wrong_reward(config: ml_collections.ConfigDict) -> ConfigError:
-  reward = config.rollout.success_reward
+  reward = files.one_line(ValueError(repr(config.rollout.success_reward)), 60)
   return ConfigError(
     f'config.rollout.success_reward={reward}: must be a positive number, not so small'
     ' or large that its square is none'

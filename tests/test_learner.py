@@ -117,8 +117,7 @@ def test_a_teacher_of_its_own_follows_as_its_kind_says():
     )
 
 
-@pytest.mark.parametrize('algorithm', ['sdpg', 'sdar'])
-@pytest.mark.parametrize('kl_coef', [0.0, 0.01])
+@pytest.mark.parametrize('algorithm, kl_coef', [('sdpg', 0.01), ('sdar', 0.0)])
 def test_the_initial_policy_teaches_from_the_one_copy_of_it(algorithm, kl_coef):
   """It is what the KL is to, and no part of the state, which is all that is saved."""
   settings = {'algorithm': algorithm, 'kl_coef': kl_coef, 'distill_coef': 1.0}
