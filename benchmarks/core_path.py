@@ -45,18 +45,22 @@ def code_lines(text: str) -> int:
   return len(lines - docstrings)
 
 
-def count(files: list[pathlib.Path]) -> tuple[int, int, int]:
+def count(paths: list[pathlib.Path]) -> tuple[int, int, int]:
   """Counts files, their lines and their lines of code."""
-  texts = [file.read_text() for file in files]
+  texts = [path.read_text() for path in paths]
   lines = sum(text.count('\n') for text in texts)
-  return len(files), lines, sum(map(code_lines, texts))
+  return len(paths), lines, sum(map(code_lines, texts))
+
+
+def files() -> list[pathlib.Path]:
+  """Lists the files of the core path."""
+  return [PACKAGE / f'{name}.py' for line in CORE for name in line.split()]
 
 
 def main() -> None:
   """Prints the three numbers of the core path and of the package."""
-  core = [PACKAGE / f'{name}.py' for line in CORE for name in line.split()]
-  for name, files in (('core path', core), ('package', [*PACKAGE.rglob('*.py')])):
-    print('{}: {} files, {:,} lines, {:,} of code'.format(name, *count(files)))
+  for name, paths in (('core path', files()), ('package', [*PACKAGE.rglob('*.py')])):
+    print('{}: {} files, {:,} lines, {:,} of code'.format(name, *count(paths)))
 
 
 if __name__ == '__main__':

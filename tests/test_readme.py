@@ -4,6 +4,9 @@ import inspect
 import pathlib
 import re
 
+import pytest
+
+from benchmarks import core_path
 from sdar_jax import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -24,3 +27,9 @@ def test_the_map_of_files_is_complete_and_true():
     path = file.relative_to(ROOT / 'sdar_jax').as_posix()
     known = path in named or any(path.startswith(folder) for folder in folders)
     assert known or path.endswith('__init__.py'), path
+
+
+def test_the_size_that_is_said_is_about_the_true_one():
+  said = re.search(r'is (\d+) files, ([\d,]+)\s+lines, ([\d,]+) of them code', README)
+  numbers = [int(text.replace(',', '')) for text in said.groups()]
+  assert numbers == pytest.approx(core_path.count(core_path.files()), rel=0.05)
