@@ -1,5 +1,7 @@
 """A model of a few thousand weights and minibatches for it, shared by tests."""
 
+import functools
+
 import numpy as np
 
 from sdar_jax import algorithms, optimizer
@@ -24,6 +26,7 @@ MODEL = qwen.ModelConfig(
 )
 
 
+@functools.cache  # Equal learners share their compiled programs: they hold no state.
 def learner(
   mesh=None,
   *,

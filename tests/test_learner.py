@@ -16,14 +16,20 @@ def _params(seed=0):
   return qwen.init_params(micro.MODEL, jax.random.key(seed), jnp.float32)
 
 
-def _response_logprobs(params, prompt, response):
-  """One row without padding: log-softmax over the valid ids, token by token."""
-  tokens = jnp.asarray([[*prompt, *response]])
-  positions = jnp.arange(tokens.shape[1])[None]
-  hidden, _ = qwen.forward(micro.MODEL, params, tokens, positions)
+@jax.jit
+def _row_logprobs(params, tokens):
+  """[T, valid ids] of one row: log-softmax over the valid ids."""
+  positions = jnp.arange(tokens.size)[None]
+  hidden, _ = qwen.forward(micro.MODEL, params, tokens[None], positions)
   logits = qwen.logits(micro.MODEL, params, hidden)[0, :, : micro.VALID]
-  logprobs = jax.nn.log_softmax(logits)
-  first = len(prompt)
+  return jax.nn.log_softmax(logits)
+
+
+def _response_logprobs(params, prompt, response, length=40):
+  """One row, token by token; nothing before looks at what fills it up."""
+  first, row = len(prompt), [*prompt, *response]
+  tokens = np.asarray(row + [0] * (length - len(row)), np.int32)
+  logprobs = _row_logprobs(params, tokens)
   return [float(logprobs[first + i - 1, token]) for i, token in enumerate(response)]
 
 
@@ -194,7 +200,7 @@ def test_update_is_adamw_on_the_gradient():
     # On policy every ratio is 1, where the surrogate's gradient is the score function.
     return -jnp.sum(mask * flat['advantages'][:, 1:] * picked) / mask.sum()
 
-  grads = jax.grad(loss)(state.params)
+  grads = jax.jit(jax.grad(loss))(state.params)
   tx = optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adamw(1e-3, b1=0.9, b2=0.999, eps=micro.EPS, weight_decay=0.01),
