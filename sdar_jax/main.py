@@ -4,9 +4,11 @@
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
+import types
 from collections.abc import Sequence
 
 from sdar_jax import command_line, describe, files, sinks, terminal
@@ -40,10 +42,7 @@ def _main(argv: Sequence[str]) -> int:
     elif command.mode == 'train':
       _train(command)
     else:
-      _load()
-      from sdar_jax import modes
-
-      run = modes.MODES[command.mode]
+      run = _load('modes').MODES[command.mode]
       run(command.config, checkpoint=command.checkpoint, output=command.output)
   except FloatingPointError as error:
     return _fail(error, 70)
@@ -64,21 +63,16 @@ def _train(command: Command) -> None:
   if command.workdir.is_dir():
     with Workdir(command.workdir, command.config):
       pass  # What this refuses is refused before anything heavy is imported.
-  _load()
-  from sdar_jax import train
-
-  train.train(command.config, command.workdir)
+  _load('train').train(command.config, command.workdir)
 
 
-def _load() -> None:
-  """Imports JAX and what needs it; one line where that fails."""
+def _load(name: str) -> types.ModuleType:
+  """Imports JAX and a module of this package; one line where that fails."""
   try:
     import jax
 
-    from sdar_jax import modes, train
-
     jax.devices()
-    del modes, train
+    return importlib.import_module(f'sdar_jax.{name}')
   except (ImportError, RuntimeError, ValueError, AssertionError) as error:
     raise _StartError(
       f'{files.one_line(error, 500)}; install the project again, or check JAX_*'

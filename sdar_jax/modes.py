@@ -63,7 +63,7 @@ class _Policy:
     if restored is None:
       raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
     inputs = {
-      'model_digest': parts.model_digest(self.config),
+      'model_digest': self.weights['model_digest'],
       'tokenizer_digest': self.chat.digest,
     }
     identity.check(restored.host, inputs, restored.step, run)

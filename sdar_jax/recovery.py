@@ -12,7 +12,6 @@ _log = logging.getLogger(__name__)
 
 SKIPS_IN_A_ROW = 3  # Updates that are not finite before the run stops.
 _NEEDED = ('task_cursor', 'quarantine', 'retrieval')
-PROGRESS = (*_NEEDED, 'digests')  # What of the host's state changes.
 
 
 class NonFiniteError(RuntimeError):
