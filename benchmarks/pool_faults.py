@@ -21,8 +21,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests'), str(ROOT / 'tests/envs')]
 
 import faulty  # noqa: E402
 
-from sdar_jax.envs import base, pool  # noqa: E402
+from sdar_jax.envs import base  # noqa: E402
 from sdar_jax.envs.alfworld.world import AlfworldWorld  # noqa: E402
+from sdar_jax.envs.pool import pool  # noqa: E402
 
 EPISODES = flags.DEFINE_integer('episodes', 200, 'episodes, each of a task of its own')
 WORKERS = flags.DEFINE_integer('workers', 2, 'worker processes')

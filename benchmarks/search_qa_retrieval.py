@@ -16,10 +16,10 @@ import time
 from absl import app, flags
 
 from sdar_jax.envs.search_qa.answers import sub_match
-from sdar_jax.envs.search_qa.bm25 import BM25Retriever
-from sdar_jax.envs.search_qa.client import HttpRetriever
 from sdar_jax.envs.search_qa.datasets import read_corpus, read_questions
-from sdar_jax.envs.search_qa.retrieval import Passage
+from sdar_jax.envs.search_qa.retrieval.base import Passage
+from sdar_jax.envs.search_qa.retrieval.bm25 import BM25Retriever
+from sdar_jax.envs.search_qa.retrieval.client import HttpRetriever
 from sdar_jax.envs.search_qa.server import Server
 
 _PASSAGES = flags.DEFINE_string(

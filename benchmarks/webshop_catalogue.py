@@ -35,7 +35,7 @@ import numpy as np
 from absl import app, flags
 from watch import Watch
 
-from sdar_jax.envs.webshop import official, store
+from sdar_jax.envs.webshop import disk_catalogue, official
 from sdar_jax.envs.webshop.goals import Goals
 from sdar_jax.envs.webshop.nouns import NounSource
 from sdar_jax.envs.webshop.shop import Shop
@@ -174,7 +174,7 @@ class Inventor:
 def invent(folder: Path) -> None:
   """Writes the two official files."""
   watch = Watch()
-  names = store.OFFICIAL['full']
+  names = disk_catalogue.OFFICIAL['full']
   products = Inventor(SEED.value).products(PRODUCTS.value)
   with open(folder / names[0], 'w') as items, open(folder / names[1], 'w') as asked:
     for number, (entry, known) in enumerate(products):
@@ -201,15 +201,15 @@ def memory() -> str:
 def build(folder: Path) -> None:
   """Opens the folder for the first time."""
   watch = Watch()
-  store.open_official(folder, 'full', NounSource('rule'))
+  disk_catalogue.open_official(folder, 'full', NounSource('rule'))
   print(f'first opened in {watch}, {memory()}')
-  print(f'index and catalogue: {size(folder / store.FOLDER):.2f} GiB on disk')
+  print(f'index and catalogue: {size(folder / disk_catalogue.FOLDER):.2f} GiB on disk')
 
 
 def query(folder: Path) -> None:
   """Opens the folder again and searches."""
   watch = Watch()
-  shop = store.open_official(folder, 'full', NounSource('rule'))
+  shop = disk_catalogue.open_official(folder, 'full', NounSource('rule'))
   print(f'opened again in {watch}, {memory()}')
   watch = Watch()
   sizes = {}

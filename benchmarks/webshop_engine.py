@@ -16,7 +16,7 @@ from absl import app, flags
 from watch import Watch
 
 from sdar_jax.envs import base
-from sdar_jax.envs.webshop import catalogue, generated, store
+from sdar_jax.envs.webshop import catalogue, disk_catalogue, generated
 from sdar_jax.envs.webshop.engine import WebshopEnv
 from sdar_jax.envs.webshop.goals import Goals
 from sdar_jax.envs.webshop.nouns import NounSource
@@ -35,11 +35,11 @@ def first_shop():
   folder = Path(DATA_DIR.value)
   documents = sorted(folder.glob('*.jsonl*'))
   if documents:
-    instructions = folder / store.OFFICIAL['small'][1]
+    instructions = folder / disk_catalogue.OFFICIAL['small'][1]
     products = catalogue.read_documents(documents[0], instructions)
     shop = Shop(catalogue.MemoryCatalogue(products), None, nouns)
   else:
-    shop = store.open_official(folder, 'small', nouns)
+    shop = disk_catalogue.open_official(folder, 'small', nouns)
   return shop, Goals(shop.catalogue)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from sdar_jax import algorithms
+from sdar_jax.methods import table
 from sdar_jax.models.presets import PRESETS
 
 HUB = {
@@ -80,7 +80,7 @@ def parse(text: str) -> dict[str, str]:
       raise ValueError(f'{key}={value!r}: must be one of {_CHOICES[key]}')
     out[key] = value
   try:
-    algorithms.find(out['algo'])
+    table.find(out['algo'])
   except KeyError as error:
     raise ValueError(f'algo={error.args[0]}') from None
   if not (out['seed'].isascii() and out['seed'].isdecimal()):
@@ -108,7 +108,7 @@ def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
   c.algorithm.name = name
   if choice['preset'] == 'paper':
     _paper(c)
-  _set(c, algorithms.find(name).all_settings)
+  _set(c, table.find(name).all_settings)
   sides = _sides(name)
   if choice['preset'] == 'paper':
     for (method, world), settings in _RELEASED.items():
@@ -136,7 +136,7 @@ def _set(c: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:
 
 def _sides(name: str) -> set[str]:
   """The row that a name is, or the two that it combines."""
-  rows = algorithms.ALGORITHMS.keys()
+  rows = table.ALGORITHMS.keys()
   cuts = [{name[:i], name[i + 1 :]} for i, letter in enumerate(name) if letter == '+']
   return {name} if name in rows else next(cut for cut in cuts if cut <= rows)
 

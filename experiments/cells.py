@@ -7,10 +7,11 @@ import sys
 from typing import Any
 
 from experiments import alfworld, arguments, search_qa, webshop
-from sdar_jax import command_line, files
 from sdar_jax import config as config_lib
-from sdar_jax import workdir as workdir_lib
-from sdar_jax.flags import UsageError
+from sdar_jax import files
+from sdar_jax.cli import command_line
+from sdar_jax.process.flags import UsageError
+from sdar_jax.storage import workdir as workdir_lib
 
 WORLDS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
 _STUDIES = pathlib.Path(__file__).with_name('studies')

@@ -32,8 +32,9 @@ import rich.table
 
 from experiments import cells as cells_lib
 from experiments.cells import Cell, StudyError
-from sdar_jax import compare, files, flags, terminal
-from sdar_jax import workdir as workdir_lib
+from sdar_jax import compare, files
+from sdar_jax.process import flags, terminal
+from sdar_jax.storage import workdir as workdir_lib
 
 _GRACE_SECONDS = 60.0  # Between asking a process to stop and killing it.
 _POLL_SECONDS = 0.2

@@ -12,7 +12,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from sdar_jax import compare, comparison, files
+from sdar_jax import compare, files
+from sdar_jax.evaluation import comparison
 
 RESULTS = pathlib.Path(__file__).with_name('results')
 WORLDS = {'alfworld': 'ALFWorld', 'search_qa': 'Search-QA', 'webshop': 'WebShop'}

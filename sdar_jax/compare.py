@@ -23,11 +23,13 @@ import rich.box
 import rich.console
 import rich.table
 
-from sdar_jax import comparison as comparison_lib
-from sdar_jax import files, flags, panels, plot, results, runs, statistics, terminal
-from sdar_jax.comparison import Comparison, Paired, Row
-from sdar_jax.runs import Evaluation
-from sdar_jax.statistics import Estimate
+from sdar_jax import files
+from sdar_jax.evaluation import comparison as comparison_lib
+from sdar_jax.evaluation import panels, plot, results, runs, statistics
+from sdar_jax.evaluation.comparison import Comparison, Paired, Row
+from sdar_jax.evaluation.runs import Evaluation
+from sdar_jax.evaluation.statistics import Estimate
+from sdar_jax.process import flags, terminal
 
 _HEADINGS = (
   'method (seeds)',

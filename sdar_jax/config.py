@@ -16,10 +16,11 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from sdar_jax import files, retrieval, skills
+from sdar_jax import files
 from sdar_jax.envs import worlds
-from sdar_jax.hyperparameters import LossConfig
 from sdar_jax.keys import ConfigError, Key, check_type
+from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.prompts import retrieval, skills
 
 _COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
 _SEED = '[0, 4294967295]'
@@ -329,7 +330,7 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
 
 def _check_method(config: ml_collections.ConfigDict, hyper: LossConfig) -> None:
   """Raises ConfigError unless there is this method and it takes these numbers."""
-  from sdar_jax import validity  # Imports JAX, which readers of a config do without.
+  from sdar_jax.methods import validity
 
   usual = default(config.world.name)
   usual.rollout.success_reward = config.rollout.success_reward

@@ -11,9 +11,12 @@ import sys
 import types
 from collections.abc import Sequence
 
-from sdar_jax import command_line, describe, files, sinks, terminal
-from sdar_jax.command_line import Command
-from sdar_jax.workdir import Workdir
+from sdar_jax import files
+from sdar_jax.cli import command_line, describe
+from sdar_jax.cli.command_line import Command
+from sdar_jax.logs import sinks
+from sdar_jax.process import terminal
+from sdar_jax.storage.workdir import Workdir
 
 _NO_MEMORY = (
   'lower config.rollout.slots, config.train.microbatch_rows or the length buckets'

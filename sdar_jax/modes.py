@@ -14,24 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdar_jax import checkpoint as checkpoints
-from sdar_jax import (
-  evaluate,
-  export,
-  files,
-  fitting,
-  identity,
-  numerics,
-  optimizer,
-  panels,
-  parts,
-  rollout,
-  sft,
-  skills,
-  terminal,
-)
+from sdar_jax import build, files, numerics, sft
 from sdar_jax.config import ConfigError
-from sdar_jax.console import Console
+from sdar_jax.evaluation import display, evaluate, panels
+from sdar_jax.learner import checkpoint as checkpoints
+from sdar_jax.learner import optimizer
+from sdar_jax.logs.console import Console
+from sdar_jax.models import export
+from sdar_jax.process import terminal
+from sdar_jax.prompts import fitting, skills
+from sdar_jax.rollout import episodes
+from sdar_jax.storage import identity
 
 _SHORTEST_COPY, _LONGEST_COPY = 8, 48  # Tokens; what small models have to copy.
 
@@ -48,12 +41,12 @@ class _Policy:
   def __init__(self, config: ConfigDict, checkpoint: str | None):
     numerics.pin()
     self.config = config
-    self.world = parts.make_world(config)
-    self.chat = parts.make_chat(config, self.world)
-    self.teacher = parts.make_teacher(config, self.world, self.chat)
-    self.mesh = parts.make_mesh(config)
-    self.model, self.params = parts.load_model(config, self.mesh, self.chat)
-    self.weights = {'step': 0, 'model_digest': parts.model_digest(config)}
+    self.world = build.make_world(config)
+    self.chat = build.make_chat(config, self.world)
+    self.teacher = build.make_teacher(config, self.world, self.chat)
+    self.mesh = build.make_mesh(config)
+    self.model, self.params = build.load_model(config, self.mesh, self.chat)
+    self.weights = {'step': 0, 'model_digest': build.model_digest(config)}
     if checkpoint is not None:
       self._load(pathlib.Path(checkpoint))
 
@@ -72,17 +65,17 @@ class _Policy:
     names = 'model_digest', 'config_digest'
     self.weights = {'step': restored.step, **{k: restored.host[k] for k in names}}
 
-  def agent_and_sampler(self) -> tuple[rollout.Agent, Any]:
+  def agent_and_sampler(self) -> tuple[episodes.Agent, Any]:
     """As `config.eval` wants them."""
     c = self.config.eval
-    agent = parts.make_agent(
+    agent = build.make_agent(
       self.config,
       self.chat,
       self.teacher,
       temperature=c.temperature,
       sees_skills=lambda member: c.with_skills,
     )
-    sampler = parts.make_sampler(
+    sampler = build.make_sampler(
       self.config,
       self.model,
       self.params,
@@ -97,16 +90,16 @@ def run_eval(
   config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
 ) -> None:
   """Plays the panel of `config.eval` and prints the table; `output` takes the JSON."""
-  parts.check_context(config, with_skills=config.eval.with_skills)
+  build.check_context(config, with_skills=config.eval.with_skills)
   policy = _Policy(config, checkpoint)
   c = config.eval
   panel = panels.make_panel(policy.world, c.split, c.tasks)
   agent, sampler = policy.agent_and_sampler()
-  plan = parts.make_plan(config, policy.world, panel, agent)
-  with parts.make_pool(config, policy.world) as pool:
+  plan = build.make_plan(config, policy.world, panel, agent)
+  with build.make_pool(config, policy.world) as pool:
     result, played = evaluate.evaluate(plan, pool, sampler, policy.weights)
   console = Console(0, sys.stdout)
-  console.results({'success': result})
+  console.table(display.table({'success': result}))
   console.once('room', fitting.notice(played))
   if output is not None:
     _keep(output, json.dumps(result, indent=1))
@@ -134,13 +127,13 @@ def run_play(
 ) -> None:
   """Prints one episode of the first task of `config.eval.split`, turn by turn."""
   del output
-  parts.check_context(config, with_skills=config.eval.with_skills)
+  build.check_context(config, with_skills=config.eval.with_skills)
   policy = _Policy(config, checkpoint)
   task = policy.world.tasks(config.eval.split)[0]
   agent, sampler = policy.agent_and_sampler()
   identity = (config.seed, 0)
-  with parts.make_pool(config, policy.world) as pool:
-    groups = rollout.collect(
+  with build.make_pool(config, policy.world) as pool:
+    groups = episodes.collect(
       pool, [task], sampler, agent, group_size=1, identity=identity
     )
   trajectory = groups[0].trajectories[0]
@@ -166,7 +159,7 @@ def run_sft(
   output, c = _required(output), config.sft
   if not c.rows:
     raise ConfigError('config.sft.rows=0: must be positive with --mode=sft')
-  parts.check_context(config, with_skills=c.skilled_fraction > 0)
+  build.check_context(config, with_skills=c.skilled_fraction > 0)
   policy = _Policy(config, checkpoint)
   batch_rows = config.train.microbatch_rows
   longest = config.train.length_buckets[-1] // 2
@@ -200,7 +193,7 @@ def run_sft(
     itertools.chain(itertools.islice(copying, c.copy_rows), demonstrations),
     rows=rows,
     batch_rows=batch_rows,
-    buckets=parts.sft_buckets(config),
+    buckets=build.sft_buckets(config),
     prompt_weight=c.prompt_weight,
     seed=config.seed,
   )
@@ -298,7 +291,7 @@ def _save(policy: _Policy, params: Any, output: pathlib.Path) -> None:
   written = export.Policy(
     source=c.model.path,
     tokenizer=c.model.tokenizer or c.model.path,
-    load_chat=functools.partial(parts.make_chat, c, policy.world),
+    load_chat=functools.partial(build.make_chat, c, policy.world),
     model=policy.model,
     params=params,
     dtype=c.export.dtype,

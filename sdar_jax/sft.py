@@ -18,10 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sdar_jax import batching, fitting, scoring
+from sdar_jax import batching
 from sdar_jax.envs import base
+from sdar_jax.learner import scoring
 from sdar_jax.models import qwen
-from sdar_jax.skills import SkillView
+from sdar_jax.prompts import fitting
+from sdar_jax.prompts.skills import SkillView
 
 # encode(text) -> ids of a response, tags as tokens and the stop token at its end.
 Encode = Callable[[str], np.ndarray]

@@ -11,29 +11,23 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from sdar_jax import (
-  batching,
-  contexts,
-  files,
-  fitting,
-  identity,
-  numerics,
-  objective,
-  panels,
-  parts,
-  recovery,
-  report,
-  rollout,
-  writers,
-)
-from sdar_jax.checkpoint import CheckpointStore, SaveError
-from sdar_jax.clock import Clock
-from sdar_jax.console import Console
-from sdar_jax.envs import pool
-from sdar_jax.evaluator import Evaluator
-from sdar_jax.patience import EmptyStepError, Patience, fault_of_all
-from sdar_jax.signals import StopSignal
-from sdar_jax.workdir import Workdir
+from sdar_jax import batching, build, files, numerics
+from sdar_jax.envs.pool import pool
+from sdar_jax.evaluation import panels
+from sdar_jax.evaluation.evaluator import Evaluator
+from sdar_jax.learner import recovery
+from sdar_jax.learner.checkpoint import CheckpointStore, SaveError
+from sdar_jax.logs import report, writers
+from sdar_jax.logs.clock import Clock
+from sdar_jax.logs.console import Console
+from sdar_jax.methods import objective
+from sdar_jax.process.signals import StopSignal
+from sdar_jax.prompts import fitting
+from sdar_jax.prompts import teacher as teacher_lib
+from sdar_jax.rollout import episodes
+from sdar_jax.rollout.patience import EmptyStepError, Patience, fault_of_all
+from sdar_jax.storage import identity
+from sdar_jax.storage.workdir import Workdir
 
 
 class Run:
@@ -45,18 +39,18 @@ class Run:
     self.clock = Clock()
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
     # What needs no device comes first, so that wrong input is found at once.
-    self.world = parts.make_world(config)
-    self.pool = parts.make_pool(config, self.world)
+    self.world = build.make_world(config)
+    self.pool = build.make_pool(config, self.world)
     self.tasks = self.world.tasks('train')
     panel = panels.make_panel(self.world, config.eval.split, config.eval.tasks)
-    self.chat = parts.make_chat(config, self.world)
-    self.teacher = parts.make_teacher(config, self.world, self.chat)
-    self.algorithm = parts.make_algorithm(config)
-    self.loss = parts.make_loss_config(config)
-    self.buckets = parts.row_buckets(config, self.algorithm, self.loss)
+    self.chat = build.make_chat(config, self.world)
+    self.teacher = build.make_teacher(config, self.world, self.chat)
+    self.algorithm = build.make_algorithm(config)
+    self.loss = build.make_loss_config(config)
+    self.buckets = build.row_buckets(config, self.algorithm, self.loss)
     if self.algorithm.shows_skills(self.loss):
-      self.teacher.retriever.check(parts.first_tasks(config, self.tasks))
-    agent = functools.partial(parts.make_agent, config, self.chat, self.teacher)
+      self.teacher.retriever.check(build.first_tasks(config, self.tasks))
+    agent = functools.partial(build.make_agent, config, self.chat, self.teacher)
     self.agent = agent(
       temperature=config.rollout.temperature, sees_skills=self.algorithm.sees_skills
     )
@@ -64,7 +58,7 @@ class Run:
       temperature=config.eval.temperature,
       sees_skills=lambda member: config.eval.with_skills,
     )
-    plan = parts.make_plan(config, self.world, panel, eval_agent)
+    plan = build.make_plan(config, self.world, panel, eval_agent)
     self._make_device_parts()
     weights = {'model_digest': self.model_digest, 'config_digest': workdir.digest}
     self.evaluator = Evaluator(
@@ -79,10 +73,10 @@ class Run:
 
   def _make_device_parts(self) -> None:
     config = self.config
-    mesh = parts.make_mesh(config)
-    self.model, params = parts.load_model(config, mesh, self.chat)
-    self.model_digest = parts.model_digest(config)
-    self.learner = parts.make_learner(config, self.model, self.chat, mesh)
+    mesh = build.make_mesh(config)
+    self.model, params = build.load_model(config, mesh, self.chat)
+    self.model_digest = build.model_digest(config)
+    self.learner = build.make_learner(config, self.model, self.chat, mesh)
     self.initial = None
     if self.learner.needs_initial:  # Before the learner takes the weights over.
       self.initial = jax.tree.map(jnp.copy, params)
@@ -93,7 +87,7 @@ class Run:
     )
     resumed = self._restore()
     self.step = self.saved_step = int(self.state.step)
-    self.sampler = parts.make_sampler(
+    self.sampler = build.make_sampler(
       config,
       self.model,
       self.state.policy,
@@ -107,7 +101,7 @@ class Run:
   def open_writer(self) -> None:
     """Goes on with the files of numbers and episodes, or begins them."""
     path, step = self.workdir.path, self.resume_step
-    sinks = parts.make_sinks(self.config, path, step)
+    sinks = build.make_sinks(self.config, path, step)
     self.writer = writers.MetricsWriter(path, step, sinks, digests=self._digests)
     if self.writer.aside is not None:
       self.console.line(f'no checkpoint: what was here is now in {self.writer.aside}')
@@ -173,11 +167,11 @@ class Run:
 
     def play() -> list[Any]:
       nonlocal cursor
-      tasks = rollout.tasks_at(
+      tasks = episodes.tasks_at(
         self.tasks, seed=self.config.seed, cursor=cursor, count=c.tasks_per_step
       )
       cursor += c.tasks_per_step
-      return rollout.collect(
+      return episodes.collect(
         self.pool,
         tasks,
         self.sampler,
@@ -189,7 +183,7 @@ class Run:
         played=occurrences,
       )
 
-    groups, played = rollout.with_refills(play, c.refills)
+    groups, played = episodes.with_refills(play, c.refills)
     return groups, played, cursor
 
   def rows(self, groups: list[Any]) -> list[batching.Row]:
@@ -209,7 +203,7 @@ class Run:
       return None, None
     kind = self.algorithm.distillation.context
     seen = self._sees_skills(rows)
-    return contexts.teacher_rows(kind, self.teacher, rows, sees_skills=seen)
+    return teacher_lib.teacher_rows(kind, self.teacher, rows, sees_skills=seen)
 
   def _sees_skills(self, rows: list[batching.Row]) -> list[bool]:
     return [self.algorithm.sees_skills(row.trajectory.member) for row in rows]
@@ -235,8 +229,8 @@ class Run:
     self, rows: list[batching.Row], views: Any, packed: list[Any], batch: list[Any]
   ) -> tuple[list[Any], list[Any]]:
     """Assigns advantages to the scored rows; all of it, on host and device."""
-    scored = parts.fetch(batch, packed)
-    data = parts.step_data(
+    scored = build.fetch(batch, packed)
+    data = build.step_data(
       rows, views, scored, self.algorithm, self.loss, self.chat, self.step
     )
     values = objective.assign_credit(self.algorithm, self.loss, data)
@@ -289,7 +283,7 @@ class Run:
 
   def _report_skills(self, rows: list[batching.Row], views: Any) -> None:
     """Records what teachers and students were shown; retrieval may learn from it."""
-    own = contexts.student_views(self.teacher, rows, self._sees_skills(rows))
+    own = teacher_lib.student_views(self.teacher, rows, self._sees_skills(rows))
     seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
     counts = {name: report.skills_seen(shown) for name, shown in seen.items()}
     counts = {name: count for name, count in counts.items() if count}
@@ -354,7 +348,7 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
     try:
       with run.console:
         loop(run)
-    except rollout.Interrupted:
+    except episodes.Interrupted:
       run.save()
       run.console.line(f'stopped on request after step {run.saved_step}')
     except (EmptyStepError, pool.PoolError, files.DiskError):
@@ -391,6 +385,6 @@ def loop(run: Run) -> None:
     run.report(groups, played, rows, views, scores, sums)
     run.maybe_checkpoint()
     if run.stop():
-      raise rollout.Interrupted
+      raise episodes.Interrupted
   run.save()
   run.finish()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sdar_jax.checkpoint import CheckpointStore
+from sdar_jax.learner.checkpoint import CheckpointStore
 
 
 def state(seed, size=40):

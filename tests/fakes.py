@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from sdar_jax import rollout, skills
-from sdar_jax.envs import base, pool
-from sdar_jax.request import Completion, SamplingParams
+from sdar_jax.envs import base
+from sdar_jax.envs.pool import pool
+from sdar_jax.prompts import skills
+from sdar_jax.rollout import episodes
+from sdar_jax.rollout.request import Completion, SamplingParams
 
 
 class CountingEnv:
@@ -80,7 +82,7 @@ def decode(ids):
 
 
 def agent(limit=1000):
-  return rollout.Agent(prompt, decode, SamplingParams(max_tokens=9), limit)
+  return episodes.Agent(prompt, decode, SamplingParams(max_tokens=9), limit)
 
 
 def tasks():

@@ -21,7 +21,7 @@ def run(mesh):
   learner = micro.learner(mesh)
   params = qwen.init_params(micro.MODEL, jax.random.key(0), jnp.float32)
   ref = qwen.init_params(micro.MODEL, jax.random.key(1), jnp.float32)
-  shardings = sharding.param_shardings(micro.MODEL, mesh)
+  shardings = sharding.param_shardings(micro.MODEL.param_specs(), mesh)
   state = learner.init_state(jax.device_put(params, shardings))
   parts = [micro.split(micro.minibatch(i)) for i in (0, 1)]
   batch = micro.scored(learner, state, jax.device_put(ref, shardings), parts)

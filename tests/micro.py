@@ -4,9 +4,10 @@ import functools
 
 import numpy as np
 
-from sdar_jax import algorithms, optimizer
-from sdar_jax.hyperparameters import LossConfig
-from sdar_jax.learner import Learner, LearnerConfig
+from sdar_jax.learner import optimizer
+from sdar_jax.learner.learner import Learner, LearnerConfig
+from sdar_jax.methods import table
+from sdar_jax.methods.hyperparameters import LossConfig
 from sdar_jax.models import qwen, sharding
 
 VOCAB, VALID = 64, 61
@@ -56,7 +57,7 @@ def learner(
   tx = optimizer.make_optimizer(
     b1=0.9, b2=0.999, eps=EPS, weight_decay=0.01, max_grad_norm=1.0
   )
-  row = algorithms.find(algorithm)
+  row = table.find(algorithm)
   mesh = mesh or sharding.make_mesh(1, 1, 1)
   return Learner(MODEL, config, row, LossConfig(**loss), tx, mesh)
 

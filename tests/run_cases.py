@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from sdar_jax import comparison, runs, writers
+from sdar_jax.evaluation import comparison, runs
+from sdar_jax.logs import writers
 
 DIGESTS = {
   'config_digest': 'c' * 64,

@@ -17,11 +17,14 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from sdar_jax import checkpoint as checkpoints
-from sdar_jax import evaluate, learner, main, rollout, train
+from sdar_jax import main, train
+from sdar_jax.evaluation import evaluate
+from sdar_jax.learner import checkpoint as checkpoints
+from sdar_jax.learner import learner
+from sdar_jax.rollout import episodes
 
 MOMENTS = {
-  'rollout': (rollout, '_advance'),
+  'rollout': (episodes, '_advance'),
   'score': (learner.Learner, 'score'),
   'update': (learner.Learner, 'finish_step'),
   'save': (checkpoints.CheckpointStore, '_publish'),

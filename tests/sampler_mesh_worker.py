@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from sdar_jax.models import qwen, sharding
-from sdar_jax.sampler import Request, Sampler, SamplingParams
+from sdar_jax.sampler.sampler import Request, Sampler, SamplingParams
 
 CONFIG = qwen.ModelConfig('qwen3', 96, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
 
@@ -46,7 +46,9 @@ def main():
   want, worst = _play(params, None), 0.0
   for sizes in ((8, 1, 1), (1, 2, 4), (2, 2, 2)):
     mesh = sharding.make_mesh(*sizes)
-    placed = jax.device_put(params, sharding.param_shardings(CONFIG, mesh))
+    placed = jax.device_put(
+      params, sharding.param_shardings(CONFIG.param_specs(), mesh)
+    )
     got = _play(placed, mesh)
     for name in want:
       np.testing.assert_array_equal(got[name].token_ids, want[name].token_ids)

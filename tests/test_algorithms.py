@@ -14,12 +14,18 @@ import pytest
 
 from experiments import alfworld
 from sdar_jax import config as config_lib
-from sdar_jax import contexts, objective
-from sdar_jax.algorithms import ALGORITHMS, find
-from sdar_jax.hyperparameters import CHOICES, LossConfig
 from sdar_jax.losses import masked
-from sdar_jax.losses.gates import GATES
-from sdar_jax.objective import LossInputs, StepData, assign_credit, policy_objective
+from sdar_jax.methods import objective
+from sdar_jax.methods.gates import GATES
+from sdar_jax.methods.hyperparameters import CHOICES, LossConfig
+from sdar_jax.methods.objective import (
+  LossInputs,
+  StepData,
+  assign_credit,
+  policy_objective,
+)
+from sdar_jax.methods.table import ALGORITHMS, find
+from sdar_jax.prompts import teacher as teacher_lib
 
 TEACHERS = [name for name, row in ALGORITHMS.items() if row.distillation]
 POLICIES = [name for name in ALGORITHMS if name not in TEACHERS]
@@ -146,7 +152,7 @@ def test_a_row_says_what_it_is_and_is_found(name):
   assert row.summary and row.source
   summaries = [other.summary for other in ALGORITHMS.values()]
   assert summaries.count(row.summary) == 1
-  assert row.distillation is None or row.distillation.context in contexts.CONTEXTS
+  assert row.distillation is None or row.distillation.context in teacher_lib.CONTEXTS
 
 
 @pytest.mark.parametrize('name', [*ALGORITHMS, *MIXED])

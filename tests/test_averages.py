@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from sdar_jax.averages import average
 from sdar_jax.envs.search_qa.datasets import DATA_SETS
+from sdar_jax.evaluation.averages import average
 
 BATCH = 512
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from shared import shared_path
 
 from experiments.tiny import tokenizer
-from sdar_jax import chat
 from sdar_jax.envs.alfworld.world import AlfworldWorld
+from sdar_jax.prompts import chat
 
 FAMILIES = ('qwen2.5', 'qwen3')
 FIRST_CONTROL_ID = 151643

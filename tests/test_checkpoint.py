@@ -10,9 +10,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from sdar_jax import checkpoint
-from sdar_jax import manifest as manifests
-from sdar_jax.checkpoint import CheckpointError, CheckpointStore
+from sdar_jax.learner import checkpoint
+from sdar_jax.learner.checkpoint import CheckpointError, CheckpointStore
+from sdar_jax.storage import manifest as manifests
 
 
 @pytest.fixture(scope='module')

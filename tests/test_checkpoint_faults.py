@@ -13,8 +13,9 @@ import checkpoint_cases as cases
 import orbax.checkpoint as ocp
 import pytest
 
-from sdar_jax import checkpoint, files
-from sdar_jax.checkpoint import CheckpointStore, SaveError
+from sdar_jax import files
+from sdar_jax.learner import checkpoint
+from sdar_jax.learner.checkpoint import CheckpointStore, SaveError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -169,7 +170,7 @@ def test_a_failure_while_replacing_puts_the_old_one_back(store_path, monkeypatch
 CHILD = """
   import sys, jax, numpy as np
   from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-  from sdar_jax.checkpoint import CheckpointStore, load
+  from sdar_jax.learner.checkpoint import CheckpointStore, load
   directory = sys.argv[1]
   devices = np.array(jax.devices())
 

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-from sdar_jax import command_line, compare, describe, files, flags, main, terminal
-from sdar_jax.flags import Parser, UsageError
+from sdar_jax import compare, files, main
+from sdar_jax.cli import command_line, describe
+from sdar_jax.process import flags, terminal
+from sdar_jax.process.flags import Parser, UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = '--config=experiments/alfworld.py:model=tiny'
@@ -296,7 +298,7 @@ def test_checks_of_places_leave_nothing(tmp_path):
   ],
 )
 def test_programs_of_absl_ignore_nothing(words, says, capsys):
-  from sdar_jax.envs.search_qa import server  # Defines the flags.
+  from sdar_jax.envs.search_qa import server
 
   assert server.parse_absl is flags.parse_absl
   try:

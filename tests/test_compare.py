@@ -15,7 +15,8 @@ import rich.console
 from run_cases import compared, episode, make_run, study
 from scipy import stats
 
-from sdar_jax import compare, comparison, results, statistics
+from sdar_jax import compare
+from sdar_jax.evaluation import comparison, results, statistics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

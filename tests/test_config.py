@@ -7,8 +7,8 @@ import pytest
 
 from experiments import alfworld, arguments, search_qa, webshop
 from sdar_jax import config as config_lib
-from sdar_jax import panels
 from sdar_jax.envs import worlds
+from sdar_jax.evaluation import panels
 
 
 def _default():

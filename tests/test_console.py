@@ -6,14 +6,15 @@ import math
 import pytest
 import run_cases
 
-from sdar_jax import console
+from sdar_jax.evaluation import display
+from sdar_jax.logs import console
 
 
 def test_console_prints_one_line_per_step_when_not_a_terminal():
   stream = io.StringIO()
-  with console.Console(10, stream) as display:
-    display.step(3, {'train/loss': 0.25, 'rollout/success_rate': 0.5})
-    display.line('say \x1b[31m[red]\nnow')
+  with console.Console(10, stream) as screen:
+    screen.step(3, {'train/loss': 0.25, 'rollout/success_rate': 0.5})
+    screen.line('say \x1b[31m[red]\nnow')
   assert stream.getvalue().splitlines() == [
     'step 3/10  success 50.0%  loss 0.2500',
     r'say \x1b[31m[red]\nnow',
@@ -64,20 +65,20 @@ def test_a_console_escapes_what_its_encoding_lacks(encoding):
 
 
 def _show_everything(stream):
-  with console.Console(2, stream) as display:
-    display.line('grün → 🎲 \ud800')
-    display.step(1, {'train/loss': 0.25})
+  with console.Console(2, stream) as screen:
+    screen.line('grün → 🎲 \ud800')
+    screen.step(1, {'train/loss': 0.25})
   long = 'put_something_that_is_far_too_long_for_a_table' * 3
   panel = {'composition': {long: 50}}
   reports = {name: _report(0.3, [long], **panel) for name in ('before', 'after')}
-  display.results(reports)
+  screen.table(display.table(reports))
 
 
 def _shown(reports, width=100):
   stream = io.StringIO()
-  display = console.Console(1, stream)
-  display._console.width = width
-  display.results(reports)
+  screen = console.Console(1, stream)
+  screen._console.width = width
+  screen.table(display.table(reports))
   return stream.getvalue()
 
 
@@ -103,7 +104,7 @@ def test_console_shows_reports_side_by_side_with_their_panel():
   assert lines['look'].count('n=50') == 1 and ' - ' in lines['look']
   assert 'heat' not in lines  # The panel has none.
   assert lines['lost to faults'].count('3') == 2
-  line = console.evaluated(_report(0.3, ['look']))
+  line = display.line(_report(0.3, ['look']))
   assert line == (
     'alfworld/valid/50 of 99  abcabcabcabc: success 30.0% [20.0%, 40.0%] n=50, 3'
     ' episodes lost to faults'

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_skills import HEAT_MUG, TINY, ByteChat, spell
 
-from sdar_jax import batching, contexts, retrieval, skills
-from sdar_jax.contexts import PLAIN
+from sdar_jax import batching
 from sdar_jax.envs import base
-from sdar_jax.skills import NOTHING, SkillView
+from sdar_jax.prompts import retrieval, skills
+from sdar_jax.prompts import teacher as teacher_lib
+from sdar_jax.prompts.skills import NOTHING, SkillView
+from sdar_jax.prompts.teacher import PLAIN
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 BANK = skills.SkillBank.load(TINY)
@@ -64,7 +66,7 @@ def _rows(*groups):
 def _see(kind, rows, teacher=None, sees_skills=None):
   sees_skills = [False] * len(rows) if sees_skills is None else sees_skills
   teacher = teacher or _teacher()
-  return contexts.teacher_rows(kind, teacher, rows, sees_skills=sees_skills)
+  return teacher_lib.teacher_rows(kind, teacher, rows, sees_skills=sees_skills)
 
 
 def _blocks(prompts, rows):
@@ -105,7 +107,7 @@ def test_the_other_view_is_the_one_that_the_student_had_not():
     want = plain if seen else skilled
     np.testing.assert_array_equal(ids, want[0])
     assert view == want[1]
-  assert contexts.taught(views).all()
+  assert teacher_lib.taught(views).all()
 
 
 @pytest.mark.parametrize('kind', ['skills', 'other_view'])
@@ -122,8 +124,8 @@ def test_a_student_that_is_to_see_skills_and_sees_none_is_an_error():
   sees = [row.trajectory.member == 1 for row in rows]
   teacher = _teacher(kind='keywords')
   with pytest.raises(skills.SkillError, match=r'^a student that .* saw nothing'):
-    contexts.student_views(teacher, rows, sees)
-  nobody = contexts.student_views(teacher, rows, [False] * len(rows))
+    teacher_lib.student_views(teacher, rows, sees)
+  nobody = teacher_lib.student_views(teacher, rows, [False] * len(rows))
   assert nobody == [NOTHING] * len(rows)
 
 
@@ -133,7 +135,7 @@ def test_one_task_with_skills_is_enough_and_only_its_rows_are_taught():
   rows[-1] = dataclasses.replace(rows[-1], task=named)
   for kind in ('skills', 'other_view'):
     _, views = _see(kind, rows, _teacher(kind='keywords'))
-    assert contexts.taught(views).tolist() == [False] * (len(rows) - 1) + [True]
+    assert teacher_lib.taught(views).tolist() == [False] * (len(rows) - 1) + [True]
 
 
 @pytest.mark.parametrize('kind', ['skills', 'sibling', 'feedback', 'contrast'])
@@ -141,13 +143,13 @@ def test_a_prompt_that_the_student_saw_too_teaches_nothing(kind):
   """As of a student that sees skills, or where a template drops what is added."""
   rows = _rows(MIXED + ((SLOW, ['take x', 'go c']),))
   prompts, before = _see(kind, rows)
-  assert contexts.taught(before).all()
+  assert teacher_lib.taught(before).all()
   for row, ids in zip(rows[:4], prompts):
     row.turn.prompt_ids = ids.copy()
   again, after = _see(kind, rows)
   for ids, same in zip(again, prompts, strict=True):
     np.testing.assert_array_equal(ids, same)
-  assert contexts.taught(after).tolist() == [False] * 4 + [True] * (len(rows) - 4)
+  assert teacher_lib.taught(after).tolist() == [False] * 4 + [True] * (len(rows) - 4)
   assert all(view.tokens == 0 for view in after[:4])
 
 
@@ -181,7 +183,7 @@ def test_siblings_are_of_the_same_group():
   prompts, views = _see('sibling', rows)
   assert views[:3] == [NOTHING] * 3  # The only solution is not its own sibling.
   assert _blocks(prompts, rows) == ['', '', '', 'this solved it:\nc']
-  assert contexts.taught(views).tolist() == [False, False, False, True]
+  assert teacher_lib.taught(views).tolist() == [False, False, False, True]
 
 
 def test_an_episode_in_which_nothing_worked_is_no_example():
@@ -199,7 +201,7 @@ def test_a_sibling_that_is_too_long_gives_way():
   prompts, views = _see('sibling', rows, _teacher(budget=need - 1))
   assert views[0] == SkillView((), ('sibling/1', 'sibling/2'), 0)
   assert _blocks(prompts, rows)[0] == ''
-  assert not contexts.taught(views).any()
+  assert not teacher_lib.taught(views).any()
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ _members = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(
-  kind=st.sampled_from(contexts.CONTEXTS),
+  kind=st.sampled_from(teacher_lib.CONTEXTS),
   groups=st.lists(_members, min_size=1, max_size=2),
   budget=st.integers(120, 200) | st.integers(30, 60),
   placement=st.sampled_from(skills.PLACEMENTS),
@@ -339,7 +341,7 @@ def test_wrong_calls():
     _see('hint', rows)
   with pytest.raises(ValueError, match='zip'):
     _see('skills', rows, sees_skills=[True])
-  assert contexts.CONTEXTS == (
+  assert teacher_lib.CONTEXTS == (
     'skills',
     'other_view',
     'sibling',
@@ -350,15 +352,15 @@ def test_wrong_calls():
 
 def test_taught():
   views = [NOTHING, SkillView(('a',), (), 3), SkillView((), ('a',), 0)]
-  out = contexts.taught(views)
+  out = teacher_lib.taught(views)
   assert out.dtype == bool and out.tolist() == [False, True, False]
-  assert contexts.taught([]).shape == (0,)
+  assert teacher_lib.taught([]).shape == (0,)
 
 
 def test_students_views_are_what_rollout_recorded():
   rows = _rows(MIXED)
   rows[1].turn.skills, rows[1].turn.skill_tokens = ('a', 'b'), 7
   sees = [row is rows[1] for row in rows]
-  views = contexts.student_views(_teacher(), rows, sees)
+  views = teacher_lib.student_views(_teacher(), rows, sees)
   assert views[1] == SkillView(('a', 'b'), (), 7)
   assert set(views[:1] + views[2:]) == {NOTHING}

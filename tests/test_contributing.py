@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from sdar_jax import config as config_lib
-from sdar_jax import fitting, rollout, skills
-from sdar_jax.envs import base, pool, worlds
+from sdar_jax.envs import base, worlds
+from sdar_jax.envs.pool import pool
+from sdar_jax.prompts import fitting, skills
+from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Outcome
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -71,7 +73,7 @@ class _Seen:
 def test_its_experts_play_it(world, kind, workers):
   tasks = [world.tasks('valid_unseen')[i] for i in range(100)]
   with pool.make(world, workers=workers, deadline=60, retries=0) as environments:
-    groups = rollout.collect(
+    groups = episodes.collect(
       environments,
       tasks,
       _Player(world, kind, tasks),

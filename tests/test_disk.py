@@ -11,10 +11,12 @@ import ml_collections
 import pytest
 from run_cases import DIGESTS
 
-from sdar_jax import files, ledger, train, writers
-from sdar_jax.checkpoint import CheckpointStore
-from sdar_jax.envs import pool
-from sdar_jax.workdir import Workdir, WorkdirError
+from sdar_jax import files, train
+from sdar_jax.envs.pool import pool
+from sdar_jax.learner.checkpoint import CheckpointStore
+from sdar_jax.logs import writers
+from sdar_jax.storage import ledger
+from sdar_jax.storage.workdir import Workdir, WorkdirError
 
 CONFIG = ml_collections.ConfigDict({'seed': 0})
 

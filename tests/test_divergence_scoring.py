@@ -12,7 +12,7 @@ import pytest
 from jax.extend import core
 from scipy import special
 
-from sdar_jax import scoring
+from sdar_jax.learner import scoring
 from sdar_jax.losses import divergence
 from sdar_jax.models import qwen
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sdar_jax import evaluate, files, panels
-from sdar_jax.evaluations import Evaluations
+from sdar_jax import files
+from sdar_jax.evaluation import evaluate, panels
+from sdar_jax.evaluation.reports import Evaluations
 from sdar_jax.trajectory import Outcome, Trajectory
 
 

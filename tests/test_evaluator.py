@@ -3,8 +3,9 @@
 import fakes
 import pytest
 
-from sdar_jax import evaluate, panels, patience
-from sdar_jax.evaluator import Evaluator
+from sdar_jax.evaluation import evaluate, panels
+from sdar_jax.evaluation.evaluator import Evaluator
+from sdar_jax.rollout import patience
 
 
 class _Tasks(tuple):

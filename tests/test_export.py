@@ -13,8 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from experiments.tiny import tokenizer as tiny
-from sdar_jax import chat, export, sources
-from sdar_jax.models import convert, qwen
+from sdar_jax import hub as hub_lib
+from sdar_jax.models import export, hf, qwen
+from sdar_jax.prompts import chat
 
 SHIPPED = pathlib.Path(__file__).parents[1] / 'experiments/tiny'
 WORLDS = ('alfworld', 'webshop', 'search_qa')
@@ -42,7 +43,7 @@ def original(tmp_path_factory):
   params = jax.tree.map(
     lambda spec: random.normal(size=spec.shape).astype(np.float32), model.param_specs()
   )
-  convert.save(folder, model, params, jnp.bfloat16)
+  hf.save(folder, model, params, jnp.bfloat16)
   return folder
 
 
@@ -59,7 +60,7 @@ def edit(folder, name, remove=(), **changes):
 
 
 def exported(source, output, dtype='', tokenizer=None, scale=1.0):
-  model, params = convert.load(source, None, jnp.float32)
+  model, params = hf.load(source, None, jnp.float32)
   params = jax.tree.map(lambda leaf: leaf * scale, params)
   tokenizer = tokenizer or source
 
@@ -157,7 +158,7 @@ def test_a_hub_id_and_a_tokenizer_of_its_own_are_exported_whole(
     return str(places[name])
 
   monkeypatch.setattr('huggingface_hub.snapshot_download', download)
-  monkeypatch.setattr(sources, '_commits', {})
+  monkeypatch.setattr(hub_lib, '_commits', {})
   exported('owner/model', tmp_path / 'out', tokenizer='owner/tokenizer')
   want = chat.Chat(own).render('hi').tolist()
   assert chat.Chat(tmp_path / 'out').render('hi').tolist() == want
@@ -193,7 +194,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
 @pytest.mark.parametrize('part', ['weights', 'tokenizer', 'end', 'full'])
 def test_what_loads_as_something_else_is_no_export(folder, tmp_path, monkeypatch, part):
   """Whatever breaks between writing and reading: an error, and nothing loadable."""
-  convert_save, copy = convert.save, export._copy_tokenizer
+  convert_save, copy = hf.save, export._copy_tokenizer
 
   def save(path, model, params, *args):
     convert_save(path, model, params, *args)
@@ -211,7 +212,7 @@ def test_what_loads_as_something_else_is_no_export(folder, tmp_path, monkeypatch
     if part == 'end':
       edit(path, 'generation_config.json', eos_token_id=256)
 
-  monkeypatch.setattr(convert, 'save', save)
+  monkeypatch.setattr(hf, 'save', save)
   monkeypatch.setattr(export, '_copy_tokenizer', copy_tokenizer)
   with pytest.raises(ValueError) as caught:
     exported(folder, tmp_path / 'out')
@@ -220,7 +221,7 @@ def test_what_loads_as_something_else_is_no_export(folder, tmp_path, monkeypatch
 
 
 def test_weights_that_overflow_are_refused(folder, tmp_path):
-  with pytest.raises(convert.WeightError, match='not finite in float16'):
+  with pytest.raises(hf.WeightError, match='not finite in float16'):
     exported(folder, tmp_path / 'out', 'float16', scale=1e9)
 
 

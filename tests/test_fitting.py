@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from shared import shared_path
 
-from sdar_jax import batching, chat, evaluate, fitting, report, rollout, trajectory
+from sdar_jax import batching, trajectory
 from sdar_jax.envs import base, worlds
-from sdar_jax.skills import NOTHING, SkillView
+from sdar_jax.evaluation import evaluate
+from sdar_jax.logs import report
+from sdar_jax.prompts import chat, fitting
+from sdar_jax.prompts.skills import NOTHING, SkillView
+from sdar_jax.rollout import episodes as episodes_lib
 from sdar_jax.trajectory import Outcome
 
 KINDS = {
@@ -259,7 +263,7 @@ class _Cutting(_Notes):
 
 
 def _collect(world, limit, group_size=2):
-  return rollout.collect(
+  return episodes_lib.collect(
     fakes.in_process(world),
     fakes.tasks(),
     fakes.ScriptedSampler(lambda identity: 'go', 3),

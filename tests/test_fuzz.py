@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from experiments import alfworld, search_qa, webshop
+from sdar_jax import build, main
 from sdar_jax import config as config_lib
-from sdar_jax import main, parts
-from sdar_jax.hyperparameters import CHOICES, LossConfig
 from sdar_jax.keys import LARGEST_FLOAT, LARGEST_INT, SMALLEST_FLOAT, ConfigError
+from sdar_jax.methods.hyperparameters import CHOICES, LossConfig
 
 WORLDS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
 ODD = (
@@ -79,12 +79,12 @@ def _refused(config):
 
 def _build(config):
   """What is made of a config before weights are read, and one step of its optimizer."""
-  parts.make_algorithm(config)
-  world = parts.make_world(config)
+  build.make_algorithm(config)
+  world = build.make_world(config)
   assert world.max_turns >= 1
   chat = SimpleNamespace(decode=None, stop_ids=(1,), opening='')
   for temperature in (config.rollout.temperature, config.eval.temperature):
-    parts.make_agent(
+    build.make_agent(
       config, chat, None, temperature=temperature, sees_skills=lambda member: True
     )
   assert np.isfinite(_step(tuple(config.optimizer.items()))).all()
@@ -99,7 +99,7 @@ def _step(settings):
     c = dict(settings)
     del c['learning_rate'], c['warmup_steps']
     weights = {'w': jnp.ones(2)}
-    tx = parts.optimizer.make_optimizer(**c)
+    tx = build.optimizer.make_optimizer(**c)
     updates, _ = tx.update({'w': jnp.array([0.0, 1.0])}, tx.init(weights), weights)
     _STEPS[settings] = np.asarray(updates['w'])
   return _STEPS[settings]
@@ -179,9 +179,9 @@ def test_groups_are_as_large_as_the_method_asks(method, size, changes, least):
     with pytest.raises(
       ConfigError, match=rf'group_size={size}: must be at least {least}'
     ):
-      parts.make_algorithm(config)
+      build.make_algorithm(config)
   else:
-    parts.make_algorithm(config)
+    build.make_algorithm(config)
 
 
 @pytest.mark.parametrize(

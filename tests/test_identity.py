@@ -12,7 +12,8 @@ import jax
 import pytest
 
 from experiments import alfworld
-from sdar_jax import identity, numerics, parts, train
+from sdar_jax import build, numerics, train
+from sdar_jax.storage import identity
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -32,11 +33,11 @@ def start(config, saved=None):
   run = object.__new__(train.Run)
   run.config, run.cursor, run.state = config, 0, None
   run.workdir = types.SimpleNamespace(path=pathlib.Path('runs/x'), digest='c')
-  run.world = parts.make_world(config)
-  run.chat = parts.make_chat(config, run.world)
-  run.teacher = parts.make_teacher(config, run.world, run.chat)
+  run.world = build.make_world(config)
+  run.chat = build.make_chat(config, run.world)
+  run.teacher = build.make_teacher(config, run.world, run.chat)
   run.pool = types.SimpleNamespace(quarantine=())
-  run.model_digest = parts.model_digest(config)
+  run.model_digest = build.model_digest(config)
   run.console = types.SimpleNamespace(line=print)
   run.evaluator = types.SimpleNamespace(sort=lambda: None)
   state = types.SimpleNamespace(skipped_in_a_row=0)

@@ -1,147 +1,55 @@
-"""The house's layers: a file imports only from lower ones, and rooms 0 to 3 no JAX."""
+"""Rooms of the package: who may import whom, and where JAX may be imported."""
 
 import ast
+import graphlib
 import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'sdar_jax'
 
-# Longest prefix wins. A file may import from its own room and from lower layers.
-LAYERS = {
-  'trajectory': 0,
-  'clock': 3,
-  'averages': 0,
-  'keys': 0,
-  'config': 2,
-  'files': 0,
-  'statistics': 0,
-  'losses': 0,
-  'envs/base': 0,
-  'envs/records': 0,
-  'envs/action_parser': 0,
-  'hyperparameters': 0,
-  'interface': 1,
-  'objective': 1,
-  'teaching': 1,
-  'algorithms': 2,
-  'estimators': 1,
-  'validity': 2,
-  'envs/worlds': 1,
-  'envs/alfworld': 1,
-  'envs/webshop': 1,
-  'envs/search_qa': 1,
-  'envs/episode': 0,
-  'envs/worker': 1,
-  'envs/watch': 0,
-  'envs/pool': 2,
-  'models': 1,
-  'sources': 1,
-  'template': 0,
-  'tokenizer': 1,
-  'chat': 1,
-  'skills': 1,
-  'retrieval': 1,
-  'request': 0,
-  'sampling': 1,
-  'workdir': 3,
-  'decoding': 2,
-  'sampler': 2,
-  'batching': 2,
-  'contexts': 3,
-  'fitting': 2,
-  'tags': 0,
-  'scoring': 2,
-  'optimizer': 2,
-  'rollout': 3,
-  'learner': 4,
-  'panels': 1,
-  'evaluations': 1,
-  'evaluator': 5,
-  'evaluate': 4,
-  'checkpoint': 4,
-  'lines': 1,
-  'recovery': 5,
-  'manifest': 1,
-  'ledger': 1,
-  'signals': 0,
-  'patience': 4,
-  'metrics': 4,
-  'writers': 4,
-  'sinks': 4,
-  'console': 4,
-  'report': 4,
-  'sft': 4,
-  'identity': 0,
-  'numerics': 4,
-  'export': 4,
-  'parts': 5,
-  'train': 6,
-  'modes': 6,
-  'command_line': 3,
-  'terminal': 0,
-  'flags': 1,
-  'describe': 3,
-  'main': 7,
-  'runs': 2,
-  'results': 3,
-  'comparison': 3,
-  'plot': 4,
-  'compare': 5,
+# Lowest first: a room imports from itself and from those above it in this table. Host
+# rooms import no JAX, nor do their imports.
+ROOMS = {
+  'files': 'host',
+  'process': 'host',
+  'keys': 'host',
+  'hub': 'host',
+  'trajectory': 'host',
+  'envs': 'host',
+  'envs/pool': 'host',
+  'envs/alfworld': 'host',
+  'envs/webshop': 'host',
+  'envs/search_qa/retrieval': 'host',
+  'envs/search_qa': 'host',
+  'batching': 'host',
+  'prompts': 'host',
+  'losses': 'device',
+  'advantages': 'device',
+  'methods': 'device',
+  'config': 'host',
+  'storage': 'host',
+  'rollout': 'host',
+  'logs': 'host',
+  'evaluation': 'host',
+  'numerics': 'device',
+  'models': 'device',
+  'learner': 'device',
+  'sampler': 'device',
+  'cli': 'host',
+  'compare': 'host',
+  'build': 'device',
+  'sft': 'device',
+  'train': 'device',
+  'modes': 'device',
+  'main': 'host',
 }
-WITHOUT_JAX = (
-  'trajectory',
-  'clock',
-  'hyperparameters',
-  'losses/gates',
-  'config',
-  'keys',
-  'files',
-  'statistics',
-  'averages',
-  'envs',
-  'identity',
-  'sources',
-  'template',
-  'tokenizer',
-  'chat',
-  'skills',
-  'retrieval',
-  'workdir',
-  'request',
-  'rollout',
-  'batching',
-  'contexts',
-  'fitting',
-  'lines',
-  'manifest',
-  'ledger',
-  'signals',
-  'patience',
-  'tags',
-  'metrics',
-  'writers',
-  'sinks',
-  'console',
-  'report',
-  'panels',
-  'evaluate',
-  'evaluations',
-  'command_line',
-  'terminal',
-  'flags',
-  'describe',
-  'runs',
-  'results',
-  'comparison',
-  'plot',
-  'compare',
-)
+_MOST_FLAT_FILES = 14
+_JAX = {'jax', 'flax', 'optax', 'orbax', 'chex'}
 
 
 def _room(path: str) -> str:
-  rooms = [r for r in LAYERS if path == r or path.startswith(r + '/')]
-  assert rooms, f'{path}: give it a layer in this test'
-  return max(rooms, key=len)
+  """The folder of a module, or the module itself where it lies flat."""
+  return path.rpartition('/')[0] or path
 
 
 def _modules():
@@ -164,7 +72,9 @@ def _imports(tree: ast.AST):
 
 def _own(name: str) -> str | None:
   """The module of this package that a dotted name refers to."""
-  parts = name.split('.')[1:]
+  package, *parts = name.split('.')
+  if package != 'sdar_jax':
+    return None
   for end in range(len(parts), 0, -1):
     path = '/'.join(parts[:end])
     if (PACKAGE / path).with_suffix('.py').exists():
@@ -172,24 +82,38 @@ def _own(name: str) -> str | None:
   return None
 
 
-def test_files_import_from_lower_layers_only():
-  wrong = []
+def test_rooms_import_from_lower_rooms_only():
+  order = list(ROOMS)
   for path, tree in _modules():
-    room = _room(path)
-    for name in _imports(tree):
-      target = _own(name) if name.startswith('sdar_jax') else None
-      if target is None or _room(target) == room:
-        continue
-      if LAYERS[_room(target)] > LAYERS[room]:
-        wrong.append(f'{path} ({LAYERS[room]}) imports {target}')
-  assert not wrong
+    for target in filter(None, map(_own, _imports(tree))):
+      room, other = _room(path), _room(target)
+      assert order.index(other) <= order.index(room), f'{path} imports {target}'
 
 
-def test_environments_and_logging_know_no_jax():
+def test_modules_import_each_other_in_no_circle():
+  imports = {path: {*filter(None, map(_own, _imports(t)))} for path, t in _modules()}
+  graphlib.TopologicalSorter(imports).prepare()  # Raises CycleError, naming it.
+
+
+def test_host_rooms_import_no_jax():
+  lazy = {'main': 'jax'}  # Inside a function, after the command line was read.
   for path, tree in _modules():
-    if path.startswith(WITHOUT_JAX):
-      roots = {name.split('.')[0] for name in _imports(tree)}
-      assert not roots & {'jax', 'flax', 'optax', 'orbax'}, path
+    if ROOMS[_room(path)] == 'host':
+      roots = {name.split('.')[0] for name in _imports(tree)} & _JAX
+      assert roots <= {lazy.get(path)}, path
+
+
+def test_every_room_says_host_or_device():
+  for room in ROOMS:
+    if (PACKAGE / room).is_dir():
+      text = (PACKAGE / room / '__init__.py').read_text().lower()
+      assert ROOMS[room] in text, room
+
+
+def test_few_files_lie_flat():
+  flat = {path for path, _ in _modules() if '/' not in path}
+  assert flat == {room for room in ROOMS if not (PACKAGE / room).is_dir()}
+  assert len(flat) <= _MOST_FLAT_FILES
 
 
 def test_losses_know_no_model():

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from experiments import alfworld, arguments, search_qa, webshop
-from sdar_jax import algorithms, batching, parts
+from sdar_jax import batching, build
 from sdar_jax import config as config_lib
 from sdar_jax.config import ConfigError
 from sdar_jax.envs.base import Task
-from sdar_jax.models import convert
+from sdar_jax.methods import table
+from sdar_jax.models import hf
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 EXPERIMENTS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
@@ -21,7 +22,7 @@ TINY = 'experiments/tiny/alfworld'
 
 @pytest.fixture
 def any_context(monkeypatch):
-  monkeypatch.setattr(convert, 'read_context', lambda path: None)
+  monkeypatch.setattr(hf, 'read_context', lambda path: None)
 
 
 def _row(prompt, response):
@@ -51,7 +52,7 @@ def _packs(config, buckets, student_skills):
 
 @pytest.mark.parametrize('world', EXPERIMENTS)
 def test_every_method_of_every_experiment_has_room(world, any_context):
-  names = [*algorithms.ALGORITHMS, 'gigpo+sdar', 'gigpo+ucob', 'ppo+sdar']
+  names = [*table.ALGORITHMS, 'gigpo+sdar', 'gigpo+ucob', 'ppo+sdar']
   seen = set()
   every = itertools.product(names, ('tiny', 'qwen2.5-3b'), ('ours', 'paper'))
   models = itertools.product(('sdar', 'ucob'), arguments.HUB, ('ours', 'paper'))
@@ -59,8 +60,8 @@ def test_every_method_of_every_experiment_has_room(world, any_context):
     argument = f'algo={name},model={model},preset={preset}'
     config = EXPERIMENTS[world].get_config(argument)
     config_lib.validate(config)
-    method, loss = parts.make_algorithm(config), parts.make_loss_config(config)
-    buckets = parts.row_buckets(config, method, loss)
+    method, loss = build.make_algorithm(config), build.make_loss_config(config)
+    buckets = build.row_buckets(config, method, loss)
     shown = method.student_sees_skills != 'none'
     case = (buckets, shown, config.skills.token_budget, config.rollout.group_size)
     if case not in seen:
@@ -86,8 +87,8 @@ def test_students_that_see_skills_get_a_bucket(
   config = config_lib.default('alfworld')
   config.algorithm.name, config.skills.token_budget = algorithm, budget
   config.rollout.group_size = group
-  method, loss = parts.make_algorithm(config), parts.make_loss_config(config)
-  students, teachers = parts.row_buckets(config, method, loss)
+  method, loss = build.make_algorithm(config), build.make_loss_config(config)
+  students, teachers = build.row_buckets(config, method, loss)
   assert students[-1] == last and students[:3] == (768, 1280, 2560)
   assert teachers == (1280, 2304, 3584)
 
@@ -114,22 +115,22 @@ def test_a_context_that_is_too_short_is_refused(tmp_path, algorithm, with_skills
   """At the very token; with skills where anyone sees them."""
   config = alfworld.get_config(f'algo={algorithm}')
   config.eval.with_skills = with_skills
-  method, loss = parts.make_algorithm(config), parts.make_loss_config(config)
+  method, loss = build.make_algorithm(config), build.make_loss_config(config)
   config.model.path = _model(tmp_path / 'enough', need)
-  parts.row_buckets(config, method, loss)
+  build.row_buckets(config, method, loss)
   config.model.path = _model(tmp_path / 'short', need - 1)
   with pytest.raises(ConfigError) as error:
-    parts.row_buckets(config, method, loss)
+    build.row_buckets(config, method, loss)
   message = str(error.value)
   assert '\n' not in message and f'is {need} tokens' in message
   assert 'config.rollout.max_prompt_tokens=160' in message
   assert ('skills.token_budget=64' in message) == (need == 248)
   config.model.path = _model(tmp_path / 'unsaid', None)
-  parts.row_buckets(config, method, loss)
+  build.row_buckets(config, method, loss)
 
 
 @pytest.mark.parametrize('positions', (0, 'many', True))
 def test_a_context_that_is_no_number_is_one_line(tmp_path, positions):
-  with pytest.raises(convert.WeightError, match='max_position_embeddings') as error:
-    convert.read_context(_model(tmp_path, positions))
+  with pytest.raises(hf.WeightError, match='max_position_embeddings') as error:
+    hf.read_context(_model(tmp_path, positions))
   assert '\n' not in str(error.value)

@@ -8,10 +8,13 @@ import micro
 import numpy as np
 import pytest
 
-from sdar_jax import algorithms, batching, clock, metrics, report, skills
-from sdar_jax.hyperparameters import LossConfig
+from sdar_jax import batching
+from sdar_jax.logs import clock, metrics, report
+from sdar_jax.methods import table
+from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.objective import LossInputs, policy_objective
 from sdar_jax.models import qwen
-from sdar_jax.objective import LossInputs, policy_objective
+from sdar_jax.prompts import skills
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -41,7 +44,7 @@ def _learned(name):
 
 def _objective(name):
   """Names of what the objective of a row logs."""
-  row = algorithms.find(name)
+  row = table.find(name)
   own = {
     k.partition('.')[2]: v for k, v in row.all_settings.items() if 'algorithm' in k
   }
@@ -55,7 +58,7 @@ def _objective(name):
 
 
 def test_what_is_logged_is_the_table_and_all_of_it():
-  sums = {*_learned('grpo')}.union(*map(_objective, algorithms.ALGORITHMS))
+  sums = {*_learned('grpo')}.union(*map(_objective, table.ALGORITHMS))
   turn = Turn('', *[np.ones(1)] * 3, '', '', '', True, True, 0.0, '')
   episode = Trajectory('t', 'kind', 0, 0, [turn], Outcome.FAILURE)
   played = [Group(0, None, [episode])]
@@ -142,4 +145,4 @@ def test_readme_shows_the_table():
 
 def test_readme_shows_the_methods():
   readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-  assert algorithms.markdown() in readme
+  assert table.markdown() in readme

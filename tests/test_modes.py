@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import alfworld
-from sdar_jax import files, modes, sft, terminal
+from sdar_jax import files, modes, sft
+from sdar_jax.process import terminal
 
 
 def _spare(error):

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax import panels
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.search_qa import datasets
+from sdar_jax.evaluation import panels
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -5,9 +5,10 @@ import types
 import pytest
 from fakes import CountingEnv, ScriptedSampler, World, agent, tasks
 
-from sdar_jax import patience, rollout
-from sdar_jax.envs import base, pool
-from sdar_jax.patience import EmptyStepError, Patience
+from sdar_jax.envs import base
+from sdar_jax.envs.pool import pool
+from sdar_jax.rollout import episodes, patience
+from sdar_jax.rollout.patience import EmptyStepError, Patience
 
 URL = 'http://127.0.0.1:8000/retrieve'
 
@@ -56,7 +57,7 @@ def collect(world, clock, seconds=300.0):
   faked.make_env = world.make_env
   envs = pool.InProcessPool(faked, retries=0)
   sampler = ScriptedSampler(lambda identity: '2', shuffle=0)
-  play = lambda: rollout.collect(
+  play = lambda: episodes.collect(
     envs, tasks(), sampler, agent(), group_size=2, identity=(7, 3)
   )
   fault = lambda groups: patience.fault_of_all(groups, envs)
@@ -108,7 +109,7 @@ def test_no_patience_is_no_waiting():
 def test_a_request_to_stop_is_heard_while_it_waits():
   clock = Clock()
   made, _ = make(clock, should_stop=lambda: clock.slept > 3)
-  with pytest.raises(rollout.Interrupted):
+  with pytest.raises(episodes.Interrupted):
     made.until_played('step 1', lambda: 0, lambda result: 'away')
   assert clock.slept < 4
 
@@ -116,7 +117,7 @@ def test_a_request_to_stop_is_heard_while_it_waits():
 def test_one_whole_group_is_enough_and_quarantine_is_not_waited_for():
   clock = Clock()
   groups, _, _ = collect(Server(clock, 0.0), clock)
-  spoil = rollout.Outcome.TIMEOUT
+  spoil = episodes.Outcome.TIMEOUT
   envs = types.SimpleNamespace(last_fault=None, quarantine=[])
   for group in groups[1:]:
     group.trajectories[0].outcome = spoil

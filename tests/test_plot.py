@@ -6,7 +6,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from run_cases import compared, make_run, study
 
-from sdar_jax import compare, plot
+from sdar_jax import compare
+from sdar_jax.evaluation import plot
 
 
 def test_the_same_comparison_gives_the_same_bytes(tmp_path):

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import pytest
 
-from sdar_jax import files, ledger, recovery
-from sdar_jax import manifest as manifests
-from sdar_jax.checkpoint import CheckpointError, CheckpointStore, SaveError
+from sdar_jax import files
+from sdar_jax.learner import recovery
+from sdar_jax.learner.checkpoint import CheckpointError, CheckpointStore, SaveError
+from sdar_jax.storage import ledger
+from sdar_jax.storage import manifest as manifests
 
 
 class State(NamedTuple):

@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from sdar_jax import batching, report, rollout
+from sdar_jax import batching
 from sdar_jax.envs.base import Task
-from sdar_jax.skills import NOTHING, SkillView
+from sdar_jax.logs import report
+from sdar_jax.prompts.skills import NOTHING, SkillView
+from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 
@@ -81,7 +83,7 @@ def test_success_is_of_all_that_was_played_and_rows_of_what_was_kept():
     _group(),
   )
   rounds = iter([[failed], [solved], [failed], [contrast]])
-  kept, played = rollout.with_refills(lambda: next(rounds), 9)
+  kept, played = episodes.with_refills(lambda: next(rounds), 9)
   rows = batching.rows(kept, invalid_penalty=0.1)
   token = np.zeros((1, 1), np.float32)
   mask = np.ones((1, 1), bool)

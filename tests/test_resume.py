@@ -14,8 +14,8 @@ import time
 import pytest
 from ml_collections import ConfigDict
 
-from sdar_jax import signals
-from sdar_jax.workdir import Workdir
+from sdar_jax.process import signals
+from sdar_jax.storage.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 4
@@ -193,7 +193,9 @@ def test_a_second_run_in_the_workdir_is_refused_before_anything_heavy(tmp_path):
   assert done.returncode == 2 and len(lines) == 1
   assert lines[0].startswith('error: ') and f'pid {os.getpid()}' in lines[0]
   # Neither Orbax nor the trainer, which take longer than the rest together.
-  assert 'sdar_jax.workdir' in done.stderr and 'sdar_jax.train\n' not in done.stderr
+  assert (
+    'sdar_jax.storage.workdir' in done.stderr and 'sdar_jax.train\n' not in done.stderr
+  )
   assert '| orbax' not in done.stderr
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax import retrieval, skills
 from sdar_jax.envs import base
-from sdar_jax.retrieval import Retriever
+from sdar_jax.prompts import retrieval, skills
+from sdar_jax.prompts.retrieval import Retriever
 
 TYPES = {'hat_shop': ('h1', 'h2'), 'Lamp': ('l1',), 'put2go': ('p1',)}
 OBJECTS = {'cd': 'o1', 'table_lamp': 'o2', 'mug': 'o3'}

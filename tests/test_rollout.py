@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax import batching, rollout
+from sdar_jax import batching
 from sdar_jax.envs import base
-from sdar_jax.request import Completion
-from sdar_jax.skills import NOTHING
+from sdar_jax.prompts.skills import NOTHING
+from sdar_jax.rollout import episodes
+from sdar_jax.rollout.request import Completion
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 
 def _collect(script, shuffle=0, **kwargs):
   sampler = fakes.ScriptedSampler(script, shuffle)
-  groups = rollout.collect(
+  groups = episodes.collect(
     fakes.in_process(),
     fakes.tasks(),
     sampler,
@@ -63,7 +64,7 @@ def test_identity_is_seed_step_task_member_turn():
   assert len(set(keys)) == len(keys)
   for request in sampler.requests:
     group_id, member = request.request_id
-    task = rollout.task_key(fakes.tasks()[group_id].task_id)
+    task = episodes.task_key(fakes.tasks()[group_id].task_id)
     assert request.identity[:4] == (7, 5, task, member)
 
 
@@ -72,7 +73,7 @@ def test_a_task_that_comes_twice_in_a_step_is_played_anew():
   played, rounds, tasks = collections.Counter(), [], fakes.tasks()
   for twice in ([tasks[1], tasks[0], tasks[1]], [tasks[0], tasks[2]]):
     sampler = fakes.ScriptedSampler(_third_turn_says_two, 0)
-    rollout.collect(
+    episodes.collect(
       fakes.in_process(),
       twice,
       sampler,
@@ -143,7 +144,7 @@ def test_an_episode_that_cannot_start_leaves_its_group_untrained(fault, outcome)
   world.make_env = Env
   sampler = fakes.ScriptedSampler(_third_turn_says_two, 0)
   environments = fakes.in_process(world)
-  groups = rollout.collect(
+  groups = episodes.collect(
     environments,
     fakes.tasks(),
     sampler,
@@ -163,8 +164,8 @@ def test_an_episode_that_cannot_start_leaves_its_group_untrained(fault, outcome)
 def test_environments_are_released_however_it_ends(stop):
   environments = fakes.in_process()
   sampler = fakes.ScriptedSampler(_third_turn_says_two, 0)
-  with pytest.raises(rollout.Interrupted) if stop else contextlib.nullcontext():
-    rollout.collect(
+  with pytest.raises(episodes.Interrupted) if stop else contextlib.nullcontext():
+    episodes.collect(
       environments,
       fakes.tasks(),
       sampler,
@@ -177,7 +178,7 @@ def test_environments_are_released_however_it_ends(stop):
 
 
 def test_a_request_to_stop_is_heard_between_polls():
-  with pytest.raises(rollout.Interrupted):
+  with pytest.raises(episodes.Interrupted):
     _collect(_third_turn_says_two, should_stop=lambda: True)
 
 
@@ -201,13 +202,13 @@ class _WildSampler(fakes.ScriptedSampler):
 def test_what_is_trained_on_is_what_was_sampled(responses):
   """Id for id from the sampler to the batch, though the text does not encode back."""
   sampler = _WildSampler(responses)
-  agent = rollout.Agent(
+  agent = episodes.Agent(
     fakes.prompt,
     lambda ids: bytes(np.asarray(ids, np.uint8)).decode('utf-8', 'replace'),
     fakes.agent().sampling,
     1000,
   )
-  groups = rollout.collect(
+  groups = episodes.collect(
     fakes.in_process(), fakes.tasks(), sampler, agent, group_size=2, identity=(0, 0)
   )
   rows = batching.rows(groups, invalid_penalty=0.0)
@@ -226,7 +227,7 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
     for i, index in enumerate(arrays['row_index']):
       if index >= 0:
         row, mask = rows[index], arrays['response_mask'][i]
-        key = (rollout.task_key(row.task.task_id), row.trajectory.member, row.turn_id)
+        key = (episodes.task_key(row.task.task_id), row.trajectory.member, row.turn_id)
         start = int(np.argmax(mask))
         trained[key] = (
           arrays['tokens'][i][:start].tolist(),
@@ -255,7 +256,7 @@ def test_refills_replace_groups_without_contrast_and_keep_their_number():
 
   def played(refills):
     left = iter(rounds)
-    groups, all_of_them = rollout.with_refills(lambda: next(left), refills)
+    groups, all_of_them = episodes.with_refills(lambda: next(left), refills)
     left = list(left)
     assert all_of_them == [g for round_ in rounds[: 3 - len(left)] for g in round_]
     return [group.task for group in groups], groups, len(left)
@@ -279,7 +280,7 @@ def test_a_group_with_a_fault_tells_nothing():
   faulty = _group('a', 0, 1)
   faulty.trajectories[1].outcome = Outcome.TIMEOUT
   rounds = iter([[faulty], [_group('b', 0, 1)]])
-  groups, _ = rollout.with_refills(lambda: next(rounds), 1)
+  groups, _ = episodes.with_refills(lambda: next(rounds), 1)
   assert [group.task for group in groups] == ['b']
 
 
@@ -288,7 +289,7 @@ def test_prompts_may_differ_by_member():
     fakes.agent(),
     prompt=lambda text, task, member: (np.full(1 + member, 65, np.int32), NOTHING),
   )
-  groups = rollout.collect(
+  groups = episodes.collect(
     fakes.in_process(),
     fakes.tasks(),
     fakes.ScriptedSampler(lambda identity: 'x', 0),

@@ -6,8 +6,11 @@ import fakes
 import pytest
 from run_cases import DIGESTS, compared, episode, make_run
 
-from sdar_jax import compare, evaluate, ledger, panels, runs, writers
-from sdar_jax.runs import RunError
+from sdar_jax import compare
+from sdar_jax.evaluation import evaluate, panels, runs
+from sdar_jax.evaluation.runs import RunError
+from sdar_jax.logs import writers
+from sdar_jax.storage import ledger
 
 
 def _refused(capsys, *arguments):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from sdar_jax import decoding
-from sdar_jax.models import convert, qwen
-from sdar_jax.sampler import Request, Sampler, SamplingParams
+from sdar_jax.models import hf, qwen
+from sdar_jax.sampler import decoding
+from sdar_jax.sampler.sampler import Request, Sampler, SamplingParams
 
 CONFIG = qwen.ModelConfig('qwen3', 100, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
 VALID = 90
@@ -128,7 +128,7 @@ def test_logprobs_equal_scored_ones(scanned, monkeypatch):
 
 @pytest.mark.parametrize('name', ['qwen2_tied', 'qwen2_untied_bf16', 'qwen3_tied'])
 def test_greedy_equals_the_golden_continuation(name):
-  config, params = convert.load(str(GOLDEN / name), None, jnp.float32)
+  config, params = hf.load(str(GOLDEN / name), None, jnp.float32)
   want = np.load(GOLDEN / name / 'expected.npz')['greedy'][0]
   prompt, want = want[:16], want[16:]
   sampling = SamplingParams(max_tokens=len(want), temperature=0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from sdar_jax import sampling
-from sdar_jax.request import SamplingParams, request_key
+from sdar_jax.rollout.request import SamplingParams, request_key
+from sdar_jax.sampler import draw
 
 VALID = 50
 VOCAB = VALID + 10
@@ -43,9 +43,9 @@ def _oracle(logits, temperature=1.0, top_k=0, top_p=1.0):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(valid, logits, keys, position, temperature, top_k, top_p):
-  uniform = sampling.uniforms(keys, jnp.full(len(keys), position))
+  uniform = draw.uniforms(keys, jnp.full(len(keys), position))
   tiled = jnp.broadcast_to(logits, (len(keys), len(logits)))
-  return sampling.draw(tiled, uniform, temperature, top_k, top_p, valid)
+  return draw.draw(tiled, uniform, temperature, top_k, top_p, valid)
 
 
 def _draws(logits, options, calls=CALLS):
@@ -106,7 +106,7 @@ def test_draws_follow_the_softmax(options):
 
 
 def test_draws_over_several_blocks_follow_the_softmax():
-  logits = _logits(valid=3 * sampling.BLOCK + 5)
+  logits = _logits(valid=3 * draw.BLOCK + 5)
   counts, _ = _count(logits)
   assert _p_value(counts, _oracle(logits)) > 1e-3
 
@@ -134,7 +134,7 @@ def test_keep_mask_equals_a_loop(jit):
   logits[:, VALID:] = -np.inf
   top_k = rng.choice([0, 1, 2, 5, 49, 1000], rows).astype(np.int32)
   top_p = rng.choice([1.0, 0.9, 0.5, 0.01], rows).astype(np.float32)
-  keep = jax.jit(sampling.keep_mask) if jit else sampling.keep_mask
+  keep = jax.jit(draw.keep_mask) if jit else draw.keep_mask
   got = np.asarray(keep(logits, top_k, top_p))
   for row in range(rows):
     want = _oracle(logits[row], 1.0, int(top_k[row]), float(top_p[row]))
@@ -144,7 +144,7 @@ def test_keep_mask_equals_a_loop(jit):
 def test_top_p_of_one_keeps_what_the_sum_no_longer_sees():
   scores = np.full((1, VOCAB), -20, np.float32)
   scores[0, 7] = 0
-  keep = sampling.keep_mask(scores, np.zeros(1, np.int32), np.ones(1, np.float32))
+  keep = draw.keep_mask(scores, np.zeros(1, np.int32), np.ones(1, np.float32))
   assert np.asarray(keep).all()
 
 
@@ -158,11 +158,11 @@ def test_inverse_cdf_never_leaves_the_support(width):
   weights[:, rng.integers(width)] += 1e-3
   below_one = np.nextafter(np.float32(1), np.float32(0))
   for value in (0.0, 1e-8, 0.5, below_one, 1.0):
-    ids = sampling.inverse_cdf(weights, jnp.full(rows, value, jnp.float32))
+    ids = draw.inverse_cdf(weights, jnp.full(rows, value, jnp.float32))
     ids = np.asarray(ids)
     assert ((0 <= ids) & (ids < width)).all()
     assert (weights[np.arange(rows), ids] > 0).all()
-  first = sampling.inverse_cdf(weights, jnp.zeros(rows))
+  first = draw.inverse_cdf(weights, jnp.zeros(rows))
   np.testing.assert_array_equal(first, (weights > 0).argmax(1))
 
 
@@ -179,7 +179,7 @@ def test_greedy_is_the_lowest_best_id_at_temperature_one():
   logits[1, VALID - 1] = 1
   logits[:, VALID:] = 9
   zeros, ones = np.zeros(2, np.float32), np.ones(2, np.float32)
-  ids, logprobs = sampling.draw(logits, zeros + 0.99, zeros, zeros > 1, ones, VALID)
+  ids, logprobs = draw.draw(logits, zeros + 0.99, zeros, zeros > 1, ones, VALID)
   np.testing.assert_array_equal(ids, [7, VALID - 1])
   want = special.log_softmax(logits[:, :VALID].astype(np.float64), axis=1)
   np.testing.assert_allclose(logprobs, want[[0, 1], [7, VALID - 1]], atol=1e-6)
@@ -188,9 +188,9 @@ def test_greedy_is_the_lowest_best_id_at_temperature_one():
 def test_uniforms_know_only_key_and_position():
   keys = np.stack([request_key((0, row)) for row in range(64)])
   positions = np.arange(64, dtype=np.int32) % 5
-  full = np.asarray(sampling.uniforms(keys, positions))
+  full = np.asarray(draw.uniforms(keys, positions))
   order = np.random.default_rng(0).permutation(64)[:17]
-  part = np.asarray(jax.jit(sampling.uniforms)(keys[order], positions[order]))
+  part = np.asarray(jax.jit(draw.uniforms)(keys[order], positions[order]))
   np.testing.assert_array_equal(part, full[order])
   assert len(set(full.tolist())) == 64
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdar_jax import scoring
-from sdar_jax.models import attention, convert, qwen
+from sdar_jax.learner import scoring
+from sdar_jax.models import attention, hf, qwen
 
 GOLDEN = pathlib.Path(__file__).resolve().parent / 'golden' / 'models'
 CONFIG = qwen.ModelConfig(
@@ -239,7 +239,7 @@ def test_logprobs_are_those_recorded(name, monkeypatch):
       'frequencies',
       lambda *args: exact(*args).astype(jnp.bfloat16).astype(jnp.float32),
     )
-  config, params = convert.load(str(GOLDEN / name), None, jnp.float32)
+  config, params = hf.load(str(GOLDEN / name), None, jnp.float32)
   record = np.load(GOLDEN / name / 'expected.npz')
   tokens = jnp.asarray(record['tokens'], jnp.int32)
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)

@@ -8,7 +8,7 @@ import pytest
 from sdar_jax import sft
 from sdar_jax.envs import worlds
 from sdar_jax.envs.webshop import generated
-from sdar_jax.skills import NOTHING, SkillView
+from sdar_jax.prompts.skills import NOTHING, SkillView
 
 
 def test_copying_repeats_its_prompt():

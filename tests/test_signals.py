@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from sdar_jax import signals
+from sdar_jax.process import signals
 
 STEPPING = """
 import time
-from sdar_jax.signals import StopSignal
+from sdar_jax.process.signals import StopSignal
 with StopSignal() as stop:
   print('ready', flush=True)
   while not stop():
@@ -21,7 +21,7 @@ with StopSignal() as stop:
 # A lock of C's own that is never released keeps the main thread from any handler.
 STUCK = """
 import ctypes
-from sdar_jax.signals import StopSignal
+from sdar_jax.process.signals import StopSignal
 with StopSignal() as stop:
   print('ready', flush=True)
   mutex = ctypes.create_string_buffer(256)

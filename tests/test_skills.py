@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax import retrieval, skills
 from sdar_jax.envs import base
-from sdar_jax.envs.alfworld import aims, generated
+from sdar_jax.envs.alfworld import generated, instruction
 from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
+from sdar_jax.prompts import retrieval, skills
 
 ROOT = Path(__file__).resolve().parents[1]
 ALFWORLD = ROOT / 'sdar_jax/envs/alfworld/skills.json'
 TINY = ROOT / 'experiments/tiny/alfworld/skills.json'
 BANKS = {'alfworld': ALFWORLD, 'tiny': TINY}
-HEAT_MUG = {'task_type': aims.HEAT, 'object': 'mug', 'target': 'desk'}
+HEAT_MUG = {'task_type': instruction.HEAT, 'object': 'mug', 'target': 'desk'}
 
 
 class ByteChat:
@@ -56,7 +56,7 @@ def task(metadata=HEAT_MUG, goal='heat a mug'):
 @pytest.mark.parametrize('path', BANKS.values(), ids=BANKS)
 def test_bank_covers_the_game(path):
   bank = skills.SkillBank.load(path)
-  assert set(bank.task_types) == set(aims.TASK_TYPES)
+  assert set(bank.task_types) == set(instruction.TASK_TYPES)
   assert set(bank.objects) == {name.lower() for _, name in HOUSEHOLD.places}
   assert bank.world == 'alfworld' and bank.version
   assert bank.digest == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -117,7 +117,7 @@ def test_retrieval_is_by_metadata_most_specific_first():
   everything = [skill.id for skill in bank.retrieve(HEAT_MUG, 'all')]
   assert everything[: len(ids)] == ids
   assert sorted(everything) == sorted(skill.id for skill in bank.everything())
-  unknown = {'task_type': aims.HEAT, 'object': 'unicorn'}
+  unknown = {'task_type': instruction.HEAT, 'object': 'unicorn'}
   assert [s.id for s in bank.retrieve(unknown)] == heat + general
 
 
@@ -128,7 +128,9 @@ def test_user_text_does_not_change_what_is_seen():
   assert first == second and 'heat1' in first.skill_ids
 
 
-@pytest.mark.parametrize('metadata', ({'object': 'mug'}, {'task_type': aims.HEAT}))
+@pytest.mark.parametrize(
+  'metadata', ({'object': 'mug'}, {'task_type': instruction.HEAT})
+)
 def test_metadata_that_lacks_a_key(metadata):
   with pytest.raises(skills.SkillError, match='task metadata lacks'):
     context().prompt('x', task(metadata))
@@ -311,8 +313,8 @@ def _damages():
     return "general[1] has unknown keys ['wehn']"
 
   def lacking_key(bank):
-    del bank['task_types'][aims.HEAT][0]['title']
-    return f"task_types.{aims.HEAT}[0] lacks ['title']"
+    del bank['task_types'][instruction.HEAT][0]['title']
+    return f"task_types.{instruction.HEAT}[0] lacks ['title']"
 
   def wrong_type(bank):
     bank['objects']['mug']['principle'] = 3
@@ -331,8 +333,8 @@ def _damages():
     return 'heat1 is the id of 2 skills'
 
   def empty_type(bank):
-    bank['task_types'][aims.LOOK] = []
-    return f'task_types.{aims.LOOK} must not be empty'
+    bank['task_types'][instruction.LOOK] = []
+    return f'task_types.{instruction.LOOK} must not be empty'
 
   def schema(bank):
     bank['schema'] = 2

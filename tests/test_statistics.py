@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from sdar_jax import statistics
+from sdar_jax.evaluation import statistics
 
 
 @pytest.mark.parametrize('n', [1, 2, 7, 140, 500, 10_000])

@@ -13,9 +13,9 @@ import pytest
 
 from experiments import cells as cells_lib
 from experiments import study
-from sdar_jax import algorithms
 from sdar_jax import config as config_lib
-from sdar_jax.workdir import Workdir
+from sdar_jax.methods import table as table_lib
+from sdar_jax.storage.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 METHODS, SEEDS = ('grpo', 'sdar'), (0, 1)
@@ -414,7 +414,7 @@ def test_names_of_methods_become_names_of_directories():
   names = cells_lib.directory_name
   assert names('grpo+opsd-released') == 'grpo+opsd-released'
   wild = ['a*', 'a_', 'a__', 'a_2a_', 'A', 'a', '../a', 'a/b']
-  methods = [*algorithms.ALGORITHMS, *wild]
+  methods = [*table_lib.ALGORITHMS, *wild]
   made = [names(method) for method in methods]
   assert len({name.lower() for name in made}) == len(methods)
   assert not any(set(name) & set('/.*\\: ') for name in made)

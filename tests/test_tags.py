@@ -8,11 +8,13 @@ import pytest
 from shared import shared_path
 
 from experiments.tiny import tokenizer as tiny
-from sdar_jax import chat, parts, rollout, tags
+from sdar_jax import build
 from sdar_jax import config as config_lib
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.worlds import make
-from sdar_jax.request import SamplingParams
+from sdar_jax.prompts import chat, tags
+from sdar_jax.rollout import episodes
+from sdar_jax.rollout.request import SamplingParams
 from sdar_jax.trajectory import Turn
 
 HEAD = tiny.TEMPLATE.partition('{%- if add_generation_prompt %}')[0]
@@ -68,10 +70,10 @@ def _action(world):
 
 def _parse(world, chat_, ids, observation):
   opened = tags.unclosed(chat_.opening)
-  agent = rollout.Agent(None, chat_.decode, SamplingParams(max_tokens=9), 9, opened)
+  agent = episodes.Agent(None, chat_.decode, SamplingParams(max_tokens=9), 9, opened)
   response = agent.decode(ids)
-  episode = rollout._Episode(None, 0, 0, 0, observation=observation, response=response)
-  return rollout._parse(world, agent, episode)
+  episode = episodes._Episode(None, 0, 0, 0, observation=observation, response=response)
+  return episodes._parse(world, agent, episode)
 
 
 @pytest.mark.parametrize('parser', ('reference', 'strict'))
@@ -176,7 +178,7 @@ def test_a_tokenizer_that_cannot_spell_the_format_is_refused(tmp_path):
   for style in ('paper', 'compact'):
     world = worlds.make('alfworld', {'prompt_style': style})
     with pytest.raises(config_lib.ConfigError, match='cannot spell <action>') as error:
-      parts.make_chat(config, world)
+      build.make_chat(config, world)
     assert '\n' not in str(error.value)
 
 
@@ -186,7 +188,7 @@ def test_where_the_template_closed_the_thought_all_is_action(chats):
     for text in ('any text</think><action>go', '<action>go'):
       ids = chat_.encode_text(text)
       turn = Turn('', ids, ids, ids, '', chat_.decode(ids), '', True, True, 0.0, '')
-      end = parts._thought_end(chat_, turn)
+      end = build._thought_end(chat_, turn)
       if '</think>' in text:
         assert chat_.decode(ids[:end]).endswith('</think>')
       else:

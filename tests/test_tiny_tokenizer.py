@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from shared import shared_path
 
 from experiments.tiny import tokenizer as builder
-from sdar_jax import chat, retrieval, skills
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld.world import AlfworldWorld
+from sdar_jax.prompts import chat, retrieval, skills
 
 TAGS = builder.SPELLINGS['alfworld'].tags
 BANK = Path(builder.__file__).with_name('alfworld') / 'skills.json'

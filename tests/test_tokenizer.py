@@ -5,8 +5,9 @@ import json
 import pytest
 
 from experiments.tiny import tokenizer as tiny
-from sdar_jax import chat, sources, template
-from sdar_jax.tokenizer import TokenizerError
+from sdar_jax import hub as hub_lib
+from sdar_jax.prompts import chat, template
+from sdar_jax.prompts.tokenizer import TokenizerError
 
 TURNS = (
   "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>\n"
@@ -136,7 +137,7 @@ def test_code_beside_a_tokenizer_is_never_run(folder, monkeypatch):
     return str(folder)
 
   monkeypatch.setattr('huggingface_hub.snapshot_download', download)
-  monkeypatch.setattr(sources, '_commits', {})
+  monkeypatch.setattr(hub_lib, '_commits', {})
   assert chat.Chat('owner/name@v1').render('hi').tolist() == want
   assert chat.Chat('owner/name@v1').render('hi').tolist() == want
   assert [revision for _, revision, _ in asked] == ['v1', folder.name]

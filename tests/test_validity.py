@@ -20,12 +20,11 @@ from test_algorithms import (
 
 from experiments import alfworld
 from sdar_jax import config as config_lib
-from sdar_jax import objective, validity
-from sdar_jax.algorithms import ALGORITHMS, find
 from sdar_jax.config import ConfigError
-from sdar_jax.hyperparameters import LossConfig
-from sdar_jax.losses import gates
-from sdar_jax.objective import assign_credit, policy_objective
+from sdar_jax.methods import gates, objective, validity
+from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.objective import assign_credit, policy_objective
+from sdar_jax.methods.table import ALGORITHMS, find
 
 # Whole distributions and weights are the learner's: see test_the_learner_s_numbers.
 LEARNERS = ('divergence', 'topk', 'token_clip', 'jsd_weight')

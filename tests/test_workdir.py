@@ -12,7 +12,7 @@ import threading
 import ml_collections
 import pytest
 
-from sdar_jax.workdir import Workdir, WorkdirError
+from sdar_jax.storage.workdir import Workdir, WorkdirError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -29,7 +29,7 @@ def _holder(path, body):
   """A process that holds `path` and prints a line when it does."""
   code = f"""
     import os, sys, time, ml_collections
-    from sdar_jax.workdir import Workdir
+    from sdar_jax.storage.workdir import Workdir
     config = ml_collections.ConfigDict({{'seed': 0}})
     with Workdir({str(path)!r}, config):
       {body}

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdar_jax import ledger, sinks, writers
 from sdar_jax import main as main_lib
+from sdar_jax.logs import sinks, writers
+from sdar_jax.logs.writers import MetricsWriter
+from sdar_jax.storage import ledger
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn, from_json
-from sdar_jax.writers import MetricsWriter
 
 
 def _lines(path):

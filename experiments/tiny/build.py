@@ -19,9 +19,10 @@ from absl import app, flags
 
 from experiments.cells import WORLDS
 from experiments.tiny import tokenizer
-from sdar_jax import chat, export, modes, parts, skills
-from sdar_jax.flags import parse_absl
-from sdar_jax.models import convert, qwen
+from sdar_jax import build, modes
+from sdar_jax.models import export, hf, qwen
+from sdar_jax.process.flags import parse_absl
+from sdar_jax.prompts import chat, skills
 
 # What is special about each world's lessons. WebShop's products may be known by heart,
 # the people of unseen questions may not. A shopper that knows what to search for must
@@ -88,10 +89,10 @@ def main(argv: list[str]) -> None:
     start = pathlib.Path(folder)  # The random weights that imitation begins with.
     c = training_config(start)
     bank = skills.SkillBank.load(c.skills.path)
-    tokenizer.build(parts.make_world(c), bank, start)
+    tokenizer.build(build.make_world(c), bank, start)
     model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
     params = qwen.init_params(model, jax.random.key(_SEED.value), jnp.float32)
-    convert.save(start, model, params, jnp.float32)
+    hf.save(start, model, params, jnp.float32)
     modes.run_sft(c, None, output)
 
 

@@ -1,1 +1,1 @@
-"""Text worlds."""
+"""Text worlds: interface, registry, records of their files. Host, no JAX."""

@@ -1,1 +1,1 @@
-"""Pure loss functions on [B, T] arrays; they know no model."""
+"""Losses per token: pure functions on [B, T] arrays; no model. Device."""

@@ -1,1 +1,1 @@
-"""Qwen decoders behind one pure forward function."""
+"""Qwen decoders behind one forward function; Hugging Face files. Device."""

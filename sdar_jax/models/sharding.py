@@ -10,13 +10,10 @@ and `vocab` (a tokenizer may have any size).
 import dataclasses
 import math
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-
-if TYPE_CHECKING:  # qwen.py imports this file.
-  from sdar_jax.models.qwen import ModelConfig
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -113,28 +110,22 @@ def partition_spec(
   return PartitionSpec(*entries)
 
 
-def param_shardings(config: 'ModelConfig', mesh: Mesh) -> Any:
-  """A tree like `qwen.init_params(config, ...)` with the sharding of every leaf.
+def param_shardings(specs: Any, mesh: Mesh) -> Any:
+  """Places every parameter of a model on a mesh.
 
   Args:
-    config: the model.
+    specs: a tree whose leaves have `axes` and `shape`, as `ModelConfig.param_specs`.
     mesh: a mesh from `make_mesh`.
 
   Returns:
-    Nested dict of NamedSharding.
+    The same tree of NamedSharding.
 
   Raises:
     ValueError: a dimension does not divide by its mesh axes.
   """
   return jax.tree.map(
-    lambda spec: NamedSharding(mesh, partition_spec(spec.axes, spec.shape, mesh)),
-    config.param_specs(),
+    lambda spec: NamedSharding(mesh, partition_spec(spec.axes, spec.shape, mesh)), specs
   )
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The sharding of a [B, ...] array: rows over data and fsdp."""
-  return NamedSharding(mesh, PartitionSpec(RULES.batch))
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:

@@ -10,7 +10,7 @@ import sys
 
 import faulty
 
-from sdar_jax.envs import pool
+from sdar_jax.envs.pool import pool
 
 
 def main():

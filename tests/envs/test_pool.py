@@ -13,9 +13,11 @@ import fakes
 import faulty
 import pytest
 
-from sdar_jax import rollout, trajectory
-from sdar_jax.envs import base, pool
+from sdar_jax import trajectory
+from sdar_jax.envs import base
 from sdar_jax.envs.alfworld.world import AlfworldWorld
+from sdar_jax.envs.pool import pool
+from sdar_jax.rollout import episodes
 
 DEADLINE = 5.0
 KINDS = {'crash': 4, 'hang': 1, 'error': 3, 'garbage': 2, 'wire': 1}
@@ -32,7 +34,7 @@ def play(environments, tasks, shuffle=0, group_size=2):
     return ('left', 'right', 'wait')[int(3 * faulty.number(identity))]
 
   sampler = fakes.ScriptedSampler(script, shuffle)
-  groups = rollout.collect(
+  groups = episodes.collect(
     environments,
     tasks,
     sampler,
@@ -270,7 +272,7 @@ def test_workers_know_no_jax_and_use_one_thread():
     text = environments.step({0: 'left'})[0].observation.text
   pid, modules, environ = json.loads(text)
   assert pid != os.getpid() and os.getsid(0) != pid
-  assert 'sdar_jax.envs.worker' in modules
+  assert 'sdar_jax.envs.pool.worker' in modules
   assert not set(modules) & {'jax', 'jaxlib', 'flax', 'pytest', 'transformers'}
   assert environ['OMP_NUM_THREADS'] == environ['OPENBLAS_NUM_THREADS'] == '1'
 

@@ -7,7 +7,7 @@ import pytest
 from group_tables import EPS, ROWS, columns, on_device, tables
 from hypothesis import given, settings
 
-from sdar_jax.losses import advantages
+from sdar_jax.advantages import baselines
 
 
 def loop_statistics(groups, trajectories, scores, mask, over):
@@ -39,11 +39,11 @@ def loop_group_relative(groups, trajectories, scores, mask, over, divide):
   return out
 
 
-@pytest.mark.parametrize('over', advantages.STATISTICS_OVER)
+@pytest.mark.parametrize('over', baselines.STATISTICS_OVER)
 @pytest.mark.parametrize('divide', [False, True])
 def test_group_relative_equals_a_loop(over, divide):
   settings_ = {'statistics_over': over, 'divide_by_std': divide}
-  device = jax.jit(lambda *arrays: advantages.group_relative(*arrays, **settings_))
+  device = jax.jit(lambda *arrays: baselines.group_relative(*arrays, **settings_))
 
   @settings(max_examples=60, deadline=None)
   @given(tables)
@@ -51,7 +51,7 @@ def test_group_relative_equals_a_loop(over, divide):
     groups, trajectories, scores, _, mask = columns(table)
     want = loop_group_relative(groups, trajectories, scores, mask, over, divide)
     arrays = (scores, groups, trajectories, mask)
-    got = advantages.group_relative(*arrays, **settings_)
+    got = baselines.group_relative(*arrays, **settings_)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
     with jax.enable_x64(True):
       np.testing.assert_allclose(
@@ -65,7 +65,7 @@ def test_group_relative_equals_a_loop(over, divide):
 @given(tables)
 def test_rloo_subtracts_the_mean_of_the_others(table):
   groups, trajectories, scores, _, mask = columns(table)
-  got = advantages.rloo(scores, groups, trajectories, mask)
+  got = baselines.rloo(scores, groups, trajectories, mask)
   for i in range(ROWS):
     others = [
       scores[j] for j in range(ROWS) if j != i and mask[j] and groups[j] == groups[i]
@@ -87,7 +87,7 @@ def test_gigpo_adds_the_comparison_of_equal_states(divide):
     sizes = {pair: np.sum((pairs == pair) & mask) for pair in pairs}
     alone = np.array([sizes[pair] == 1 for pair in pairs])
     want = want + 0.5 * np.where(alone, 0.0, step)
-    got = advantages.gigpo(
+    got = baselines.gigpo(
       scores,
       returns,
       groups,
@@ -112,8 +112,8 @@ def test_gigpo_on_device_is_gigpo_on_the_host():
     rng.integers(0, 5, 40),
     rng.random(40) < 0.8,
   )
-  want = advantages.gigpo(*arrays)
-  np.testing.assert_allclose(on_device(advantages.gigpo, *arrays), want, atol=1e-10)
+  want = baselines.gigpo(*arrays)
+  np.testing.assert_allclose(on_device(baselines.gigpo, *arrays), want, atol=1e-10)
 
 
 @pytest.mark.parametrize('score', [0.1, -0.1, 10.0, 1e4 / 3])
@@ -122,21 +122,21 @@ def test_gigpo_on_device_is_gigpo_on_the_host():
 def test_equal_scores_give_exactly_zero(score, size, dtype):
   scores = np.full(size, score, dtype)
   ids, mask = np.zeros(size, int), np.ones(size, bool)
-  for over in advantages.STATISTICS_OVER:
-    got = advantages.group_relative(
+  for over in baselines.STATISTICS_OVER:
+    got = baselines.group_relative(
       scores, ids, np.arange(size), mask, statistics_over=over
     )
     np.testing.assert_array_equal(got, 0)
-  np.testing.assert_array_equal(advantages.rloo(scores, ids, ids + 1, mask)[1:], 0)
-  step = advantages.gigpo(scores, scores, ids, np.arange(size), ids, mask)
+  np.testing.assert_array_equal(baselines.rloo(scores, ids, ids + 1, mask)[1:], 0)
+  step = baselines.gigpo(scores, scores, ids, np.arange(size), ids, mask)
   np.testing.assert_array_equal(step, 0)
-  best = advantages.pass_at_k(scores, ids, np.arange(size), mask)
+  best = baselines.pass_at_k(scores, ids, np.arange(size), mask)
   np.testing.assert_array_equal(best, 0)
 
 
 def test_equal_scores_give_exactly_zero_on_device():
   for score in (0.1, 1e4 / 3):
-    got = advantages.group_relative(
+    got = baselines.group_relative(
       jnp.full(7, score), jnp.zeros(7, int), jnp.arange(7), jnp.ones(7, bool)
     )
     np.testing.assert_array_equal(got, 0)
@@ -146,12 +146,12 @@ def test_a_singleton_group_keeps_its_score():
   one, ids = np.array([10.0]), np.array([3])
   mask = np.array([True])
   np.testing.assert_allclose(
-    advantages.group_relative(one, ids, ids, mask), 10 / (1 + EPS)
+    baselines.group_relative(one, ids, ids, mask), 10 / (1 + EPS)
   )
-  assert advantages.group_relative(one, ids, ids, mask, divide_by_std=False) == 10
-  assert advantages.rloo(one, ids, ids, mask) == 10
+  assert baselines.group_relative(one, ids, ids, mask, divide_by_std=False) == 10
+  assert baselines.rloo(one, ids, ids, mask) == 10
   # Two rows of one trajectory are one item of statistics over trajectories.
-  got = advantages.group_relative(
+  got = baselines.group_relative(
     np.array([10.0, 9.9]),
     np.array([3, 3]),
     np.array([5, 5]),
@@ -165,15 +165,15 @@ def test_a_singleton_group_keeps_its_score():
 def test_penalties_of_flat_trajectories_are_muted_unless_asked():
   arrays = (np.array([0.0, -0.1, 0.0]), np.zeros(3, int), np.array([0, 0, 1]))
   mask = np.ones(3, bool)
-  got = advantages.group_relative(*arrays, mask, statistics_over='trajectories')
+  got = baselines.group_relative(*arrays, mask, statistics_over='trajectories')
   np.testing.assert_array_equal(got, 0)
-  got = advantages.group_relative(
+  got = baselines.group_relative(
     *arrays, mask, statistics_over='trajectories', mute_zero_std=False
   )
   np.testing.assert_allclose(got, [0, -0.1 / EPS, 0])
 
 
-@pytest.mark.parametrize('over', advantages.STATISTICS_OVER)
+@pytest.mark.parametrize('over', baselines.STATISTICS_OVER)
 def test_rows_may_come_in_any_order(over):
   rng = np.random.default_rng(1)
   trajectories = rng.integers(0, 9, 40)
@@ -181,11 +181,11 @@ def test_rows_may_come_in_any_order(over):
   # Equal scores within a trajectory, so that any of its rows may be the first.
   scores = rng.standard_normal(9)[trajectories]
   mask = np.ones(40, bool)
-  want = advantages.group_relative(
+  want = baselines.group_relative(
     scores, groups, trajectories, mask, statistics_over=over
   )
   order = rng.permutation(40)
-  got = advantages.group_relative(
+  got = baselines.group_relative(
     scores[order], groups[order], trajectories[order], mask, statistics_over=over
   )
   np.testing.assert_allclose(got, want[order], rtol=1e-12)
@@ -195,7 +195,7 @@ def test_padding_rows_change_nothing_whatever_they_hold():
   rng = np.random.default_rng(2)
   scores, groups = rng.standard_normal(10), rng.integers(0, 3, 10)
   trajectories, mask = np.arange(10), np.ones(10, bool)
-  want = advantages.group_relative(scores, groups, trajectories, mask)
+  want = baselines.group_relative(scores, groups, trajectories, mask)
   padded = (
     np.insert(scores, [0, 5, 10], [np.nan, np.inf, 1e30]),
     np.insert(groups, [0, 5, 10], groups[:3]),
@@ -203,8 +203,8 @@ def test_padding_rows_change_nothing_whatever_they_hold():
     np.insert(mask, [0, 5, 10], False),
   )
   for got in (
-    advantages.group_relative(*padded),
-    on_device(advantages.group_relative, *padded),
+    baselines.group_relative(*padded),
+    on_device(baselines.group_relative, *padded),
   ):
     np.testing.assert_allclose(got[padded[3]], want, rtol=1e-12)
     np.testing.assert_array_equal(got[~padded[3]], 0)
@@ -220,7 +220,7 @@ def test_rlsd_redistributes_within_the_clip():
     (0.0, [1, 1, 1, 1, 1]),
   ):
     for xp in (np, jnp):
-      got = advantages.rlsd_credit(
+      got = baselines.rlsd_credit(
         xp.asarray([advantage]),
         xp.asarray(gap),
         xp.asarray(mask),
@@ -235,7 +235,7 @@ def test_rlsd_redistributes_within_the_clip():
 def test_uniform_credit_covers_the_response_only():
   mask = np.array([[0, 1, 1], [0, 0, 0]], bool)
   for xp in (np, jnp):
-    got = advantages.uniform_credit(xp.asarray([2.0, np.nan]), xp.asarray(mask))
+    got = baselines.uniform_credit(xp.asarray([2.0, np.nan]), xp.asarray(mask))
     np.testing.assert_array_equal(got, [[0, 2, 2], [0, 0, 0]])
 
 
@@ -245,9 +245,7 @@ def test_memory_grows_with_rows_not_with_their_square():
   ids = np.sort(rng.integers(0, 500, rows))
   arrays = (rng.standard_normal(rows), ids, rng.integers(0, 4000, rows))
   tracemalloc.start()
-  advantages.group_relative(
-    *arrays, np.ones(rows, bool), statistics_over='trajectories'
-  )
+  baselines.group_relative(*arrays, np.ones(rows, bool), statistics_over='trajectories')
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert peak < 1000 * rows  # A [B, B] array of bytes would be 20,000 a row.
@@ -256,8 +254,8 @@ def test_memory_grows_with_rows_not_with_their_square():
 def test_wrong_inputs_are_named():
   ids, mask = np.zeros(3, int), np.ones(3, bool)
   with pytest.raises(ValueError, match='score of row 1 is nan'):
-    advantages.group_relative(np.array([0.0, np.nan, 1.0]), ids, ids, mask)
+    baselines.group_relative(np.array([0.0, np.nan, 1.0]), ids, ids, mask)
   with pytest.raises(ValueError, match="statistics_over='batch'"):
-    advantages.group_relative(np.zeros(3), ids, ids, mask, statistics_over='batch')
+    baselines.group_relative(np.zeros(3), ids, ids, mask, statistics_over='batch')
   with pytest.raises(AssertionError):
-    advantages.group_relative(np.zeros(3, int), ids, ids, mask)
+    baselines.group_relative(np.zeros(3, int), ids, ids, mask)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.losses import advantages, anchors
+from sdar_jax.advantages import anchors, baselines
 
 rows = st.lists(
   st.tuples(st.integers(0, 2), st.text('abc ', max_size=6)), min_size=1, max_size=12
@@ -64,7 +64,7 @@ def test_groups_never_share_an_anchor_and_feed_gigpo():
   ids = anchors.anchor_ids(['door'] * 4, groups)
   np.testing.assert_array_equal(ids, [0, 0, 1, 1])
   scores, mask = np.zeros(4), np.ones(4, bool)
-  got = advantages.gigpo(
+  got = baselines.gigpo(
     scores,
     np.array([1.0, 0.0, 5.0, 5.0]),
     groups,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sdar_jax.losses import advantages, credit
+from sdar_jax.advantages import baselines, credit
 
 EPS = 1e-6
 
@@ -89,7 +89,7 @@ def test_agent_opsd_knows_no_order_of_rows():
 
 def test_agent_opsd_leaves_single_turns_and_silent_teachers_alone():
   rows = make_rows(3)
-  plain = advantages.uniform_credit(rows['advantages'], rows['mask'])
+  plain = baselines.uniform_credit(rows['advantages'], rows['mask'])
   settings = {'mix': 0.5, 'band': 0.2}
   alone = rows | {'trajectory_ids': np.arange(35)}
   silent = rows | {'gap': 0 * rows['gap']}
@@ -162,7 +162,7 @@ def test_grsd_equals_a_loop(everywhere, dead_zone):
   arrays = (rows['advantages'], rows['gap'], rows['group_ids'], prior, rows['mask'])
   for got in everywhere(credit.grsd_credit, *arrays, **settings):
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
-  plain = advantages.uniform_credit(rows['advantages'], rows['mask'])
+  plain = baselines.uniform_credit(rows['advantages'], rows['mask'])
   np.testing.assert_array_equal(got[~prior], plain[~prior])
   order = np.random.default_rng(7).permutation(35)
   got = credit.grsd_credit(*(array[order] for array in arrays), **settings)
@@ -181,7 +181,7 @@ def test_grsd_never_turns_an_advantage_and_stays_finite():
   silent = credit.grsd_credit(
     arrays[0], 0 * arrays[1], *arrays[2:], mix=0.5, signal_clip=3.0
   )
-  plain = advantages.uniform_credit(arrays[0], rows['mask'])
+  plain = baselines.uniform_credit(arrays[0], rows['mask'])
   np.testing.assert_array_equal(silent, plain)
 
 
@@ -207,7 +207,7 @@ def test_opid_equals_a_loop(everywhere, normalise, clip):
 
 def test_opid_without_skills_or_with_equal_gaps_changes_nothing():
   rows = make_rows(11)
-  plain = advantages.uniform_credit(rows['advantages'], rows['mask'])
+  plain = baselines.uniform_credit(rows['advantages'], rows['mask'])
   nobody, everybody = np.zeros(35, bool), np.ones(35, bool)
   for normalise in (False, True):
     got = credit.opid_credit(

@@ -5,7 +5,8 @@ import pytest
 from scipy import special
 from tokens import sdar_term
 
-from sdar_jax.losses import distill, gates, masked, policy
+from sdar_jax.losses import distill, masked, policy
+from sdar_jax.methods import gates
 
 CLIPS = {'clip_low': 0.2, 'clip_high': 0.2, 'dual_clip': 3.0}
 

@@ -5,8 +5,9 @@ import pytest
 import tokens
 from scipy import special
 
-from sdar_jax.hyperparameters import LossConfig
-from sdar_jax.losses import distill, gates, masked
+from sdar_jax.losses import distill, masked
+from sdar_jax.methods import gates
+from sdar_jax.methods.hyperparameters import LossConfig
 
 WILD = np.array([[0.0, 1e4, -1e4, 3.0, -3.0, 0.1]])
 ALL = np.ones((1, 6), bool)

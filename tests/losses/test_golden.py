@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import tokens
 
-from sdar_jax.losses import advantages, masked, policy, returns
+from sdar_jax.advantages import baselines, returns
+from sdar_jax.losses import masked, policy
 
 GOLDEN = Path(__file__).resolve().parents[1] / 'golden' / 'losses.npz'
 CASES = (0, 1)
@@ -86,7 +87,7 @@ def advantage_outputs(case, hyper):
   out = {}
   for cross, over in ((1, 'rows'), (0, 'trajectories')):
     for std in (1, 0):
-      out[f'grpo_adv__std{std}_cross{cross}'] = advantages.group_relative(
+      out[f'grpo_adv__std{std}_cross{cross}'] = baselines.group_relative(
         scores,
         *ids,
         rows,
@@ -94,11 +95,11 @@ def advantage_outputs(case, hyper):
         divide_by_std=bool(std),
         mute_zero_std=False,
       )
-    out[f'rloo_adv__cross{cross}'] = advantages.rloo(
+    out[f'rloo_adv__cross{cross}'] = baselines.rloo(
       scores, *ids, rows, statistics_over=over
     )
   for mode, std in (('mean_norm', False), ('mean_std_norm', True)):
-    out[f'gigpo_adv__{mode}'] = advantages.gigpo(
+    out[f'gigpo_adv__{mode}'] = baselines.gigpo(
       scores,
       case['step_returns'],
       *ids,
@@ -107,14 +108,14 @@ def advantage_outputs(case, hyper):
       step_weight=float(hyper['hp/w']),
       divide_by_std=std,
     )
-  out = {name: advantages.uniform_credit(row, mask) for name, row in out.items()}
+  out = {name: baselines.uniform_credit(row, mask) for name, row in out.items()}
   out['reinforcepp_adv'] = returns.reinforce_plus_plus(
     scores, mask, rows, gamma=float(hyper['hp/gamma'])
   )
   # The record was made with the current log-probs as the student's.
   gap = case['teacher_logprobs'] - case['logprobs']
   for mix in ('0', '0.5', '1'):
-    out[f'rlsd_adv__lambda{mix}'] = advantages.rlsd_credit(
+    out[f'rlsd_adv__lambda{mix}'] = baselines.rlsd_credit(
       case['advantages'][:, 0],
       gap,
       mask,

@@ -5,7 +5,8 @@ import pytest
 from group_tables import EPS, columns, tables
 from hypothesis import given, settings
 
-from sdar_jax.losses import advantages, masked, policy
+from sdar_jax.advantages import baselines
+from sdar_jax.losses import masked, policy
 
 
 def loop_pass_at_k(groups, trajectories, scores, mask, over, divide):
@@ -30,11 +31,11 @@ def loop_pass_at_k(groups, trajectories, scores, mask, over, divide):
   return out
 
 
-@pytest.mark.parametrize('over', advantages.STATISTICS_OVER)
+@pytest.mark.parametrize('over', baselines.STATISTICS_OVER)
 @pytest.mark.parametrize('divide', [False, True])
 def test_pass_at_k_pays_the_best_its_lead(over, divide):
   settings_ = {'statistics_over': over, 'divide_by_std': divide}
-  device = jax.jit(lambda *arrays: advantages.pass_at_k(*arrays, **settings_))
+  device = jax.jit(lambda *arrays: baselines.pass_at_k(*arrays, **settings_))
 
   @settings(max_examples=60, deadline=None)
   @given(tables)
@@ -42,7 +43,7 @@ def test_pass_at_k_pays_the_best_its_lead(over, divide):
     groups, trajectories, scores, _, mask = columns(table)
     want = loop_pass_at_k(groups, trajectories, scores, mask, over, divide)
     arrays = (scores, groups, trajectories, mask)
-    got = advantages.pass_at_k(*arrays, **settings_)
+    got = baselines.pass_at_k(*arrays, **settings_)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
     with jax.enable_x64(True):
       got = device(*map(jnp.asarray, arrays))
@@ -54,8 +55,8 @@ def test_pass_at_k_pays_the_best_its_lead(over, divide):
 def test_two_turns_of_one_success_cancel_in_pass_at_k_over_rows():
   scores, groups = np.array([10.0, 10.0, 0.0]), np.zeros(3, int)
   arrays = (scores, groups, np.array([0, 0, 1]), np.ones(3, bool))
-  np.testing.assert_array_equal(advantages.pass_at_k(*arrays), 0)
-  got = advantages.pass_at_k(
+  np.testing.assert_array_equal(baselines.pass_at_k(*arrays), 0)
+  got = baselines.pass_at_k(
     *arrays, statistics_over='trajectories', divide_by_std=False
   )
   np.testing.assert_array_equal(got, [10, 10, 0])
@@ -65,8 +66,8 @@ def test_pass_at_k_does_not_know_the_scale_of_rewards():
   rng = np.random.default_rng(4)
   scores, groups = rng.standard_normal(20), rng.integers(0, 3, 20)
   arrays = (groups, np.arange(20), np.ones(20, bool))
-  want = advantages.pass_at_k(scores, *arrays)
-  got = advantages.pass_at_k(100 * scores - 7, *arrays)
+  want = baselines.pass_at_k(scores, *arrays)
+  got = baselines.pass_at_k(100 * scores - 7, *arrays)
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
@@ -79,10 +80,10 @@ def test_dr_grpo_is_two_settings(make_batch):
   old, new = (batch[name].astype(float) for name in ('old_logprobs', 'logprobs'))
 
   def objective(new):
-    row = advantages.group_relative(
+    row = baselines.group_relative(
       scores, groups, np.arange(8), np.ones(8, bool), divide_by_std=False
     )
-    credit = advantages.uniform_credit(row, mask)
+    credit = baselines.uniform_credit(row, mask)
     losses = policy.clipped_surrogate(
       new, old, credit, mask, clip_low=0.2, clip_high=0.2, dual_clip=1e9
     )

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax import objective as objectives
-from sdar_jax.algorithms import ALGORITHMS
-from sdar_jax.hyperparameters import CHOICES, LossConfig
-from sdar_jax.losses import advantages, divergence, gates, masked, policy
-from sdar_jax.objective import LossInputs
+from sdar_jax.advantages import baselines
+from sdar_jax.losses import divergence, masked, policy
+from sdar_jax.methods import gates
+from sdar_jax.methods import objective as objectives
+from sdar_jax.methods.hyperparameters import CHOICES, LossConfig
+from sdar_jax.methods.objective import LossInputs
+from sdar_jax.methods.table import ALGORITHMS
 
 LENGTH = 6
 FORMS = CHOICES['distill_form']
@@ -242,7 +244,7 @@ def test_wild_log_ratios_give_finite_gradients(make_batch, hyper):
 def test_choices_are_those_of_the_losses():
   assert CHOICES['kl_kind'] == policy.KL_KINDS
   assert CHOICES['aggregation'] == masked.AGGREGATIONS
-  assert CHOICES['statistics_over'] == advantages.STATISTICS_OVER
+  assert CHOICES['statistics_over'] == baselines.STATISTICS_OVER
   assert CHOICES['divergence'] == divergence.KINDS
   assert CHOICES['gate'] is gates.GATES
 

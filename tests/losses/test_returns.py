@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdar_jax.losses import masked, policy, returns
+from sdar_jax.advantages import returns
+from sdar_jax.losses import masked, policy
 
 ROWS = np.array([True, True, True, False])
 MASK = (

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from sdar_jax.losses import schedules
+from sdar_jax.methods import schedules
 
 
 def loop_warmdown(step, value, steps):

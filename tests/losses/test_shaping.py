@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sdar_jax.losses import returns, shaping
+from sdar_jax.advantages import returns, shaping
 
 EPS = 1e-8
 

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdar_jax.losses import anchors, distill, two_views
+from sdar_jax.advantages import anchors, two_views
+from sdar_jax.losses import distill
+from sdar_jax.losses import two_views as two_views_lib
 
 USUAL = {'margin': 0.05, 'temperature': 0.2, 'weight_cap': 2.0}
 
@@ -67,7 +69,7 @@ def test_the_term_and_its_gradient_equal_a_loop(make_batch):
     weight = (2.0 if action[i, t] else 1.0) * gate[i, t]
     want[i, t], grad[i, t] = weight * gap, -weight
   poisoned = [np.where(mask, array, np.nan) for array in (own, other)]
-  function = lambda *views: two_views.two_view_distillation(
+  function = lambda *views: two_views_lib.two_view_distillation(
     *views, gate, action, mask, action_weight=2.0
   )
   with jax.enable_x64(True):
@@ -83,14 +85,14 @@ def test_unit_weights_give_sdars_term(make_batch):
   batch = make_batch(2)
   mask, gate = batch['response_mask'], batch['entropy'] / 2
   arrays = (batch['logprobs'], batch['teacher_logprobs'], gate)
-  got = two_views.two_view_distillation(*arrays, mask, mask, action_weight=1.0)
+  got = two_views_lib.two_view_distillation(*arrays, mask, mask, action_weight=1.0)
   np.testing.assert_array_equal(got, distill.weighted(*arrays, mask))
 
 
 @pytest.mark.parametrize('gap', [1e4, -1e4])
 def test_wild_gaps_are_finite(gap):
   mask, own = np.ones((1, 2), bool), np.full((1, 2), -1e4 - 1, np.float32)
-  function = lambda x: two_views.two_view_distillation(
+  function = lambda x: two_views_lib.two_view_distillation(
     x, own + gap, np.ones((1, 2)), mask, mask, action_weight=2.0
   )
   losses, pull = jax.vjp(function, own)

@@ -12,8 +12,9 @@ import golden_models
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from sdar_jax.models import convert, qwen, sharding
+from sdar_jax.models import hf, qwen, sharding
 
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2))
 
@@ -21,24 +22,26 @@ MESHES = ((8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2))
 def check(name, sizes, config, want, tokens, expected):
   """Values, sharding and hidden states of one mesh."""
   mesh = sharding.make_mesh(*sizes)
-  _, params = convert.load(str(golden_models.FOLDER / name), mesh, jnp.float32)
+  _, params = hf.load(str(golden_models.FOLDER / name), mesh, jnp.float32)
   jax.tree.map(np.testing.assert_array_equal, params, want)
-  shardings = sharding.param_shardings(config, mesh)
+  shardings = sharding.param_shardings(config.param_specs(), mesh)
   for leaf, place in zip(jax.tree.leaves(params), jax.tree.leaves(shardings)):
     assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
   table = params['embed']['embedding']
   part = table.addressable_shards[0].data.size
   assert part * sizes[1] * sizes[2] == table.size
   with jax.set_mesh(mesh):
-    tokens = jax.device_put(tokens, sharding.batch_sharding(mesh))
+    tokens = jax.device_put(
+      tokens, NamedSharding(mesh, PartitionSpec(sharding.RULES.batch))
+    )
     positions = golden_models.positions_of(tokens)
     step = jax.jit(lambda p, t, q: qwen.forward(config, p, t, q)[0])
     hidden = step(params, tokens, positions)
   scale = float(np.abs(expected).max())
   np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-5 * scale)
   with tempfile.TemporaryDirectory() as folder:
-    convert.save(folder, config, params, jnp.float32)
-    _, back = convert.load(folder, None, jnp.float32)
+    hf.save(folder, config, params, jnp.float32)
+    _, back = hf.load(folder, None, jnp.float32)
   jax.tree.map(np.testing.assert_array_equal, back, want)
   print(f'{name} {sizes}: equal')
 

@@ -12,7 +12,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from sdar_jax.models import attention, convert
+from sdar_jax.models import attention, hf
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'golden' / 'models'
 NAMES = ('qwen2_tied', 'qwen2_untied_bf16', 'qwen3_tied')
@@ -21,7 +21,7 @@ ROUNDED = 'qwen2_untied_bf16'
 
 def load(name):
   """Configuration, float32 parameters, and the record."""
-  config, params = convert.load(str(FOLDER / name), None, jnp.float32)
+  config, params = hf.load(str(FOLDER / name), None, jnp.float32)
   record = dict(np.load(FOLDER / name / 'expected.npz'))
   record['attention_mask'] = record['attention_mask'].astype(bool)
   record['tokens'] = record['tokens'].astype(np.int32)

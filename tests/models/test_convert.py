@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sdar_jax import sources
-from sdar_jax.models import convert, qwen
+from sdar_jax import hub
+from sdar_jax.models import hf, qwen
 
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -75,10 +75,10 @@ def refused(folder, *words):
     def never(*args, **kwargs):
       raise AssertionError('a tensor was read before the files were checked')
 
-    patch.setattr(convert, '_read', never)
-    patch.setattr(convert, '_read_stacked', never)
-    with pytest.raises(convert.WeightError) as caught:
-      convert.load(str(folder), None, jnp.float32)
+    patch.setattr(hf, '_read', never)
+    patch.setattr(hf, '_read_stacked', never)
+    with pytest.raises(hf.WeightError) as caught:
+      hf.load(str(folder), None, jnp.float32)
   message = str(caught.value)
   assert '\n' not in message
   for word in words:
@@ -105,17 +105,17 @@ def test_layers_are_stacked_in_their_order():
 
 def test_several_files_give_the_same_parameters(model):
   folder = model('qwen3_tied')
-  config, want = convert.load(str(folder), None, jnp.float32)
+  config, want = hf.load(str(folder), None, jnp.float32)
   split(folder)
-  config_split, got = convert.load(str(folder), None, jnp.float32)
+  config_split, got = hf.load(str(folder), None, jnp.float32)
   assert config == config_split
   assert_same(want, got)
 
 
 def test_half_precision_is_read_exactly_and_kept_when_asked():
   path = str(golden_models.FOLDER / 'qwen2_untied_bf16')
-  _, exact = convert.load(path, None, jnp.float32)
-  _, half = convert.load(path, None, jnp.bfloat16)
+  _, exact = hf.load(path, None, jnp.float32)
+  _, half = hf.load(path, None, jnp.bfloat16)
   assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype(jnp.bfloat16)}
   assert {leaf.dtype for leaf in jax.tree.leaves(exact)} == {jnp.dtype(jnp.float32)}
   assert_same(exact, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half))
@@ -126,24 +126,24 @@ def test_half_precision_is_read_exactly_and_kept_when_asked():
 def test_newer_rope_parameters_and_a_derived_head_dim(model):
   folder = model('qwen2_tied')
   assert 'head_dim' not in json.loads((folder / 'config.json').read_text())
-  assert convert.read_config(str(folder)).head_dim == 16
+  assert hf.read_config(str(folder)).head_dim == 16
   rope = {'rope_type': 'default', 'rope_theta': 5e6}
   edit_config(folder, remove=['rope_theta'], rope_parameters=rope, head_dim=16)
-  config = convert.read_config(str(folder))
+  config = hf.read_config(str(folder))
   assert (config.head_dim, config.rope_theta) == (16, 5e6)
   edit_config(folder, remove=['tie_word_embeddings'])
-  assert not convert.read_config(str(folder)).tie_word_embeddings
+  assert not hf.read_config(str(folder)).tie_word_embeddings
 
 
 def test_a_tied_model_may_repeat_its_embedding(model):
   folder = model('qwen3_tied')
-  _, want = convert.load(str(folder), None, jnp.float32)
+  _, want = hf.load(str(folder), None, jnp.float32)
 
   def repeat(tensors):
     tensors['lm_head.weight'] = tensors['model.embed_tokens.weight'].copy()
 
   edit_tensors(folder, repeat)
-  assert_same(want, convert.load(str(folder), None, jnp.float32)[1])
+  assert_same(want, hf.load(str(folder), None, jnp.float32)[1])
 
   def differ(tensors):
     tensors['lm_head.weight'][511, 63] += 1e-3
@@ -154,11 +154,11 @@ def test_a_tied_model_may_repeat_its_embedding(model):
 
 def test_a_window_that_no_layer_uses_is_accepted(model):
   folder = model('qwen2_tied')
-  want = convert.read_config(str(folder))
+  want = hf.read_config(str(folder))
   edit_config(folder, use_sliding_window=True, max_window_layers=3)
-  assert convert.read_config(str(folder)) == want
+  assert hf.read_config(str(folder)) == want
   edit_config(folder, use_sliding_window=True, sliding_window=None)
-  assert convert.read_config(str(folder)) == want
+  assert hf.read_config(str(folder)) == want
 
 
 def test_a_hub_id_is_fetched_once_as_data_only(monkeypatch):
@@ -169,9 +169,9 @@ def test_a_hub_id_is_fetched_once_as_data_only(monkeypatch):
     return str(golden_models.FOLDER / 'qwen2_tied')
 
   monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
-  monkeypatch.setattr(sources, '_commits', {})
-  config, _ = convert.load('Qwen/Qwen2-tiny', None, jnp.float32)
-  assert convert.read_config('Qwen/Qwen2-tiny') == config
+  monkeypatch.setattr(hub, '_commits', {})
+  config, _ = hf.load('Qwen/Qwen2-tiny', None, jnp.float32)
+  assert hf.read_config('Qwen/Qwen2-tiny') == config
   assert [(name, revision) for name, revision, _ in asked] == [
     ('Qwen/Qwen2-tiny', None),
     ('Qwen/Qwen2-tiny', 'qwen2_tied'),  # The commit that the first call found.
@@ -190,17 +190,17 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
 
 def test_a_digest_is_of_hyperparameters_and_weights_alone(model, monkeypatch):
   folder = model('qwen2_tied')
-  want = convert.digest(folder)
+  want = hf.digest(folder)
   for name in ('.DS_Store', 'README.md', 'generation_config.json', 'tokenizer.json'):
     (folder / name).write_text('{}')
   edit_config(folder, eos_token_id=3, transformers_version='9')
-  assert convert.digest(folder) == want
+  assert hf.digest(folder) == want
   monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda *a, **k: str(folder))
-  assert convert.digest('owner/moved') == want
+  assert hf.digest('owner/moved') == want
   edit_config(folder, rope_theta=7.0)
-  other = convert.digest(folder)
+  other = hf.digest(folder)
   edit_tensors(folder, lambda tensors: tensors['model.norm.weight'].__imul__(2))
-  assert len({want, other, convert.digest(folder), convert.digest('owner/moved')}) == 3
+  assert len({want, other, hf.digest(folder), hf.digest('owner/moved')}) == 3
 
 
 def test_what_the_hub_did_not_give_is_refused(model, tmp_path):
@@ -212,10 +212,10 @@ def test_what_the_hub_did_not_give_is_refused(model, tmp_path):
   blob.write_bytes(data)
   (folder / WEIGHTS).unlink()
   (folder / WEIGHTS).symlink_to(blob)
-  assert convert.digest(folder)
+  assert hf.digest(folder)
   blob.write_bytes(data[:-9] + b'\x40' + data[-8:])
-  with pytest.raises(convert.WeightError, match='not what the hub gave'):
-    convert.digest(folder)
+  with pytest.raises(hf.WeightError, match='not what the hub gave'):
+    hf.digest(folder)
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
@@ -225,8 +225,8 @@ def test_what_the_hub_did_not_give_is_refused(model, tmp_path):
 def test_weights_that_are_not_finite_are_refused(model, name, value):
   folder = model('qwen2_tied')
   edit_tensors(folder, lambda tensors: tensors[name].reshape(-1).__setitem__(-1, value))
-  with pytest.raises(convert.WeightError, match='not finite') as caught:
-    convert.load(str(folder), None, jnp.bfloat16)
+  with pytest.raises(hf.WeightError, match='not finite') as caught:
+    hf.load(str(folder), None, jnp.bfloat16)
   assert name in str(caught.value) and WEIGHTS in str(caught.value)
 
 
@@ -404,20 +404,20 @@ def test_the_written_tensors_are_those_that_were_read(name, tmp_path):
   config, params, _ = golden_models.load(name)
   original = load_file(golden_models.FOLDER / name / WEIGHTS)
   dtype = original['model.norm.weight'].dtype
-  convert.save(tmp_path / 'out', config, params, dtype)
+  hf.save(tmp_path / 'out', config, params, dtype)
   written = load_file(tmp_path / 'out' / WEIGHTS)
   assert set(written) == set(original)
   for key, value in original.items():
     assert written[key].dtype == value.dtype
     np.testing.assert_array_equal(written[key], value)
-  assert convert.read_config(str(tmp_path / 'out')) == config
+  assert hf.read_config(str(tmp_path / 'out')) == config
 
 
 @pytest.mark.parametrize('name', golden_models.NAMES)
 def test_transformers_reads_the_written_config(name, tmp_path):
   transformers = pytest.importorskip('transformers')
   config, params, _ = golden_models.load(name)
-  convert.save(tmp_path, config, params, jnp.float32)
+  hf.save(tmp_path, config, params, jnp.float32)
   ours = transformers.AutoConfig.from_pretrained(tmp_path)
   theirs = transformers.AutoConfig.from_pretrained(golden_models.FOLDER / name)
   assert type(ours) is type(theirs)
@@ -431,8 +431,8 @@ def test_transformers_reads_the_written_config(name, tmp_path):
 
 def test_large_models_are_split_with_an_index(tmp_path, monkeypatch):
   config, params, _ = golden_models.load('qwen3_tied')
-  monkeypatch.setattr(convert, 'MAX_FILE_BYTES', 200_000)
-  convert.save(tmp_path / 'out', config, params, jnp.bfloat16)
+  monkeypatch.setattr(hf, 'MAX_FILE_BYTES', 200_000)
+  hf.save(tmp_path / 'out', config, params, jnp.bfloat16)
   files = sorted((tmp_path / 'out').glob('*.safetensors'))
   assert len(files) == 3  # 400 kB of bfloat16, and no tensor is cut.
   assert all(file.stat().st_size < 210_000 for file in files)
@@ -440,7 +440,7 @@ def test_large_models_are_split_with_an_index(tmp_path, monkeypatch):
   assert index['metadata']['total_size'] == 2 * sum(
     leaf.size for leaf in jax.tree.leaves(params)
   )
-  _, back = convert.load(str(tmp_path / 'out'), None, jnp.float32)
+  _, back = hf.load(str(tmp_path / 'out'), None, jnp.float32)
   want = jax.tree.map(
     lambda leaf: np.asarray(leaf).astype(ml_dtypes.bfloat16).astype(np.float32), params
   )
@@ -449,11 +449,11 @@ def test_large_models_are_split_with_an_index(tmp_path, monkeypatch):
 
 def test_a_model_is_never_overwritten(tmp_path):
   config, params, _ = golden_models.load('qwen2_tied')
-  convert.save(tmp_path, config, params, jnp.float32)
+  hf.save(tmp_path, config, params, jnp.float32)
   before = (tmp_path / WEIGHTS).read_bytes()
   zeros = jax.tree.map(jnp.zeros_like, params)
-  with pytest.raises(convert.WeightError, match='exists already'):
-    convert.save(tmp_path, config, zeros, jnp.float32)
+  with pytest.raises(hf.WeightError, match='exists already'):
+    hf.save(tmp_path, config, zeros, jnp.float32)
   assert (tmp_path / WEIGHTS).read_bytes() == before
 
 
@@ -463,9 +463,9 @@ def test_a_save_that_fails_leaves_no_model(tmp_path, monkeypatch):
   def full(*args, **kwargs):
     raise OSError('No space left on device')
 
-  monkeypatch.setattr(convert.os, 'replace', full)
-  with pytest.raises(convert.WeightError, match='No space left'):
-    convert.save(tmp_path, config, params, jnp.float32)
+  monkeypatch.setattr(hf.os, 'replace', full)
+  with pytest.raises(hf.WeightError, match='No space left'):
+    hf.save(tmp_path, config, params, jnp.float32)
   assert not list(tmp_path.iterdir())
 
 
@@ -473,8 +473,8 @@ def test_parameters_of_another_config_are_refused(tmp_path):
   config, params, _ = golden_models.load('qwen2_tied')
   wider = dataclasses.replace(config, intermediate_size=161)
   for wrong in (params, qwen.unstack(params)):
-    with pytest.raises(convert.WeightError, match='stacked tree'):
-      convert.save(tmp_path / 'out', wider, wrong, jnp.float32)
+    with pytest.raises(hf.WeightError, match='stacked tree'):
+      hf.save(tmp_path / 'out', wider, wrong, jnp.float32)
   assert not (tmp_path / 'out').exists()
 
 
@@ -487,7 +487,7 @@ def test_transformers_computes_the_same_logits(name, tmp_path):
   import transformers
 
   config, params, record = golden_models.load(name)
-  convert.save(tmp_path, config, params, jnp.float32)
+  hf.save(tmp_path, config, params, jnp.float32)
   loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
     tmp_path, dtype=torch.float32, output_loading_info=True
   )

@@ -45,7 +45,7 @@ def test_the_first_devices_are_used_and_none_is_one_line(monkeypatch):
 
 def test_parameters_are_split_as_the_table_says():
   mesh = abstract_mesh(2, 4, 2)
-  found = sharding.param_shardings(presets.PRESETS['qwen2.5-7b'], mesh)
+  found = sharding.param_shardings(presets.PRESETS['qwen2.5-7b'].param_specs(), mesh)
   attention = found['layers']['attention']
   for got, want in [
     (found['embed']['embedding'], ('tensor', 'fsdp')),
@@ -62,7 +62,7 @@ def test_parameters_are_split_as_the_table_says():
 
 def test_few_key_heads_and_an_odd_vocabulary_are_replicated():
   config = dataclasses.replace(presets.PRESETS['qwen2.5-3b'], vocab_size=1001)
-  found = sharding.param_shardings(config, abstract_mesh(1, 1, 4))
+  found = sharding.param_shardings(config.param_specs(), abstract_mesh(1, 1, 4))
   assert found['layers']['attention']['key']['kernel'].spec == PartitionSpec(
     None, 'fsdp', None, None
   )
@@ -80,7 +80,7 @@ def test_few_key_heads_and_an_odd_vocabulary_are_replicated():
 )
 def test_other_sizes_must_divide(name, sizes, words):
   with pytest.raises(ValueError, match=words) as caught:
-    sharding.param_shardings(presets.PRESETS[name], abstract_mesh(*sizes))
+    sharding.param_shardings(presets.PRESETS[name].param_specs(), abstract_mesh(*sizes))
   assert '\n' not in str(caught.value)
 
 

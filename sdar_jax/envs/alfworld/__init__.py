@@ -1,1 +1,1 @@
-"""ALFWorld: household tasks in text."""
+"""ALFWorld: PDDL engine, generated and official games. Host, no JAX."""

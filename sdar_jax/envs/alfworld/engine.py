@@ -8,7 +8,7 @@ import dataclasses
 import functools
 
 from sdar_jax.envs import base
-from sdar_jax.envs.alfworld import goal as goals
+from sdar_jax.envs.alfworld import pddl_goal as goals
 from sdar_jax.envs.alfworld.pddl import KNIVES, Problem, ProblemError, parse_problem
 
 NOTHING_HAPPENS = 'Nothing happens.'

@@ -7,10 +7,10 @@ did not choose, so they can label any state that a policy gets into.
 import random
 from collections.abc import Iterable
 
-from sdar_jax.envs.alfworld import aims
-from sdar_jax.envs.alfworld.aims import LOOK, TWO
+from sdar_jax.envs.alfworld import instruction
 from sdar_jax.envs.alfworld.belief import TREATMENTS, Belief, class_of
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
+from sdar_jax.envs.alfworld.instruction import LOOK, TWO
 from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
 from sdar_jax.envs.base import Observation, Task
 
@@ -77,7 +77,7 @@ class ObservingExpert:
   def reset(self, task: Task, observation: Observation) -> None:
     """Starts an episode from its first observation."""
     self.thought = ''
-    self.aim = aims.read(task.goal)
+    self.aim = instruction.read(task.goal)
     self.belief = Belief()
     self._salt = f'{self.seed}/{task.task_id}'
     self._take_in(observation)

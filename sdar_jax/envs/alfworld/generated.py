@@ -11,9 +11,9 @@ import json
 import random
 from collections.abc import Sequence
 
-from sdar_jax.envs.alfworld import aims, rooms
-from sdar_jax.envs.alfworld.aims import CLEAN, COOL, HEAT, LOOK, PICK, TWO, Aim
+from sdar_jax.envs.alfworld import instruction, rooms
 from sdar_jax.envs.alfworld.engine import Game
+from sdar_jax.envs.alfworld.instruction import CLEAN, COOL, HEAT, LOOK, PICK, TWO, Aim
 from sdar_jax.envs.base import Task
 
 VERSION = 1
@@ -83,7 +83,7 @@ def _aims(room: rooms.Room, task_type: str) -> list[Aim]:
   """Every aim of this type that makes sense in this room."""
   house = rooms.HOUSEHOLD
   ability = _ABILITY.get(task_type)
-  tool = aims.tool_of(task_type)
+  tool = instruction.tool_of(task_type)
   found = []
   for name in house.objects(room.kind):
     if ability and ability not in house.abilities[name]:
@@ -275,7 +275,7 @@ class GeneratedTasks(Sequence[Task]):
     if not 0 <= index < len(self):
       raise IndexError(f'game {index}: {self.split} has {len(self)} generated games')
     game = layout(self.size, self.split, index)
-    goal = aims.write(game.aim, game.wording)
+    goal = instruction.write(game.aim, game.wording)
     name = f'{self.size}_{self.split}_{index:06d}'
     return Task(
       task_id=f'generated/{self.split}/{index:06d}',

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from sdar_jax import files
 from sdar_jax.envs import records
-from sdar_jax.envs.alfworld import aims
+from sdar_jax.envs.alfworld import instruction
 from sdar_jax.envs.alfworld.engine import GRAMMARS, Game
 from sdar_jax.envs.base import Task
 from sdar_jax.files import FileError
@@ -119,15 +119,15 @@ class OfficialTasks(Sequence[Task]):
     )
 
 
-def read_aim(game_id: str) -> aims.Aim:
+def read_aim(game_id: str) -> instruction.Aim:
   """What a game asks for, by its id (split/type-Object-Movable-Target-scene/trial)."""
   parts = game_id.split('/')[1].split('-')
   if len(parts) != 5:
     raise ValueError(f'its id {game_id[:80]} does not name type, object and target')
   task_type, name, _, target, _ = parts
-  if task_type == aims.LOOK:
-    return aims.Aim(task_type, name, '', target)
-  return aims.Aim(task_type, name, target, aims.tool_of(task_type))
+  if task_type == instruction.LOOK:
+    return instruction.Aim(task_type, name, '', target)
+  return instruction.Aim(task_type, name, target, instruction.tool_of(task_type))
 
 
 def _read(
@@ -153,7 +153,7 @@ def _left_out(game_id: str) -> str | None:
   kind = game_id.split('/')[1].partition('-')[0]
   if 'movable' in game_id or 'Sliced' in game_id:
     return 'with a movable receptacle or a sliced object left out'
-  return None if kind in aims.TASK_TYPES else 'of another task type left out'
+  return None if kind in instruction.TASK_TYPES else 'of another task type left out'
 
 
 def _read_folder(

@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from sdar_jax.envs.alfworld import goal as goals
+from sdar_jax.envs.alfworld import pddl_goal as goals
 
 KNIVES = frozenset({'knifetype', 'butterknifetype'})
 _ARITY = {

@@ -1,1 +1,1 @@
-"""Search-QA: questions answered by searching, in text."""
+"""Search-QA: questions, retrieval, answers. Host, no JAX."""

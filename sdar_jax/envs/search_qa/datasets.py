@@ -20,7 +20,7 @@ from sdar_jax import files
 from sdar_jax.envs import records
 from sdar_jax.envs.base import Task
 from sdar_jax.envs.search_qa import golden
-from sdar_jax.envs.search_qa.retrieval import Passage, quoted
+from sdar_jax.envs.search_qa.retrieval.base import Passage, quoted
 from sdar_jax.files import FileError
 
 _FORMATS = ('.jsonl', '.json', '.tsv', '.csv')

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sdar_jax.envs import base
 from sdar_jax.envs.search_qa import answers
-from sdar_jax.envs.search_qa.retrieval import Passage, Searcher
+from sdar_jax.envs.search_qa.retrieval.base import Passage, Searcher
 
 MAX_TURNS = 4  # ref: the reference's search scripts
 MAX_QUERY = 1024  # characters; longer queries are cut

@@ -17,7 +17,7 @@ from sdar_jax.envs.base import Task
 from sdar_jax.envs.search_qa import relations
 from sdar_jax.envs.search_qa.datasets import Question
 from sdar_jax.envs.search_qa.relations import CHAINS, RELATIONS
-from sdar_jax.envs.search_qa.retrieval import Passage, corpus_digest
+from sdar_jax.envs.search_qa.retrieval.base import Passage, corpus_digest
 
 VERSION = 1
 SPLITS = ('train', 'valid_seen', 'valid_unseen')

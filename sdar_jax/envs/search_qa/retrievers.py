@@ -1,11 +1,11 @@
 """The retrievers by name, opened from plain settings."""
 
 from sdar_jax.envs.base import check_choice
-from sdar_jax.envs.search_qa import dense
-from sdar_jax.envs.search_qa.bm25 import BM25Retriever
-from sdar_jax.envs.search_qa.client import HttpRetriever
 from sdar_jax.envs.search_qa.datasets import read_corpus
-from sdar_jax.envs.search_qa.retrieval import Retriever
+from sdar_jax.envs.search_qa.retrieval import dense
+from sdar_jax.envs.search_qa.retrieval.base import Retriever
+from sdar_jax.envs.search_qa.retrieval.bm25 import BM25Retriever
+from sdar_jax.envs.search_qa.retrieval.client import HttpRetriever
 
 KINDS = ('bm25', 'dense', 'http')
 

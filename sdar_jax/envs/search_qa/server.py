@@ -27,9 +27,9 @@ from absl import app, flags
 
 from sdar_jax import files
 from sdar_jax.envs.base import EnvironmentFault
-from sdar_jax.envs.search_qa.retrieval import Passage, Retriever
+from sdar_jax.envs.search_qa.retrieval.base import Passage, Retriever
 from sdar_jax.envs.search_qa.retrievers import open_retriever
-from sdar_jax.flags import parse_absl
+from sdar_jax.process.flags import parse_absl
 
 PATH = '/retrieve'
 MAX_BODY = 4 * 2**20  # bytes

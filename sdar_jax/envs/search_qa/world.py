@@ -9,19 +9,18 @@ from typing import Any
 
 from sdar_jax.envs import base
 from sdar_jax.envs.search_qa import (
-  client,
   datasets,
   engine,
   generated,
   prompts,
   relations,
   retrievers,
-  wire,
 )
 from sdar_jax.envs.search_qa import expert as experts
 from sdar_jax.envs.search_qa import parser as parsers
-from sdar_jax.envs.search_qa.bm25 import BM25Retriever
-from sdar_jax.envs.search_qa.retrieval import Retriever, Searcher
+from sdar_jax.envs.search_qa.retrieval import client, wire
+from sdar_jax.envs.search_qa.retrieval.base import Retriever, Searcher
+from sdar_jax.envs.search_qa.retrieval.bm25 import BM25Retriever
 
 SOURCES = ('generated', 'official')
 

@@ -1,1 +1,1 @@
-"""WebShop: our own engine, generated or official catalogues, prompts and experts."""
+"""WebShop: search engine, shop, goals and reward. Host, no JAX."""

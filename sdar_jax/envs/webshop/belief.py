@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from sdar_jax.envs.base import Exchange, Observation
 from sdar_jax.envs.webshop.engine import read_action
+from sdar_jax.envs.webshop.instruction import Wish
 from sdar_jax.envs.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SEARCH, SEPARATOR
-from sdar_jax.envs.webshop.wish import Wish
 
 START, RESULTS, ITEM, DETAIL, DONE = 'start', 'results', 'item', 'detail', 'done'
 _NUMBER = re.compile(r'Page (\d+) \(Total results: \d+\)')

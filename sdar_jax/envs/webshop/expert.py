@@ -8,7 +8,7 @@ labelled.
 import random
 
 from sdar_jax.envs.base import Observation, Task
-from sdar_jax.envs.webshop import generated, wish
+from sdar_jax.envs.webshop import generated, instruction
 from sdar_jax.envs.webshop.belief import DETAIL, ITEM, RESULTS, START, Belief
 
 KINDS = ('informed', 'blind')
@@ -37,7 +37,7 @@ class ShoppingExpert:
 
   def reset(self, task: Task, observation: Observation) -> None:
     """Starts an episode from its first observation."""
-    asked = wish.read(task.goal)
+    asked = instruction.read(task.goal)
     if asked is None:
       raise ValueError(
         f'expert {self.kind!r} plays the generated shop only: set '

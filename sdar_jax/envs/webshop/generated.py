@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sdar_jax.envs.base import Task
-from sdar_jax.envs.webshop import wish
+from sdar_jax.envs.webshop import instruction
 from sdar_jax.envs.webshop.catalogue import MemoryCatalogue, Product
 from sdar_jax.envs.webshop.goals import Goal
-from sdar_jax.envs.webshop.wish import Wish
+from sdar_jax.envs.webshop.instruction import Wish
 
 VERSION = 1
 # Tasks per split, and twentieths of all possible wishes that belong to it.
@@ -165,7 +165,7 @@ def _goal(
   options = dict(zip(product.options, values, strict=True))
   drawn = _hash(f'goal/{VERSION}/{product.asin}/{name}')
   limit = int(product.prices[0]) // 10 * 10 + _ROOM[drawn % len(_ROOM)]
-  wording = drawn // len(_ROOM) % wish.WORDINGS
+  wording = drawn // len(_ROOM) % instruction.WORDINGS
   return Goal(
     goal_id=f'{product.asin}-{hashlib.sha256(name.encode()).hexdigest()[:12]}',
     asin=product.asin,
@@ -173,7 +173,9 @@ def _goal(
     query=product.query,
     name=product.title,
     product_category=product.product_category,
-    instruction_text=wish.write(Wish(product.query, wanted, options, limit), wording),
+    instruction_text=instruction.write(
+      Wish(product.query, wanted, options, limit), wording
+    ),
     attributes=wanted,
     options=tuple(sorted(options.items())),
     price_upper=float(limit),

@@ -11,7 +11,7 @@ import numpy as np
 
 from sdar_jax import files
 from sdar_jax.envs.base import Task
-from sdar_jax.envs.webshop import store
+from sdar_jax.envs.webshop import disk_catalogue
 from sdar_jax.envs.webshop.catalogue import Catalogue
 from sdar_jax.envs.webshop.goals import Goals
 from sdar_jax.envs.webshop.nouns import NounSource
@@ -46,7 +46,7 @@ def open_shop(data_dir: str, size: str, noun_source: str) -> Shop:
 
 @functools.cache
 def _open_shop(root: Path, size: str, noun_source: str) -> Shop:
-  return store.open_official(root, size, NounSource(noun_source))
+  return disk_catalogue.open_official(root, size, NounSource(noun_source))
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sdar_jax.envs import base
 from sdar_jax.envs.base import Exchange, Observation, Task
-from sdar_jax.envs.webshop import wish
+from sdar_jax.envs.webshop import instruction as instruction_lib
 from sdar_jax.envs.webshop.belief import (
   DETAIL,
   ITEM,
@@ -19,7 +19,7 @@ from sdar_jax.envs.webshop.belief import (
   believe,
   without_instruction,
 )
-from sdar_jax.envs.webshop.wish import Wish
+from sdar_jax.envs.webshop.instruction import Wish
 
 VERSION = 1
 STYLES = ('paper', 'compact')
@@ -85,7 +85,7 @@ def compact(
   marks and the chosen options are a view of the whole history, since a policy without
   memory needs to know what it has been through.
   """
-  asked = wish.read(task.goal)
+  asked = instruction_lib.read(task.goal)
   belief = believe(base.whole(history), observation)
   shown = min(length, len(history))
   lines = [_goal(asked) if asked else task.goal, _last(belief, shown)]

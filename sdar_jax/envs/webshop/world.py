@@ -11,16 +11,16 @@ from sdar_jax.envs import action_parser as parsers
 from sdar_jax.envs import base
 from sdar_jax.envs.webshop import (
   belief,
+  disk_catalogue,
   engine,
   generated,
   nouns,
   official,
   pages,
   prompts,
-  store,
 )
 from sdar_jax.envs.webshop import expert as experts
-from sdar_jax.envs.webshop import wish as wishes
+from sdar_jax.envs.webshop import instruction as wishes
 from sdar_jax.envs.webshop.shop import Shop
 
 SOURCES = ('generated', 'official')
@@ -67,7 +67,7 @@ class WebshopWorld:
     parser: str = 'reference',
   ):
     base.check_choice('source', source, SOURCES)
-    base.check_choice('size', size, store.SIZES)
+    base.check_choice('size', size, disk_catalogue.SIZES)
     base.check_choice('reward', reward, engine.REWARDS)
     base.check_choice('prompt_style', prompt_style, prompts.STYLES)
     base.check_choice('parser', parser, parsers.MODES)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from shared import shared_path
 
-from sdar_jax.envs.alfworld import aims, generated
+from sdar_jax.envs.alfworld import generated, instruction
 from sdar_jax.envs.alfworld.belief import Belief, believe
 from sdar_jax.envs.alfworld.engine import AlfworldEnv, Game
 from sdar_jax.envs.alfworld.expert import ObservingExpert, OracleExpert
@@ -166,7 +166,7 @@ def test_the_target_of_a_plain_move_is_searched_last():
   first = {}
   for target in ('bed', 'desk'):
     goal = f'put a laptop in {target}.'
-    task = Task('laptop', aims.PICK, goal, aims.read(goal).metadata, None)
+    task = Task('laptop', instruction.PICK, goal, instruction.read(goal).metadata, None)
     expert = ObservingExpert('likely')
     observation = Observation(intro, admissible)
     expert.reset(task, observation)

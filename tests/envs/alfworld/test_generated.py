@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sdar_jax.envs.alfworld import aims, generated, rooms
+from sdar_jax.envs.alfworld import generated, instruction, rooms
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
 from sdar_jax.envs.alfworld.expert import OracleExpert
 from sdar_jax.envs.alfworld.generated import GeneratedTasks
@@ -96,12 +96,12 @@ def test_task_types_come_in_the_stated_proportions():
   tasks = GeneratedTasks('valid_unseen')
   counts = collections.Counter(tasks[i].task_type for i in range(500))
   assert counts == {
-    aims.PICK: 125,
-    aims.LOOK: 50,
-    aims.CLEAN: 100,
-    aims.HEAT: 50,
-    aims.COOL: 100,
-    aims.TWO: 75,
+    instruction.PICK: 125,
+    instruction.LOOK: 50,
+    instruction.CLEAN: 100,
+    instruction.HEAT: 50,
+    instruction.COOL: 100,
+    instruction.TWO: 75,
   }
 
 
@@ -163,25 +163,27 @@ def test_the_household_is_consistent():
   assert house.openable == {'Cabinet', 'Drawer', 'Fridge', 'Microwave', 'Safe'}
 
 
-@pytest.mark.parametrize('task_type', aims.TASK_TYPES)
+@pytest.mark.parametrize('task_type', instruction.TASK_TYPES)
 @pytest.mark.parametrize('variant', [0, 1])
 def test_goals_are_read_as_they_were_written(task_type, variant):
-  target = '' if task_type == aims.LOOK else 'SideTable'
-  aim = aims.Aim(task_type, 'ButterKnife', target, aims.tool_of(task_type))
-  assert aims.read(aims.write(aim, variant)).metadata == aim.metadata
+  target = '' if task_type == instruction.LOOK else 'SideTable'
+  aim = instruction.Aim(
+    task_type, 'ButterKnife', target, instruction.tool_of(task_type)
+  )
+  assert instruction.read(instruction.write(aim, variant)).metadata == aim.metadata
 
 
 def test_goals_of_games_agree_with_their_metadata():
   tasks = GeneratedTasks('valid_seen')
   for index in range(100):
     task = tasks[index]
-    assert aims.read(task.goal).metadata == task.metadata
+    assert instruction.read(task.goal).metadata == task.metadata
     assert task.metadata['task_type'] == task.task_type
 
 
 def test_an_unknown_goal_is_refused_in_one_line():
   with pytest.raises(ValueError, match=r"^goal 'tidy up'.*$"):
-    aims.read('tidy up')
+    instruction.read('tidy up')
 
 
 def test_digests_tell_task_sets_apart():

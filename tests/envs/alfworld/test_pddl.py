@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_path
 
-from sdar_jax.envs.alfworld import goal as goals
+from sdar_jax.envs.alfworld import pddl_goal as goals
 from sdar_jax.envs.alfworld.engine import AlfworldEnv, Game
 from sdar_jax.envs.alfworld.official import OfficialTasks
 from sdar_jax.envs.alfworld.pddl import ProblemError, parse_problem

@@ -8,9 +8,9 @@ import pytest
 from shared import shared_path
 
 from sdar_jax.envs.search_qa.answers import sub_match
-from sdar_jax.envs.search_qa.bm25 import STOP_WORDS, BM25Retriever, tokenize
 from sdar_jax.envs.search_qa.datasets import read_corpus, read_questions
-from sdar_jax.envs.search_qa.retrieval import Passage
+from sdar_jax.envs.search_qa.retrieval.base import Passage
+from sdar_jax.envs.search_qa.retrieval.bm25 import STOP_WORDS, BM25Retriever, tokenize
 
 WORDS = ['ada', 'engine', 'river', 'town', 'born', 'of', 'the', 'x', '7', 'loom', 'ink']
 

@@ -11,11 +11,11 @@ import faulty_server as faulty
 import pytest
 
 from sdar_jax.envs.base import EnvironmentFault, EnvironmentTimeout, Task
-from sdar_jax.envs.search_qa import client as client_module
-from sdar_jax.envs.search_qa.client import Circuit, HttpRetriever, read_reply
 from sdar_jax.envs.search_qa.datasets import Question
 from sdar_jax.envs.search_qa.engine import SearchQAEnv
-from sdar_jax.envs.search_qa.retrieval import Passage, Searcher
+from sdar_jax.envs.search_qa.retrieval import client as client_module
+from sdar_jax.envs.search_qa.retrieval.base import Passage, Searcher
+from sdar_jax.envs.search_qa.retrieval.client import Circuit, HttpRetriever, read_reply
 
 QUICK = {'deadline': 30.0, 'tries': 3, 'pause': 0.01}
 QUERIES = ['who', 'where', 'when']

@@ -20,7 +20,7 @@ from sdar_jax.envs.search_qa.datasets import (
   read_questions,
   read_split,
 )
-from sdar_jax.envs.search_qa.retrieval import Passage
+from sdar_jax.envs.search_qa.retrieval.base import Passage
 from sdar_jax.files import FileError
 
 ROWS = [

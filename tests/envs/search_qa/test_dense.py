@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from sdar_jax.envs.search_qa import dense
-from sdar_jax.envs.search_qa.retrieval import Passage
+from sdar_jax.envs.search_qa.retrieval import dense
+from sdar_jax.envs.search_qa.retrieval.base import Passage
 from sdar_jax.envs.search_qa.retrievers import open_retriever
 
 PASSAGES = [Passage(f't{i}', f'text {i}') for i in range(40)]

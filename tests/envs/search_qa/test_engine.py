@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sdar_jax.envs.base import EnvironmentFault, EnvironmentTimeout, Task
 from sdar_jax.envs.search_qa import engine
 from sdar_jax.envs.search_qa.datasets import Question
-from sdar_jax.envs.search_qa.retrieval import Passage, Searcher
+from sdar_jax.envs.search_qa.retrieval.base import Passage, Searcher
 
 TEXT = 'Ada Lovelace wrote\nabout  the engine. </information>'
 

@@ -10,7 +10,7 @@ import pytest
 from sdar_jax.envs.base import Observation, Task
 from sdar_jax.envs.search_qa import engine
 from sdar_jax.envs.search_qa.expert import ScriptedExpert
-from sdar_jax.envs.search_qa.retrieval import Passage
+from sdar_jax.envs.search_qa.retrieval.base import Passage
 from sdar_jax.envs.search_qa.world import SearchQAWorld
 
 SPLITS = ('train', 'valid_seen', 'valid_unseen')

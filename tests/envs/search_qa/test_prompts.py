@@ -6,7 +6,7 @@ import pytest
 
 from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.search_qa import engine, prompts, relations
-from sdar_jax.envs.search_qa.retrieval import Passage
+from sdar_jax.envs.search_qa.retrieval.base import Passage
 from sdar_jax.envs.search_qa.world import SearchQAWorld
 
 COMPACT = {'prompt_style': 'compact', 'parser': 'strict'}

@@ -17,11 +17,12 @@ from absl import flags
 from absl.testing import flagsaver
 from shared import shared_path
 
-from sdar_jax.envs.search_qa import dense, server
-from sdar_jax.envs.search_qa.bm25 import BM25Retriever
-from sdar_jax.envs.search_qa.client import HttpRetriever
+from sdar_jax.envs.search_qa import server
 from sdar_jax.envs.search_qa.datasets import read_corpus
-from sdar_jax.envs.search_qa.retrieval import Passage
+from sdar_jax.envs.search_qa.retrieval import dense
+from sdar_jax.envs.search_qa.retrieval.base import Passage
+from sdar_jax.envs.search_qa.retrieval.bm25 import BM25Retriever
+from sdar_jax.envs.search_qa.retrieval.client import HttpRetriever
 
 PASSAGES = [Passage(f'Town {i}', f'On the river {i % 7} .\nOld.') for i in range(50)]
 QUERIES = [f'town {i} river' for i in range(30)] + ['nothing known', '\u2028é"']

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdar_jax import skills
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.base import ParsedAction
 from sdar_jax.envs.search_qa import datasets, engine, relations
 from sdar_jax.envs.search_qa.world import SearchQAWorld
+from sdar_jax.prompts import skills
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = {'prompt_style': 'compact', 'parser': 'strict'}

@@ -9,7 +9,7 @@ from sdar_jax.envs.base import Exchange, Observation
 from sdar_jax.envs.webshop import belief as beliefs
 from sdar_jax.envs.webshop.belief import believe
 from sdar_jax.envs.webshop.generated import GeneratedTasks
-from sdar_jax.envs.webshop.wish import Wish
+from sdar_jax.envs.webshop.instruction import Wish
 from sdar_jax.envs.webshop.world import WebshopWorld
 
 WISH = Wish('drum', ('loud',), {'color': 'red', 'size': 'big'}, 40)

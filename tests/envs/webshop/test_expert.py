@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdar_jax.envs.base import Task
-from sdar_jax.envs.webshop import generated, wish
+from sdar_jax.envs.webshop import generated, instruction
 from sdar_jax.envs.webshop.engine import admits
 from sdar_jax.envs.webshop.expert import ShoppingExpert
 from sdar_jax.envs.webshop.generated import GeneratedTasks
@@ -180,7 +180,7 @@ def test_only_the_right_line_price_and_options_score_fully():
   for row in range(len(shop.catalogue)):
     rows[shop.catalogue[row].query].append(row)
   for task in [GeneratedTasks('train')[i] for i in range(120)]:
-    goal, asked = task.payload, wish.read(task.goal)
+    goal, asked = task.payload, instruction.read(task.goal)
     good = generated.shop()[goal.category].lines_with(goal.attributes)
     for row in rows[goal.query]:
       product = shop.catalogue[row]

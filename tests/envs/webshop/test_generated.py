@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sdar_jax.envs.webshop import generated, wish
+from sdar_jax.envs.webshop import generated, instruction
 from sdar_jax.envs.webshop.generated import GeneratedTasks
-from sdar_jax.envs.webshop.wish import Wish
-from sdar_jax.skills import SkillBank
+from sdar_jax.envs.webshop.instruction import Wish
+from sdar_jax.prompts.skills import SkillBank
 
 # SHA-256 over the catalogue and all goals: they are what results refer to, so a change
 # of theirs needs a new generated.VERSION and then a new value here.
@@ -182,7 +182,7 @@ def test_goals_are_true_of_their_products():
 def test_instructions_say_the_whole_goal():
   for goals in generated.goals().values():
     for goal in goals:
-      asked = wish.read(goal.instruction_text)
+      asked = instruction.read(goal.instruction_text)
       assert asked.kind == goal.query and asked.attributes == goal.attributes
       assert tuple(sorted(asked.options.items())) == goal.options
       assert asked.limit == goal.price_upper
@@ -190,27 +190,29 @@ def test_instructions_say_the_whole_goal():
 
 def test_both_wordings_occur():
   starts = collections.Counter(task.goal[:5] for task in GeneratedTasks('test'))
-  assert len(starts) == wish.WORDINGS and min(starts.values()) > 150
+  assert len(starts) == instruction.WORDINGS and min(starts.values()) > 150
 
 
-@pytest.mark.parametrize('wording', range(wish.WORDINGS))
+@pytest.mark.parametrize('wording', range(instruction.WORDINGS))
 @pytest.mark.parametrize('attributes', [('light',), ('light', 'loud')])
 @pytest.mark.parametrize('options', [{'color': 'red'}, {'color': 'red', 'size': 'big'}])
 def test_wishes_are_read_as_they_were_written(wording, attributes, options):
   asked = Wish('drum', attributes, options, 40)
-  assert wish.read(wish.write(asked, wording)) == asked
+  assert instruction.read(instruction.write(asked, wording)) == asked
 
 
 def test_other_instructions_are_not_wishes():
-  assert wish.read('i need a red drum, and price lower than 40.00 dollars') is None
-  assert wish.read('') is None
+  assert (
+    instruction.read('i need a red drum, and price lower than 40.00 dollars') is None
+  )
+  assert instruction.read('') is None
 
 
 def test_tasks_tell_retrieval_no_more_than_the_instruction_does():
   for task in GeneratedTasks('valid_unseen'):
     assert task.metadata == {
       'task_type': task.task_type,
-      'object': wish.read(task.goal).kind,
+      'object': instruction.read(task.goal).kind,
     }
     assert generated.category_of(task.metadata['object']) == task.task_type
 

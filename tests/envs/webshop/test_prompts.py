@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdar_jax.envs.base import Exchange, Observation, Task
-from sdar_jax.envs.webshop import generated, prompts, wish
+from sdar_jax.envs.webshop import generated, instruction, prompts
 from sdar_jax.envs.webshop.belief import believe, without_instruction
 from sdar_jax.envs.webshop.generated import GeneratedTasks
 from sdar_jax.envs.webshop.world import WebshopWorld
@@ -90,7 +90,7 @@ def test_the_compact_goal_holds_the_whole_wish():
   for task in GeneratedTasks('valid_unseen'):
     observation = world('compact').make_env().reset(task)
     goal, lines, _ = parts(world('compact').render(task, (), observation))
-    asked = wish.read(task.goal)
+    asked = instruction.read(task.goal)
     options = [word for pair in asked.options.items() for word in pair]
     words = [asked.kind, *asked.attributes, *options, 'under', str(asked.limit)]
     assert goal.split() == words and lines == {'start': 'start'}
@@ -134,7 +134,7 @@ def test_results_are_listed_with_first_words_and_price():
 def test_marks_are_what_pages_have_shown():
   marks = set()
   for task, history, observation, _ in turns('blind', 80, 0.5):
-    belief, asked = believe(history, observation), wish.read(task.goal)
+    belief, asked = believe(history, observation), instruction.read(task.goal)
     _, _, products = parts(world('compact').render(task, history, observation))
     for line in products:
       asin, mark = line.split()[3], line.split()[4:]

@@ -11,7 +11,7 @@ import little_shop
 import numpy as np
 import pytest
 
-from sdar_jax.envs.webshop import goals, store
+from sdar_jax.envs.webshop import disk_catalogue, goals
 from sdar_jax.envs.webshop.catalogue import Instruction, MemoryCatalogue
 from sdar_jax.envs.webshop.goals import Goals
 from sdar_jax.envs.webshop.nouns import NounSource
@@ -20,8 +20,8 @@ from sdar_jax.envs.webshop.official import SPLITS, OfficialTasks
 
 @pytest.fixture
 def shop(tmp_path):
-  store.build(tmp_path / 'shop', little_shop.products())
-  return store.open_shop(tmp_path / 'shop', NounSource('rule'))
+  disk_catalogue.build(tmp_path / 'shop', little_shop.products())
+  return disk_catalogue.open_shop(tmp_path / 'shop', NounSource('rule'))
 
 
 def same(shop):
@@ -63,21 +63,21 @@ def test_nothing_is_left_of_a_build_that_failed(tmp_path):
     raise OSError('disk full')
 
   with pytest.raises(OSError, match='disk full'):
-    store.build(tmp_path / 'shop', broken())
+    disk_catalogue.build(tmp_path / 'shop', broken())
   assert not list(tmp_path.iterdir())
 
 
 def test_a_build_replaces_what_was_there(tmp_path):
-  store.build(tmp_path / 'shop', little_shop.products()[:2])
-  store.build(tmp_path / 'shop', little_shop.products())
-  same(store.open_shop(tmp_path / 'shop'))
+  disk_catalogue.build(tmp_path / 'shop', little_shop.products()[:2])
+  disk_catalogue.build(tmp_path / 'shop', little_shop.products())
+  same(disk_catalogue.open_shop(tmp_path / 'shop'))
   assert [path.name for path in tmp_path.iterdir()] == ['shop']
 
 
 def test_others_may_read_a_shop_as_they_may_read_any_new_file(tmp_path):
   before = os.umask(0o022)
   try:
-    store.build(tmp_path / 'shop', little_shop.products())
+    disk_catalogue.build(tmp_path / 'shop', little_shop.products())
   finally:
     os.umask(before)
   assert (tmp_path / 'shop').stat().st_mode & 0o777 == 0o755
@@ -85,7 +85,7 @@ def test_others_may_read_a_shop_as_they_may_read_any_new_file(tmp_path):
 
 def write_official(folder, size, count=12):
   """Official files that hold `count` lamps, every one with an instruction."""
-  products_name, known_name = store.OFFICIAL[size]
+  products_name, known_name = disk_catalogue.OFFICIAL[size]
   entries = [
     {
       'asin': f'B{n:09d}',
@@ -109,45 +109,47 @@ def write_official(folder, size, count=12):
 @pytest.mark.parametrize('size, kind', [('small', MemoryCatalogue), ('full', None)])
 def test_official_folders(tmp_path, size, kind):
   write_official(tmp_path, size)
-  shop = store.open_official(tmp_path, size)
-  assert type(shop.catalogue) is (kind or store.DiskCatalogue)
+  shop = disk_catalogue.open_official(tmp_path, size)
+  assert type(shop.catalogue) is (kind or disk_catalogue.DiskCatalogue)
   assert len(Goals(shop.catalogue)) == 12
   assert shop.index.search('lamp 7')[0] == 7
   person = {'instruction_attributes': ['bright'], 'instruction_options': []}
   people = {'B000000003': [person | {'instruction': 'a lamp.'}]}
-  (tmp_path / store.HUMAN).write_text(json.dumps(people))
-  again = store.open_official(tmp_path, size)
+  (tmp_path / disk_catalogue.HUMAN).write_text(json.dumps(people))
+  again = disk_catalogue.open_official(tmp_path, size)
   assert len(Goals(again.catalogue, human=True)) == 1, 'the new file was read'
 
 
 def test_the_full_shop_is_built_once(tmp_path, monkeypatch):
   write_official(tmp_path, 'full')
   built = []
-  build = store.build
-  monkeypatch.setattr(store, 'build', lambda *given: built.append(build(*given)))
-  first = store.open_official(tmp_path, 'full').catalogue.digest
-  assert store.open_official(tmp_path, 'full').catalogue.digest == first
+  build = disk_catalogue.build
+  monkeypatch.setattr(
+    disk_catalogue, 'build', lambda *given: built.append(build(*given))
+  )
+  first = disk_catalogue.open_official(tmp_path, 'full').catalogue.digest
+  assert disk_catalogue.open_official(tmp_path, 'full').catalogue.digest == first
   assert len(built) == 1
   write_official(tmp_path, 'full', 13)
-  assert len(store.open_official(tmp_path, 'full').catalogue) == 13
-  monkeypatch.setattr(store, 'VERSION', store.VERSION + 1)
-  store.open_official(tmp_path, 'full')
+  assert len(disk_catalogue.open_official(tmp_path, 'full').catalogue) == 13
+  monkeypatch.setattr(disk_catalogue, 'VERSION', disk_catalogue.VERSION + 1)
+  disk_catalogue.open_official(tmp_path, 'full')
   assert len(built) == 3
 
 
 def test_files_that_were_only_copied_are_not_read_again(tmp_path, monkeypatch):
   write_official(tmp_path, 'full')
-  store.open_official(tmp_path, 'full')
-  path = tmp_path / store.OFFICIAL['full'][0]
+  disk_catalogue.open_official(tmp_path, 'full')
+  path = tmp_path / disk_catalogue.OFFICIAL['full'][0]
   os.utime(path, ns=(0, 0))
-  monkeypatch.setattr(store, 'build', None)
-  assert len(store.open_official(tmp_path, 'full').catalogue) == 12
-  monkeypatch.setattr(store.files, 'digest', None)
-  store.open_official(tmp_path, 'full')  # The new date is known by now.
+  monkeypatch.setattr(disk_catalogue, 'build', None)
+  assert len(disk_catalogue.open_official(tmp_path, 'full').catalogue) == 12
+  monkeypatch.setattr(disk_catalogue.files, 'digest', None)
+  disk_catalogue.open_official(tmp_path, 'full')  # The new date is known by now.
   monkeypatch.undo()
   text = path.read_text().replace('Lamp 11', 'Lamp 99')
   path.write_text(text)  # As many bytes.
-  assert store.open_official(tmp_path, 'full').catalogue[11].title == 'Lamp 99'
+  assert disk_catalogue.open_official(tmp_path, 'full').catalogue[11].title == 'Lamp 99'
 
 
 def test_families_of_human_goals_are_stored_too(tmp_path, monkeypatch):
@@ -156,10 +158,10 @@ def test_families_of_human_goals_are_stored_too(tmp_path, monkeypatch):
     little_shop.product(f'B{n}', 'Lamp', human=(Instruction(f'lamp {word}', ('x',)),))
     for n, word in enumerate(said)
   ]
-  store.build(tmp_path / 'shop', lamps)
+  disk_catalogue.build(tmp_path / 'shop', lamps)
   expected = splits(MemoryCatalogue(lamps), human=True)
   monkeypatch.setattr(goals, 'family_keys', None)
-  assert splits(store.DiskCatalogue(tmp_path / 'shop'), human=True) == expected
+  assert splits(disk_catalogue.DiskCatalogue(tmp_path / 'shop'), human=True) == expected
 
 
 def told(tasks):
@@ -169,16 +171,18 @@ def told(tasks):
 def test_official_splits_are_found_once_and_are_those_in_memory(tmp_path, monkeypatch):
   write_official(tmp_path, 'full', 1600)
   read = lambda: MemoryCatalogue(
-    store.catalogue.read_products(*(tmp_path / n for n in store.OFFICIAL['full']))
+    disk_catalogue.catalogue.read_products(
+      *(tmp_path / n for n in disk_catalogue.OFFICIAL['full'])
+    )
   )
   memory = read()
   expected = [told(OfficialTasks(memory, split)) for split in SPLITS]
-  shelf = store.open_official(tmp_path, 'full').catalogue
+  shelf = disk_catalogue.open_official(tmp_path, 'full').catalogue
   monkeypatch.setattr(goals, 'family_keys', None)  # Nothing is hashed any more.
   assert [told(OfficialTasks(shelf, split)) for split in SPLITS] == expected
   monkeypatch.undo()
   write_official(tmp_path, 'full', 1601)
-  shelf = store.open_official(tmp_path, 'full').catalogue
+  shelf = disk_catalogue.open_official(tmp_path, 'full').catalogue
   changed = [told(OfficialTasks(shelf, split)) for split in SPLITS]
   memory = read()
   assert changed == [told(OfficialTasks(memory, split)) for split in SPLITS]
@@ -242,9 +246,11 @@ def test_a_builder_that_is_killed_is_succeeded_and_leaves_nothing(tmp_path):
   builder.communicate()
   out, err = waiting.communicate(timeout=120)
   assert waiting.returncode == 0 and 'building the shop once' in err
-  expected = store.open_official(tmp_path, 'full').catalogue.digest
+  expected = disk_catalogue.open_official(tmp_path, 'full').catalogue.digest
   assert out.split() == ['12', expected, '7']
-  names = {path.name for path in tmp_path.iterdir()} - set(store.OFFICIAL['full'])
+  names = {path.name for path in tmp_path.iterdir()} - set(
+    disk_catalogue.OFFICIAL['full']
+  )
   assert names == {'sdar_jax_shop', '.sdar_jax_shop-lock'}
 
 
@@ -252,16 +258,18 @@ def test_missing_files_and_sizes_are_named(tmp_path):
   with pytest.raises(
     FileNotFoundError, match=r'items_shuffle_1000\.json: not found; set'
   ):
-    store.open_official(tmp_path)
+    disk_catalogue.open_official(tmp_path)
   with pytest.raises(ValueError, match="size='huge': must be one of"):
-    store.open_official(tmp_path, 'huge')
+    disk_catalogue.open_official(tmp_path, 'huge')
 
 
 def test_many_products_are_found_by_their_asins(tmp_path):
   rng = np.random.default_rng(0)
   asins = [f'B{n:09d}' for n in rng.permutation(500)]
-  store.build(tmp_path / 'shop', [little_shop.product(asin, 'X') for asin in asins])
-  shelf = store.DiskCatalogue(tmp_path / 'shop')
+  disk_catalogue.build(
+    tmp_path / 'shop', [little_shop.product(asin, 'X') for asin in asins]
+  )
+  shelf = disk_catalogue.DiskCatalogue(tmp_path / 'shop')
   assert [shelf.row_of(asin) for asin in asins] == list(range(500))
 
 
@@ -276,7 +284,10 @@ DAMAGE = [
     'shop.json',
     lambda path: path.write_text('{"version": 2, "digest": "", "bytes": 1}'),
   ),
-  ('shop.json', lambda path: path.write_text(f'{{"version": {store.VERSION}}}')),
+  (
+    'shop.json',
+    lambda path: path.write_text(f'{{"version": {disk_catalogue.VERSION}}}'),
+  ),
   *((name, cut) for name in ('products.jsonl', 'names.json', 'terms.json', 'rows.npy')),
   *((name, os.unlink) for name in ('asins.npy', 'offsets.npy')),
 ]
@@ -285,22 +296,24 @@ DAMAGE = [
 @pytest.mark.parametrize('name, spoil', DAMAGE)
 def test_a_damaged_shop_is_named_or_built_again(tmp_path, name, spoil, caplog):
   write_official(tmp_path, 'full')
-  expected = store.open_official(tmp_path, 'full').catalogue.digest
-  folder = tmp_path / store.FOLDER
+  expected = disk_catalogue.open_official(tmp_path, 'full').catalogue.digest
+  folder = tmp_path / disk_catalogue.FOLDER
   spoil(folder / name)
-  with pytest.raises(store.files.FileError, match='delete the folder') as caught:
-    store.open_shop(folder)
+  with pytest.raises(
+    disk_catalogue.files.FileError, match='delete the folder'
+  ) as caught:
+    disk_catalogue.open_shop(folder)
   assert str(folder) in str(caught.value) and '\n' not in str(caught.value)
   caplog.clear()
-  shop = store.open_official(tmp_path, 'full')
+  shop = disk_catalogue.open_official(tmp_path, 'full')
   assert shop.catalogue.digest == expected and shop.index.search('lamp 7')[0] == 7
   assert f'{folder}: not used: ' in caplog.messages[0]
 
 
 def test_damage_that_keeps_the_sizes_is_named_where_it_is_met(tmp_path):
-  store.build(tmp_path / 'shop', little_shop.products())
+  disk_catalogue.build(tmp_path / 'shop', little_shop.products())
   path = tmp_path / 'shop/products.jsonl'
   path.write_bytes(b'[' + b' ' * (path.stat().st_size - 1))
-  shelf = store.DiskCatalogue(tmp_path / 'shop')
-  with pytest.raises(store.files.FileError, match=r'shop: damaged .*delete'):
+  shelf = disk_catalogue.DiskCatalogue(tmp_path / 'shop')
+  with pytest.raises(disk_catalogue.files.FileError, match=r'shop: damaged .*delete'):
     shelf[0]

@@ -10,7 +10,7 @@ from sdar_jax.envs import base
 from sdar_jax.envs.base import Exchange, Observation, ParsedAction
 from sdar_jax.envs.webshop import engine, generated, prompts
 from sdar_jax.envs.webshop.world import WebshopWorld
-from sdar_jax.skills import SkillBank
+from sdar_jax.prompts.skills import SkillBank
 
 SMALL = {'prompt_style': 'compact', 'parser': 'strict', 'noun_source': 'rule'}
 

@@ -1,0 +1,1 @@
+"""Advantages of a whole step. Device."""

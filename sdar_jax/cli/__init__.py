@@ -1,0 +1,1 @@
+"""Command line of `main`, and what it says of a config. Host, no JAX."""

@@ -1,0 +1,1 @@
+"""Environments in processes that may die. Host, no JAX."""

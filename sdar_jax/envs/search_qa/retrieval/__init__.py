@@ -1,0 +1,1 @@
+"""Retrieval of passages: BM25, dense, a server. Host, no JAX."""

@@ -1,0 +1,1 @@
+"""Evaluation: panels, reports, statistics, comparisons. Host, no JAX."""

@@ -1,0 +1,205 @@
+"""Evaluation on fixed panels: every task so many times, with an interval."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sdar_jax.envs.pool.pool import Pool
+from sdar_jax.evaluation import averages, statistics
+from sdar_jax.evaluation.panels import Panel
+from sdar_jax.prompts import fitting
+from sdar_jax.rollout import episodes
+from sdar_jax.trajectory import Outcome, Trajectory
+
+REPORT_SCHEMA = 2  # 2: which tasks, settings and weights; intervals over tasks.
+MAX_FAULTS = 0.1  # Share of the episodes that infrastructure may take from a result.
+# Leads the identity of evaluation requests, which no training step's can equal.
+_IDENTITY = -1
+
+
+class EvaluationError(RuntimeError):
+  """Too little was played for a result: one line with the counts."""
+
+  exit_code = 70
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is played and how: reports of one plan may stand side by side.
+
+  Attributes:
+    panel: the tasks.
+    agent: prompts, decoding and sampling.
+    attempts: times that each task is played.
+    seed: of the sampler.
+    with_skills: whether the policy is shown skills.
+    world_digest: what episodes consist of.
+  """
+
+  panel: Panel
+  agent: episodes.Agent
+  attempts: int
+  seed: int
+  with_skills: bool
+  world_digest: str
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """All that decides a report besides the weights, as its first entries."""
+    sampling = self.agent.sampling
+    return {
+      'schema': REPORT_SCHEMA,
+      'panel': self.panel.name,
+      'panel_digest': self.panel.digest,
+      'composition': dict(self.panel.composition),
+      'world_digest': self.world_digest,
+      'with_skills': self.with_skills,
+      'temperature': sampling.temperature,
+      'top_p': sampling.top_p,
+      'top_k': sampling.top_k,
+      'max_prompt_tokens': self.agent.max_prompt_tokens,
+      'max_response_tokens': sampling.max_tokens,
+      'attempts': self.attempts,
+      'seed': self.seed,
+    }
+
+
+def evaluate(
+  plan: Plan,
+  pool: Pool,
+  sampler: episodes.TokenSampler,
+  weights: Mapping[str, Any],
+  *,
+  should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[dict[str, Any], list[Trajectory]]:
+  """Plays each task of the plan's panel and reports.
+
+  The same plan and weights give the same report.
+
+  Args:
+    plan: what is played and how.
+    pool: environments of the panel's world.
+    sampler: completes prompts.
+    weights: what names them (step, digests); becomes part of the report.
+    should_stop: asked between polls.
+
+  Returns:
+    The report (plain JSON) and the trajectories, task by task.
+
+  Raises:
+    rollout.Interrupted: `should_stop` became true.
+    EvaluationError: faults took more than `MAX_FAULTS` of the episodes.
+  """
+  groups = episodes.collect(
+    pool,
+    plan.panel.tasks,
+    sampler,
+    plan.agent,
+    group_size=plan.attempts,
+    identity=(_IDENTITY, plan.seed),
+    should_stop=should_stop,
+  )
+  trajectories = [t for group in groups for t in group.trajectories]
+  check_played(plan.panel.name, trajectories, pool.faults())
+  report = {
+    **plan.settings,
+    **weights,
+    **summarise(trajectories),
+    'tasks': [_task_record(t) for t in trajectories],
+  }
+  return report, trajectories
+
+
+def check_played(
+  panel: str, trajectories: Sequence[Trajectory], kinds: Mapping[str, int]
+) -> None:
+  """Raises EvaluationError where too few episodes were played to the end.
+
+  Args:
+    panel: name, for the error.
+    trajectories: all of an evaluation.
+    kinds: faults of each kind that the environments had.
+  """
+  lost = collections.Counter(
+    t.outcome.value for t in trajectories if t.outcome.is_fault
+  )
+  count, total = sum(lost.values()), len(trajectories)
+  if total and count <= MAX_FAULTS * total:
+    return
+  outcomes = ', '.join(f'{name} {number}' for name, number in sorted(lost.items()))
+  why = ', '.join(f'{name} {number}' for name, number in kinds.items())
+  raise EvaluationError(
+    f'no result of {panel}: {count} of {total} episodes were lost to the environment'
+    f' ({outcomes or "none was played"}{"; faults: " if why else ""}{why}), at most'
+    f' {MAX_FAULTS:.0%} may be; mend it and give the same command again'
+  )
+
+
+def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+  """n, success with a 95 % interval, score, the same by type, turns, validity.
+
+  Episodes that failed for reasons of infrastructure are counted apart, not as misses;
+  a number of which nothing was played is None.
+  """
+  played = [t for t in trajectories if not t.outcome.is_fault]
+  by_type = collections.defaultdict(list)
+  for trajectory in played:
+    by_type[trajectory.task_type].append(trajectory)
+  turns = [turn for t in played for turn in t.turns]
+  return {
+    **_success(played),
+    'macro_success_rate': _macro(trajectories),
+    **_score(played),
+    'faults': len(trajectories) - len(played),
+    'mean_turns': _mean([len(t.turns) for t in played]),
+    'valid_action_rate': _mean([t.valid for t in turns]),
+    'admissible_action_rate': _mean([t.admissible for t in turns]),
+    'truncated_rate': _mean([t.stop_reason == 'length' for t in turns]),
+    **fitting.shares(played),
+    'by_type': {name: _success(by_type[name]) for name in sorted(by_type)},
+  }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+  return sum(values) / len(values) if values else None
+
+
+def _success(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+  tries: dict[str, list[bool]] = {}
+  for trajectory in trajectories:
+    tries.setdefault(trajectory.task_id, []).append(trajectory.success)
+  won, played = [sum(t) for t in tries.values()], [len(t) for t in tries.values()]
+  return {
+    'n': sum(played),
+    'tasks_played': len(played),
+    'successes': sum(won),
+    'success_rate': sum(won) / sum(played) if played else None,
+    'interval': list(statistics.rate_interval(won, played)) if played else None,
+  }
+
+
+def _macro(trajectories: Sequence[Trajectory]) -> float | None:
+  """The mean over task types, in Search-QA over data sets; None if one has none."""
+  played = [t for t in trajectories if not t.outcome.is_fault]
+  if {t.task_type for t in played} != {t.task_type for t in trajectories} or not played:
+    return None
+  return averages.average([(t.task_type, float(t.success)) for t in played]).macro
+
+
+def _score(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+  """The mean score in worlds that grade; {} in others."""
+  scores = [t.score for t in trajectories if t.score is not None]
+  return {'mean_score': sum(scores) / len(scores)} if scores else {}
+
+
+def _task_record(trajectory: Trajectory) -> dict[str, Any]:
+  return {
+    'task_id': trajectory.task_id,
+    'attempt': trajectory.member,
+    'type': trajectory.task_type,
+    'success': trajectory.outcome is Outcome.SUCCESS,
+    'outcome': trajectory.outcome.value,
+    'score': trajectory.score,
+    'turns': len(trajectory.turns),
+  }

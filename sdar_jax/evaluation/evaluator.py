@@ -1,0 +1,100 @@
+"""Plays a run's panel, once for each step that is asked for. No JAX."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sdar_jax.envs.pool.pool import Pool
+from sdar_jax.evaluation import display, evaluate
+from sdar_jax.evaluation.evaluate import Plan
+from sdar_jax.evaluation.reports import Evaluations
+from sdar_jax.logs.console import Console
+from sdar_jax.prompts import fitting
+from sdar_jax.rollout import episodes
+from sdar_jax.rollout.patience import Patience
+from sdar_jax.trajectory import Trajectory
+
+
+class Evaluator:
+  """Evaluates a run's policy; a report that is there is not played again.
+
+  Args:
+    directory: of the run.
+    plan: what is played and how.
+    weights: what names the run's weights but for the step.
+    pool: environments of the panel's world.
+    patience: plays again where environments are away.
+    console: for people.
+    should_stop: asked between polls of the sampler.
+  """
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    plan: Plan,
+    weights: Mapping[str, Any],
+    pool: Pool,
+    *,
+    patience: Patience,
+    console: Console,
+    should_stop: Callable[[], bool],
+  ):
+    self._reports = Evaluations(directory, {**plan.settings, **weights})
+    self._plan, self._weights, self._pool = plan, weights, pool
+    self._patience, self._console = patience, console
+    self._should_stop = should_stop
+
+  def sort(self) -> None:
+    """Sets reports of other settings aside, and brings back those of the present."""
+    if count := self._reports.sort():
+      self._console.line(
+        f'evaluations of other settings or weights, now in eval/superseded/: {count}'
+      )
+
+  def report(self, step: int, sampler: episodes.TokenSampler) -> dict[str, Any]:
+    """The report of a step, played if it is not there.
+
+    Args:
+      step: of the weights that `sampler` holds.
+      sampler: completes prompts.
+
+    Raises:
+      patience.EmptyStepError: environments were away for too long.
+      rollout.Interrupted: the run was asked to stop.
+    """
+    if (known := self._reports.read(step)) is not None:
+      return known
+    report, played = self._patience.until_played(
+      f'evaluation at step {step}',
+      lambda: self._play(step, sampler),
+      lambda played: None if isinstance(played, tuple) else str(played),
+    )
+    self._console.line(f'step {step}: {display.line(report)}')
+    self._console.once('room', fitting.notice(played))
+    self._reports.write(step, report)
+    return report
+
+  def _play(
+    self, step: int, sampler: episodes.TokenSampler
+  ) -> tuple[dict[str, Any], list[Trajectory]] | evaluate.EvaluationError:
+    try:
+      return evaluate.evaluate(
+        self._plan,
+        self._pool,
+        sampler,
+        {'step': step, **self._weights},
+        should_stop=self._should_stop,
+      )
+    except evaluate.EvaluationError as error:
+      return error
+
+  def show(self, after: Mapping[str, Any]) -> None:
+    """Prints a report beside the initial policy's, if that was evaluated alike."""
+    before = self._reports.read(0)
+    if before is None:
+      self._console.line(
+        'the initial policy was not evaluated on this panel with these settings, and'
+        ' its weights are gone: there is no before'
+      )
+    shown = {} if before is None else {'before': before}
+    self._console.table(display.table({**shown, 'after': after}))

@@ -1,0 +1,1 @@
+"""The learner: a run's weights, updated, scored and saved. Device."""

@@ -1,0 +1,398 @@
+"""The jitted step: the one place where the model meets the loss.
+
+Everything here is `jax.jit` over NamedSharding, which is what pjit means today: rows
+are sharded over the mesh axes data and fsdp, weights over fsdp and tensor.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sdar_jax.learner import optimizer, scoring
+from sdar_jax.losses import masked, policy
+from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.objective import Algorithm, LossInputs, policy_objective
+from sdar_jax.models import qwen, sharding
+
+Microbatch = dict[str, Any]
+Minibatch = list[Microbatch]
+_ROWS = ('data', 'fsdp')
+
+
+class TrainState(NamedTuple):
+  """Everything that training changes, on the device.
+
+  Attributes:
+    params: the policy, float32; with a critic its `value_head`, too.
+    opt_state: moments.
+    teacher: the teacher's weights where they are neither the policy's nor the initial
+      ones, else ().
+    step: [] i32, completed passes of the loop.
+    skipped: [] i32, updates skipped because they were not finite.
+    skipped_in_a_row: [] i32, of those, the ones since the last good update.
+  """
+
+  params: Any
+  opt_state: Any
+  teacher: Any
+  step: jax.Array
+  skipped: jax.Array
+  skipped_in_a_row: jax.Array
+
+  @property
+  def policy(self) -> Any:
+    """The weights that sample: `params` without a value head."""
+    return {name: w for name, w in self.params.items() if name != 'value_head'}
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnerConfig:
+  """What the learner needs to know; field meanings as in sdar_jax/config.py.
+
+  Attributes:
+    accumulation: microbatches of a full minibatch; 'microbatch' means divide by it.
+  """
+
+  max_response_tokens: int
+  temperature: float
+  valid_vocab: int
+  dtype: str
+  remat: bool
+  logprob_chunk: int
+  learning_rate: float
+  warmup_steps: int
+  mean_over: str
+  accumulation: int
+
+
+class Learner:
+  """Scores rows and updates the policy. Holds compiled functions, not state."""
+
+  def __init__(
+    self,
+    model: qwen.ModelConfig,
+    config: LearnerConfig,
+    algorithm: Algorithm,
+    loss: LossConfig,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+  ):
+    self._model, self._config = model, config
+    self._algorithm, self._loss = algorithm, loss
+    self._tx, self._mesh = tx, mesh
+    self._replicated = NamedSharding(mesh, PartitionSpec())
+    self._rows = NamedSharding(mesh, PartitionSpec(_ROWS))
+    self._params = sharding.param_shardings(model.param_specs(), mesh)
+    if algorithm.has_critic:
+      head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
+      self._params = {**self._params, 'value_head': head}
+    self._divergent = algorithm.needs_divergence(loss)
+    weights = loss.teacher_weights if algorithm.needs_teacher(loss) else 'policy'
+    self._initial_teacher = weights == 'initial'
+    # A teacher that changes between steps, or must not within one, is in the state.
+    self._keeps_teacher = weights == 'ema' or (weights == 'policy' and self._divergent)
+    self._score_student = jax.jit(self._student_scores)
+    self._score_tokens = jax.jit(self._logprobs)
+    self._align = jax.jit(_align)
+    self._kl = jax.jit(functools.partial(policy.kl_penalty, kind=loss.kl_kind))
+    self._gradient = jax.jit(
+      self._loss_and_gradient, out_shardings=(self._replicated, self._params)
+    )
+    self._add = jax.jit(
+      lambda total, part: jax.tree.map(jnp.add, total, part), donate_argnums=0
+    )
+    self._apply = jax.jit(self._optimizer_update, donate_argnums=0)
+    self._finish = jax.jit(self._finished, donate_argnums=0)
+
+  @property
+  def needs_initial(self) -> bool:
+    """Whether anything reads the initial policy: the KL to it, or it is the teacher."""
+    return self._loss.needs_reference or self._initial_teacher
+
+  def init_state(self, params: Any) -> TrainState:
+    """A fresh state around `params`, which it takes over; moments are zero."""
+    zero = functools.partial(jax.device_put, np.zeros((), np.int32), self._replicated)
+    teacher = jax.tree.map(jnp.copy, params) if self._keeps_teacher else ()
+    if self._algorithm.has_critic:
+      head = scoring.init_value_head(self._model)
+      params = {**params, 'value_head': jax.device_put(head, self._replicated)}
+    # Moments take the sharding of the weights that they belong to.
+    opt_state = jax.jit(self._tx.init, out_shardings=self._moments(params))(params)
+    return TrainState(params, opt_state, teacher, zero(), zero(), zero())
+
+  def _moments(self, params: Any) -> Any:
+    shapes = jax.eval_shape(self._tx.init, params)
+    return optax.tree.map_params(
+      self._tx,
+      lambda _, spec: spec,
+      shapes,
+      self._params,
+      transform_non_params=lambda _: self._replicated,
+    )
+
+  def to_device(self, batch: Sequence[Minibatch]) -> list[Minibatch]:
+    """Moves what the device needs of packed minibatches there, sharded by rows.
+
+    Each microbatch gets its `normaliser`: that of its whole minibatch, so that losses
+    and gradients of microbatches add up to the minibatch's, or, where `mean_over` says
+    so, its own times the number of microbatches in a full minibatch.
+    """
+    out = []
+    for minibatch in batch:
+      masks = [m['response_mask'] for m in minibatch]
+      whole = self._normaliser(masks)
+      parts = []
+      for microbatch, mask in zip(minibatch, masks):
+        arrays = {k: v for k, v in microbatch.items() if k in _ON_DEVICE}
+        arrays = jax.device_put(arrays, self._rows)
+        normaliser = whole
+        if self._config.mean_over == 'microbatch':
+          normaliser = self._normaliser([mask]) * np.int32(self._config.accumulation)
+        arrays['normaliser'] = jax.device_put(normaliser, self._replicated)
+        parts.append(arrays)
+      out.append(parts)
+    return out
+
+  def _normaliser(self, masks: list[np.ndarray]) -> np.ndarray:
+    width = max(mask.shape[1] for mask in masks)
+    padded = [np.pad(mask, ((0, 0), (0, width - mask.shape[1]))) for mask in masks]
+    value = masked.normaliser_of(
+      np.concatenate(padded),
+      self._loss.aggregation,
+      length=self._config.max_response_tokens,
+    )
+    return np.asarray(value, np.int32)
+
+  def extend(
+    self, batch: Sequence[Minibatch], values: Sequence[Microbatch]
+  ) -> list[Minibatch]:
+    """Adds what the host has found out, a dict for each microbatch in turn."""
+    given = iter(values)
+    return [[{**m, **self._placed(next(given))} for m in part] for part in batch]
+
+  def _placed(self, values: Microbatch) -> Microbatch:
+    return {
+      name: jax.device_put(value, self._rows if value.ndim else self._replicated)
+      for name, value in values.items()
+    }
+
+  def score(
+    self, state: TrainState, initial: Any | None, batch: Sequence[Minibatch]
+  ) -> list[Minibatch]:
+    """Adds `old_`, `ref_` and `teacher_logprobs`, under weights before the updates.
+
+    Where the method reads them also `old_entropy`, `old_kl` and `old_values`.
+
+    Args:
+      state: its policy is the one before this step's updates, and the teacher too
+        unless the method keeps another.
+      initial: the initial policy, or None where `needs_initial` is False.
+      batch: device minibatches.
+    """
+    return [[self._score(state, initial, m) for m in part] for part in batch]
+
+  def _score(
+    self, state: TrainState, initial: Any | None, arrays: Microbatch
+  ) -> Microbatch:
+    out = {**arrays, **self._score_student(state.params, arrays['tokens'])}
+    if self._loss.needs_reference:
+      out['ref_logprobs'] = self._score_tokens(initial, arrays['tokens'])
+      if self._loss.kl_in == 'reward':
+        names = ('old_logprobs', 'ref_logprobs', 'response_mask')
+        out['old_kl'] = self._kl(*(out[name] for name in names))
+    if 'teacher_tokens' in arrays:
+      teacher = self._teacher(state, initial)
+      values = self._score_tokens(teacher, arrays['teacher_tokens'])
+      out['teacher_logprobs'] = self._align(
+        values, arrays['teacher_offset'], arrays['response_mask']
+      )
+    return out
+
+  def _teacher(self, state: TrainState, initial: Any | None) -> Any:
+    """The weights that teach before the step's updates."""
+    if self._initial_teacher:
+      return initial
+    return state.teacher if self._keeps_teacher else state.params
+
+  def _student_scores(self, params: Any, tokens: jax.Array) -> Microbatch:
+    """What is known of the sampled tokens before the step's updates."""
+    hidden = self._hidden(params, tokens)
+    logprobs, entropy = self._scores(params, hidden, tokens)
+    out = {'old_logprobs': logprobs}
+    if self._algorithm.needs_entropy(self._loss):
+      out['old_entropy'] = entropy
+    if self._algorithm.has_critic:
+      out['old_values'] = scoring.token_values(hidden, params['value_head'])
+    return out
+
+  def train_step(
+    self, state: TrainState, minibatch: Minibatch, initial: Any | None = None
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """One optimizer update. Donates `state`. Metrics are (sum, count) pairs.
+
+    Args:
+      state: what changes.
+      minibatch: scored microbatches with their credit.
+      initial: the initial policy, where it is the teacher and gives distributions.
+    """
+    teacher = self._teacher(state, initial) if self._divergent else ()
+    total = None
+    for microbatch in minibatch:
+      part = self._gradient(state.params, teacher, self._read(microbatch))
+      total = part if total is None else self._add(total, part)
+    (loss, metrics), grads = total
+    state, update_metrics = self._apply(state, grads, loss)
+    return state, {**metrics, **update_metrics}
+
+  def _read(self, microbatch: Microbatch) -> Microbatch:
+    """Leaves out arrays whose shapes a loss that never reads them would depend on."""
+    names = ('teacher_tokens', 'teacher_offset')
+    return {k: v for k, v in microbatch.items() if self._divergent or k not in names}
+
+  def finish_step(self, state: TrainState) -> TrainState:
+    """Counts one pass of the loop; the teacher follows. Donates `state`."""
+    return self._finish(state)
+
+  def _finished(self, state: TrainState) -> TrainState:
+    teacher, weights = state.teacher, self._loss.teacher_weights
+    if self._keeps_teacher:
+      decay = self._loss.ema_decay if weights == 'ema' else 0.0
+      teacher = jax.tree.map(
+        lambda t, p: decay * t + (1.0 - decay) * p, teacher, state.policy
+      )
+    return state._replace(step=state.step + 1, teacher=teacher)
+
+  def _hidden(self, params: Any, tokens: jax.Array) -> jax.Array:
+    return scoring.hidden_states(
+      self._model,
+      params,
+      tokens,
+      dtype=jnp.dtype(self._config.dtype),
+      remat=self._config.remat,
+    )
+
+  def _scores(
+    self, params: Any, hidden: jax.Array, tokens: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    return scoring.scores_of(
+      self._model,
+      params,
+      hidden,
+      tokens,
+      temperature=self._config.temperature,
+      valid_vocab=self._config.valid_vocab,
+      chunk=self._config.logprob_chunk,
+    )
+
+  def _logprobs(self, params: Any, tokens: jax.Array) -> jax.Array:
+    return self._scores(params, self._hidden(params, tokens), tokens)[0]
+
+  def _divergence(
+    self, params: Any, teacher: Any, hidden: jax.Array, arrays: Microbatch
+  ) -> jax.Array:
+    """[B, T] nats between whole distributions; one more pass, over teacher prompts."""
+    loss = self._loss
+    teacher = jax.lax.stop_gradient(teacher)
+    return scoring.token_divergence(
+      self._model,
+      params,
+      teacher,
+      hidden,
+      self._hidden(teacher, arrays['teacher_tokens']),
+      prompt_lengths=arrays['prompt_lengths'],
+      teacher_offset=arrays['teacher_offset'],
+      response_mask=arrays['response_mask'],
+      kind=loss.divergence,
+      topk=loss.topk,
+      remainder='tail',
+      jsd_weight=loss.jsd_weight,
+      token_clip=loss.token_clip or math.inf,
+      temperature=self._config.temperature,
+      valid_vocab=self._config.valid_vocab,
+      chunk=self._config.logprob_chunk,
+      max_response_tokens=self._config.max_response_tokens,
+    )
+
+  def _loss_and_gradient(self, params: Any, teacher: Any, arrays: Microbatch) -> Any:
+    """((loss, metrics), gradient) of a microbatch: its share of the minibatch's."""
+
+    def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
+      hidden = self._hidden(params, arrays['tokens'])
+      logprobs, entropy = self._scores(params, hidden, arrays['tokens'])
+      values = divergence = None
+      if self._algorithm.has_critic:
+        values = scoring.token_values(hidden, params['value_head'])
+      if self._algorithm.needs_divergence(self._loss):
+        divergence = self._divergence(params, teacher, hidden, arrays)
+      known = {name: arrays.get(name) for name in LossInputs._fields}
+      live = {
+        'logprobs': logprobs,
+        'entropy': entropy,
+        'values': values,
+        'divergence': divergence,
+      }
+      return policy_objective(self._algorithm, self._loss, LossInputs(**known | live))
+
+    return jax.value_and_grad(loss_fn, has_aux=True)(params)
+
+  def _optimizer_update(
+    self, state: TrainState, grads: Any, loss: jax.Array
+  ) -> tuple[TrainState, dict[str, Any]]:
+    norm = optax.tree.norm(grads)
+    rate = optimizer.learning_rate(
+      state.step,
+      peak=self._config.learning_rate,
+      warmup_steps=self._config.warmup_steps,
+    )
+    updates, opt_state = self._tx.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
+    # Moments, too: an infinite one would hold its weight where it is for good.
+    good = jnp.isfinite(norm) & jnp.isfinite(loss) & _finite((params, opt_state))
+    keep = functools.partial(jnp.where, good)
+    state = state._replace(
+      params=jax.tree.map(keep, params, state.params),
+      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+      skipped=state.skipped + ~good,
+      skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+    )
+    one = jnp.ones(())
+    return state, {
+      'loss': (loss, one),
+      'grad_norm': (norm, one),
+      'learning_rate': (rate, one),
+      'updates_skipped': (1.0 - good, one),
+    }
+
+
+_ON_DEVICE = (
+  'tokens',
+  'response_mask',
+  'prompt_lengths',
+  'turn_ids',
+  'teacher_tokens',
+  'teacher_offset',
+)
+
+
+def _finite(tree: Any) -> jax.Array:
+  """Whether every number of a tree is finite."""
+  leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+  return functools.reduce(jnp.logical_and, leaves)
+
+
+def _align(
+  teacher_logprobs: jax.Array, offset: jax.Array, response_mask: jax.Array
+) -> jax.Array:
+  """Moves the teacher's [B, T'] log-probs to the places of the student's tokens."""
+  places = jnp.arange(response_mask.shape[1])[None, :] + offset[:, None]
+  places = jnp.clip(places, 0, teacher_logprobs.shape[1] - 1)
+  moved = jnp.take_along_axis(teacher_logprobs, places, axis=1)
+  return jnp.where(response_mask, moved, 0.0)

@@ -1,0 +1,229 @@
+"""What happened in one step, as named numbers. NumPy only."""
+
+import collections
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sdar_jax import batching
+from sdar_jax.batching import Row
+from sdar_jax.logs import metrics
+from sdar_jax.prompts import fitting
+from sdar_jax.prompts.skills import SkillView
+from sdar_jax.trajectory import Group
+
+_TOKEN_ARRAYS = (
+  'advantages',
+  'sampler_logprobs',
+  'old_logprobs',
+  'ref_logprobs',
+  'teacher_logprobs',
+  'gate',
+)
+_KNOWN = (*_TOKEN_ARRAYS, 'teaching')
+
+
+def step_metrics(
+  played: Sequence[Group],
+  rows: Sequence[Row],
+  views: Sequence[SkillView] | None,
+  scores: Sequence[Mapping[str, np.ndarray]],
+  sums: Sequence[Mapping[str, Any]],
+  *,
+  invalid_penalty: float,
+  max_turns: int,
+) -> dict[str, metrics.Value]:
+  """All of a step's `rollout/` and `train/` metrics.
+
+  Args:
+    played: all groups that were played.
+    rows: those that were trained on.
+    views: what their teachers saw, or None.
+    scores: microbatches on the host, as `mismatch` reads them.
+    sums: the (sum, count) pairs of every update.
+    invalid_penalty: what a malformed turn costs its row.
+    max_turns: of an episode.
+  """
+  trained = {f'train/{name}': value for name, value in metrics.means(sums).items()}
+  if 'train/gap_by_turn' in trained:
+    trained['train/gap_by_turn'] = trained['train/gap_by_turn'][:max_turns]
+  return {
+    **rollout_metrics(played, invalid_penalty=invalid_penalty),
+    'rollout/groups_kept': float(len({row.group_id for row in rows})),
+    **skill_metrics(views),
+    **mismatch(scores),
+    **trained,
+    'train/rows': float(len(rows)),
+    'train/updates': float(len(sums)),
+  }
+
+
+def rollout_metrics(
+  groups: Sequence[Group], *, invalid_penalty: float
+) -> dict[str, float]:
+  """Success, returns, lengths and validity of the episodes that were played."""
+  played = [t for g in groups for t in g.trajectories]
+  sound = [t for t in played if not t.outcome.is_fault]
+  turns = [turn for t in sound for turn in t.turns]
+  whole = [g for g in groups if not any(t.outcome.is_fault for t in g.trajectories)]
+  tokens = np.concatenate([np.zeros(0, np.int32), *(t.response_ids for t in turns)])
+  return {
+    'rollout/success_rate': _mean([t.success for t in sound]),
+    'rollout/return_mean': _mean([t.episode_return for t in sound]),
+    'rollout/turns_mean': _mean([len(t.turns) for t in sound]),
+    'rollout/valid_action_rate': _mean([t.valid for t in turns]),
+    'rollout/admissible_action_rate': _mean([t.admissible for t in turns]),
+    'rollout/truncated_rate': _mean([t.stop_reason == 'length' for t in turns]),
+    **{f'rollout/{name}': value for name, value in fitting.shares(sound).items()},
+    'rollout/zero_variance_groups': _mean([_alike(g, invalid_penalty) for g in whole]),
+    'rollout/groups_played': float(len(groups)),
+    'rollout/faults': float(len(played) - len(sound)),
+    'rollout/prompt_tokens_mean': _mean([len(t.prompt_ids) for t in turns]),
+    'rollout/response_tokens_mean': _mean([len(t.response_ids) for t in turns]),
+    'rollout/sampled_tokens': float(len(tokens)),
+    'rollout/token_zero_rate': _mean(tokens == 0),
+    'rollout/rows': float(len(turns)),
+  }
+
+
+def _alike(group: Group, invalid_penalty: float) -> bool:
+  """Whether all rows of a group would have one score."""
+  rows = batching.rows([group], invalid_penalty=invalid_penalty)
+  return len({row.score for row in rows}) < 2
+
+
+def hint(values: Mapping[str, metrics.Value]) -> str | None:
+  """The cause where a step had nothing to learn from; None where it had."""
+  if values['rollout/valid_action_rate'] == 0:
+    cut = values['rollout/truncated_rate']
+    why = f'{cut:.0%} were cut at config.rollout.max_response_tokens'
+    return f'no response obeyed the action format; {why}'
+  if 'train/policy_loss' in values and values['train/advantage_abs'] == 0:
+    success = values['rollout/success_rate']
+    return (
+      'no policy gradient: the episodes of every group scored alike'
+      f' ({success:.0%} succeeded)'
+    )
+  return None
+
+
+def skill_metrics(views: Sequence[SkillView] | None) -> dict[str, float]:
+  """How much privileged text the teachers of a step saw; {} without a teacher."""
+  if not views:
+    return {}
+  return {
+    'train/teacher_skills_mean': _mean([len(view.skill_ids) for view in views]),
+    'train/teacher_skill_tokens_mean': _mean([view.tokens for view in views]),
+    'train/teacher_skill_tokens_min': float(min(view.tokens for view in views)),
+  }
+
+
+def skills_seen(views: Sequence[SkillView]) -> dict[str, int]:
+  """How many rows' teachers saw each skill, most seen first."""
+  counts = collections.Counter(skill for view in views for skill in view.skill_ids)
+  return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def shown_by_episode(
+  rows: Sequence[Row], *views: Sequence[SkillView]
+) -> list[tuple[tuple[str, ...], bool]]:
+  """What was shown in each episode, to whomever, and whether the episode succeeded."""
+  shown: dict[int, tuple[dict[str, None], bool]] = {}
+  for row, *seen in zip(rows, *views, strict=True):
+    ids, _ = shown.setdefault(row.trajectory_id, ({}, row.trajectory.success))
+    for view in seen:
+      ids.update(dict.fromkeys(view.skill_ids))
+  return [(tuple(ids), success) for ids, success in shown.values()]
+
+
+def mismatch(scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+  """Sampled against scored log-probs of the same tokens under the same weights.
+
+  Args:
+    scores: microbatches with `response_mask`, `sampler_logprobs` and `old_logprobs`,
+      on the host.
+  """
+  gaps = np.concatenate(
+    [(m['sampler_logprobs'] - m['old_logprobs'])[m['response_mask']] for m in scores]
+  )
+  return {
+    'train/sampler_mismatch_mean': float(np.mean(np.abs(gaps))),
+    'train/sampler_mismatch_max': float(np.max(np.abs(gaps))),
+  }
+
+
+def token_records(
+  rows: Sequence[Row],
+  scores: Sequence[Mapping[str, np.ndarray]],
+  views: Sequence[SkillView] | None,
+  *,
+  count: int,
+  identity: tuple[int, ...],
+  decode: Callable[[Sequence[int]], str],
+) -> list[dict[str, Any]]:
+  """Per-token arrays of `count` of the step's rows, for a viewer.
+
+  `gap` and `gate` are the teacher's under pre-update weights, `teaching` is the weight
+  of its row; a method that lacks one has no such entry.
+
+  Args:
+    rows: the step's rows.
+    scores: microbatches on the host with what is known of their tokens.
+    views: what the rows' teachers saw, or None.
+    count: rows to record, at most.
+    identity: what the choice depends on besides the rows, e.g. (seed, step).
+    decode: ids to text.
+  """
+  chosen = set(_sample(rows, count, identity))
+  out = {}
+  for microbatch in scores:
+    for i, index in enumerate(microbatch['row_index']):
+      if index not in chosen:
+        continue
+      row, mask = rows[index], microbatch['response_mask'][i]
+      ids = row.turn.response_ids.tolist()
+      record = {
+        'trajectory_id': row.trajectory_id,
+        'turn_id': row.turn_id,
+        'response_ids': ids,
+        'token_texts': [decode([token]) for token in ids],
+      }
+      known = {name: microbatch[name][i] for name in _KNOWN if name in microbatch}
+      for name in _TOKEN_ARRAYS:
+        if name in known:
+          record[name] = known[name][mask].tolist()
+      if 'teacher_logprobs' in known:
+        gap = known['teacher_logprobs'] - known['old_logprobs']
+        record['gap'] = gap[mask].tolist()
+      if 'teaching' in known and views is not None:
+        record['teaching'] = float(known['teaching'])
+      if views is not None:
+        record['teacher_skills'] = list(views[index].skill_ids)
+        record['teacher_skill_tokens'] = views[index].tokens
+      out[index] = record
+  return [out[index] for index in sorted(out)]
+
+
+def _sample(rows: Sequence[Row], count: int, identity: tuple[int, ...]) -> list[int]:
+  """Indices of `count` rows, as many of each group as of the others.
+
+  Which they are is a function of the identity and of what rows are, not of their order.
+  """
+  by_group: dict[int, list[tuple[bytes, int]]] = {}
+  for index, row in enumerate(rows):
+    name = (*identity, row.trajectory.task_id, row.trajectory.member, row.turn_id)
+    key = hashlib.blake2b(repr(name).encode(errors='replace'), digest_size=8).digest()
+    by_group.setdefault(row.group_id, []).append((key, index))
+  turns = [
+    (place, *drawn)
+    for group in by_group.values()
+    for place, drawn in enumerate(sorted(group))
+  ]
+  return [index for _, _, index in sorted(turns)[:count]]
+
+
+def _mean(values: Sequence[float]) -> float:
+  return float(np.mean(values)) if len(values) else math.nan

@@ -1,0 +1,1 @@
+"""Methods: rows of a table, their interface, teachers, objective. Device."""

@@ -1,0 +1,330 @@
+"""What a method is made of: its data, the teacher's side, and the whole row.
+
+`objective` is where these parts meet. A method is an `Algorithm` of pure functions and
+numbers; nothing asks which one it is.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdar_jax.advantages import anchors, returns
+from sdar_jax.losses import distill, masked
+from sdar_jax.losses.masked import Array
+from sdar_jax.methods import gates
+from sdar_jax.methods.hyperparameters import LossConfig, Range
+
+SEEING = ('none', 'all', 'half')  # Whose own prompts show skills.
+# Members that a group must have for its teachers to see other episodes of the task.
+_MEMBERS = {'sibling': 2, 'contrast': 3}
+
+
+class StepData(NamedTuple):
+  """A step's rows (one per turn) as credit assignment reads them. NumPy.
+
+  Attributes:
+    scores: [B] float, return units: the trajectory's return less the row's penalty.
+    rewards: [B] float, return units, what the environment paid for the turn.
+    penalties: [B] float, return units, >= 0, for a malformed turn.
+    successes: [B] bool, whether the row's trajectory solved its task.
+    group_ids: [B] int.
+    trajectory_ids: [B] int, unique in the step.
+    turn_ids: [B] int, from 0.
+    row_mask: [B] bool.
+    observations: [B] strings, what the environment showed.
+    sees_skills: [B] bool, whether the student's own prompt showed skills.
+    taught: [B] bool, whether the teacher's prompt showed anything; None without one.
+    response_mask: [B, R] bool; responses are left-aligned.
+    old_logprobs: [B, R] float, nats, before this step's updates.
+    ref_logprobs: [B, R] float, nats, or None.
+    teacher_logprobs: [B, R] float, nats, or None.
+    old_entropy: [B, R] float, nats, or None.
+    old_kl: [B, R] float, nats, to the initial policy as kl_kind says, or None.
+    old_values: [B, R] float, return units, the critic's, or None.
+    action_mask: [B, R] bool, tokens after the thought, or None.
+    step: passes of the loop before this one.
+    gate: [B, R] in [0, 1], the method's, before this step's updates, or None.
+    token_rewards: [B, R] float, return units, beyond those of `scores`, or None.
+  """
+
+  scores: np.ndarray
+  rewards: np.ndarray
+  penalties: np.ndarray
+  successes: np.ndarray
+  group_ids: np.ndarray
+  trajectory_ids: np.ndarray
+  turn_ids: np.ndarray
+  row_mask: np.ndarray
+  observations: Sequence[str]
+  sees_skills: np.ndarray
+  taught: np.ndarray | None
+  response_mask: np.ndarray
+  old_logprobs: np.ndarray
+  ref_logprobs: np.ndarray | None
+  teacher_logprobs: np.ndarray | None
+  old_entropy: np.ndarray | None
+  old_kl: np.ndarray | None
+  old_values: np.ndarray | None
+  action_mask: np.ndarray | None
+  step: int
+  gate: np.ndarray | None = None
+  token_rewards: np.ndarray | None = None
+
+  @property
+  def taught_mask(self) -> np.ndarray:
+    """[B, R] bool, response tokens of rows whose teacher saw something."""
+    return self.response_mask & self.taught[:, None]
+
+  @property
+  def gap(self) -> np.ndarray:
+    """[B, R] nats, teacher minus pre-update policy; 0 where nothing was taught."""
+    return np.where(self.taught_mask, self.teacher_logprobs - self.old_logprobs, 0.0)
+
+  @property
+  def gate_inputs(self) -> gates.GateInputs:
+    """What a gate may look at, before this step's updates."""
+    shown = lambda values: (
+      None if values is None else np.where(self.taught_mask, values, 0.0)
+    )
+    return gates.GateInputs(
+      gap=self.gap,
+      entropy=shown(self.old_entropy),
+      logprobs=shown(self.old_logprobs),
+      teacher_logprobs=shown(self.teacher_logprobs),
+      turn_ids=shown(self.turn_ids[:, None]),
+    )
+
+  def discounted(self, gamma: float) -> np.ndarray:
+    """[B] return units, `returns.step_returns`: rewards from each turn on."""
+    return returns.step_returns(
+      self.rewards, self.trajectory_ids, self.turn_ids, self.row_mask, gamma=gamma
+    )
+
+  def anchor_ids(self, similarity: float) -> np.ndarray:
+    """[B] numbers of the states that a group's rows share; 0 asks for equal texts."""
+    return anchors.anchor_ids(
+      self.observations, self.group_ids, similarity=similarity or None
+    )
+
+
+class LossInputs(NamedTuple):
+  """What the objective may read; gradients reach the first four fields only.
+
+  Attributes:
+    logprobs: [B, T] float, nats, of the current policy.
+    entropy: [B, T] float, nats, of the current policy.
+    values: [B, T] float, return units, of the current critic, or None.
+    divergence: [B, T] float, nats, between the student's and the teacher's whole
+      distributions, or None.
+    old_logprobs: [B, T] float, nats, before this step's updates.
+    ref_logprobs: [B, T] float, nats, or None where `needs_reference` is False.
+    teacher_logprobs: [B, T] float, nats, or None where `needs_teacher` is False.
+    old_values: [B, T] float, return units, or None.
+    advantages: [B, T] float, one per token.
+    value_targets: [B, T] float, return units, or None.
+    response_mask: [B, T] bool, True exactly on sampled tokens; all False on padding
+      rows.
+    action_mask: [B, T] bool, tokens after the thought, or None.
+    teaching: [B] float, weight of the row's distillation term; 0 where the teacher
+      saw nothing.
+    turn_ids: [B] int, which turn of its episode a row is, from 0.
+    gate: [B, T] in [0, 1], the method's before this step's updates, or None where it
+      has none; where the gate weighs a loss, the objective puts the current policy's
+      in its place.
+    gate_mean: scalar, the step's mean gate before its updates.
+    distill_scale: scalar, the schedule's factor on distill_coef.
+    normaliser: scalar, `masked.normaliser_of` the whole minibatch's response_mask.
+  """
+
+  logprobs: Array
+  entropy: Array
+  values: Array | None
+  divergence: Array | None
+  old_logprobs: Array
+  ref_logprobs: Array | None
+  teacher_logprobs: Array | None
+  old_values: Array | None
+  advantages: Array
+  value_targets: Array | None
+  response_mask: Array
+  action_mask: Array | None
+  teaching: Array
+  turn_ids: Array
+  gate: Array | None
+  gate_mean: Array | float
+  distill_scale: Array | float
+  normaliser: Array | int
+
+  @property
+  def taught_mask(self) -> Array:
+    """[B, T] bool, response tokens of rows whose teacher saw something."""
+    return self.response_mask & (self.teaching != 0)[:, None]
+
+  @property
+  def gap(self) -> jax.Array:
+    """[B, T] nats, `distill.gap` of the current policy."""
+    return distill.gap(self.logprobs, self.teacher_logprobs, self.taught_mask)
+
+  @property
+  def gate_inputs(self) -> gates.GateInputs:
+    """What a gate may look at, under the current policy; no gradient."""
+    turns = jnp.broadcast_to(self.turn_ids[:, None], self.taught_mask.shape)
+    known = (self.entropy, self.logprobs, self.teacher_logprobs, turns)
+    known = jax.lax.stop_gradient(masked.fill(self.taught_mask, *known))
+    return gates.GateInputs(self.gap, *known)
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+  """The teacher's side of a method; it combines with any policy's side.
+
+  Functions say with `hyperparameters.reads` which numbers they read.
+
+  Attributes:
+    context: what the teacher's prompt shows beyond the student's: one of
+      `contexts.CONTEXTS`.
+    gate: (hyper) -> the gate, a function as in `gates.GATES`; what it answers is
+      `inputs.gate` of the loss, the metric and the record. None for a method without,
+      or with a `step_gate`.
+    step_gate: (data, hyper) -> [B, R] the gate of a method whose gate looks at the
+      whole step.
+    losses: (inputs, hyper) -> [B, T] losses per token before distill_coef, or None.
+      Used where distill_form is 'loss'.
+    advantages: (advantages [B, T], inputs, hyper, coef) -> [B, T] advantages, on the
+      device. Used where distill_form is 'advantage'.
+    rewards: (data, hyper, coef) -> [B, R] rewards of tokens, return units, which
+      advantages are estimated from; on the host over the whole step, in either form.
+    credit: (advantages [B, R], data, hyper, coef) -> [B, R] advantages, likewise.
+    weights: (data, hyper) -> [B] weights of the rows' terms, or None for 1 each.
+    whole_distribution: `losses` reads `inputs.divergence`.
+    control: with its settings the teacher has no effect at all, which is its point.
+    ranges: what the method takes for a number, where that is less than any would.
+    settings: config values of this method, 'algorithm.distill_coef' -> 0.5.
+  """
+
+  context: str
+  gate: Callable[[LossConfig], gates.Gate] | None = None
+  step_gate: Callable[[StepData, LossConfig], np.ndarray] | None = None
+  losses: Callable[[LossInputs, LossConfig], jax.Array] | None = None
+  advantages: Callable[..., jax.Array] | None = None
+  rewards: Callable[..., np.ndarray] | None = None
+  credit: Callable[..., np.ndarray] | None = None
+  weights: Callable[[StepData, LossConfig], np.ndarray] | None = None
+  whole_distribution: bool = False
+  control: bool = False
+  ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def in_advantages(self, hyper: LossConfig) -> bool:
+    """Whether the term enters the advantages and not the loss."""
+    return hyper.distill_form == 'advantage' and self.advantages is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+  """One method: a row of `algorithms.ALGORITHMS`.
+
+  Attributes:
+    summary: what it is, in a few words.
+    source: the paper, and where it was read.
+    advantages: (data, hyper) -> [B] or [B, R] advantages.
+    policy_loss: (inputs, advantages [B, T], hyper) -> [B, T] losses per token.
+    policy_metrics: (inputs, advantages [B, T], hyper) -> Metrics.
+    value_targets: (data, hyper) -> [B, R] what the critic should have said; None for a
+      method without critic.
+    distillation: the teacher's side, or None.
+    student_sees_skills: whose own prompts show skills: 'none', 'all' or 'half' of a
+      group's members.
+    rewards_tokens: `advantages` reads `data.token_rewards`; others get their sum over
+      a row in its score.
+    compares_members: whether the advantages are relative to a group's other members.
+    settings: config values of the policy's side, 'algorithm.clip_high' -> 0.28.
+  """
+
+  summary: str
+  source: str
+  advantages: Callable[[StepData, LossConfig], np.ndarray]
+  policy_loss: Callable[[LossInputs, jax.Array, LossConfig], jax.Array]
+  policy_metrics: Callable[[LossInputs, jax.Array, LossConfig], masked.Metrics]
+  value_targets: Callable[[StepData, LossConfig], np.ndarray] | None = None
+  distillation: Distillation | None = None
+  student_sees_skills: str = 'none'
+  rewards_tokens: bool = False
+  compares_members: bool = True
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if self.student_sees_skills not in SEEING:
+      raise ValueError(
+        f'student_sees_skills={self.student_sees_skills!r}: must be one of {SEEING}'
+      )
+    if self.distillation is not None:
+      _check_seeing(self.distillation.context, self.student_sees_skills)
+
+  @property
+  def has_critic(self) -> bool:
+    """Whether a value head is trained beside the policy."""
+    return self.value_targets is not None
+
+  @property
+  def all_settings(self) -> dict[str, Any]:
+    """Config values of both sides."""
+    taught = self.distillation.settings if self.distillation else {}
+    return {**self.settings, **taught}
+
+  def needs_teacher(self, hyper: LossConfig) -> bool:
+    """Whether anything reads `teacher_logprobs` under these hyperparameters."""
+    return self.distillation is not None and hyper.distill_coef != 0
+
+  def needs_divergence(self, hyper: LossConfig) -> bool:
+    """Whether the loss reads whole distributions of a teacher."""
+    return self.needs_teacher(hyper) and self.distillation.whole_distribution
+
+  def shows_skills(self, hyper: LossConfig) -> bool:
+    """Whether a teacher, or a student, is shown skills."""
+    contexts = ('skills', 'other_view')
+    taught = self.needs_teacher(hyper) and self.distillation.context in contexts
+    return taught or self.student_sees_skills != 'none'
+
+  def needs_entropy(self, hyper: LossConfig) -> bool:
+    """Whether a gate reads `old_entropy`."""
+    gated = self.needs_teacher(hyper) and self.distillation.gate is not None
+    return gated and 'entropy' in gates.fields(self.distillation.gate(hyper))
+
+  def least_group_size(self, hyper: LossConfig) -> int:
+    """Members that a group must have for every part of the method to say something."""
+    least = 2 if self.compares_members and hyper.policy_coef != 0 else 1
+    if self.student_sees_skills == 'half':
+      least = 2
+    if self.needs_teacher(hyper) and self.distillation.context in _MEMBERS:
+      least = max(least, _MEMBERS[self.distillation.context])
+    return least
+
+  def sees_skills(self, member: int) -> bool:
+    """Whether this member of a group is shown skills."""
+    odd = self.student_sees_skills == 'half' and member % 2 == 1
+    return self.student_sees_skills == 'all' or odd
+
+
+def _check_seeing(context: str, seeing: str) -> None:
+  """Raises ValueError where a teacher would not see more than its student."""
+  if context == 'other_view':
+    if seeing != 'half':
+      raise ValueError(
+        'this teacher compares members of a group with and without skills: half of'
+        f' them must see skills, not {seeing!r}'
+      )
+  elif context == 'skills' and seeing != 'none':
+    raise ValueError(
+      'its student sees the very skills that the teacher would: there is nothing to'
+      ' teach; take a policy whose own prompts are plain'
+    )
+  elif seeing != 'none':
+    raise ValueError(
+      f"its student sees skills that a teacher of the kind '{context}' does not: it"
+      ' would know other things, not more; take a policy whose own prompts are plain'
+    )

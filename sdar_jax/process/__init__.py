@@ -1,0 +1,1 @@
+"""Flags, terminal and signals of a program. Host, no JAX."""

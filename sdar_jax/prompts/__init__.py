@@ -1,0 +1,1 @@
+"""Prompts: chat template, skills, what a teacher sees. Host, no JAX."""

@@ -1,0 +1,120 @@
+"""Prompts that fit: the oldest exchanges go first, then the observation's end. No JAX.
+
+The task, the newest observation and the true number of the turn stay. What is shown of
+an episode is a function of the episode alone, so a resumed run shows the same.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from sdar_jax.envs import base
+from sdar_jax.prompts.skills import SkillView
+from sdar_jax.trajectory import Outcome, Trajectory
+
+# A user message to the prompt's ids, and the skills that it shows.
+Prompt = Callable[[str], tuple[np.ndarray, SkillView]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+  """A prompt that has room.
+
+  Attributes:
+    text: the world's user message.
+    ids: [L] int32, the prompt.
+    view: the skills in it.
+    history_dropped: exchanges are missing that the message would have shown.
+    observation_cut: the observation is shown shortened.
+  """
+
+  text: str
+  ids: np.ndarray
+  view: SkillView
+  history_dropped: bool = False
+  observation_cut: bool = False
+
+
+def fit(
+  world: base.World,
+  prompt: Prompt,
+  task: base.Task,
+  past: Sequence[base.Exchange],
+  observation: base.Observation,
+  *,
+  max_tokens: int,
+) -> Fitted | None:
+  """The next turn's prompt with as much of the past as there is room for.
+
+  Args:
+    world: writes the message.
+    prompt: places it in the chat template.
+    task: of the episode.
+    past: all its turns so far.
+    observation: the newest.
+    max_tokens: longest prompt, skills not counted: what an episode is shown does not
+      depend on whether skills are.
+
+  Returns:
+    The prompt with the whole past, else with the longest end of it that a bisection
+    finds to fit; with none of it, the longest part of the observation, if the world has
+    a rule for shortening it. None if not even that fits.
+  """
+
+  def attempt(shown: int, seen: base.Observation) -> Fitted | None:
+    text = world.render(task, base.History(past, shown), seen)
+    ids, view = prompt(text)
+    if len(ids) - view.tokens > max_tokens:
+      return None
+    return Fitted(text, ids, view, shown < len(past), seen.text != observation.text)
+
+  fitted = attempt(len(past), observation)
+  if fitted is None and past:
+    fitted = _most(len(past), lambda count: attempt(count, observation))
+  if fitted is None and isinstance(world, base.ShorteningWorld):
+    fitted = _most(
+      len(observation.text),
+      lambda count: attempt(0, world.shorten(observation, count)),
+    )
+  return fitted
+
+
+def _most(end: int, attempt: Callable[[int], Fitted | None]) -> Fitted | None:
+  """What `attempt` makes of the largest number below `end` that it can do.
+
+  Found by bisection, so exact if whatever fits also fits with less.
+  """
+  best, low = attempt(0), 1
+  while best is not None and low < end:
+    middle = (low + end) // 2
+    fitted = attempt(middle)
+    if fitted is None:
+      end = middle
+    else:
+      best, low = fitted, middle + 1
+  return best
+
+
+def shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+  """For what prompts had no room: shares of turns, and the episodes that it ended."""
+  turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+  ended = [t.outcome is Outcome.PROMPT_TOO_LONG for t in trajectories]
+  return {
+    'history_dropped': sum(t.history_dropped for t in turns) / max(len(turns), 1),
+    'observations_cut': sum(t.observation_cut for t in turns) / max(len(turns), 1),
+    'prompt_too_long': float(sum(ended)),
+  }
+
+
+def notice(trajectories: Iterable[Trajectory]) -> str:
+  """What a person should know of `shares`, on one line; '' where everything fitted."""
+  found = shares(list(trajectories))
+  if not any(found.values()):
+    return ''
+  return (
+    'prompts had no room for the oldest exchanges in'
+    f' {found["history_dropped"]:.1%} of turns, nor for the whole observation in'
+    f' {found["observations_cut"]:.1%}, and ended {found["prompt_too_long"]:.0f}'
+    ' episodes: raise config.rollout.max_prompt_tokens'
+  )

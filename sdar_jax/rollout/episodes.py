@@ -1,0 +1,346 @@
+"""The host loop that plays episodes. No JAX: it is handed a sampler.
+
+Every environment that waits for an action has a request with the sampler; as soon as
+completions arrive their environments are stepped and the next requests submitted. What
+a trajectory contains does not depend on the order in which that happens, because a
+request's randomness is a function of its identity.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from sdar_jax.envs import base
+from sdar_jax.envs.pool.pool import Pool
+from sdar_jax.prompts import fitting
+from sdar_jax.prompts.skills import SkillView
+from sdar_jax.rollout.request import Completion, Request, SamplingParams
+from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
+
+# A prompt's ids, and the skills in it, of a user message, a task and a group's member.
+Prompt = Callable[[str, base.Task, int], tuple[np.ndarray, SkillView]]
+
+
+class Interrupted(Exception):
+  """The run was asked to stop while episodes were being played."""
+
+
+class TokenSampler(Protocol):
+  """What rollout needs of a sampler."""
+
+  def submit(self, requests: Sequence[Request]) -> None:
+    """Queues requests."""
+
+  def poll(self) -> list[Completion]:
+    """Some completions, at least one while requests are out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+  """How text becomes prompts and completions become text.
+
+  Attributes:
+    prompt: the policy's prompt for a user message.
+    decode: ids to text, control tokens dropped.
+    sampling: temperature, limits and stop tokens.
+    max_prompt_tokens: longest prompt, skills not counted.
+    opening: with what the chat template begins every response.
+  """
+
+  prompt: Prompt
+  decode: Callable[[np.ndarray], str]
+  sampling: SamplingParams
+  max_prompt_tokens: int
+  opening: str = ''
+
+
+@dataclasses.dataclass
+class _Episode:
+  task: base.Task
+  group_id: int
+  member: int
+  occurrence: int
+  observation: base.Observation | None = None
+  history: list[base.Exchange] = dataclasses.field(default_factory=list)
+  turns: list[Turn] = dataclasses.field(default_factory=list)
+  fitted: fitting.Fitted | None = None
+  response: str = ''
+  parsed: base.ParsedAction | None = None
+  outcome: Outcome | None = None
+  score: float | None = None
+
+  def trajectory(self) -> Trajectory:
+    """The record of the episode, which has ended."""
+    return Trajectory(
+      task_id=self.task.task_id,
+      task_type=self.task.task_type,
+      group_id=self.group_id,
+      member=self.member,
+      turns=self.turns,
+      outcome=self.outcome,
+      score=self.score,
+    )
+
+
+def task_key(task_id: str, occurrence: int = 0) -> int:
+  """A stable 63-bit integer for a task id and how often its step had it before."""
+  salt = occurrence.to_bytes(16, 'big')  # All zero, which is none, the first time.
+  raw = hashlib.blake2b(task_id.encode(), digest_size=8, salt=salt).digest()
+  return int.from_bytes(raw, 'big') >> 1
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+  return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def tasks_at(tasks: base.TaskSet, *, seed: int, cursor: int, count: int) -> list:
+  """Tasks `cursor` to `cursor + count` of the training order.
+
+  The order is a function of the seed alone, equal across methods: each pass over the
+  split is a permutation of its own.
+  """
+  out = []
+  for position in range(cursor, cursor + count):
+    epoch, index = divmod(position, len(tasks))
+    out.append(tasks[int(_epoch_order(seed, epoch, len(tasks))[index])])
+  return out
+
+
+def collect(
+  pool: Pool,
+  tasks: Sequence[base.Task],
+  sampler: TokenSampler,
+  agent: Agent,
+  *,
+  group_size: int,
+  identity: tuple[int, ...],
+  success_reward: float = 1.0,
+  should_stop: Callable[[], bool] = lambda: False,
+  played: collections.Counter[str] | None = None,
+) -> list[Group]:
+  """Plays every task `group_size` times.
+
+  An episode whose next prompt cannot be made to fit (see `fitting`) ends there.
+
+  Args:
+    pool: environments of the world that the tasks belong to.
+    tasks: [P] tasks; the index in this list is the group id.
+    sampler: completes prompts.
+    agent: prompts and decoding.
+    group_size: G members per task, all from the same start.
+    identity: leading part of every request's identity, e.g. (seed, step).
+    success_reward: factor on the world's reward.
+    should_stop: asked between polls.
+    played: how often each task id had its turn under this identity before; counted
+      on, so that a task that comes again is played anew and not copied.
+
+  Returns:
+    [P] groups in task order, members in order.
+
+  Raises:
+    Interrupted: `should_stop` became true.
+  """
+  played = collections.Counter() if played is None else played
+  live = {}
+  for group_id, task in enumerate(tasks):
+    for member in range(group_size):
+      occurrence = played[task.task_id]
+      live[group_id, member] = _Episode(task, group_id, member, occurrence)
+    played[task.task_id] += 1
+  groups = [Group(i, task, []) for i, task in enumerate(tasks)]
+  episodes = dict(live)
+  try:
+    _start(pool, live)
+    fresh = list(live)
+    while True:
+      sampler.submit(_requests(pool, agent, live, fresh, identity))
+      if not live:
+        break
+      if should_stop():
+        raise Interrupted
+      fresh = _turn(pool, live, sampler.poll(), agent, success_reward)
+  finally:
+    pool.release(live)
+  for episode in episodes.values():
+    groups[episode.group_id].trajectories.append(episode.trajectory())
+  return groups
+
+
+def with_refills(
+  play: Callable[[], list[Group]], refills: int
+) -> tuple[list[Group], list[Group]]:
+  """DAPO's dynamic sampling: groups without contrast give way to others.
+
+  As many groups as one round of `play` has, so that shapes stay what they are: first
+  those whose returns differ, in the order in which they were played, and where rounds
+  ran out others after them.
+
+  Args:
+    play: plays new tasks at every call.
+    refills: rounds after the first, at most; 0 keeps the first as it is.
+
+  Returns:
+    The groups to train on, and all that were played: what they cost, and the fair
+    sample of how the policy does.
+
+  Source: DAPO (arXiv 2503.14476) eq. 11; the bound and what follows it as in
+    ZJU-REAL/SDAR@8b85c23 (10 rounds, the last keeps everything).
+  """
+  groups = play()
+  if not refills:
+    return groups, groups
+  count, played, telling, flat = len(groups), [], [], []
+  for round_ in range(1 + refills):
+    groups = play() if round_ else groups
+    played += groups
+    for group in groups:
+      faulty = any(trajectory.outcome.is_fault for trajectory in group.trajectories)
+      (telling if group.varies and not faulty else flat).append(group)
+    if len(telling) >= count:
+      break
+  kept = (telling + flat)[:count]
+  return [_renumbered(group, i) for i, group in enumerate(kept)], played
+
+
+def _renumbered(group: Group, group_id: int) -> Group:
+  members = [dataclasses.replace(t, group_id=group_id) for t in group.trajectories]
+  return Group(group_id, group.task, members)
+
+
+def _start(pool: Pool, live: dict[tuple[int, int], _Episode]) -> None:
+  """Resets the environments; drops the episodes that could not start."""
+  for key, first in pool.reset({k: e.task for k, e in live.items()}).items():
+    if isinstance(first, base.EnvironmentFault):
+      live.pop(key).outcome = _outcome_of(first)
+    else:
+      live[key].observation = first
+
+
+def _turn(
+  pool: Pool,
+  live: dict[tuple[int, int], _Episode],
+  completions: Sequence[Completion],
+  agent: Agent,
+  success_reward: float,
+) -> list[tuple[int, int]]:
+  """Plays the completions; drops the episodes that ended, returns those that go on."""
+  actions = {}
+  for completion in completions:
+    episode = live[completion.request_id]
+    episode.response = agent.decode(completion.token_ids)
+    episode.parsed = _parse(pool.world, agent, episode)
+    actions[completion.request_id] = episode.parsed.action
+  results = pool.step(actions)
+  for completion in completions:
+    key = completion.request_id
+    _advance(pool.world, live[key], completion, results[key], success_reward)
+    if live[key].outcome is not None:
+      del live[key]
+  pool.release(key for key in actions if key not in live)
+  return [key for key in actions if key in live]
+
+
+def _outcome_of(fault: base.EnvironmentFault) -> Outcome:
+  late = isinstance(fault, base.EnvironmentTimeout)
+  return Outcome.TIMEOUT if late else Outcome.ENV_ERROR
+
+
+def _parse(world: base.World, agent: Agent, episode: _Episode) -> base.ParsedAction:
+  """The action of a response, valid if it is so alone or after the prompt's opening.
+
+  What the template wrote decides about the format only: the action is the model's.
+  """
+  response, observation = episode.response, episode.observation
+  parsed = world.parse(response, observation)
+  if parsed.valid or not agent.opening:
+    return parsed
+  whole = world.parse(agent.opening + response, observation)
+  return dataclasses.replace(parsed, valid=whole.valid)
+
+
+def _requests(
+  pool: Pool,
+  agent: Agent,
+  live: dict[tuple[int, int], _Episode],
+  fresh: Sequence[tuple[int, int]],
+  identity: tuple[int, ...],
+) -> list[Request]:
+  """The next requests; drops the episodes whose prompt cannot be made to fit."""
+  requests = []
+  for key in fresh:
+    if _prompt(pool.world, agent, live[key]):
+      requests.append(_request(agent, live[key], identity))
+    else:
+      live.pop(key).outcome = Outcome.PROMPT_TOO_LONG
+  pool.release(key for key in fresh if key not in live)
+  return requests
+
+
+def _prompt(world: base.World, agent: Agent, episode: _Episode) -> bool:
+  """Writes the episode's next prompt; whether there is one that fits."""
+  episode.fitted = fitting.fit(
+    world,
+    lambda text: agent.prompt(text, episode.task, episode.member),
+    episode.task,
+    episode.history,
+    episode.observation,
+    max_tokens=agent.max_prompt_tokens,
+  )
+  return episode.fitted is not None
+
+
+def _request(agent: Agent, episode: _Episode, identity: tuple[int, ...]) -> Request:
+  task = task_key(episode.task.task_id, episode.occurrence)
+  key = (task, episode.member, len(episode.turns))
+  return Request(
+    request_id=(episode.group_id, episode.member),
+    prompt_ids=episode.fitted.ids,
+    sampling=agent.sampling,
+    identity=(*identity, *key),
+  )
+
+
+def _advance(
+  world: base.World,
+  episode: _Episode,
+  completion: Completion,
+  result: base.StepResult | base.EnvironmentFault,
+  success_reward: float,
+) -> None:
+  """Records one turn; sets the outcome if it was the last."""
+  fault = isinstance(result, base.EnvironmentFault)
+  parsed, observation, fitted = episode.parsed, episode.observation, episode.fitted
+  episode.turns.append(
+    Turn(
+      prompt_ids=np.asarray(fitted.ids, np.int32),
+      response_ids=completion.token_ids,
+      sampler_logprobs=completion.logprobs,
+      prompt_text=fitted.text,
+      observation=observation.text,
+      response=episode.response,
+      action=parsed.action,
+      valid=parsed.valid,
+      admissible=world.admits(parsed.action, observation),
+      reward=0.0 if fault else success_reward * result.reward,
+      stop_reason=completion.stop_reason,
+      history_dropped=fitted.history_dropped,
+      observation_cut=fitted.observation_cut,
+      skills=fitted.view.skill_ids,
+      skill_tokens=fitted.view.tokens,
+    )
+  )
+  if fault:
+    episode.outcome = _outcome_of(result)
+    return
+  episode.history.append(base.Exchange(observation.text, parsed.action))
+  episode.observation, episode.score = result.observation, result.score
+  if result.done:
+    episode.outcome = Outcome.SUCCESS if result.success else Outcome.FAILURE
+  elif len(episode.turns) >= world.max_turns:
+    episode.outcome = Outcome.MAX_TURNS

@@ -1,0 +1,310 @@
+"""The sampler's device programs: prefill, copy and decode over a fixed set of slots.
+
+A slot is one row of the cache. Prefill writes the keys and values of all prompt tokens
+but the last; the last prompt token is the first input of the decode loop, so that
+every sampled token comes from one program, and members of a group share a prefill.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sdar_jax.models import qwen, sharding
+from sdar_jax.sampler import draw
+
+# Prefill scans deeper models, for the compile time. Unrolled, the last layer's mixing
+# and MLP are never computed: the cache does not need them.
+UNROLLED_LAYERS = 8
+
+
+class Slots(NamedTuple):
+  """How far every slot is; all [S].
+
+  Attributes:
+    active: bool, the slot is decoding.
+    token: i32, the newest token, whose keys and values are not in the cache yet.
+    position: i32, its position.
+    count: i32, response tokens so far.
+  """
+
+  active: Any
+  token: Any
+  position: Any
+  count: Any
+
+
+class Options(NamedTuple):
+  """What every slot's request asks for; all [S] but where stated.
+
+  Attributes:
+    limit: i32, response tokens at most.
+    key: [S, 2] u32, the request's random key.
+    temperature: f32.
+    top_k: i32.
+    top_p: f32.
+    stop_ids: [S, K] i32, padded with -1.
+  """
+
+  limit: Any
+  key: Any
+  temperature: Any
+  top_k: Any
+  top_p: Any
+  stop_ids: Any
+
+
+class Responses(NamedTuple):
+  """Sampled so far: ids [S, R] i32 and log-probabilities [S, R] f32, nats."""
+
+  ids: Any
+  logprobs: Any
+
+
+def prefill(
+  config: qwen.ModelConfig,
+  dtype: Any,
+  params: qwen.Params,
+  cache: qwen.Cache,
+  tokens: jax.Array,
+  slots: jax.Array,
+) -> qwen.Cache:
+  """Writes the keys and values of right-padded prompts into their slots.
+
+  Args:
+    config: the model.
+    dtype: compute dtype.
+    params: from `qwen.init_params`.
+    cache: of all slots.
+    tokens: [R, T] i32. Padding writes positions that a decode step overwrites before
+      any token can see them.
+    slots: [R] i32, the slot of each row; rows with an index past the end are dropped.
+
+  Returns:
+    The updated cache.
+  """
+  rows, length = tokens.shape
+  positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), tokens.shape)
+  fresh = qwen.init_cache(config, rows, length, cache.keys[0].dtype)
+  if config.num_layers <= UNROLLED_LAYERS:
+    params = qwen.unstack(params)
+  _, fresh = qwen.forward(config, params, tokens, positions, cache=fresh, dtype=dtype)
+  return qwen.Cache(
+    tuple(
+      old.at[slots, :, :, :length].set(new, mode='drop')
+      for old, new in zip(cache.keys, fresh.keys)
+    ),
+    tuple(
+      old.at[slots, :, :length].set(new, mode='drop')
+      for old, new in zip(cache.values, fresh.values)
+    ),
+  )
+
+
+def copy(cache: qwen.Cache, sources: jax.Array, targets: jax.Array) -> qwen.Cache:
+  """Copies whole slots: target i becomes source i as it was before the call.
+
+  Args:
+    cache: of all slots.
+    sources: [C] i32 slots.
+    targets: [C] i32 slots; an index past the end drops the copy.
+
+  Returns:
+    The updated cache.
+  """
+  return jax.tree.map(
+    lambda array: array.at[targets].set(array[sources], mode='drop'), cache
+  )
+
+
+def decode(
+  config: qwen.ModelConfig,
+  dtype: Any,
+  valid_vocab: int,
+  params: qwen.Params,
+  cache: qwen.Cache,
+  slots: Slots,
+  options: Options,
+  responses: Responses,
+  max_steps: jax.Array,
+  max_active: jax.Array,
+) -> tuple[qwen.Cache, Slots, Responses]:
+  """Samples a token for every active slot, again and again.
+
+  Stops after `max_steps` tokens per slot, or as soon as no more than `max_active`
+  slots are active.
+
+  Args:
+    config: the model.
+    dtype: compute dtype.
+    valid_vocab: ids from here on are impossible.
+    params: from `qwen.init_params`.
+    cache: of all slots.
+    slots: the state of all slots.
+    options: what their requests ask for.
+    responses: what they have sampled so far.
+    max_steps: scalar i32.
+    max_active: scalar i32.
+
+  Returns:
+    The updated cache, slots and responses.
+  """
+  weights = _decode_weights(params, dtype)
+
+  def proceed(carry):
+    step, _, slots, _ = carry
+    active = slots.active.sum()
+    return (step < max_steps) & (active > max_active) & (active > 0)
+
+  def body(carry):
+    step, cache, slots, responses = carry
+    logits, cache = _next_logits(config, dtype, weights, cache, slots)
+    ids, logprobs = draw.draw(
+      logits,
+      draw.uniforms(options.key, slots.count),
+      options.temperature,
+      options.top_k,
+      options.top_p,
+      valid_vocab,
+    )
+    responses = _append(responses, slots, ids, logprobs)
+    return step + 1, cache, _next_slots(slots, options, ids), responses
+
+  carry = (jnp.int32(0), cache, slots, responses)
+  return jax.lax.while_loop(proceed, body, carry)[1:]
+
+
+def _next_logits(config, dtype, weights, cache, slots):
+  # Idle slots write past the end, that is, nothing.
+  length = cache.values[0].shape[2]
+  positions = jnp.where(slots.active, slots.position, length)[:, None]
+  tokens = sharding.constrain(slots.token[:, None], ('batch', None))
+  hidden, cache = qwen.forward(
+    config, weights, tokens, positions, cache=cache, dtype=dtype
+  )
+  return qwen.logits(config, weights, hidden[:, 0]), cache
+
+
+def _append(responses, slots, ids, logprobs):
+  count, width = responses.ids.shape
+  rows = jnp.arange(count)
+  column = jnp.where(slots.active, slots.count, width)
+  return Responses(
+    responses.ids.at[rows, column].set(ids, mode='drop'),
+    responses.logprobs.at[rows, column].set(logprobs, mode='drop'),
+  )
+
+
+def _next_slots(slots, options, ids):
+  active = slots.active
+  count = slots.count + active
+  stopped = (ids[:, None] == options.stop_ids).any(-1)
+  return Slots(
+    active=active & ~stopped & (count < options.limit),
+    token=jnp.where(active, ids, slots.token),
+    position=slots.position + active,
+    count=count,
+  )
+
+
+def _decode_weights(params, dtype):
+  """Layers sliced and matrices cast once, so that no step of the loop does either."""
+  return jax.tree.map(
+    # Norm scales stay as they are: the norm is computed in float32.
+    lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf,
+    qwen.unstack(params),
+  )
+
+
+class Programs:
+  """The jitted programs for one set of shapes, with their shardings."""
+
+  def __init__(
+    self,
+    config: qwen.ModelConfig,
+    slots: int,
+    length: int,
+    valid_vocab: int,
+    dtype: Any,
+    mesh: Mesh | None,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      config: the model.
+      slots: rows of the cache, S.
+      length: positions of the cache.
+      valid_vocab: ids from here on are impossible.
+      dtype: dtype of computation and of the cache.
+      mesh: a mesh from `sharding.make_mesh`, or None for one device.
+    """
+    self._mesh = mesh
+    make_cache = functools.partial(qwen.init_cache, config, slots, length, dtype)
+    first = functools.partial(prefill, config, dtype)
+    loop = functools.partial(decode, config, dtype, valid_vocab)
+    self.params_sharding = cache = host = None
+    if mesh is not None:
+      # The host's small arrays are replicated; the cache is split by slot and head.
+      host = NamedSharding(mesh, PartitionSpec())
+      self.params_sharding = sharding.param_shardings(config.param_specs(), mesh)
+      axes = ('batch', 'kv_heads', None, None)
+      cache = jax.tree.map(
+        lambda leaf: NamedSharding(
+          mesh, sharding.partition_spec(axes, leaf.shape, mesh)
+        ),
+        jax.eval_shape(make_cache),
+      )
+    params = self.params_sharding
+    self._make_cache = jax.jit(make_cache, out_shardings=cache)
+    self._prefill = jax.jit(
+      first,
+      in_shardings=(params, cache, host, host),
+      out_shardings=cache,
+      donate_argnums=1,
+    )
+    self._copy = jax.jit(
+      copy, in_shardings=(cache, host, host), out_shardings=cache, donate_argnums=0
+    )
+    self._decode = jax.jit(
+      loop,
+      in_shardings=(params, cache, *[host] * 5),
+      out_shardings=(cache, host, host),
+      donate_argnums=1,
+    )
+
+  def make_cache(self) -> qwen.Cache:
+    """An empty cache."""
+    return self._on_mesh(self._make_cache)
+
+  def prefill(self, params, cache, tokens, slots) -> qwen.Cache:
+    """See `prefill`; `cache` is donated."""
+    return self._on_mesh(self._prefill, params, cache, tokens, slots)
+
+  def copy(self, cache, sources, targets) -> qwen.Cache:
+    """See `copy`; `cache` is donated."""
+    return self._on_mesh(self._copy, cache, sources, targets)
+
+  def decode(self, params, cache, *state) -> tuple[qwen.Cache, Slots, Responses]:
+    """See `decode`; `cache` is donated."""
+    return self._on_mesh(self._decode, params, cache, *state)
+
+  def _on_mesh(self, program, *args):
+    if self._mesh is None:
+      return program(*args)
+    with jax.set_mesh(self._mesh):
+      return program(*args)
+
+
+@functools.lru_cache(maxsize=8)
+def programs(
+  config: qwen.ModelConfig,
+  slots: int,
+  length: int,
+  valid_vocab: int,
+  dtype: Any,
+  mesh: Mesh | None,
+) -> Programs:
+  """The programs for these shapes; samplers of equal shapes share what is compiled."""
+  return Programs(config, slots, length, valid_vocab, dtype, mesh)

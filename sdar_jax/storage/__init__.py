@@ -1,0 +1,1 @@
+"""Files of a run: directory, ledger, manifests. Host, no JAX."""
