@@ -12,11 +12,13 @@ import tokenize
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
-  'main train parts config hyperparameters rollout fitting request trajectory',
-  'batching learner scoring optimizer algorithms estimators teaching interface',
-  'objective contexts losses/masked losses/policy losses/distill losses/gates',
-  'losses/advantages sampler decoding sampling models/qwen models/attention',
-  'models/sharding chat skills retrieval envs/base envs/action_parser',
+  'main train build config batching trajectory rollout/episodes rollout/request',
+  'methods/table methods/hyperparameters methods/interface methods/estimators',
+  'methods/teachers methods/gates methods/objective advantages/baselines',
+  'losses/masked losses/policy losses/distill learner/learner learner/scoring',
+  'learner/optimizer sampler/sampler sampler/decoding sampler/draw models/qwen',
+  'models/attention models/sharding prompts/chat prompts/skills prompts/retrieval',
+  'prompts/teacher prompts/fitting envs/base envs/action_parser',
   'envs/alfworld/world envs/alfworld/prompts',
 )
 _NO_CODE = (

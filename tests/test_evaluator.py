@@ -27,7 +27,7 @@ def _plan(seed):
 class _Console:
   def __init__(self):
     self.lines, self.shown = [], []
-    self.line, self.results = self.lines.append, self.shown.append
+    self.line, self.table = self.lines.append, self.shown.append
 
   def once(self, what, line):
     """Says nothing."""

@@ -26,7 +26,7 @@ def test_the_map_of_files_is_complete_and_true():
   for file in (ROOT / 'sdar_jax').rglob('*.py'):
     path = file.relative_to(ROOT / 'sdar_jax').as_posix()
     known = path in named or any(path.startswith(folder) for folder in folders)
-    assert known or path.endswith('__init__.py'), path
+    assert known or path == '__init__.py', path
 
 
 def test_the_size_that_is_said_is_about_the_true_one():

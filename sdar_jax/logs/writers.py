@@ -265,7 +265,7 @@ def write_run(
 
 def code_version() -> str:
   """Hex SHA-256 over names and contents of this package's Python files."""
-  package = pathlib.Path(__file__).parent
+  package = pathlib.Path(__file__).parents[1]
   total = hashlib.sha256()
   for path in sorted(package.rglob('*.py')):
     name = path.relative_to(package).as_posix()

@@ -264,9 +264,7 @@ def load(
   folder = snapshot(path)
   config = hf_config.read_config(folder)
   specs = config.param_specs()
-  placements = (
-    None if mesh is None else sharding.param_shardings(specs, mesh)
-  )
+  placements = None if mesh is None else sharding.param_shardings(specs, mesh)
   device = SingleDeviceSharding(jax.devices()[0])
   params: qwen.Params = {}
   with contextlib.ExitStack() as stack:

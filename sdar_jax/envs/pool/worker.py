@@ -41,7 +41,7 @@ _BOOT = """
 import json, logging, sys
 sys.path[:] = json.loads(sys.argv[2])
 logging.getLogger('sdar_jax').setLevel(logging.ERROR)  # Our parent has said the rest.
-from sdar_jax.envs import worker
+from sdar_jax.envs.pool import worker
 worker.serve(int(sys.argv[1]))
 """
 
