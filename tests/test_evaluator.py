@@ -60,14 +60,20 @@ def test_what_faults_spoiled_is_no_report_and_played_again(tmp_path):
   assert _evaluator(tmp_path)[0].report(0, unused) == report and not unused.requests
 
 
+def _headings(console):
+  return [column.header for column in console.shown[0].columns]
+
+
 def test_there_is_no_before_of_another_panel_or_setting(tmp_path):
   evaluator, console = _evaluator(tmp_path)
   evaluator.report(0, fakes.ScriptedSampler(_script, 0))
   evaluator.show(evaluator.report(5, fakes.ScriptedSampler(_script, 0)))
-  assert list(console.shown[0]) == ['before', 'after'] and len(console.lines) == 2
+  assert _headings(console) == ['tasks', 'before', 'after']
+  assert len(console.lines) == 2
   other, console = _evaluator(tmp_path, seed=1)
   other.sort()
-  other.show(other.report(5, fakes.ScriptedSampler(_script, 0)))
-  assert list(console.shown[0]) == ['after'] and console.shown[0]['after']['seed'] == 1
+  report = other.report(5, fakes.ScriptedSampler(_script, 0))
+  other.show(report)
+  assert _headings(console) == ['tasks', 'after'] and report['seed'] == 1
   assert any('there is no before' in line for line in console.lines)
   assert 'eval/superseded/: 2' in console.lines[0]
