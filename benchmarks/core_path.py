@@ -14,8 +14,9 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
   'main train build config batching trajectory rollout/episodes rollout/request',
   'methods/table methods/hyperparameters methods/interface methods/estimators',
-  'methods/teachers methods/gates methods/objective advantages/baselines',
-  'losses/masked losses/policy losses/distill learner/learner learner/scoring',
+  'methods/teachers methods/gates methods/credit advantages/baselines',
+  'losses/masked losses/policy losses/distill losses/inputs losses/terms',
+  'losses/objective learner/learner learner/scoring',
   'learner/optimizer sampler/sampler sampler/decoding sampler/draw models/qwen',
   'models/attention models/sharding prompts/chat prompts/skills prompts/retrieval',
   'prompts/teacher prompts/fitting envs/base envs/action_parser',

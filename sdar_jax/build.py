@@ -24,7 +24,7 @@ from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.logs import sinks, writers
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import LossConfig
-from sdar_jax.methods.objective import Algorithm, StepData
+from sdar_jax.methods.interface import Algorithm, StepData
 from sdar_jax.models import hf, qwen, sharding
 from sdar_jax.prompts import chat, retrieval, skills, tags
 from sdar_jax.prompts import teacher as teacher_lib

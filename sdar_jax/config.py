@@ -5,7 +5,6 @@ arguments of its constructor. Experiment files start from `default` and override
 nothing in the package supplies a default of its own.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -19,6 +18,7 @@ from ml_collections import config_dict
 from sdar_jax import files
 from sdar_jax.envs import worlds
 from sdar_jax.keys import ConfigError, Key, check_type
+from sdar_jax.methods import hyperparameters, validity
 from sdar_jax.methods.hyperparameters import LossConfig
 from sdar_jax.prompts import retrieval, skills
 
@@ -71,7 +71,7 @@ KEYS: dict[str, Key] = {
   'skills.token_budget': Key(
     1024, 'tokens of skills in a prompt; whole skills only, never cut', _COUNT
   ),
-  'algorithm.name': Key('sdar', "a row of algorithms.py, or two: 'gigpo+sdar'"),
+  'algorithm.name': Key('sdar', "a row of methods/table.py, or two: 'gigpo+sdar'"),
   'algorithm.invalid_penalty': Key(
     0.1, 'off the score of a malformed row, return units', '[0, 1e6]', 'ref'
   ),
@@ -81,6 +81,7 @@ KEYS: dict[str, Key] = {
     ('minibatch', 'microbatch'),
     'ref: microbatch',
   ),
+  **{f'algorithm.{name}': key for name, key in hyperparameters.KEYS.items()},
   'rollout.tasks_per_step': Key(16, 'P, tasks of a step', _COUNT, 'ref'),
   'rollout.group_size': Key(8, 'G, episodes of each task', _COUNT, 'ref'),
   'rollout.refills': Key(
@@ -199,7 +200,6 @@ def default(world: str = 'alfworld') -> ml_collections.ConfigDict:
       c[room] = ml_collections.ConfigDict()
     (c[room] if room else c)[leaf] = key.default
   c.world = ml_collections.ConfigDict({'name': world, **worlds.settings(world)})
-  c.algorithm.update(dataclasses.asdict(LossConfig()))
   _follow_reward(c)
   return c
 
@@ -251,12 +251,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise ConfigError(
       "config.model.path='': must be a Hugging Face directory or hub id"
     )
-  numbers = {f.name: config.algorithm[f.name] for f in dataclasses.fields(LossConfig)}
-  try:
-    hyper = LossConfig(**numbers)
-  except ValueError as error:
-    raise ConfigError(f'config.algorithm.{error}') from None
-  _check_method(config, hyper)
+  _check_method(config)
   _check_relations(config)
 
 
@@ -328,13 +323,14 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
       config.world[name] = str(path)
 
 
-def _check_method(config: ml_collections.ConfigDict, hyper: LossConfig) -> None:
+def _check_method(config: ml_collections.ConfigDict) -> None:
   """Raises ConfigError unless there is this method and it takes these numbers."""
-  from sdar_jax.methods import validity
-
+  numbers = {name: config.algorithm[name] for name in hyperparameters.KEYS}
   usual = default(config.world.name)
   usual.rollout.success_reward = config.rollout.success_reward
-  for line in validity.complaints(config.algorithm.name, hyper, usual.algorithm):
+  for line in validity.complaints(
+    config.algorithm.name, LossConfig(**numbers), usual.algorithm
+  ):
     raise ConfigError(f'config.algorithm.{line}')
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Collection
 from typing import Any
 
 # Integers cross to the device as int32. Numbers nearer to 0 than this are 0 in float32
@@ -25,23 +26,23 @@ class Key:
     default: its value, whose type is the key's.
     meaning: in a few words, with the unit.
     allowed: the choices, or an interval such as '[1, inf)', '(0, 1]' or
-      '0 or [0.1, 1]'; '' where the type says all.
+      '0 or [0.1, 1]'; '' where the type says all. A table of choices may grow.
     source: where the default comes from: 'paper', 'ref' or ''.
   """
 
   default: Any
   meaning: str
-  allowed: str | tuple[str, ...] = ''
+  allowed: str | Collection[str] = ''
   source: str = ''
 
   def check(self, name: str, value: Any) -> None:
     """Raises ConfigError unless `name` may have this value."""
-    by_choice = isinstance(self.allowed, tuple)
+    by_choice = not isinstance(self.allowed, str)
     high = math.inf if by_choice or not self.allowed else _interval(self.allowed)[3]
     check_type(name, value, self.default, LARGEST_INT if high == math.inf else high)
     if by_choice:
       if value not in self.allowed:
-        raise ConfigError(f'{_said(name, value)}: must be one of {self.allowed}')
+        raise ConfigError(f'{_said(name, value)}: must be one of {tuple(self.allowed)}')
     elif self.allowed and not _admits(self.allowed, value):
       raise ConfigError(f'{_said(name, value)}: must be {_in_words(self.allowed)}')
 

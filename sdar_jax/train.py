@@ -20,7 +20,7 @@ from sdar_jax.learner.checkpoint import CheckpointStore, SaveError
 from sdar_jax.logs import report, writers
 from sdar_jax.logs.clock import Clock
 from sdar_jax.logs.console import Console
-from sdar_jax.methods import objective
+from sdar_jax.methods.credit import assign_credit
 from sdar_jax.process.signals import StopSignal
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts import teacher as teacher_lib
@@ -233,7 +233,7 @@ class Run:
     data = build.step_data(
       rows, views, scored, self.algorithm, self.loss, self.chat, self.step
     )
-    values = objective.assign_credit(self.algorithm, self.loss, data)
+    values = assign_credit(self.algorithm, self.loss, data)
     batch = self.learner.extend(batch, batching.scatter(scored, values))
     known = zip(scored, batching.scatter(scored, values), strict=True)
     return [{**scores, **credit} for scores, credit in known], batch

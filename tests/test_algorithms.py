@@ -12,18 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import alfworld
+from experiments import alfworld, arguments
 from sdar_jax import config as config_lib
-from sdar_jax.losses import masked
-from sdar_jax.methods import objective
+from sdar_jax.losses import masked, objective
+from sdar_jax.losses.inputs import LossInputs
+from sdar_jax.losses.objective import policy_objective
+from sdar_jax.methods import hyperparameters
+from sdar_jax.methods.credit import assign_credit
 from sdar_jax.methods.gates import GATES
-from sdar_jax.methods.hyperparameters import CHOICES, LossConfig
-from sdar_jax.methods.objective import (
-  LossInputs,
-  StepData,
-  assign_credit,
-  policy_objective,
-)
+from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.interface import StepData
 from sdar_jax.methods.table import ALGORITHMS, find
 from sdar_jax.prompts import teacher as teacher_lib
 
@@ -163,8 +161,8 @@ def test_settings_are_config_keys_and_arrive(name):
   config_lib.validate(config)
   values = config_lib.flatten(config)
   assert values['algorithm.name'] == name
-  for key in set(settings) - {'algorithm.distill_coef'}:  # Scaled for small models.
-    assert values[key] == settings[key]
+  own = {**settings, **arguments.tiny_settings(name)}
+  assert {key: values[key] for key in own} == own
 
 
 def test_any_plain_policy_is_found_with_any_teacher():
@@ -178,16 +176,24 @@ def test_any_plain_policy_is_found_with_any_teacher():
           summary=f'{base.summary}; {ALGORITHMS[teacher].summary}',
           source=f'{base.source}; {ALGORITHMS[teacher].source}',
           distillation=ALGORITHMS[teacher].distillation,
+          teacher_settings=ALGORITHMS[teacher].teacher_settings,
           student_sees_skills=seeing,
         )
 
 
 def test_a_combination_takes_numbers_from_both_sides():
-  assert find('gigpo+sdar').all_settings == {'algorithm.gamma': 0.95}
+  assert find('gigpo+sdar').all_settings == {
+    'algorithm.gamma': 0.95,
+    'algorithm.step_weight': 1.0,
+    'algorithm.distill_coef': 0.01,
+    'algorithm.gate': 'gap',
+    'algorithm.gate_beta': 5.0,
+  }
   both = find('reinforce++-baseline+rlsd')
   assert both.advantages is ALGORITHMS['reinforce++-baseline'].advantages
   assert both.all_settings == {
-    'algorithm.distill_coef': 0.5,
+    'algorithm.credit_mix': 0.5,
+    'algorithm.credit_clip': 0.2,
     'algorithm.warmdown_steps': 100,
   }
   assert hyper_of('opsd').policy_coef == 0
@@ -205,12 +211,12 @@ def test_a_combination_takes_numbers_from_both_sides():
     ('opsd-sampled', {'distill_coef': 1.0, 'gap_clip': 5.0, 'policy_coef': 0.0}),
     ('sdpg', {'distill_coef': 0.01, 'divergence': 'reverse_kl', 'topk': 0}),
     ('sdpo', {'distill_coef': 1.0, 'topk': 20, 'teacher_weights': 'ema'}),
-    ('rlsd', {'distill_coef': 0.5, 'credit_clip': 0.2, 'warmdown_steps': 100}),
+    ('rlsd', {'credit_mix': 0.5, 'credit_clip': 0.2, 'warmdown_steps': 100}),
     ('skill-sd', {'distill_coef': 0.001, 'warmdown_steps': 100}),
-    ('agent-opsd', {'distill_coef': 0.5, 'credit_clip': 0.2, 'warmdown_steps': 0}),
-    ('opid', {'distill_coef': 0.001, 'gap_clip': 0.0}),
-    ('grsd', {'distill_coef': 0.5, 'credit_clip': 3.0}),
-    ('adrs', {'distill_coef': 0.05, 'gate_scale': 2.0}),
+    ('agent-opsd', {'credit_mix': 0.5, 'credit_clip': 0.2, 'warmdown_steps': 0}),
+    ('opid', {'gap_coef': 0.001, 'gap_clip': 0.0}),
+    ('grsd', {'credit_mix': 0.5, 'signal_clip': 3.0}),
+    ('adrs', {'shaping_coef': 0.05, 'gate_scale': 2.0}),
     ('ucob', {'distill_coef': 0.1, 'view_gamma': 0.95, 'action_weight': 2.0}),
   ],
 )
@@ -567,7 +573,7 @@ def test_rlsd_credit_is_warmed_down_to_grpo(step, lam):
 def test_credit_of_whole_turns(name, mix):
   data = step_data()
   want = spread(LOOPS[name](data, loop_grpo(data), mix), data.response_mask)
-  got = credit(name, data, distill_coef=mix)['advantages']
+  got = credit(name, data, credit_mix=mix)['advantages']
   assert_close(got, want, rtol=2e-5, atol=2e-6)  # Beliefs of 1e-4 divide by little.
 
 
@@ -578,7 +584,7 @@ def test_opid_adds_the_gap(clip):
   for i in range(len(want)):
     gaps = gap_of(data, i)
     want[i, : len(gaps)] += 0.3 * (np.clip(gaps, -clip, clip) if clip else gaps)
-  got = credit('opid', data, distill_coef=0.3, gap_clip=clip)['advantages']
+  got = credit('opid', data, gap_coef=0.3, gap_clip=clip)['advantages']
   assert_close(got, want)
 
 
@@ -586,7 +592,7 @@ def test_opid_adds_the_gap(clip):
 def test_adrs_rewards_tokens_before_advantages_are_estimated(tau):
   data = step_data()
   rewards, gates = loop_adrs(data, 0.3, tau)
-  got = credit('adrs', data, distill_coef=0.3, gate_scale=tau)
+  got = credit('adrs', data, shaping_coef=0.3, gate_scale=tau)
   want = loop_grpo(data, scores=data.scores + rewards.sum(1))
   assert_close(got['advantages'], spread(want, data.response_mask))
   assert_close(got['gate'], spread(gates, data.response_mask))
@@ -602,13 +608,13 @@ def test_adrs_rewards_are_placed_where_a_method_looks_at_tokens():
   paid = rewards.copy()
   for i, turn in enumerate(TURNS):
     paid[i, turn.tokens - 1] += data.scores[i]
-  got = credit('ppo+adrs', data, distill_coef=0.3, gamma=0.9, gae_lambda=0.7)
+  got = credit('ppo+adrs', data, shaping_coef=0.3, gamma=0.9, gae_lambda=0.7)
   advantages = loop_gae(paid, data, 0.9, 0.7)
   assert_close(got['advantages'], loop_whiten(advantages, data.response_mask))
-  got = credit('reinforce+++adrs', data, distill_coef=0.3, gamma=0.9)
+  got = credit('reinforce+++adrs', data, shaping_coef=0.3, gamma=0.9)
   returns = loop_gae(paid, data._replace(old_values=0 * data.old_values), 0.9, 1.0)
   assert_close(got['advantages'], loop_whiten(returns, data.response_mask))
-  got = credit('gigpo+adrs', data, distill_coef=0.3)
+  got = credit('gigpo+adrs', data, shaping_coef=0.3)
   shifted = data._replace(scores=data.scores + rewards.sum(1))
   states = [(t.place, t.visit) for t in TURNS]
   want = loop_gigpo(shifted, states)
@@ -835,7 +841,11 @@ GATE_ORACLES = {  # Of gap and entropy.
   'entropy': lambda d, h: sigmoid(5 * h),
   'soft_or': lambda d, h: sigmoid(5 * (1 - (1 - np.minimum(h, 1)) * (1 - d))),
 }
-GATED = [('sdar', form, gate) for form in CHOICES['distill_form'] for gate in GATES]
+GATED = [
+  ('sdar', form, gate)
+  for form in hyperparameters.KEYS['distill_form'].allowed
+  for gate in GATES
+]
 
 
 @pytest.mark.parametrize('name, form, gate', [*GATED, ('opsd-released', 'loss', 'gap')])

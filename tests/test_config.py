@@ -9,6 +9,7 @@ from experiments import alfworld, arguments, search_qa, webshop
 from sdar_jax import config as config_lib
 from sdar_jax.envs import worlds
 from sdar_jax.evaluation import panels
+from sdar_jax.methods import table
 
 
 def _default():
@@ -161,14 +162,13 @@ def test_the_paper_preset_turns_the_released_quirks_on_and_ours_off(world):
 def test_methods_bring_their_own_numbers():
   config = alfworld.get_config('model=qwen2.5-3b,algo=dapo+rlsd')
   assert config.algorithm.clip_high == 0.28 and config.rollout.refills == 9
-  assert config.algorithm.distill_coef == 0.5 and config.algorithm.warmdown_steps == 100
+  assert config.algorithm.credit_mix == 0.5 and config.algorithm.warmdown_steps == 100
   # Weights that papers give as hundredths are the small model's own, one by one.
   small = {'sdar': 0.5, 'gigpo+sdar': 0.5, 'grpo+opsd-released': 0.5, 'sdpg': 0.5}
   small |= {'skill-sd': 0.05, 'opid': 0.05, 'rlsd': 0.5, 'opsd': 1.0, 'adrs': 0.05}
-  small |= {'grpo': 0.01}  # Which nothing reads: as it is.
   for name, coef in small.items():
-    tiny = alfworld.get_config(f'model=tiny,algo={name}')
-    assert tiny.algorithm.distill_coef == coef, name
+    tiny = alfworld.get_config(f'model=tiny,algo={name}').algorithm
+    assert tiny[table.find(name).distillation.coef] == coef, name
 
 
 @pytest.mark.parametrize(

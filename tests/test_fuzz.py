@@ -14,7 +14,7 @@ from experiments import alfworld, search_qa, webshop
 from sdar_jax import build, main
 from sdar_jax import config as config_lib
 from sdar_jax.keys import LARGEST_FLOAT, LARGEST_INT, SMALLEST_FLOAT, ConfigError
-from sdar_jax.methods.hyperparameters import CHOICES, LossConfig
+from sdar_jax.methods.hyperparameters import KEYS
 
 WORLDS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
 ODD = (
@@ -213,9 +213,7 @@ def _numbers(pick):
   """The loss config whose numbers are all the outermost that are accepted."""
   config, out = _config(), {}
   for key, value in config.algorithm.items():
-    if key in CHOICES or key not in LossConfig.__dataclass_fields__:
-      continue
-    if type(value) is not float:
+    if key not in KEYS or type(value) is not float:
       continue
     for candidate in pick:
       config.algorithm[key] = candidate

@@ -10,9 +10,10 @@ import pytest
 
 from sdar_jax import batching
 from sdar_jax.logs import clock, metrics, report
+from sdar_jax.losses.inputs import LossInputs
+from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import LossConfig
-from sdar_jax.methods.objective import LossInputs, policy_objective
 from sdar_jax.models import qwen
 from sdar_jax.prompts import skills
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn

@@ -2,12 +2,11 @@
 
 import inspect
 import re
+from collections.abc import Collection
 from typing import Any
 
 from sdar_jax import config as config_lib
 from sdar_jax.envs import worlds
-from sdar_jax.methods import hyperparameters
-from sdar_jax.methods.hyperparameters import LossConfig
 
 _ENTRY = re.compile(r'^ {2,4}(\w+): (.*(?:\n {6,}.*)*)', re.MULTILINE)
 
@@ -23,25 +22,21 @@ def table(config: Any) -> str:
   """
   values = config_lib.flatten(config)
   defaults = config_lib.flatten(config_lib.default(values['world.name']))
-  meanings = _documented(LossConfig, 'algorithm.')
-  meanings |= _documented(worlds.find(values['world.name']), 'world.')
+  meanings = _documented(worlds.find(values['world.name']), 'world.')
   lines = ['Keys, *: not the default. Set one by --config.KEY=VALUE.']
   for name, value in values.items():
     key = config_lib.KEYS.get(name)
     changed = '*' if value != defaults[name] else ' '
     said = [key.meaning, _allowed(key.allowed), key.source] if key else []
     if not said:
-      leaf = name.removeprefix('algorithm.')
-      known = leaf != name and leaf in hyperparameters.CHOICES
-      choices = tuple(hyperparameters.CHOICES[leaf]) if known else ''
-      said = [meanings.get(name, ''), _allowed(choices)]
+      said = [meanings.get(name, '')]
     lines.append(f'{changed} {name} = {value!r}')
     lines.append(f'      {"; ".join(filter(None, said))}'.rstrip())
   return '\n'.join(lines) + '\n'
 
 
-def _allowed(allowed: str | tuple[str, ...]) -> str:
-  if isinstance(allowed, tuple):
+def _allowed(allowed: str | Collection[str]) -> str:
+  if not isinstance(allowed, str):
     return 'one of ' + ', '.join(map(repr, allowed))
   return allowed
 

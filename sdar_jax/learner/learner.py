@@ -18,8 +18,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdar_jax.learner import optimizer, scoring
 from sdar_jax.losses import masked, policy
+from sdar_jax.losses.inputs import LossInputs
+from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods.hyperparameters import LossConfig
-from sdar_jax.methods.objective import Algorithm, LossInputs, policy_objective
+from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import qwen, sharding
 
 Microbatch = dict[str, Any]

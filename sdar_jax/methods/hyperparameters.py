@@ -1,36 +1,15 @@
-"""The numbers of advantages and losses: `config.algorithm`, key by key. No JAX."""
+"""Numbers of advantages and losses: `config.algorithm`, key by key. No JAX.
+
+A field of `LossConfig` is the one place where a number is born: its default, unit,
+bound, source and meaning. The config, `--mode=describe` and the checks read them there.
+"""
 
 import dataclasses
-import math
-from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any
 
+from sdar_jax.keys import Key
 from sdar_jax.methods import gates
-
-CHOICES: Mapping[str, Collection[str]] = {
-  'kl_kind': ('k1', 'k2', 'k3', 'abs'),
-  'kl_in': ('loss', 'reward'),
-  'aggregation': (
-    'token-mean',
-    'seq-mean-token-sum',
-    'seq-mean-token-mean',
-    'seq-mean-token-sum-norm',
-  ),
-  'statistics_over': ('rows', 'trajectories'),
-  'distill_form': ('loss', 'advantage'),
-  'gate': gates.GATES,
-  'divergence': ('reverse_kl', 'forward_kl', 'jsd'),
-  'teacher_weights': ('policy', 'ema', 'initial'),
-}
-_FRACTIONS = (
-  'clip_low',
-  'gamma',
-  'gae_lambda',
-  'view_gamma',
-  'ema_decay',
-  'anchor_similarity',
-)
-_AT_LEAST_ONE = ('dual_clip',)
 
 
 def reads(*keys: str) -> Callable[[Callable], Callable]:
@@ -43,140 +22,179 @@ def reads(*keys: str) -> Callable[[Callable], Callable]:
   return declare
 
 
-class Range(NamedTuple):
-  """The values that a method takes for a number."""
+def _number(
+  default: Any, meaning: str, allowed: str | Collection[str] = '', source: str = ''
+) -> Any:
+  key = Key(default, meaning, allowed, source)
+  return dataclasses.field(default=default, metadata={'key': key})
 
-  at_most: float = math.inf
-  above: float = -math.inf
 
-  def __contains__(self, value: float) -> bool:
-    return self.above < value <= self.at_most
-
-  def __str__(self) -> str:
-    bounds = []
-    if self.above > -math.inf:
-      bounds.append(f'above {self.above:g}')
-    if self.at_most < math.inf:
-      bounds.append(f'at most {self.at_most:g}')
-    return ' and '.join(bounds)
+_AT_LEAST_0, _ABOVE_0, _SHARE = '[0, inf)', '(0, inf)', '[0, 1]'
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
   """Hyperparameters of advantages and losses; hashable, so static under jit.
 
-  Defaults are the paper's for ALFWorld (arXiv 2605.15155; ZJU-REAL/SDAR@8b85c23,
-  examples/sdar_trainer), where a solved episode returns 10; `config.default` makes
-  those in return units follow `rollout.success_reward`. A coefficient of 0 removes its
-  term: it costs nothing and the result is bit for bit that of a method without it.
+  Defaults are the paper's for ALFWorld (arXiv 2605.15155; `ref` is its released code,
+  ZJU-REAL/SDAR@8b85c23, examples/sdar_trainer), where a solved episode returns 10;
+  `config.default` makes those in return units follow `rollout.success_reward`. A
+  coefficient of 0 removes its term: it costs nothing and the result is bit for bit
+  that of a method without it.
 
-  Attributes:
-    statistics_over: group statistics over 'rows' or 'trajectories'.
-    divide_by_std: divide group-relative advantages by the group's deviation.
-    gamma: discount, per turn in GiGPO, per token in REINFORCE++ and PPO.
-    gae_lambda: PPO's lambda.
-    step_weight: weight of GiGPO's advantages among equal states.
-    anchor_similarity: states whose texts are this similar count as equal; 0 asks for
-      equal texts.
-    policy_coef: weight of the policy loss.
-    clip_low: the ratio's lower clip is 1 - clip_low.
-    clip_high: the ratio's upper clip is 1 + clip_high.
-    dual_clip: bound on the ratio where the advantage is negative, >= 1.
-    value_coef: weight of the value loss, per squared return unit.
-    value_clip: how far a value may move per step, return units.
-    kl_coef: weight of the KL to the initial policy.
-    kl_kind: its estimator, one of policy.KL_KINDS.
-    kl_in: 'loss' adds it to the loss; 'reward' takes it off the rewards.
-    entropy_coef: weight of the entropy bonus.
-    aggregation: tokens to a scalar, one of masked.AGGREGATIONS.
-    distill_coef: weight of all that the teacher says: of a distillation term; or the
-      share, at most 1, in which a teacher reshapes advantages; or return units per
-      deviation (ADRS).
-    distill_form: 'loss' adds a term; 'advantage' adds the gate to the advantages.
-    warmdown_steps: over which distill_coef falls to 0 in a line; 0 keeps it.
-    gate: one of gates.GATES: what it looks at is the teacher's 'gap', the student's
-      'entropy', or either ('soft_or').
-    gate_beta: sharpness of the gate, 1/nat.
-    gate_centred: take the step's mean gate off every gate.
-    gap_clip: bound on the gap in the gate and in sampled OPSD, nats; 0 is none.
-    ratio_limit: bound on the importance ratio that multiplies the gate; 0 leaves the
-      ratio out.
-    divergence: of whole distributions, one of divergence.KINDS.
-    topk: ids of the teacher that it compares, and one bucket for the rest; 0 is the
-      whole vocabulary.
-    jsd_weight: the teacher's share of the mixture in 'jsd'.
-    token_clip: bound on a token's divergence, nats; 0 is none.
-    teacher_weights: of the 'policy' before the step's updates, their 'ema', or the
-      'initial' policy.
-    ema_decay: of the teacher's weights, per step.
-    credit_clip: how far a teacher may move a turn's or token's share of the advantage.
-    gate_scale: tau of ADRS's gate, per unit of its signal.
-    view_gamma: discount per turn of the returns that UCOB compares.
-    view_margin: return by which a view must lead to teach the other.
-    view_temperature: lead at which its weight is 1, return units.
-    view_weight_cap: largest weight.
-    action_weight: weight of tokens after the thought (UCOB).
+  Raises:
+    ConfigError: a value out of its bounds; one line.
   """
 
-  statistics_over: str = 'rows'
-  divide_by_std: bool = True
-  gamma: float = 1.0
-  gae_lambda: float = 1.0
-  step_weight: float = 1.0
-  anchor_similarity: float = 0.0
-  policy_coef: float = 1.0
-  clip_low: float = 0.2
-  clip_high: float = 0.2
-  dual_clip: float = 3.0
-  value_coef: float = 0.01
-  value_clip: float = 0.5
-  kl_coef: float = 0.01
-  kl_kind: str = 'k3'
-  kl_in: str = 'loss'
-  entropy_coef: float = 0.001
-  aggregation: str = 'token-mean'
-  distill_coef: float = 0.01
-  distill_form: str = 'loss'
-  warmdown_steps: int = 0
-  gate: str = 'gap'
-  gate_beta: float = 5.0
-  gate_centred: bool = False
-  gap_clip: float = 0.0
-  ratio_limit: float = 0.0
-  divergence: str = 'reverse_kl'
-  topk: int = 0
-  jsd_weight: float = 0.5
-  token_clip: float = 0.0
-  teacher_weights: str = 'policy'
-  ema_decay: float = 0.99
-  credit_clip: float = 0.2
-  gate_scale: float = 2.0
-  view_gamma: float = 0.95
-  view_margin: float = 0.5
-  view_temperature: float = 2.0
-  view_weight_cap: float = 2.0
-  action_weight: float = 1.0
+  statistics_over: str = _number(
+    'rows', 'what group statistics count', ('rows', 'trajectories'), 'ref: rows'
+  )
+  divide_by_std: bool = _number(
+    True, "divide group-relative advantages by the group's deviation", '', 'ref'
+  )
+  gamma: float = _number(
+    1.0, 'discount, per turn in GiGPO, per token in REINFORCE++ and PPO', _SHARE
+  )
+  gae_lambda: float = _number(1.0, "PPO's lambda, per token", _SHARE)
+  step_weight: float = _number(
+    1.0, "weight of GiGPO's advantages among equal states", _AT_LEAST_0
+  )
+  anchor_similarity: float = _number(
+    0.0,
+    'states whose texts are this similar count as equal; 0 asks for equal texts',
+    _SHARE,
+  )
+  policy_coef: float = _number(1.0, 'weight of the policy loss', _AT_LEAST_0)
+  clip_low: float = _number(
+    0.2, "the ratio's lower clip is 1 - clip_low", _SHARE, 'ref'
+  )
+  clip_high: float = _number(
+    0.2, "the ratio's upper clip is 1 + clip_high", _AT_LEAST_0, 'ref'
+  )
+  dual_clip: float = _number(
+    3.0, 'bound on the ratio where the advantage is negative', '[1, inf)', 'ref'
+  )
+  value_coef: float = _number(
+    0.01, 'weight of the value loss, per squared return unit', _AT_LEAST_0
+  )
+  value_clip: float = _number(
+    0.5, 'how far a value may move per step, return units', _AT_LEAST_0, 'ref'
+  )
+  kl_coef: float = _number(
+    0.01, 'weight of the KL to the initial policy', _AT_LEAST_0, 'paper'
+  )
+  kl_kind: str = _number('k3', 'its estimator', ('k1', 'k2', 'k3', 'abs'), 'ref')
+  kl_in: str = _number(
+    'loss', "'loss' adds it to the loss, 'reward' takes it off", ('loss', 'reward')
+  )
+  entropy_coef: float = _number(
+    0.001, 'weight of the entropy bonus, nats', _AT_LEAST_0, 'ref'
+  )
+  aggregation: str = _number(
+    'token-mean',
+    'tokens to a scalar',
+    (
+      'token-mean',
+      'seq-mean-token-sum',
+      'seq-mean-token-mean',
+      'seq-mean-token-sum-norm',
+    ),
+    'ref',
+  )
+  distill_coef: float = _number(
+    0.01, 'weight of the distillation term, against the policy loss', _AT_LEAST_0, 'ref'
+  )
+  distill_form: str = _number(
+    'loss',
+    "'loss' adds a term, 'advantage' adds the gate to the advantages",
+    ('loss', 'advantage'),
+    'ref',
+  )
+  credit_mix: float = _number(
+    0.5, 'share in which a teacher reshapes advantages (RLSD, AgentOPSD, GRSD)', _SHARE
+  )
+  credit_clip: float = _number(
+    0.2,
+    "how far a teacher moves a token's or turn's share of the advantage from 1 (RLSD,"
+    ' AgentOPSD)',
+    '(0, 1]',
+  )
+  signal_clip: float = _number(
+    3.0, 'bound on the signal of a turn, in size (GRSD)', _ABOVE_0
+  )
+  gap_coef: float = _number(0.001, 'advantage per nat of the gap (OPID)', _AT_LEAST_0)
+  shaping_coef: float = _number(
+    0.05, 'return units per deviation of a token reward (ADRS)', _AT_LEAST_0
+  )
+  warmdown_steps: int = _number(
+    0,
+    "steps over which the teacher's weight falls to 0 in a line; 0 keeps it",
+    _AT_LEAST_0,
+  )
+  gate: str = _number(
+    'gap',
+    "what the gate looks at: the teacher's gap, the student's entropy, or either",
+    gates.GATES,
+    'paper',
+  )
+  gate_beta: float = _number(5.0, 'sharpness of the gate, 1/nat', _AT_LEAST_0, 'paper')
+  gate_centred: bool = _number(False, "take the step's mean gate off every gate")
+  gap_clip: float = _number(
+    0.0,
+    'bound on the gap in the gate and in sampled OPSD, nats; 0 is none',
+    _AT_LEAST_0,
+  )
+  ratio_limit: float = _number(
+    0.0,
+    'bound on the importance ratio that multiplies the gate; 0 leaves the ratio out',
+    '0 or [1, inf)',
+  )
+  divergence: str = _number(
+    'reverse_kl', 'of whole distributions', ('reverse_kl', 'forward_kl', 'jsd')
+  )
+  topk: int = _number(
+    0,
+    'ids of the teacher that it compares, and one bucket for the rest; 0 is the whole'
+    ' vocabulary',
+    _AT_LEAST_0,
+  )
+  jsd_weight: float = _number(
+    0.5, "the teacher's share of the mixture in 'jsd'", '(0, 1)'
+  )
+  token_clip: float = _number(
+    0.0, "bound on a token's divergence, nats; 0 is none", _AT_LEAST_0
+  )
+  teacher_weights: str = _number(
+    'policy',
+    "of the 'policy' before the step's updates, their 'ema', or the 'initial' policy",
+    ('policy', 'ema', 'initial'),
+  )
+  ema_decay: float = _number(0.99, "of the teacher's weights, per step", _SHARE)
+  gate_scale: float = _number(
+    2.0, "tau of ADRS's gate, per unit of its signal", _AT_LEAST_0
+  )
+  view_gamma: float = _number(0.95, 'discount per turn of returns (UCOB)', _SHARE)
+  view_margin: float = _number(
+    0.5, 'return by which a view must lead to teach the other (UCOB)', _AT_LEAST_0
+  )
+  view_temperature: float = _number(
+    2.0, 'lead at which its weight is 1, return units (UCOB)', _ABOVE_0
+  )
+  view_weight_cap: float = _number(2.0, 'largest weight of a view (UCOB)', _ABOVE_0)
+  action_weight: float = _number(
+    1.0, 'weight of tokens after the thought (UCOB)', _AT_LEAST_0
+  )
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      name, value = field.name, getattr(self, field.name)
-      if name in CHOICES:
-        if value not in CHOICES[name]:
-          raise ValueError(f'{name}={value!r}: must be one of {tuple(CHOICES[name])}')
-      elif not isinstance(value, bool):
-        bound = 1 if name in _AT_LEAST_ONE else 0
-        if not (math.isfinite(value) and value >= bound):
-          raise ValueError(f'{name}={value}: must be a finite number >= {bound}')
-      if name in _FRACTIONS and value > 1:
-        raise ValueError(f'{name}={value}: must be at most 1')
-    if not 0 < self.jsd_weight < 1:
-      raise ValueError(f'jsd_weight={self.jsd_weight}: must be a number in (0, 1)')
-    if not self.view_temperature > 0:
-      raise ValueError('view_temperature=0: must be a positive number')
-    if 0 < self.ratio_limit < 1:
-      raise ValueError(f'ratio_limit={self.ratio_limit}: must be 0 or at least 1')
+    for name, key in KEYS.items():
+      key.check(f'algorithm.{name}', getattr(self, name))
 
   @property
   def needs_reference(self) -> bool:
     """Whether anything reads the initial policy."""
     return self.kl_coef != 0
+
+
+KEYS: dict[str, Key] = {
+  field.name: field.metadata['key'] for field in dataclasses.fields(LossConfig)
+}

@@ -1,22 +1,19 @@
-"""What a method is made of: its data, the teacher's side, and the whole row.
+"""The interface of a method: its data, the teacher's side, and the whole row. No JAX.
 
-`objective` is where these parts meet. A method is an `Algorithm` of pure functions and
-numbers; nothing asks which one it is.
+A method is an `Algorithm` of pure functions and numbers; nothing asks which one it is.
+Its parts meet in `methods.credit` on the host and in `losses.objective` on the device.
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sdar_jax.advantages import anchors, returns
-from sdar_jax.losses import distill, masked
-from sdar_jax.losses.masked import Array
 from sdar_jax.methods import gates
-from sdar_jax.methods.hyperparameters import LossConfig, Range
+from sdar_jax.methods.hyperparameters import LossConfig
 
 SEEING = ('none', 'all', 'half')  # Whose own prompts show skills.
 # Members that a group must have for its teachers to see other episodes of the task.
@@ -24,7 +21,7 @@ _MEMBERS = {'sibling': 2, 'contrast': 3}
 
 
 class StepData(NamedTuple):
-  """A step's rows (one per turn) as credit assignment reads them. NumPy.
+  """A step's rows, one per turn, for credit assignment. NumPy.
 
   Attributes:
     scores: [B] float, return units: the trajectory's return less the row's penalty.
@@ -111,88 +108,45 @@ class StepData(NamedTuple):
     )
 
 
-class LossInputs(NamedTuple):
-  """What the objective may read; gradients reach the first four fields only.
+@dataclasses.dataclass(frozen=True)
+class DeviceFunction:
+  """A jitted part of a method, imported with JAX at its first call.
 
   Attributes:
-    logprobs: [B, T] float, nats, of the current policy.
-    entropy: [B, T] float, nats, of the current policy.
-    values: [B, T] float, return units, of the current critic, or None.
-    divergence: [B, T] float, nats, between the student's and the teacher's whole
-      distributions, or None.
-    old_logprobs: [B, T] float, nats, before this step's updates.
-    ref_logprobs: [B, T] float, nats, or None where `needs_reference` is False.
-    teacher_logprobs: [B, T] float, nats, or None where `needs_teacher` is False.
-    old_values: [B, T] float, return units, or None.
-    advantages: [B, T] float, one per token.
-    value_targets: [B, T] float, return units, or None.
-    response_mask: [B, T] bool, True exactly on sampled tokens; all False on padding
-      rows.
-    action_mask: [B, T] bool, tokens after the thought, or None.
-    teaching: [B] float, weight of the row's distillation term; 0 where the teacher
-      saw nothing.
-    turn_ids: [B] int, which turn of its episode a row is, from 0.
-    gate: [B, T] in [0, 1], the method's before this step's updates, or None where it
-      has none; where the gate weighs a loss, the objective puts the current policy's
-      in its place.
-    gate_mean: scalar, the step's mean gate before its updates.
-    distill_scale: scalar, the schedule's factor on distill_coef.
-    normaliser: scalar, `masked.normaliser_of` the whole minibatch's response_mask.
+    name: 'module:function' below sdar_jax.
+    reads: keys of `config.algorithm` that it reads.
   """
 
-  logprobs: Array
-  entropy: Array
-  values: Array | None
-  divergence: Array | None
-  old_logprobs: Array
-  ref_logprobs: Array | None
-  teacher_logprobs: Array | None
-  old_values: Array | None
-  advantages: Array
-  value_targets: Array | None
-  response_mask: Array
-  action_mask: Array | None
-  teaching: Array
-  turn_ids: Array
-  gate: Array | None
-  gate_mean: Array | float
-  distill_scale: Array | float
-  normaliser: Array | int
+  name: str
+  reads: frozenset[str]
 
-  @property
-  def taught_mask(self) -> Array:
-    """[B, T] bool, response tokens of rows whose teacher saw something."""
-    return self.response_mask & (self.teaching != 0)[:, None]
+  def __call__(self, *args: Any) -> Any:
+    module, _, function = self.name.partition(':')
+    return getattr(importlib.import_module(f'sdar_jax.{module}'), function)(*args)
 
-  @property
-  def gap(self) -> jax.Array:
-    """[B, T] nats, `distill.gap` of the current policy."""
-    return distill.gap(self.logprobs, self.teacher_logprobs, self.taught_mask)
 
-  @property
-  def gate_inputs(self) -> gates.GateInputs:
-    """What a gate may look at, under the current policy; no gradient."""
-    turns = jnp.broadcast_to(self.turn_ids[:, None], self.taught_mask.shape)
-    known = (self.entropy, self.logprobs, self.teacher_logprobs, turns)
-    known = jax.lax.stop_gradient(masked.fill(self.taught_mask, *known))
-    return gates.GateInputs(self.gap, *known)
+def on_device(name: str, *keys: str) -> DeviceFunction:
+  """Names a function of `losses.terms` and the keys that it reads."""
+  return DeviceFunction(f'losses.terms:{name}', frozenset(keys))
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
   """The teacher's side of a method; it combines with any policy's side.
 
-  Functions say with `hyperparameters.reads` which numbers they read.
+  Functions declare what they read: on the host by `hyperparameters.reads`, on the
+  device by `on_device`.
 
   Attributes:
     context: what the teacher's prompt shows beyond the student's: one of
-      `contexts.CONTEXTS`.
+      `prompts.teacher.CONTEXTS`.
+    coef: the key that weighs the teacher; 0 there removes it.
     gate: (hyper) -> the gate, a function as in `gates.GATES`; what it answers is
       `inputs.gate` of the loss, the metric and the record. None for a method without,
       or with a `step_gate`.
     step_gate: (data, hyper) -> [B, R] the gate of a method whose gate looks at the
       whole step.
-    losses: (inputs, hyper) -> [B, T] losses per token before distill_coef, or None.
+    losses: (inputs, hyper) -> [B, T] losses per token before `coef`, or None.
       Used where distill_form is 'loss'.
     advantages: (advantages [B, T], inputs, hyper, coef) -> [B, T] advantages, on the
       device. Used where distill_form is 'advantage'.
@@ -202,22 +156,23 @@ class Distillation:
     weights: (data, hyper) -> [B] weights of the rows' terms, or None for 1 each.
     whole_distribution: `losses` reads `inputs.divergence`.
     control: with its settings the teacher has no effect at all, which is its point.
-    ranges: what the method takes for a number, where that is less than any would.
-    settings: config values of this method, 'algorithm.distill_coef' -> 0.5.
   """
 
   context: str
+  coef: str = 'distill_coef'
   gate: Callable[[LossConfig], gates.Gate] | None = None
   step_gate: Callable[[StepData, LossConfig], np.ndarray] | None = None
-  losses: Callable[[LossInputs, LossConfig], jax.Array] | None = None
-  advantages: Callable[..., jax.Array] | None = None
+  losses: Callable[[Any, LossConfig], Any] | None = None
+  advantages: Callable[..., Any] | None = None
   rewards: Callable[..., np.ndarray] | None = None
   credit: Callable[..., np.ndarray] | None = None
   weights: Callable[[StepData, LossConfig], np.ndarray] | None = None
   whole_distribution: bool = False
   control: bool = False
-  ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
-  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def weight(self, hyper: LossConfig) -> float:
+    """Reads the number that weighs the teacher."""
+    return getattr(hyper, self.coef)
 
   def in_advantages(self, hyper: LossConfig) -> bool:
     """Whether the term enters the advantages and not the loss."""
@@ -226,7 +181,7 @@ class Distillation:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-  """One method: a row of `algorithms.ALGORITHMS`.
+  """One method: a row of `table.ALGORITHMS`.
 
   Attributes:
     summary: what it is, in a few words.
@@ -243,19 +198,21 @@ class Algorithm:
       a row in its score.
     compares_members: whether the advantages are relative to a group's other members.
     settings: config values of the policy's side, 'algorithm.clip_high' -> 0.28.
+    teacher_settings: config values of the teacher's side.
   """
 
   summary: str
   source: str
   advantages: Callable[[StepData, LossConfig], np.ndarray]
-  policy_loss: Callable[[LossInputs, jax.Array, LossConfig], jax.Array]
-  policy_metrics: Callable[[LossInputs, jax.Array, LossConfig], masked.Metrics]
+  policy_loss: Callable[[Any, Any, LossConfig], Any]
+  policy_metrics: Callable[[Any, Any, LossConfig], Any]
   value_targets: Callable[[StepData, LossConfig], np.ndarray] | None = None
   distillation: Distillation | None = None
   student_sees_skills: str = 'none'
   rewards_tokens: bool = False
   compares_members: bool = True
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  teacher_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     if self.student_sees_skills not in SEEING:
@@ -272,13 +229,12 @@ class Algorithm:
 
   @property
   def all_settings(self) -> dict[str, Any]:
-    """Config values of both sides."""
-    taught = self.distillation.settings if self.distillation else {}
-    return {**self.settings, **taught}
+    """Joins the config values of both sides."""
+    return {**self.settings, **self.teacher_settings}
 
   def needs_teacher(self, hyper: LossConfig) -> bool:
     """Whether anything reads `teacher_logprobs` under these hyperparameters."""
-    return self.distillation is not None and hyper.distill_coef != 0
+    return self.distillation is not None and self.distillation.weight(hyper) != 0
 
   def needs_divergence(self, hyper: LossConfig) -> bool:
     """Whether the loss reads whole distributions of a teacher."""

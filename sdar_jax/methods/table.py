@@ -1,110 +1,92 @@
-"""The table of methods: a method is one row of choices and nothing else.
+"""The table of methods: a method is one row, with all its numbers. No JAX.
 
-A row names pure functions and constants; the loop, the learner and the rollout read
-them and never ask which method runs. Numbers live in `LossConfig`; where a method wants
-others than the defaults its row says so in `settings`, which an experiment's `algo=`
-argument writes into the config. Any policy whose own prompts are plain combines with
-any teacher: `find('gigpo+sdar')` is GiGPO with SDAR's distillation.
+A row names pure functions; the loop, the learner and the rollout read them and never
+ask which method runs. Its numbers are keys of `methods.hyperparameters` (units and
+bounds stand there) where they differ from the defaults or are the method's own; an
+experiment's `algo=` argument writes them into the config. Any policy whose own prompts
+are plain combines with any teacher: `find('gigpo+sdar')` is GiGPO with SDAR's
+distillation.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-from sdar_jax.losses import policy
 from sdar_jax.methods import estimators, teachers
-from sdar_jax.methods.hyperparameters import LossConfig, reads
-from sdar_jax.methods.interface import Algorithm, LossInputs
-from sdar_jax.methods.teachers import numbers
+from sdar_jax.methods.interface import Algorithm, Distillation, on_device
 
 
-def _clips(hyper: LossConfig) -> dict[str, float]:
-  names = ('clip_low', 'clip_high', 'dual_clip')
-  return {name: getattr(hyper, name) for name in names}
+def _numbers(**values: Any) -> dict[str, Any]:
+  """Names settings of `config.algorithm`: gamma=0.95 -> {'algorithm.gamma': 0.95}."""
+  return {f'algorithm.{name}': value for name, value in values.items()}
 
 
-@reads('clip_low', 'clip_high', 'dual_clip')
-def _clipped_surrogate(inputs: LossInputs, credit, hyper: LossConfig):
-  return policy.clipped_surrogate(
-    inputs.logprobs, inputs.old_logprobs, credit, inputs.response_mask, **_clips(hyper)
-  )
-
-
-@reads('clip_low', 'clip_high')
-def _sequence_surrogate(inputs: LossInputs, credit, hyper: LossConfig):
-  return _sequence(policy.gspo, inputs, credit, hyper)
-
-
-def _sequence_metrics(inputs: LossInputs, credit, hyper: LossConfig):
-  return _sequence(policy.gspo_metrics, inputs, credit, hyper)
-
-
-def _sequence(function, inputs: LossInputs, credit, hyper: LossConfig):
-  return function(
-    inputs.logprobs,
-    inputs.old_logprobs,
-    credit,
-    inputs.response_mask,
-    clip_low=hyper.clip_low,
-    clip_high=hyper.clip_high,
-  )
-
-
-def _surrogate_metrics(inputs: LossInputs, credit, hyper: LossConfig):
-  return policy.surrogate_metrics(
-    inputs.logprobs, inputs.old_logprobs, credit, inputs.response_mask, **_clips(hyper)
-  )
-
-
+_CLIPS = ('clip_low', 'clip_high', 'dual_clip')
 GRPO = Algorithm(
   summary='group-relative advantages, clipped surrogate',
   source='DeepSeekMath, arXiv 2402.03300',
   advantages=estimators.group_relative,
-  policy_loss=_clipped_surrogate,
-  policy_metrics=_surrogate_metrics,
+  policy_loss=on_device('clipped_surrogate', *_CLIPS),
+  policy_metrics=on_device('clipped_metrics', *_CLIPS),
 )
 
 
-def _policy(summary: str, source: str, settings=None, **changes) -> Algorithm:
-  """A row that differs from GRPO in the policy's side."""
+def _policy(
+  summary: str, source: str, settings: Mapping[str, Any] | None = None, **changes: Any
+) -> Algorithm:
+  """Makes a row that differs from GRPO in the policy's side."""
   return dataclasses.replace(
     GRPO, summary=summary, source=source, settings=settings or {}, **changes
   )
 
 
 def _taught(
-  summary: str, source: str, distillation, settings=None, sees: str = 'none'
+  summary: str,
+  source: str,
+  teacher: Distillation | None,
+  numbers: Mapping[str, Any],
+  *,
+  policy: Mapping[str, Any] | None = None,
+  sees: str = 'none',
 ) -> Algorithm:
-  """GRPO with a teacher."""
+  """Makes GRPO with a teacher; `policy` has the numbers of the policy's side."""
   return dataclasses.replace(
     GRPO,
     summary=summary,
     source=source,
-    distillation=distillation,
-    settings=settings or {},
+    distillation=teacher,
+    settings=policy or {},
+    teacher_settings=numbers,
     student_sees_skills=sees,
   )
 
 
-_NO_POLICY = numbers(policy_coef=0.0)
-_SHOWN = {'eval.with_skills': True}
+_ACTOR_CRITIC = {
+  'advantages': estimators.actor_critic,
+  'value_targets': estimators.value_targets,
+  'compares_members': False,
+  'rewards_tokens': True,
+}
+_NO_REWARD = _numbers(policy_coef=0.0)
 
 ALGORITHMS: dict[str, Algorithm] = {
   'grpo': GRPO,
   'dr-grpo': _policy(
     'GRPO without the divisions by deviation and by length',
     'arXiv 2503.20783',
-    numbers(divide_by_std=False, aggregation='seq-mean-token-sum-norm'),
+    _numbers(divide_by_std=False, aggregation='seq-mean-token-sum-norm'),
   ),
   'dapo': _policy(
     'GRPO with a higher upper clip, groups without contrast sampled anew',
     'arXiv 2503.14476',
-    {**numbers(clip_high=0.28), 'rollout.refills': 9},
+    {**_numbers(clip_high=0.28), 'rollout.refills': 9},
   ),
   'gspo': _policy(
     'ratio and clip of the whole response',
     'arXiv 2507.18071',
-    numbers(clip_low=3e-4, clip_high=4e-4, aggregation='seq-mean-token-mean'),
-    policy_loss=_sequence_surrogate,
-    policy_metrics=_sequence_metrics,
+    _numbers(clip_low=3e-4, clip_high=4e-4, aggregation='seq-mean-token-mean'),
+    policy_loss=on_device('sequence_surrogate', 'clip_low', 'clip_high'),
+    policy_metrics=on_device('sequence_metrics', 'clip_low', 'clip_high'),
   ),
   'rloo': _policy(
     'leave-one-out baseline', 'arXiv 2402.14740', advantages=estimators.leave_one_out
@@ -112,6 +94,7 @@ ALGORITHMS: dict[str, Algorithm] = {
   'reinforce++': _policy(
     'returns whitened over the batch',
     'arXiv 2501.03262',
+    _numbers(gamma=1.0),
     advantages=estimators.whitened,
     compares_members=False,
     rewards_tokens=True,
@@ -125,135 +108,173 @@ ALGORITHMS: dict[str, Algorithm] = {
     'only the best of a group, by its lead',
     'arXiv 2503.19595',
     # Among rows two turns of one episode would compete.
-    numbers(statistics_over='trajectories'),
+    _numbers(statistics_over='trajectories'),
     advantages=estimators.pass_at_k,
   ),
   'gigpo': _policy(
     'advantages among episodes and among equal states',
     'arXiv 2505.10978',
-    numbers(gamma=0.95),
+    _numbers(gamma=0.95, step_weight=1.0),
     advantages=estimators.anchored,
   ),
   'ppo': _policy(
     "a value head on the policy's trunk, GAE; KL in the loss",
     'arXiv 1707.06347',
-    advantages=estimators.actor_critic,
-    compares_members=False,
-    value_targets=estimators.value_targets,
-    rewards_tokens=True,
+    _numbers(gamma=1.0, gae_lambda=1.0),
+    **_ACTOR_CRITIC,
   ),
   'ppo-kl-reward': _policy(
     'the same with the KL taken off the rewards',
     'arXiv 1909.08593',
-    numbers(kl_in='reward', kl_kind='k1'),
-    advantages=estimators.actor_critic,
-    compares_members=False,
-    value_targets=estimators.value_targets,
-    rewards_tokens=True,
+    _numbers(gamma=1.0, gae_lambda=1.0, kl_in='reward', kl_kind='k1'),
+    **_ACTOR_CRITIC,
   ),
   'sdar': _taught(
     'GRPO and gated self-distillation, as a loss',
     'arXiv 2605.15155',
-    teachers.SDAR,
+    teachers.GATED,
+    _numbers(distill_coef=0.01, gate='gap', gate_beta=5.0),
   ),
   'sdar-advantage': _taught(
     'the same gate inside the advantages',
     'ours, after arXiv 2605.15155',
-    teachers.SDAR_ADVANTAGE,
+    teachers.GATED,
+    _numbers(distill_coef=0.01, distill_form='advantage', gate='gap', gate_beta=5.0),
   ),
   'sdar-centred': _taught(
     'SDAR with a clipped gap, gates less their mean, importance ratio',
     'ours, after arXiv 2605.15155',
-    teachers.SDAR_CENTRED,
+    teachers.GATED,
+    _numbers(
+      distill_coef=0.01,
+      gate='gap',
+      gate_beta=5.0,
+      gate_centred=True,
+      gap_clip=1.0,
+      ratio_limit=2.0,
+    ),
   ),
   'opsd': _taught(
     'exact, clipped divergence to the initial policy that sees skills; no reward',
     'arXiv 2601.18734',
-    teachers.OPSD,
-    _NO_POLICY,
+    teachers.DIVERGENCE,
+    _numbers(
+      distill_coef=1.0,
+      divergence='forward_kl',
+      token_clip=0.05,
+      teacher_weights='initial',
+    ),
+    policy=_NO_REWARD,
   ),
   'opsd-sampled': _taught(
     'the gap as signed credit of sampled tokens; no reward',
     'arXiv 2601.18734',
-    teachers.OPSD_SAMPLED,
-    _NO_POLICY,
+    teachers.SAMPLED,
+    _numbers(distill_coef=1.0, gap_clip=5.0),
+    policy=_NO_REWARD,
   ),
   'opsd-released': _taught(
     "SDAR's term alone, which the released code calls OPSD",
     'ZJU-REAL/SDAR@8b85c23',
-    teachers.SDAR,
-    _NO_POLICY,
+    teachers.GATED,
+    _numbers(distill_coef=0.01, gate='gap', gate_beta=5.0),
+    policy=_NO_REWARD,
   ),
   'grpo+opsd-released': _taught(
     'gate_beta 0: every gate is 1/2, the teacher has no effect',
     'ZJU-REAL/SDAR@8b85c23',
     teachers.UNGATED,
+    _numbers(distill_coef=0.01, gate_beta=0.0),
   ),
   'sdpg': _taught(
     'GRPO and exact reverse KL to the teacher',
     'arXiv 2606.04036',
-    teachers.SDPG,
+    teachers.DIVERGENCE,
+    _numbers(distill_coef=0.01, divergence='reverse_kl'),
   ),
   'sdpo': _taught(
     'top-20 divergence to an averaged self that saw a sibling succeed; no reward',
     'arXiv 2601.20802',
-    teachers.SDPO,
-    _NO_POLICY,
+    teachers.SIBLING,
+    _numbers(
+      distill_coef=1.0,
+      divergence='reverse_kl',
+      topk=20,
+      teacher_weights='ema',
+      ema_decay=0.99,
+    ),
+    policy=_NO_REWARD,
   ),
   'skill-grpo': _taught(
     'GRPO with skills in training prompts, evaluated without',
     'ZJU-REAL/SDAR@8b85c23',
     None,
+    {},
     sees='all',
   ),
   'skill-grpo*': _taught(
     'the same, evaluated with skills',
     'ZJU-REAL/SDAR@8b85c23',
     None,
-    _SHOWN,
+    {},
+    policy={'eval.with_skills': True},
     sees='all',
   ),
   'rlsd': _taught(
     'the teacher redistributes the advantage over tokens, warmed down',
     'arXiv 2604.03128',
-    teachers.RLSD,
+    teachers.REDISTRIBUTED,
+    _numbers(credit_mix=0.5, credit_clip=0.2, warmdown_steps=100),
   ),
   'skill-sd': _taught(
     'importance-weighted k3 to the teacher, warmed down',
     'arXiv 2604.10674',
-    teachers.SKILL_SD,
+    teachers.K3,
+    _numbers(distill_coef=0.001, warmdown_steps=100),
   ),
   'agent-opsd': _taught(
     'turns that moved the belief in success count more',
     'arXiv 2608.05987',
-    teachers.AGENT_OPSD,
+    teachers.BELIEF,
+    _numbers(credit_mix=0.5, credit_clip=0.2),
   ),
   'opid': _taught(
     'the gap under hindsight added to the advantage',
     'arXiv 2606.26790',
-    teachers.OPID,
+    teachers.HINDSIGHT,
+    _numbers(gap_coef=0.001),
   ),
   'grsd': _taught(
     'turns that what to do and to avoid agrees with count more',
     'arXiv 2607.28076',
-    teachers.GRSD,
+    teachers.CONTRAST,
+    _numbers(credit_mix=0.5, signal_clip=3.0),
   ),
   'adrs': _taught(
     'gated log-probs of the teacher as token rewards',
     'arXiv 2608.03223',
-    teachers.ADRS,
+    teachers.REWARDED,
+    _numbers(shaping_coef=0.05, gate_scale=2.0),
   ),
   'ucob': _taught(
     'prompts with and without skills; the better view teaches the other',
     'arXiv 2606.29502',
-    teachers.UCOB,
+    teachers.TWO_VIEWS,
+    # Margin and temperature follow rollout.success_reward: `config.default`.
+    _numbers(
+      distill_coef=0.1,
+      gate_beta=5.0,
+      view_gamma=0.95,
+      view_weight_cap=2.0,
+      action_weight=2.0,
+    ),
     sees='half',
   ),
 }
 
 
 def find(name: str) -> Algorithm:
-  """The row of this name, or the policy of one row with the teacher of another.
+  """Finds a row, or combines the policy of one with the teacher of another.
 
   Args:
     name: of a row, or 'POLICY+TEACHER' of two: one without a teacher and one with.
@@ -277,6 +298,7 @@ def find(name: str) -> Algorithm:
 
 
 def _combined(name: str, base: Algorithm, teacher: Algorithm) -> Algorithm:
+  """Joins two rows; KeyError in one line where they contradict."""
   seeing = {base.student_sees_skills, teacher.student_sees_skills} - {'none'}
   if len(seeing) > 1:
     raise KeyError(
@@ -289,6 +311,7 @@ def _combined(name: str, base: Algorithm, teacher: Algorithm) -> Algorithm:
       summary=f'{base.summary}; {teacher.summary}',
       source=f'{base.source}; {teacher.source}',
       distillation=teacher.distillation,
+      teacher_settings=teacher.teacher_settings,
       student_sees_skills=seeing.pop() if seeing else 'none',
     )
   except ValueError as error:
@@ -296,7 +319,7 @@ def _combined(name: str, base: Algorithm, teacher: Algorithm) -> Algorithm:
 
 
 def markdown() -> str:
-  """The table of methods, for the README."""
+  """Formats the table of methods."""
   lines = ['| method | what it is | teacher sees | settings | source |']
   lines += ['|---|---|---|---|---|']
   for name, row in ALGORITHMS.items():

@@ -1,79 +1,21 @@
-"""The teachers' sides of methods: what a privileged self teaches, and how.
+"""The teachers' sides of methods: what a privileged self teaches, and how. No JAX.
 
-Each constant is a `Distillation` of pure functions from `losses/`, with the settings
-its paper or released code runs with. Rows of `algorithms.ALGORITHMS` name them.
+Each constant is a `Distillation` of pure functions; its numbers are its rows'.
 """
 
 import dataclasses
-import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from sdar_jax.advantages import baselines as baselines_lib
-from sdar_jax.advantages import credit, shaping, two_views
-from sdar_jax.losses import distill
-from sdar_jax.losses import two_views as two_views_lib
+from sdar_jax.advantages import baselines, credit, shaping, two_views
 from sdar_jax.methods import gates
-from sdar_jax.methods.hyperparameters import LossConfig, Range, reads
-from sdar_jax.methods.interface import Distillation, LossInputs, StepData
+from sdar_jax.methods.hyperparameters import LossConfig, reads
+from sdar_jax.methods.interface import Distillation, StepData, on_device
 
 
 @reads('gate')
 def _selected_gate(hyper: LossConfig) -> gates.Gate:
   return gates.find(hyper.gate)
-
-
-@reads('gate_centred', 'ratio_limit')
-def _gated_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  mask, weights = inputs.taught_mask, inputs.gate
-  if hyper.gate_centred:
-    weights = distill.centred(weights, mask, inputs.gate_mean)
-  if hyper.ratio_limit:
-    weights = distill.ratio_weights(
-      weights,
-      inputs.logprobs,
-      inputs.old_logprobs,
-      mask,
-      ratio_limit=hyper.ratio_limit,
-    )
-  return distill.weighted(inputs.logprobs, inputs.teacher_logprobs, weights, mask)
-
-
-@reads('gate_centred')
-def _gated_advantages(
-  advantages: jax.Array, inputs: LossInputs, hyper: LossConfig, coef
-) -> jax.Array:
-  mask, gate = inputs.taught_mask, inputs.gate
-  if hyper.gate_centred:
-    gate = distill.centred(gate, mask, inputs.gate_mean)
-  gate = jnp.where(mask, gate, 0.0) * inputs.teaching[:, None]
-  return distill.gate_advantages(
-    advantages, gate, inputs.response_mask, distill_coef=coef
-  )
-
-
-@reads('divergence', 'topk', 'token_clip', 'jsd_weight')
-def _divergence(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  return jnp.where(inputs.taught_mask, inputs.divergence, 0.0)
-
-
-@reads('gap_clip')
-def _sampled_opsd(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  return distill.opsd(
-    inputs.logprobs,
-    inputs.teacher_logprobs,
-    inputs.taught_mask,
-    gap_clip=hyper.gap_clip or math.inf,
-  )
-
-
-@reads()
-def _k3(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  return distill.skill_sd(
-    inputs.logprobs, inputs.old_logprobs, inputs.teacher_logprobs, inputs.taught_mask
-  )
 
 
 def _reshaped(reshape, advantages: np.ndarray, data: StepData) -> np.ndarray:
@@ -96,7 +38,7 @@ def _reshaped(reshape, advantages: np.ndarray, data: StepData) -> np.ndarray:
 @reads('credit_clip')
 def _rlsd_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
   return _reshaped(
-    lambda row: baselines_lib.rlsd_credit(
+    lambda row: baselines.rlsd_credit(
       row,
       data.gap,
       data.response_mask,
@@ -136,7 +78,7 @@ def _belief_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
   )
 
 
-@reads('credit_clip')
+@reads('signal_clip')
 def _contrast_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
   return _reshaped(
     lambda row: credit.grsd_credit(
@@ -146,7 +88,7 @@ def _contrast_credit(advantages, data: StepData, hyper: LossConfig, coef: float)
       data.taught,
       data.response_mask,
       mix=coef,
-      signal_clip=hyper.credit_clip,
+      signal_clip=hyper.signal_clip,
     ),
     advantages,
     data,
@@ -217,93 +159,29 @@ def _two_view_gate(hyper: LossConfig) -> gates.Gate:
   return _unclipped_gap_gate
 
 
-@reads('action_weight')
-def _two_view_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  plain = inputs.action_mask is None  # Where action_weight is 1, every token is alike.
-  return two_views_lib.two_view_distillation(
-    inputs.logprobs,
-    inputs.teacher_logprobs,
-    inputs.gate,
-    inputs.response_mask if plain else inputs.action_mask,
-    inputs.taught_mask,
-    action_weight=hyper.action_weight,
-  )
-
-
-def numbers(**values) -> dict:
-  """Settings of `config.algorithm`: distill_coef=1.0 -> algorithm.distill_coef."""
-  return {f'algorithm.{name}': value for name, value in values.items()}
-
-
-_SHARE = Range(at_most=1.0)
-_POSITIVE = Range(above=0.0)
-_BAND = Range(above=0.0, at_most=1.0)  # At 0 the teacher could move nothing.
-
-SDAR = Distillation(
+GATED = Distillation(
   'skills',
   gate=_selected_gate,
-  losses=_gated_losses,
-  advantages=_gated_advantages,
+  losses=on_device('gated', 'gate_centred', 'ratio_limit'),
+  advantages=on_device('gated_advantages', 'gate_centred'),
 )
-SDAR_ADVANTAGE = dataclasses.replace(SDAR, settings=numbers(distill_form='advantage'))
-SDAR_CENTRED = dataclasses.replace(
-  SDAR, settings=numbers(gate_centred=True, gap_clip=1.0, ratio_limit=2.0)
+# Every gate is 1/2 at gate_beta=0: no effect, which is the point of a control.
+UNGATED = dataclasses.replace(GATED, control=True)
+_DIVERGENCE = on_device('divergence', 'divergence', 'topk', 'token_clip', 'jsd_weight')
+DIVERGENCE = Distillation('skills', losses=_DIVERGENCE, whole_distribution=True)
+SIBLING = Distillation('sibling', losses=_DIVERGENCE, whole_distribution=True)
+SAMPLED = Distillation('skills', losses=on_device('sampled_gap', 'gap_clip'))
+K3 = Distillation('skills', losses=on_device('k3'))
+REDISTRIBUTED = Distillation('skills', coef='credit_mix', credit=_rlsd_credit)
+BELIEF = Distillation('skills', coef='credit_mix', credit=_belief_credit)
+HINDSIGHT = Distillation('feedback', coef='gap_coef', credit=_added_gap)
+CONTRAST = Distillation('contrast', coef='credit_mix', credit=_contrast_credit)
+REWARDED = Distillation(
+  'skills', coef='shaping_coef', step_gate=_usefulness, rewards=_teacher_rewards
 )
-UNGATED = dataclasses.replace(SDAR, control=True, settings=numbers(gate_beta=0.0))
-OPSD = Distillation(
-  'skills',
-  losses=_divergence,
-  whole_distribution=True,
-  settings=numbers(
-    distill_coef=1.0,
-    divergence='forward_kl',
-    token_clip=0.05,
-    teacher_weights='initial',
-  ),
-)
-OPSD_SAMPLED = Distillation(
-  'skills', losses=_sampled_opsd, settings=numbers(distill_coef=1.0, gap_clip=5.0)
-)
-SDPG = Distillation('skills', losses=_divergence, whole_distribution=True)
-SDPO = Distillation(
-  'sibling',
-  losses=_divergence,
-  whole_distribution=True,
-  settings=numbers(distill_coef=1.0, topk=20, teacher_weights='ema'),
-)
-RLSD = Distillation(
-  'skills',
-  credit=_rlsd_credit,
-  ranges={'distill_coef': _SHARE, 'credit_clip': _BAND},
-  settings=numbers(distill_coef=0.5, warmdown_steps=100),
-)
-SKILL_SD = Distillation(
-  'skills', losses=_k3, settings=numbers(distill_coef=0.001, warmdown_steps=100)
-)
-AGENT_OPSD = Distillation(
-  'skills',
-  credit=_belief_credit,
-  ranges={'distill_coef': _SHARE, 'credit_clip': _BAND},
-  settings=numbers(distill_coef=0.5),
-)
-OPID = Distillation('feedback', credit=_added_gap, settings=numbers(distill_coef=0.001))
-GRSD = Distillation(
-  'contrast',
-  credit=_contrast_credit,
-  ranges={'distill_coef': _SHARE, 'credit_clip': _POSITIVE},
-  settings=numbers(distill_coef=0.5, credit_clip=3.0),
-)
-ADRS = Distillation(
-  'skills',
-  step_gate=_usefulness,
-  rewards=_teacher_rewards,
-  settings=numbers(distill_coef=0.05),
-)
-UCOB = Distillation(
+TWO_VIEWS = Distillation(
   'other_view',
   gate=_two_view_gate,
-  losses=_two_view_losses,
+  losses=on_device('two_view', 'action_weight'),
   weights=_view_weights,
-  ranges={'view_weight_cap': _POSITIVE},
-  settings=numbers(distill_coef=0.1, action_weight=2.0),
 )

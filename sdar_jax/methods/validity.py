@@ -1,19 +1,18 @@
-"""Which numbers of `config.algorithm` a method reads, and which values it takes."""
+"""Checks the numbers of a method: which keys of `config.algorithm` it reads."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sdar_jax.methods import gates, table
+from sdar_jax.methods import gates, hyperparameters, table
 from sdar_jax.methods.hyperparameters import LossConfig
 from sdar_jax.methods.interface import Algorithm, Distillation
 
-KEYS = frozenset(field.name for field in dataclasses.fields(LossConfig))
+KEYS = frozenset(hyperparameters.KEYS)
 _ALWAYS = ('policy_coef', 'kl_coef', 'entropy_coef', 'aggregation')
 
 
 def keys_read(algorithm: Algorithm, hyper: LossConfig) -> frozenset[str]:
-  """The keys that change what is trained, at these numbers.
+  """Collects the keys that change what is trained, at these numbers.
 
   Functions that declare nothing, as a method of one's own may have, count as reading
   every key. The coefficient of a term that is there counts as read, also at 0; what
@@ -23,7 +22,7 @@ def keys_read(algorithm: Algorithm, hyper: LossConfig) -> frozenset[str]:
   distillation = algorithm.distillation
   in_advantages = False
   if distillation is not None:
-    keys.add('distill_coef')
+    keys.add(distillation.coef)
     if algorithm.needs_teacher(hyper):
       in_advantages = distillation.in_advantages(hyper)
       keys |= _teachers(distillation, hyper)
@@ -73,7 +72,7 @@ def _declared(function: Callable) -> frozenset[str]:
 def complaints(
   name: str, hyper: LossConfig, defaults: Mapping[str, Any]
 ) -> Iterator[str]:
-  """One line for each number that a method does not take, or for its name.
+  """Yields a line for each number that nothing reads, or for a wrong name.
 
   Args:
     name: of a row, or of two combined.
@@ -85,10 +84,6 @@ def complaints(
   except KeyError as error:
     yield f'name={error.args[0]}'
     return
-  if algorithm.distillation is not None and algorithm.needs_teacher(hyper):
-    for key, values in algorithm.distillation.ranges.items():
-      if getattr(hyper, key) not in values:
-        yield f'{key}={getattr(hyper, key)}: must be {values} in {name}'
   own = algorithm.all_settings
   read = keys_read(algorithm, hyper)
   for key in sorted(KEYS - read):

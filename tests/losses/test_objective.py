@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from sdar_jax.advantages import baselines
 from sdar_jax.losses import divergence, masked, policy
+from sdar_jax.losses import objective as objectives
+from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.methods import gates
-from sdar_jax.methods import objective as objectives
-from sdar_jax.methods.hyperparameters import CHOICES, LossConfig
-from sdar_jax.methods.objective import LossInputs
+from sdar_jax.methods.hyperparameters import KEYS, LossConfig
 from sdar_jax.methods.table import ALGORITHMS
 
 LENGTH = 6
-FORMS = CHOICES['distill_form']
+FORMS = KEYS['distill_form'].allowed
 EXTRA = dict.fromkeys(LossInputs._fields) | {
   'gate_mean': np.float32(0.5),
   'distill_scale': np.float32(1),
@@ -242,11 +242,11 @@ def test_wild_log_ratios_give_finite_gradients(make_batch, hyper):
 
 
 def test_choices_are_those_of_the_losses():
-  assert CHOICES['kl_kind'] == policy.KL_KINDS
-  assert CHOICES['aggregation'] == masked.AGGREGATIONS
-  assert CHOICES['statistics_over'] == baselines.STATISTICS_OVER
-  assert CHOICES['divergence'] == divergence.KINDS
-  assert CHOICES['gate'] is gates.GATES
+  assert KEYS['kl_kind'].allowed == policy.KL_KINDS
+  assert KEYS['aggregation'].allowed == masked.AGGREGATIONS
+  assert KEYS['statistics_over'].allowed == baselines.STATISTICS_OVER
+  assert KEYS['divergence'].allowed == divergence.KINDS
+  assert KEYS['gate'].allowed is gates.GATES
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_choices_are_those_of_the_losses():
   ],
 )
 def test_wrong_hyperparameters_are_named(name, value):
-  with pytest.raises(ValueError, match=f'^{name}=[^\n]*$'):
+  with pytest.raises(ValueError, match=rf'^config\.algorithm\.{name}=[^\n]*$'):
     LossConfig(**{name: value})
 
 

@@ -4,10 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from sdar_jax.losses import masked
-from sdar_jax.methods import objective
+from sdar_jax.losses import masked, objective
+from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.methods.hyperparameters import LossConfig
-from sdar_jax.methods.objective import LossInputs
 from sdar_jax.methods.table import find
 
 NOTHING = {'policy_coef': 0.0, 'kl_coef': 0.0, 'entropy_coef': 0.0, 'distill_coef': 0.0}

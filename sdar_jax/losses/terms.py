@@ -1,0 +1,133 @@
+"""Terms of the objective by name: losses per token, and their metrics.
+
+Rows of `methods.table` name these functions with the numbers that each reads.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from sdar_jax.losses import distill, masked, policy, two_views
+from sdar_jax.losses.inputs import LossInputs
+from sdar_jax.methods.hyperparameters import LossConfig
+
+
+def clipped_surrogate(
+  inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+) -> jax.Array:
+  """Computes PPO's clipped surrogate, [B, T]."""
+  return _of_tokens(policy.clipped_surrogate, inputs, advantages, hyper)
+
+
+def clipped_metrics(
+  inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+) -> masked.Metrics:
+  """Measures ratios and clips of tokens."""
+  return _of_tokens(policy.surrogate_metrics, inputs, advantages, hyper)
+
+
+def _of_tokens(
+  function: Callable, inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+):
+  return function(
+    inputs.logprobs,
+    inputs.old_logprobs,
+    advantages,
+    inputs.response_mask,
+    clip_low=hyper.clip_low,
+    clip_high=hyper.clip_high,
+    dual_clip=hyper.dual_clip,
+  )
+
+
+def sequence_surrogate(
+  inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+) -> jax.Array:
+  """Computes GSPO's surrogate of whole responses, [B, T]."""
+  return _of_responses(policy.gspo, inputs, advantages, hyper)
+
+
+def sequence_metrics(
+  inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+) -> masked.Metrics:
+  """Measures ratios and clips of whole responses."""
+  return _of_responses(policy.gspo_metrics, inputs, advantages, hyper)
+
+
+def _of_responses(
+  function: Callable, inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+):
+  return function(
+    inputs.logprobs,
+    inputs.old_logprobs,
+    advantages,
+    inputs.response_mask,
+    clip_low=hyper.clip_low,
+    clip_high=hyper.clip_high,
+  )
+
+
+def gated(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+  """Computes SDAR's gated term, [B, T] nats."""
+  mask, weights = inputs.taught_mask, inputs.gate
+  if hyper.gate_centred:
+    weights = distill.centred(weights, mask, inputs.gate_mean)
+  if hyper.ratio_limit:
+    weights = distill.ratio_weights(
+      weights,
+      inputs.logprobs,
+      inputs.old_logprobs,
+      mask,
+      ratio_limit=hyper.ratio_limit,
+    )
+  return distill.weighted(inputs.logprobs, inputs.teacher_logprobs, weights, mask)
+
+
+def gated_advantages(
+  advantages: jax.Array, inputs: LossInputs, hyper: LossConfig, coef: jax.Array
+) -> jax.Array:
+  """Adds the gate, times `coef`, to the advantages, [B, T]."""
+  mask, gate = inputs.taught_mask, inputs.gate
+  if hyper.gate_centred:
+    gate = distill.centred(gate, mask, inputs.gate_mean)
+  gate = jnp.where(mask, gate, 0.0) * inputs.teaching[:, None]
+  return distill.gate_advantages(
+    advantages, gate, inputs.response_mask, distill_coef=coef
+  )
+
+
+def divergence(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+  """Takes the divergence of whole distributions where taught, [B, T] nats."""
+  return jnp.where(inputs.taught_mask, inputs.divergence, 0.0)
+
+
+def sampled_gap(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+  """Computes OPSD's term on sampled tokens, [B, T] nats."""
+  return distill.opsd(
+    inputs.logprobs,
+    inputs.teacher_logprobs,
+    inputs.taught_mask,
+    gap_clip=hyper.gap_clip or math.inf,
+  )
+
+
+def k3(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+  """Computes Skill-SD's importance-weighted k3 to the teacher, [B, T] nats."""
+  return distill.skill_sd(
+    inputs.logprobs, inputs.old_logprobs, inputs.teacher_logprobs, inputs.taught_mask
+  )
+
+
+def two_view(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+  """Computes UCOB's term from the better view to the worse, [B, T] nats."""
+  plain = inputs.action_mask is None  # Where action_weight is 1, every token is alike.
+  return two_views.two_view_distillation(
+    inputs.logprobs,
+    inputs.teacher_logprobs,
+    inputs.gate,
+    inputs.response_mask if plain else inputs.action_mask,
+    inputs.taught_mask,
+    action_weight=hyper.action_weight,
+  )

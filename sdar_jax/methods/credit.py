@@ -1,0 +1,103 @@
+"""Credit assignment: a step's rewards and scores to advantages of tokens. No JAX.
+
+It runs on the host over a whole step, after scoring and before the first update.
+"""
+
+import numpy as np
+
+from sdar_jax.advantages.baselines import uniform_credit
+from sdar_jax.methods import gates, schedules
+from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.interface import Algorithm, Distillation, StepData
+
+
+def assign_credit(
+  algorithm: Algorithm, hyper: LossConfig, data: StepData
+) -> dict[str, np.ndarray]:
+  r"""Assigns advantages, and what else trains a step's rows, from their scores.
+
+  \[ A_{it} = A_i \text{ or } A_{it}, \text{ then the teacher's credit} \]
+
+  Args:
+    algorithm: the method.
+    hyper: its hyperparameters.
+    data: the whole step, so that statistics and schedules see all of it.
+
+  Returns:
+    `advantages` [B, R] f32, `teaching` [B] f32, `gate_mean` and `distill_scale` [] f32,
+    with a critic `value_targets` [B, R] f32, and `gate` [B, R] f32 and `action_mask` if
+    there are such; see `LossInputs`.
+
+  Raises:
+    ValueError: a reward that is not finite.
+  """
+  mask = data.response_mask
+  scale = schedules.linear_warmdown(
+    data.step, value=1.0, warmdown_steps=hyper.warmdown_steps
+  )
+  distillation = algorithm.distillation if algorithm.needs_teacher(hyper) else None
+  coef = 0.0
+  if distillation is not None:
+    coef = distillation.weight(hyper) * float(scale)
+    data = data._replace(gate=_old_gate(distillation, hyper, data))
+  data = _with_token_rewards(algorithm, hyper, data, distillation, coef)
+  advantages = np.asarray(algorithm.advantages(data, hyper), np.float32)
+  if advantages.ndim == 1:
+    advantages = uniform_credit(advantages, mask)
+  teaching, gate_mean = np.zeros(len(mask)), 0.0
+  if distillation is not None:
+    teaching = data.taught.astype(float)
+    if distillation.weights is not None:
+      teaching = teaching * distillation.weights(data, hyper)
+    if distillation.credit is not None:
+      advantages = distillation.credit(advantages, data, hyper, coef)
+    if data.gate is not None and data.taught_mask.any():
+      gate_mean = data.gate[data.taught_mask].mean()
+  out = {
+    'advantages': advantages,
+    'teaching': teaching,
+    'gate_mean': gate_mean,
+    'distill_scale': scale,
+  }
+  if data.gate is not None:
+    out['gate'] = data.gate
+  if algorithm.has_critic:
+    out['value_targets'] = algorithm.value_targets(data, hyper)
+  out = {name: np.asarray(value, np.float32) for name, value in out.items()}
+  if data.action_mask is not None:
+    out['action_mask'] = data.action_mask
+  return out
+
+
+def _old_gate(
+  distillation: Distillation, hyper: LossConfig, data: StepData
+) -> np.ndarray | None:
+  """Computes the gate before the updates, [B, R], 0 where untaught, or None."""
+  if distillation.step_gate is not None:
+    gate = distillation.step_gate(data, hyper)
+  elif distillation.gate is not None:
+    gate = gates.apply(distillation.gate(hyper), data.gate_inputs, hyper)
+  else:
+    return None
+  return np.where(data.taught_mask, gate, 0.0)
+
+
+def _with_token_rewards(
+  algorithm: Algorithm,
+  hyper: LossConfig,
+  data: StepData,
+  distillation: Distillation | None,
+  coef: float,
+) -> StepData:
+  """Adds rewards of tokens; to the scores where the method reads no tokens."""
+  parts = []
+  if hyper.kl_in == 'reward' and hyper.kl_coef:
+    parts.append(-hyper.kl_coef * np.where(data.response_mask, data.old_kl, 0.0))
+  if distillation is not None and distillation.rewards is not None:
+    parts.append(distillation.rewards(data, hyper, coef))
+  if not parts:
+    return data
+  rewards = sum(parts)
+  if algorithm.rewards_tokens:
+    return data._replace(token_rewards=rewards)
+  return data._replace(scores=data.scores + rewards.sum(1))
