@@ -1,7 +1,7 @@
-"""The whole configuration: every key, its default, unit and source; and its checks.
+"""The configuration: every key, its default, unit and source; its checks.
 
-`KEYS` and `LossConfig` are the places where a key is born; a world's settings are the
-arguments of its constructor. Experiment files start from `default` and override values;
+`KEYS` is where a key is born, `methods.hyperparameters` for those of `algorithm`; a
+world's settings are the arguments of its constructor. Experiment files start from `default` and override values;
 nothing in the package supplies a default of its own.
 """
 
@@ -188,7 +188,7 @@ KEYS: dict[str, Key] = {
 
 
 def default(world: str = 'alfworld') -> ml_collections.ConfigDict:
-  """Every key with its default.
+  """Makes a config of every key at its default.
 
   Args:
     world: whose settings `config.world` holds; see `envs.worlds.find`.
@@ -205,7 +205,7 @@ def default(world: str = 'alfworld') -> ml_collections.ConfigDict:
 
 
 def _follow_reward(c: ml_collections.ConfigDict) -> None:
-  """Makes numbers in return units multiples of what a solved episode returns."""
+  """Ties numbers in return units to the return of a solved episode."""
   reward = c.rollout.get_ref('success_reward')
   c.algorithm.invalid_penalty = reward * 0.01  # ref: 0.1 of 10, 0.01 of 1.
   c.algorithm.view_margin = reward * 0.05  # UCOB: 0.05 of 1.
@@ -215,7 +215,7 @@ def _follow_reward(c: ml_collections.ConfigDict) -> None:
 
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
-  """{'rollout.group_size': 8, ...} in key order."""
+  """Flattens to {'rollout.group_size': 8, ...}, in key order."""
   out = {}
   for key in sorted(config.keys()):
     value = config[key]
@@ -227,7 +227,7 @@ def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def digest(config: ml_collections.ConfigDict) -> str:
-  """Hex SHA-256 of the flattened config."""
+  """Hashes the flattened config: hex SHA-256."""
   text = json.dumps(flatten(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -269,7 +269,7 @@ def _wrong_reward(config: ml_collections.ConfigDict) -> ConfigError:
 
 
 def _check_keys(values: dict[str, Any]) -> None:
-  """Checks that every key is there, and each value by itself."""
+  """Checks the set of keys, and each value by itself."""
   if 'world.name' not in values:
     raise ConfigError('config.world.name is missing: start from config.default()')
   check_type('world.name', values['world.name'], '')
@@ -324,7 +324,7 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_method(config: ml_collections.ConfigDict) -> None:
-  """Raises ConfigError unless there is this method and it takes these numbers."""
+  """Checks the method's name and the keys that it leaves unread."""
   numbers = {name: config.algorithm[name] for name in hyperparameters.KEYS}
   usual = default(config.world.name)
   usual.rollout.success_reward = config.rollout.success_reward

@@ -1,4 +1,4 @@
-"""What a key of the configuration is, and what its values may be. No JAX."""
+"""Keys of the configuration: default, meaning, allowed values. No JAX."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ _SHOWN = 80  # Characters of a wrong value.
 
 
 class ConfigError(ValueError):
-  """A configuration that cannot run: one line naming the key and what to change."""
+  """A configuration that cannot run: one line with key and remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Key:
 def check_type(
   name: str, value: Any, default: Any, largest: float = LARGEST_INT
 ) -> None:
-  """Checks that a value is of its default's type, and one that programs can hold.
+  """Checks a value against its default's type and the range of machines.
 
   Args:
     name: of the key.
@@ -100,7 +100,7 @@ def _said(name: str, value: Any) -> str:
 
 @functools.cache
 def _interval(text: str) -> tuple[bool, float, bool, float, bool]:
-  """(0 is allowed besides, low, low itself, high, high itself)."""
+  """Parses into (0 is allowed besides, low, with low, high, with high)."""
   zero, text = text.startswith('0 or '), text.removeprefix('0 or ')
   low, high = text[1:-1].split(',')
   return zero, float(low), text[0] == '[', float(high), text[-1] == ']'

@@ -14,7 +14,7 @@ from sdar_jax.methods.interface import Algorithm, Distillation, StepData
 def assign_credit(
   algorithm: Algorithm, hyper: LossConfig, data: StepData
 ) -> dict[str, np.ndarray]:
-  r"""Assigns advantages, and what else trains a step's rows, from their scores.
+  r"""Assigns advantages and distillation weights to a step's rows.
 
   \[ A_{it} = A_i \text{ or } A_{it}, \text{ then the teacher's credit} \]
 
@@ -72,7 +72,7 @@ def assign_credit(
 def _old_gate(
   distillation: Distillation, hyper: LossConfig, data: StepData
 ) -> np.ndarray | None:
-  """Computes the gate before the updates, [B, R], 0 where untaught, or None."""
+  """Computes the gate before the updates, [B, R]; 0 where untaught."""
   if distillation.step_gate is not None:
     gate = distillation.step_gate(data, hyper)
   elif distillation.gate is not None:
@@ -89,7 +89,7 @@ def _with_token_rewards(
   distillation: Distillation | None,
   coef: float,
 ) -> StepData:
-  """Adds rewards of tokens; to the scores where the method reads no tokens."""
+  """Adds token rewards, or their sums to scores where no token is read."""
   parts = []
   if hyper.kl_in == 'reward' and hyper.kl_coef:
     parts.append(-hyper.kl_coef * np.where(data.response_mask, data.old_kl, 0.0))

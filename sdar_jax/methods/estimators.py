@@ -1,13 +1,12 @@
-"""Advantage estimators: each an entry of a method's row. No JAX arrays.
+"""Advantage estimators: each an entry of a method's row. No JAX.
 
 They take a step's rows and numbers, (data, hyper), and return [B] or [B, R] advantages;
-the formulas are in `losses/`.
+the formulas are in `advantages/`.
 """
 
 import numpy as np
 
-from sdar_jax.advantages import baselines as baselines_lib
-from sdar_jax.advantages import returns
+from sdar_jax.advantages import baselines, returns
 from sdar_jax.methods.hyperparameters import LossConfig, reads
 from sdar_jax.methods.interface import StepData
 
@@ -18,8 +17,8 @@ def _ids(data: StepData) -> tuple[np.ndarray, ...]:
 
 @reads('statistics_over', 'divide_by_std')
 def group_relative(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """Deviations from a group's mean, as in GRPO."""
-  return baselines_lib.group_relative(
+  """Takes deviations from a group's mean, as in GRPO."""
+  return baselines.group_relative(
     data.scores,
     *_ids(data),
     data.row_mask,
@@ -30,16 +29,16 @@ def group_relative(data: StepData, hyper: LossConfig) -> np.ndarray:
 
 @reads('statistics_over')
 def leave_one_out(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """Deviations from the mean of a group's others, as in RLOO."""
-  return baselines_lib.rloo(
+  """Takes deviations from the mean of a group's others, as in RLOO."""
+  return baselines.rloo(
     data.scores, *_ids(data), data.row_mask, statistics_over=hyper.statistics_over
   )
 
 
 @reads('statistics_over', 'divide_by_std')
 def pass_at_k(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """The lead of the best of a group."""
-  return baselines_lib.pass_at_k(
+  """Takes the lead of the best of a group, for pass@k."""
+  return baselines.pass_at_k(
     data.scores,
     *_ids(data),
     data.row_mask,
@@ -52,8 +51,8 @@ def pass_at_k(data: StepData, hyper: LossConfig) -> np.ndarray:
   *('statistics_over', 'divide_by_std'), 'gamma', 'step_weight', 'anchor_similarity'
 )
 def anchored(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """Deviations among episodes and among equal states, as in GiGPO."""
-  return baselines_lib.gigpo(
+  """Adds deviations among episodes and among equal states, as in GiGPO."""
+  return baselines.gigpo(
     data.scores,
     data.discounted(hyper.gamma) - data.penalties,
     *_ids(data),
@@ -67,7 +66,7 @@ def anchored(data: StepData, hyper: LossConfig) -> np.ndarray:
 
 @reads('gamma')
 def whitened(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """Returns of tokens, whitened over the step, as in REINFORCE++."""
+  """Whitens returns of tokens over the step, as in REINFORCE++."""
   return returns.reinforce_plus_plus(
     data.scores,
     data.response_mask,
@@ -79,7 +78,7 @@ def whitened(data: StepData, hyper: LossConfig) -> np.ndarray:
 
 @reads('statistics_over')
 def whitened_baseline(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """Deviations from a group's mean, whitened over the step."""
+  """Whitens deviations from a group's mean over the step."""
   return returns.reinforce_plus_plus_baseline(
     data.scores,
     *_ids(data),
@@ -108,11 +107,11 @@ def _gae(data: StepData, hyper: LossConfig) -> tuple[np.ndarray, np.ndarray]:
 
 @reads('gamma', 'gae_lambda')
 def actor_critic(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """Whitened advantages of a critic (GAE), as in PPO."""
+  """Whitens advantages of a critic (GAE), as in PPO."""
   return returns.whiten(_gae(data, hyper)[0], data.response_mask)
 
 
 @reads('gamma', 'gae_lambda')
 def value_targets(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """Returns that the critic should have predicted (GAE)."""
+  """Computes targets of the critic (GAE)."""
   return _gae(data, hyper)[1]

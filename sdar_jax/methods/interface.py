@@ -1,4 +1,4 @@
-"""The interface of a method: its data, the teacher's side, and the whole row. No JAX.
+"""Interface of a method: its data, the teacher's side, the whole row. No JAX.
 
 A method is an `Algorithm` of pure functions and numbers; nothing asks which one it is.
 Its parts meet in `methods.credit` on the host and in `losses.objective` on the device.
@@ -73,17 +73,17 @@ class StepData(NamedTuple):
 
   @property
   def taught_mask(self) -> np.ndarray:
-    """[B, R] bool, response tokens of rows whose teacher saw something."""
+    """Selects response tokens of taught rows, [B, R] bool."""
     return self.response_mask & self.taught[:, None]
 
   @property
   def gap(self) -> np.ndarray:
-    """[B, R] nats, teacher minus pre-update policy; 0 where nothing was taught."""
+    """Takes teacher minus pre-update policy, [B, R] nats; 0 where untaught."""
     return np.where(self.taught_mask, self.teacher_logprobs - self.old_logprobs, 0.0)
 
   @property
   def gate_inputs(self) -> gates.GateInputs:
-    """What a gate may look at, before this step's updates."""
+    """Collects the inputs of a gate before this step's updates."""
     shown = lambda values: (
       None if values is None else np.where(self.taught_mask, values, 0.0)
     )
@@ -96,13 +96,13 @@ class StepData(NamedTuple):
     )
 
   def discounted(self, gamma: float) -> np.ndarray:
-    """[B] return units, `returns.step_returns`: rewards from each turn on."""
+    """Sums discounted rewards from each turn on, [B] return units."""
     return returns.step_returns(
       self.rewards, self.trajectory_ids, self.turn_ids, self.row_mask, gamma=gamma
     )
 
   def anchor_ids(self, similarity: float) -> np.ndarray:
-    """[B] numbers of the states that a group's rows share; 0 asks for equal texts."""
+    """Numbers the states of a group's rows, [B]; 0 asks for equal texts."""
     return anchors.anchor_ids(
       self.observations, self.group_ids, similarity=similarity or None
     )
@@ -132,7 +132,7 @@ def on_device(name: str, *keys: str) -> DeviceFunction:
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-  """The teacher's side of a method; it combines with any policy's side.
+  """The teacher's side of a method, for any policy's side.
 
   Functions declare what they read: on the host by `hyperparameters.reads`, on the
   device by `on_device`.
@@ -252,7 +252,7 @@ class Algorithm:
     return gated and 'entropy' in gates.fields(self.distillation.gate(hyper))
 
   def least_group_size(self, hyper: LossConfig) -> int:
-    """Members that a group must have for every part of the method to say something."""
+    """Counts the members without which a part of the method is mute."""
     least = 2 if self.compares_members and hyper.policy_coef != 0 else 1
     if self.student_sees_skills == 'half':
       least = 2
@@ -267,7 +267,7 @@ class Algorithm:
 
 
 def _check_seeing(context: str, seeing: str) -> None:
-  """Raises ValueError where a teacher would not see more than its student."""
+  """Raises ValueError where a teacher sees no more than its student."""
   if context == 'other_view':
     if seeing != 'half':
       raise ValueError(

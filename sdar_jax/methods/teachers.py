@@ -1,4 +1,4 @@
-"""The teachers' sides of methods: what a privileged self teaches, and how. No JAX.
+"""The teachers' sides of methods: a privileged self, and its lessons. No JAX.
 
 Each constant is a `Distillation` of pure functions; its numbers are its rows'.
 """
@@ -19,7 +19,7 @@ def _selected_gate(hyper: LossConfig) -> gates.Gate:
 
 
 def _reshaped(reshape, advantages: np.ndarray, data: StepData) -> np.ndarray:
-  """Applies a map of row advantages to [B, R] advantages: as much is added to tokens.
+  """Shifts each token's advantage by its row's change under `reshape`.
 
   Where a row's tokens all have one advantage, as in all group-relative methods, the
   result is `reshape` of it.
@@ -51,7 +51,7 @@ def _rlsd_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
 
 
 def _success_rates(data: StepData) -> np.ndarray:
-  """[B] the share of a row's group's trajectories that solved the task."""
+  """Computes the share of a row's group that solved the task, [B]."""
   out = np.zeros(len(data.group_ids))
   for group in np.unique(data.group_ids[data.row_mask]):
     rows = (data.group_ids == group) & data.row_mask
@@ -109,7 +109,7 @@ def _added_gap(advantages, data: StepData, hyper: LossConfig, coef: float):
 
 @reads('gate_scale')
 def _usefulness(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """[B, R] the gate of rows in whose group the teacher's taste paid off."""
+  """Opens the gate where the teacher's taste paid off in the group, [B, R]."""
   mask = data.taught_mask
   value = shaping.teacher_value(
     data.teacher_logprobs,

@@ -12,7 +12,7 @@ _ALWAYS = ('policy_coef', 'kl_coef', 'entropy_coef', 'aggregation')
 
 
 def keys_read(algorithm: Algorithm, hyper: LossConfig) -> frozenset[str]:
-  """Collects the keys that change what is trained, at these numbers.
+  """Collects the keys with an effect on training, at these numbers.
 
   Functions that declare nothing, as a method of one's own may have, count as reading
   every key. The coefficient of a term that is there counts as read, also at 0; what
@@ -72,7 +72,7 @@ def _declared(function: Callable) -> frozenset[str]:
 def complaints(
   name: str, hyper: LossConfig, defaults: Mapping[str, Any]
 ) -> Iterator[str]:
-  """Yields a line for each number that nothing reads, or for a wrong name.
+  """Yields a line for each number without a reader, or for a wrong name.
 
   Args:
     name: of a row, or of two combined.
