@@ -1,8 +1,8 @@
 """The configuration: every key, its default, unit and source; its checks.
 
 `KEYS` is where a key is born, `methods.hyperparameters` for those of `algorithm`; a
-world's settings are the arguments of its constructor. Experiment files start from `default` and override values;
-nothing in the package supplies a default of its own.
+world's settings are the arguments of its constructor. Experiment files start from
+`default` and override values; nothing in the package supplies a default of its own.
 """
 
 import functools
