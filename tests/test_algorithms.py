@@ -1018,7 +1018,7 @@ def test_metrics_count_taught_tokens(name):
 
 @pytest.mark.parametrize('name', [*TEACHERS, 'ppo+sdar-advantage'])
 def test_a_coefficient_of_0_is_the_policy_alone_bit_for_bit(name):
-  hyper = hyper_of(name, distill_coef=0.0)
+  hyper = hyper_of(name, **{find(name).distillation.coef: 0.0})
   data = step_data(taught=None, teacher_logprobs=None)
   bases = {'none': 'grpo', 'half': 'skill-grpo'}
   base = 'ppo' if '+' in name else bases[ALGORITHMS[name].student_sees_skills]
