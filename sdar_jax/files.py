@@ -1,4 +1,4 @@
-"""Files that survive a crash: atomic replacement, fsync, locks, errors. No JAX."""
+"""Crash-safe files: atomic replacement, fsync, locks, errors. No JAX."""
 
 import contextlib
 import datetime
@@ -29,11 +29,11 @@ _LOCK_SECONDS = 1.0  # For the winner of a race to write its name.
 
 
 class FileError(ValueError):
-  """A file or path that cannot be used: one line naming it and what is wrong."""
+  """An unusable file or path: one line with its name and fault."""
 
 
 class DiskError(OSError):
-  """A disk that refuses a file: one line naming it."""
+  """A disk's refusal of a file: one line naming it."""
 
   exit_code = 74
 
@@ -56,7 +56,7 @@ _REFUSALS = {
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-  """Turns a disk's refusal within the block into a DiskError that names `path`."""
+  """Turns a disk's refusal within the block into a DiskError on `path`."""
   try:
     yield
   except DiskError:
@@ -68,7 +68,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 def cause(error: BaseException) -> str:
-  """A disk's refusal that an error's message speaks of, else its first line."""
+  """Finds a disk's refusal in an error's message, else its first line."""
   if isinstance(error, DiskError):
     return one_line(error)
   for code in _REFUSALS:
@@ -124,7 +124,7 @@ def lock(path: pathlib.Path, busy: Callable[[str], None], mode: int = 0o600) -> 
 
 
 def _holder(descriptor: int) -> str:
-  """Who holds a lock, by the file's own words, which come a moment after the lock."""
+  """Reads the holder of a lock from its file."""
   until = time.monotonic() + _LOCK_SECONDS
   while True:
     time.sleep(0.05)  # The words may still be those of an earlier holder.
@@ -134,13 +134,13 @@ def _holder(descriptor: int) -> str:
 
 
 def unlock(descriptor: int) -> None:
-  """Gives up what `lock` gave."""
+  """Releases a lock."""
   _held.discard(descriptor)
   os.close(descriptor)
 
 
 def sync(path: pathlib.Path) -> None:
-  """Makes a file's bytes, or the names in a directory, survive a power failure."""
+  """Flushes a file's bytes, or a directory's names, to the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -153,7 +153,7 @@ def _temporary(path: pathlib.Path) -> pathlib.Path:
 
 
 def write_atomic(path: pathlib.Path, data: bytes) -> None:
-  """Puts `data` at `path`, so that a crash leaves the old file or the new one whole.
+  """Replaces a file: a crash leaves the old one or the new one whole.
 
   Raises:
     DiskError: the disk refuses it.
@@ -263,7 +263,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def check_file(path: pathlib.Path, key: str) -> None:
-  """Checks, before a result is computed, that it can become a file here.
+  """Checks in advance for a writable file.
 
   Args:
     path: of the file, which may be there already.
@@ -278,7 +278,7 @@ def check_file(path: pathlib.Path, key: str) -> None:
 
 
 def check_directory(path: pathlib.Path, key: str) -> None:
-  """Checks, before a result is computed, that a directory can hold it.
+  """Checks in advance for a writable directory.
 
   Args:
     path: of the directory, which may have to be made.
@@ -291,7 +291,7 @@ def check_directory(path: pathlib.Path, key: str) -> None:
 
 
 def _check_writable(directory: pathlib.Path, said: str, name: str = '') -> None:
-  """Writes an empty file where the directory is, or will be made, and deletes it."""
+  """Writes and deletes an empty file in a directory or its parent."""
   try:
     directory = directory.absolute()
     (directory / name).exists()  # Which fails where a name is too long.

@@ -1,4 +1,4 @@
-"""Where models and tokenizers come from: a directory, or the hub at one commit. No JAX.
+"""Sources of models and tokenizers: a directory or the hub. No JAX.
 
 Nothing but data is ever fetched or read: no Python of a repository, no pickles.
 """
@@ -80,7 +80,7 @@ def folder(path: str | pathlib.Path, patterns: tuple[str, ...]) -> pathlib.Path:
 def list_files(
   directory: pathlib.Path, patterns: tuple[str, ...]
 ) -> list[pathlib.Path]:
-  """The files of a directory that match one of the globs, in order of their names."""
+  """Lists files matching one of the globs, sorted by name."""
   found = {file for glob in patterns for file in directory.glob(glob)}
   return sorted(file for file in found if file.is_file())
 

@@ -1,4 +1,4 @@
-"""Settings of JAX that change numbers: pinned where we decide, else recorded."""
+"""Settings of JAX with an effect on numbers: pinned or recorded."""
 
 import os
 
@@ -23,13 +23,13 @@ _HARMLESS = (
 
 
 def pin() -> None:
-  """Sets what decides samples, so that no environment variable does."""
+  """Pins the settings behind samples against the environment."""
   for name, value in _PINNED.items():
     jax.config.update(name, value)
 
 
 def describe() -> str:
-  """The settings that change numbers, on one line; equal lines, equal settings."""
+  """Formats the settings as one line; equal lines, equal settings."""
   names = (*_PINNED, *_RECORDED)
   settings = [f'{name}={getattr(jax.config, name)}' for name in names]
   flags = sorted(os.environ['XLA_FLAGS'].split()) if 'XLA_FLAGS' in os.environ else []

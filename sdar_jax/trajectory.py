@@ -1,4 +1,4 @@
-"""Records of what happened: Turn, Trajectory, Group. No JAX.
+"""Records of episodes: Turn, Trajectory, Group. No JAX.
 
 The only schema that this project writes about episodes (JSON lines, versioned).
 """
@@ -107,7 +107,7 @@ class Group:
 
   @property
   def varies(self) -> bool:
-    """Whether returns differ, so that there is something to compare (DAPO eq. 11)."""
+    """Whether the group's returns differ (DAPO, eq. 11)."""
     return len({trajectory.episode_return for trajectory in self.trajectories}) > 1
 
 
@@ -128,7 +128,7 @@ def turn_to_json(turn: Turn) -> dict[str, Any]:
 
 
 def to_json(trajectory: Trajectory) -> dict[str, Any]:
-  """A JSON object that `from_json` reads back without loss."""
+  """Makes a JSON object, the inverse of `from_json`."""
   return {
     'schema': SCHEMA_VERSION,
     'task_id': trajectory.task_id,

@@ -16,7 +16,7 @@ class Score(NamedTuple):
 
 
 class Averages(NamedTuple):
-  """What is reported of an evaluation.
+  """Averages of an evaluation: by kind, micro and macro.
 
   Attributes:
     by_kind: the mean of each kind.

@@ -46,7 +46,7 @@ class Paired:
 
   @property
   def verdict(self) -> str:
-    """What is settled, in words.
+    """Puts a settled difference into words.
 
     What would not hold if the level were shared among all comparisons (Bonferroni) is
     'uncorrected'.
@@ -72,7 +72,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Everything that there is to say about some runs.
+  """A comparison of runs at one step.
 
   Attributes:
     step: compared at.
@@ -158,7 +158,7 @@ def _of(run: Run, steps: Sequence[int]) -> list[Evaluation]:
 
 
 def _tasks(runs: Sequence[Run], steps: Sequence[int]) -> tuple[tuple[str, ...], int]:
-  """Tasks that no fault kept any run from playing, and how many others there are."""
+  """Selects tasks played by every run; counts the others."""
   every = dict.fromkeys(r.task_id for r in runs[0].evaluations[steps[0]].results)
   kept = set(every)
   for run in runs:
@@ -212,7 +212,7 @@ def _row(
   weights: np.ndarray,
   paired: Sequence[str],
 ) -> Row:
-  """Of `method`, which is compared with the baseline if it is in `paired`."""
+  """Makes the row of a method, paired with the baseline where possible."""
   ours = values[method]
   table = np.stack(list(ours.values()))  # [S, E, K]
   pair = None

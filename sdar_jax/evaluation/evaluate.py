@@ -1,4 +1,4 @@
-"""Evaluation on fixed panels: every task so many times, with an interval."""
+"""Evaluation on fixed panels, several attempts a task, with an interval."""
 
 import collections
 import dataclasses
@@ -26,7 +26,7 @@ class EvaluationError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What is played and how: reports of one plan may stand side by side.
+  """A panel and its settings: reports of one plan are comparable.
 
   Attributes:
     panel: the tasks.
@@ -46,7 +46,7 @@ class Plan:
 
   @property
   def settings(self) -> dict[str, Any]:
-    """All that decides a report besides the weights, as its first entries."""
+    """Lists the settings of a report, its first entries."""
     sampling = self.agent.sampling
     return {
       'schema': REPORT_SCHEMA,
@@ -114,7 +114,7 @@ def evaluate(
 def check_played(
   panel: str, trajectories: Sequence[Trajectory], kinds: Mapping[str, int]
 ) -> None:
-  """Raises EvaluationError where too few episodes were played to the end.
+  """Raises EvaluationError if faults took too many episodes.
 
   Args:
     panel: name, for the error.
@@ -137,7 +137,7 @@ def check_played(
 
 
 def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-  """n, success with a 95 % interval, score, the same by type, turns, validity.
+  """Summarises episodes: success and interval, score, turns, validity.
 
   Episodes that failed for reasons of infrastructure are counted apart, not as misses;
   a number of which nothing was played is None.
@@ -180,7 +180,7 @@ def _success(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
 
 
 def _macro(trajectories: Sequence[Trajectory]) -> float | None:
-  """The mean over task types, in Search-QA over data sets; None if one has none."""
+  """Averages over task types (data sets); None if one has no episode."""
   played = [t for t in trajectories if not t.outcome.is_fault]
   if {t.task_type for t in played} != {t.task_type for t in trajectories} or not played:
     return None
@@ -188,7 +188,7 @@ def _macro(trajectories: Sequence[Trajectory]) -> float | None:
 
 
 def _score(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-  """The mean score in worlds that grade; {} in others."""
+  """Averages the graded score; {} in worlds without grades."""
   scores = [t.score for t in trajectories if t.score is not None]
   return {'mean_score': sum(scores) / len(scores)} if scores else {}
 

@@ -1,4 +1,4 @@
-"""Panels: which tasks of a split an evaluation plays, and of which types. No JAX."""
+"""Panels: the tasks of an evaluation, sampled by type. No JAX."""
 
 import collections
 import dataclasses
@@ -64,7 +64,7 @@ def make_panel(world: base.World, split: str, size: int) -> Panel:
 
 
 def composed(composition: Mapping[str, int]) -> str:
-  """How many tasks of which type, in one line; it names the types that are absent."""
+  """Formats a composition as one line, absent types included."""
   there = [f'{kind} {count}' for kind, count in composition.items() if count]
   absent = [kind for kind, count in composition.items() if not count]
   return ', '.join(there) + (f'; none of {", ".join(absent)}' if absent else '')

@@ -1,4 +1,4 @@
-"""Learning curves with bands. No JAX; needs matplotlib, an optional extra."""
+"""Learning curves with bands; needs matplotlib (extra `plot`). No JAX."""
 
 import io
 import math
@@ -16,13 +16,13 @@ _COLORS = ('tab:gray', 'tab:blue')  # Of the baseline and of a method beside it.
 
 
 class PlotError(RuntimeError):
-  """Nothing can be drawn: one line saying what to install."""
+  """Nothing to draw with, or to draw: one line with the remedy."""
 
 
 def learning_curves(
   comparison: Comparison, metric: str = 'success'
 ) -> dict[str, bytes]:
-  """The mean over seeds at every step, with its 95 % band, one line per method.
+  """Draws the mean over seeds with its 95 % band, a line per method.
 
   Up to three methods share their axes; of more, each meets the baseline on its own.
 

@@ -1,4 +1,4 @@
-"""The reports of a run, eval/<step>.json: which count, which are superseded. No JAX.
+"""Reports of a run, eval/<step>.json: current and superseded. No JAX.
 
 A run may be started again with other evaluation settings, or from other weights. All
 reports in eval/ are of one kind, the present one's; others lie in eval/superseded/ as
@@ -30,7 +30,7 @@ class Evaluations:
     self._expected = json.loads(json.dumps(expected))
 
   def sort(self) -> int:
-    """Sets reports of other settings aside, and brings back those of the present.
+    """Sets reports of other settings aside; restores those of the present.
 
     Returns:
       How many were set aside.
@@ -64,7 +64,7 @@ class Evaluations:
     return report if self._counts(report) else None
 
   def write(self, step: int, report: Mapping[str, Any]) -> None:
-    """Writes the report of a step, which `read` then finds."""
+    """Writes the report of a step."""
     ledger.write_report(self._directory, _name(step), dict(report))
 
   def _move(self, name: str, other: str) -> None:
@@ -82,7 +82,7 @@ class Evaluations:
     return all(k in report and report[k] == v for k, v in self._expected.items())
 
   def _digest(self, report: Mapping[str, Any]) -> str:
-    """Short hash of what a report says of itself where the present ones say theirs."""
+    """Hashes the settings of a report, for its name when set aside."""
     own = {key: report[key] for key in self._expected if key in report}
     text = json.dumps(own, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Results as they are published: every episode of some runs in results.csv. No JAX.
+"""Published results: every episode of some runs in results.csv. No JAX.
 
 `results.json` beside it says what the episodes are of: panel, settings, and what each
 run was made of. Without it the episodes can be compared, and nothing is known of them.
@@ -39,7 +39,7 @@ _SETTINGS: dict[str, Any] = {  # Of an evaluation of which nothing is said.
 
 
 def write(methods: Mapping[str, Sequence[Run]], steps: Sequence[int]) -> dict[str, str]:
-  """File name -> content of what `read` reads.
+  """Formats the files of published results: name -> content.
 
   Args:
     methods: label -> runs, which were evaluated alike.
@@ -91,7 +91,7 @@ def _about(label: str, run: Run, steps: Sequence[int]) -> dict[str, Any]:
 
 
 def table(records: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
-  """CSV of records, with an empty field for what a record has not."""
+  """Formats records as CSV, empty where a record lacks a field."""
   stream = io.StringIO()
   writer = csv.DictWriter(stream, list(columns), restval='', lineterminator='\n')
   writer.writeheader()
@@ -100,7 +100,7 @@ def table(records: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:
-  """The results.csv that `path` is or holds, unless it is a run directory."""
+  """Finds the results.csv at `path`; None for a run directory."""
   if path.is_file():
     return path
   if (path / NAME).is_file() and not (path / 'config.json').exists():
@@ -207,7 +207,7 @@ def _result(row: Mapping[str, str]) -> Result:
 def _read_about(
   path: pathlib.Path, keys: set[tuple[str, int]]
 ) -> tuple[dict[str, Any], dict[tuple[str, int], dict[str, Any]]]:
-  """What results.json says of the evaluations and of each run."""
+  """Reads the evaluations and runs of a results.json."""
   if not path.exists():
     return _SETTINGS, {}
   try:

@@ -1,4 +1,4 @@
-"""Run directories as a comparison reads them, and which of them it may compare.
+"""Run directories, read and checked for a comparison.
 
 What is read is what training leaves: config.json, run.json and eval/<step>.json; or
 what an earlier comparison left, results.csv.
@@ -54,12 +54,12 @@ _LIMIT = 2**30  # Bytes of a file that are read: a report of 5 million episodes.
 
 
 class RunError(ValueError):
-  """Runs that cannot be read or compared: one line naming them and what to change."""
+  """Runs not to be read or compared: one line with names and remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """One episode of an evaluation; `score` is None where the world grades none."""
+  """One episode of an evaluation; `score` is None without grades."""
 
   task_id: str
   attempt: int
@@ -171,7 +171,7 @@ def _check_ledger(path: pathlib.Path) -> None:
 
 
 def inputs(record: dict[str, Any]) -> dict[str, str]:
-  """The digests that `record` has of `INPUTS`; earlier versions wrote fewer."""
+  """Reads the known digests of `INPUTS`; earlier versions wrote fewer."""
   known = [key for key in INPUTS if key in record and record[key] is not None]
   return {key: printable(record[key]) for key in known}
 
@@ -198,7 +198,7 @@ def _parse(path: pathlib.Path, make: Callable[[dict[str, Any]], Any]) -> Any:
 
 
 def damaged(path: pathlib.Path, error: Exception) -> RunError:
-  """An error that names the file."""
+  """Makes an error naming the file."""
   what = f'no {error}' if isinstance(error, KeyError) else files.one_line(error)
   what = what.removeprefix(f'{path}: ')
   return RunError(f'{path} is damaged ({what}): restore it or leave it out')
@@ -210,7 +210,7 @@ def _check_schema(record: dict[str, Any], known: int) -> None:
 
 
 def printable(value: Any) -> str:
-  """A text that cannot change a terminal or a table."""
+  """Escapes a text for terminals and tables."""
   return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
 
 
@@ -261,7 +261,7 @@ def _result(record: dict[str, Any], scored: bool) -> Result:
 
 
 def compared_step(runs: Sequence[Run], step: int | None) -> int:
-  """The step to compare at: the last one, which all runs must have reached.
+  """Finds the last step, which all runs must have reached.
 
   Args:
     runs: at least one.
@@ -284,7 +284,7 @@ def compared_step(runs: Sequence[Run], step: int | None) -> int:
 
 
 def check_comparable(runs: Sequence[Run], steps: Sequence[int]) -> None:
-  """Raises RunError, naming two, unless worlds and panels are the same everywhere."""
+  """Raises RunError unless worlds and panels are the same everywhere."""
   first = runs[0]
   for run in runs:
     for step in steps:
@@ -335,7 +335,7 @@ def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _check_inputs(label: str, members: Sequence[Run]) -> None:
-  """Raises RunError where the seeds of a method began from other models or words."""
+  """Raises RunError if seeds of a method have different models or skills."""
   for key in _SAME_INPUTS:
     known = [run for run in members if key in run.inputs]
     for run in known:
@@ -348,7 +348,7 @@ def _check_inputs(label: str, members: Sequence[Run]) -> None:
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-  """Config keys that matter and in which the runs differ, where they are known."""
+  """Lists relevant config keys with different values among runs."""
   runs = [run for run in runs if run.config]
   keys = sorted({key for run in runs for key in run.config})
   return [
@@ -368,7 +368,7 @@ def _plain(run: Run, key: str) -> str:
 
 
 def cautions(methods: dict[str, list[Run]], step: int) -> list[str]:
-  """What a reader should know about runs that may be compared all the same."""
+  """Lists cautions about comparable runs."""
   runs = [run for members in methods.values() for run in members]
   out = []
   few = [f'{label} {len(m)}' for label, m in methods.items() if len(m) < 3]

@@ -108,7 +108,7 @@ def two_way_interval(
   bounds: tuple[float, float] = (0.0, 1.0),
   confidence: float = CONFIDENCE,
 ) -> Estimate:
-  r"""Mean and interval for new seeds and new tasks, of 95 % where nothing is said.
+  r"""Computes mean and interval for new seeds and tasks (95 % by default).
 
   \[ y_{sk} = \mu + a_s + b_k + e_{sk}, \quad
      V_a = \frac{\mathrm{var}_s(\bar y_{s\cdot})}{S}, \quad
@@ -190,7 +190,7 @@ def power(
   seeds: int,
   tasks: int,
 ) -> float:
-  r"""Chance that `two_way_interval` excludes 0 when this is the true difference.
+  r"""Computes the power of `two_way_interval` at a true difference.
 
   \[ E_W P(|N(\delta, V_a + V_b)| > h(W V_a, V_b)), \quad W \sim \chi^2_{S-1}/(S-1) \]
 
@@ -219,7 +219,7 @@ def power(
 def detectable_difference(
   *, seed_variance: float, task_variance: float, seeds: int, tasks: int
 ) -> float:
-  """The true difference that this many seeds and tasks detect with `POWER`.
+  """Finds the difference detected with `POWER` by so many seeds and tasks.
 
   Args:
     seed_variance: of the paired difference of one seed, as in `Estimate`.
@@ -243,7 +243,7 @@ def detectable_difference(
 
 
 def sign_flip_test(differences: np.ndarray) -> float:
-  r"""Two-sided p of differences that are symmetric about 0 if nothing differs.
+  r"""Tests differences for symmetry about 0: two-sided p of sign flips.
 
   \[ p = P(|\sum_i \sigma_i d_i| \ge |\sum_i d_i|), \quad \sigma_i = \pm 1 \]
 
@@ -273,7 +273,7 @@ def sign_flip_test(differences: np.ndarray) -> float:
 
 
 def settled(differences: np.ndarray, level: float = LEVEL) -> int:
-  """What paired results settle about new seeds and new tasks: 1, -1, or 0 for nothing.
+  """Decides a paired comparison: 1, -1, or 0 for nothing settled.
 
   The interval of `two_way_interval` must leave out 0. Where few seeds happen to agree
   it is too narrow, so a second look must agree: `sign_flip_test` of the tasks' mean
@@ -299,7 +299,7 @@ def settled(differences: np.ndarray, level: float = LEVEL) -> int:
 def probability_of_improvement(
   ours: Sequence[float], theirs: Sequence[float]
 ) -> tuple[float, float, float]:
-  r"""Chance that a new seed of ours beats a new seed of theirs on this panel.
+  r"""Estimates the chance of a new seed of ours to beat one of theirs.
 
   \[ \theta = P(X > Y) + P(X = Y)/2, \quad
      |\hat\theta - \theta| \le t_{.975}(m + n - 2) \sqrt{v(\theta)}, \quad
@@ -334,7 +334,7 @@ def probability_of_improvement(
 
 
 def curve_weights(steps: Sequence[int]) -> np.ndarray:
-  r"""Weights whose sum with a learning curve is its normalised area.
+  r"""Computes trapezoid weights: their sum with a curve is its mean height.
 
   \[ A = \frac{1}{x_n - x_1} \sum_i \frac{y_i + y_{i+1}}{2} (x_{i+1} - x_i) \]
 

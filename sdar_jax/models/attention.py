@@ -1,4 +1,4 @@
-"""Attention with its back ends, rotary positions, and the key-value cache's layout.
+"""Attention back ends, rotary positions, layout of the key-value cache.
 
 Keys are kept as [B, K, H, S] and values as [B, K, S, H]: the scores and the mix of a
 decode step are then plain batched matrix products, without a transpose of the cache.
@@ -11,13 +11,13 @@ BACK_ENDS = ('xla', 'cudnn')
 
 
 def frequencies(width: int, theta: float) -> jax.Array:
-  """Rotary angle per position of each of the width / 2 pairs, [H/2] f32, radians."""
+  """Computes rotary angles per position, [H/2] f32, radians."""
   half = width // 2
   return theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
 
 
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-  """Rotary position embedding in the half-split layout, computed in float32.
+  """Applies rotary positions in the half-split layout, in float32.
 
   out[:H/2] = x1 cos(a) - x2 sin(a);  out[H/2:] = x2 cos(a) + x1 sin(a);
   a[i] = position * theta^(-2i/H)

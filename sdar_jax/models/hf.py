@@ -1,4 +1,4 @@
-"""Weights between our parameter tree and the Hugging Face safetensors layout.
+"""Conversion between parameter trees and Hugging Face safetensors.
 
 `load` checks the configuration and every file's header first: names, shapes and
 dtypes. Only then is anything read, one tensor at a time, each device receiving only
@@ -53,7 +53,7 @@ def snapshot(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def read_config(path: str | pathlib.Path) -> qwen.ModelConfig:
-  """The hyperparameters in config.json of a directory or hub id; reads no weights.
+  """Reads the config.json of a directory or hub id; no weights.
 
   Raises:
     WeightError: the file is missing or damaged, or describes another architecture.
@@ -62,7 +62,7 @@ def read_config(path: str | pathlib.Path) -> qwen.ModelConfig:
 
 
 def stored_dtype(path: str | pathlib.Path) -> np.dtype:
-  """The dtype in which a directory or hub id keeps its embedding."""
+  """Reads the stored dtype of the embedding."""
   folder = snapshot(path)
   with contextlib.ExitStack() as stack:
     found = _open_all(folder, stack)
@@ -72,7 +72,7 @@ def stored_dtype(path: str | pathlib.Path) -> np.dtype:
 
 
 def digest(path: str | pathlib.Path) -> str:
-  """Hex SHA-256 of what a model is: the hyperparameters that are read, and its weights.
+  """Hashes a model's hyperparameters and weights: hex SHA-256.
 
   No other file counts, nor what else config.json says.
 
@@ -91,12 +91,12 @@ def digest(path: str | pathlib.Path) -> str:
 
 
 def read_context(path: str | pathlib.Path) -> int | None:
-  """Positions that a directory's or hub id's model was made for; None if unsaid."""
+  """Reads the number of positions of a model; None if unsaid."""
   return hf_config.read_context(snapshot(path))
 
 
 def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> Any:
-  """An open safetensors file; says what the file is where it is something else."""
+  """Opens a safetensors file, or names its true format."""
   if not path.is_file():
     raise WeightError(f'{path}: no such file')
   with path.open('rb') as file:
@@ -117,7 +117,7 @@ def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> Any:
 
 
 def _read_index(folder):
-  """File name -> names of the tensors that the index promises in it."""
+  """Reads the index: file name -> tensor names."""
   path = folder / INDEX
   record = hf_config.read_json(path)
   weight_map = record['weight_map'] if 'weight_map' in record else None
@@ -181,7 +181,7 @@ def _check_headers(config, folder, found):
 
 
 def _check_tied_head(config, found):
-  """A tied model's files may repeat the embedding as lm_head; it must be equal."""
+  """Checks a tied model's lm_head, if stored, against the embedding."""
   if not config.tie_word_embeddings or 'lm_head.weight' not in found:
     return
   path, opened = found['lm_head.weight']
@@ -198,7 +198,7 @@ def _check_tied_head(config, found):
 
 
 def _read(found, name, tensor, shape, placement, dtype):
-  """One stored tensor as our array of `shape`; each device reads only its part."""
+  """Reads a stored tensor onto its sharding, each device its part."""
   path, opened = found[name]
 
   def part(index):
@@ -212,7 +212,7 @@ def _read(found, name, tensor, shape, placement, dtype):
 
 
 def _check_finite(path, name, array):
-  """A damaged or overflowed weight would only show as a model that says nothing."""
+  """Refuses weights with NaN or infinity."""
   for start in range(0, len(array), COMPARE_ROWS):
     if not np.isfinite(array[start : start + COMPARE_ROWS]).all():
       raise WeightError(
@@ -222,7 +222,7 @@ def _check_finite(path, name, array):
 
 @functools.lru_cache
 def _insert(placement):
-  """A jitted function that puts one layer into a stacked array, in place."""
+  """Makes a jitted function to put a layer into a stack, in place."""
   return jax.jit(
     lambda stacked, one, layer: stacked.at[layer].set(one),
     donate_argnums=0,
@@ -247,7 +247,7 @@ def _read_stacked(config, found, tensor, shape, placement, dtype):
 def load(
   path: str, mesh: Mesh | None, dtype: Any
 ) -> tuple[qwen.ModelConfig, qwen.Params]:
-  """Parameters from a Hugging Face directory or hub id, straight onto their sharding.
+  """Loads a Hugging Face directory or hub id onto its sharding.
 
   Args:
     path: a directory, or a hub id.
@@ -306,7 +306,7 @@ def _plan_files(config, itemsize):
 
 
 def _publish(path: pathlib.Path, write) -> None:
-  """Writes a file under another name and renames it, so that it is whole or absent."""
+  """Writes a file whole or not at all, by a rename."""
   partial = path.with_name(path.name + '.partial')
   try:
     write(partial)
@@ -331,7 +331,7 @@ def save(
   dtype: Any,
   source: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes a directory that transformers loads; config.json comes last.
+  """Writes a directory for transformers; config.json comes last.
 
   Args:
     path: the directory; made where it is absent. It may hold other files (a
@@ -378,7 +378,7 @@ def save(
 def check_saved(
   path: str | pathlib.Path, config: qwen.ModelConfig, params: qwen.Params, dtype: Any
 ) -> None:
-  """Reads a directory back, tensor by tensor, against what was to be written.
+  """Compares a written directory with the parameters, by tensor.
 
   Raises:
     WeightError: it is no model directory, or of another model, or one bit differs.

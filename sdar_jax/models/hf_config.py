@@ -14,7 +14,7 @@ ARCHITECTURES = {'qwen2': 'Qwen2ForCausalLM', 'qwen3': 'Qwen3ForCausalLM'}
 
 
 class WeightError(ValueError):
-  """A model directory that cannot be read or written, in one line."""
+  """A model directory not to be read or written, in one line."""
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _slides(record, path):
 
 
 def _check_supported(record, path):
-  """Refuses what `qwen.forward` does not compute."""
+  """Refuses settings beyond `qwen.forward`."""
   kind = record['model_type'] if 'model_type' in record else None
   if kind not in qwen.FAMILIES:
     raise WeightError(
@@ -97,7 +97,7 @@ def _check_supported(record, path):
 
 
 def _tied(record, path):
-  """The tie flag; absent means false, as in transformers' Qwen2 and Qwen3 configs."""
+  """Reads the tie flag; absent means false, as in transformers."""
   tied = 'tie_word_embeddings' in record and record['tie_word_embeddings']
   if not isinstance(tied, bool):
     raise WeightError(f'{path}: tie_word_embeddings is {tied!r}, true or false wanted')
@@ -148,7 +148,7 @@ def read_config(folder: str | pathlib.Path) -> qwen.ModelConfig:
 
 
 def read_context(folder: str | pathlib.Path) -> int | None:
-  """Positions that the model of `folder`/config.json was made for; None if unsaid."""
+  """Reads the number of positions of a model; None if unsaid."""
   path = pathlib.Path(folder) / 'config.json'
   record, key = read_json(path), 'max_position_embeddings'
   return _number(record, key, path) if _present(record, key) else None
@@ -157,7 +157,7 @@ def read_context(folder: str | pathlib.Path) -> int | None:
 def config_record(
   config: qwen.ModelConfig, dtype_name: str, source: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-  """The content of a config.json that transformers 4 and 5 read.
+  """Makes a config.json for transformers 4 and 5.
 
   Args:
     config: the model.

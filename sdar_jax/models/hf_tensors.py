@@ -1,4 +1,4 @@
-"""The stored name, layout and shape of every parameter in the Hugging Face files."""
+"""Names, layouts and shapes of parameters in Hugging Face files."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ class Tensor:
   inputs: int | None
 
   def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The stored tensor's shape where one layer of ours has `shape`."""
+    """Computes the stored shape of a layer of `shape`."""
     if self.inputs is None:
       return shape
     outputs = (math.prod(shape[self.inputs :]),)
@@ -34,7 +34,7 @@ class Tensor:
   def stored_index(
     self, shape: tuple[int, ...], index: tuple[slice, ...]
   ) -> tuple[slice, ...]:
-    """The stored tensor's part that holds our `index` of an array of `shape`."""
+    """Maps our `index` of an array of `shape` to the stored tensor."""
     if self.inputs is None:
       return index
     outputs = (_flat(shape[self.inputs :], index[self.inputs :]),)
@@ -44,7 +44,7 @@ class Tensor:
 
 
 def _flat(shape, index):
-  """The range of merged axes; only the first of them may be split (see sharding)."""
+  """Merges index ranges of axes, of which the first may be split."""
   start, stop, _ = index[0].indices(shape[0])
   inner = math.prod(shape[1:])
   return slice(start * inner, stop * inner)
@@ -83,7 +83,7 @@ def tensor_table(config: qwen.ModelConfig) -> list[Tensor]:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """One tensor that the files hold: its kind, layer (or None), name and shape."""
+  """A stored tensor: its kind, layer (or None), name and shape."""
 
   tensor: Tensor
   layer: int | None
@@ -106,7 +106,7 @@ def set_leaf(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 
 def stored_tensors(config: qwen.ModelConfig) -> Iterator[Stored]:
-  """Every tensor that the files must hold, layer by layer within each kind."""
+  """Lists the tensors of the files, layer by layer within each kind."""
   specs = config.param_specs()
   for tensor in tensor_table(config):
     shape = leaf(specs, tensor.path).shape

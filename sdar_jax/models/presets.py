@@ -1,4 +1,4 @@
-"""Hyperparameters of the published models, from the config.json of each repository.
+"""Hyperparameters of published models, from their config.json.
 
 Source: huggingface.co/Qwen, repositories Qwen2.5-{0.5B,1.5B,3B,7B}-Instruct and
 Qwen3-{0.6B,1.7B,4B,8B}. The vocabulary is padded: ids from the tokenizer's length up

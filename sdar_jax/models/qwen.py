@@ -105,7 +105,7 @@ class ModelConfig:
 
 
 class Cache(NamedTuple):
-  """Keys and values of the tokens seen so far; index S is the token's position.
+  """Keys and values of past tokens; index S is the position.
 
   Per layer, keys [B, K, H, S] and values [B, K, S, H] (see attention.py for why). One
   array per layer lets a decode loop update each in place.
@@ -203,7 +203,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-  """Attention and MLP, each behind a norm and added to the residual stream."""
+  """Attention and MLP, each after a norm, on the residual stream."""
 
   config: ModelConfig
   dtype: Any
@@ -230,7 +230,7 @@ def _init_layer(config: ModelConfig, key: jax.Array) -> Any:
 
 @functools.lru_cache
 def _layer_specs(config: ModelConfig) -> dict[str, Any]:
-  """The specs of the stacked layers, from the names that the modules give."""
+  """Collects the specs of the stacked layers by module names."""
   return jax.tree.map(
     lambda box: ParamSpec(
       (config.num_layers, *box.value.shape), ('layers', *box.names)
@@ -244,7 +244,7 @@ def _layer_specs(config: ModelConfig) -> dict[str, Any]:
 def init_params(
   config: ModelConfig, key: jax.Array, dtype: Any = jnp.float32
 ) -> Params:
-  """Random parameters: matrices normal with standard deviation 0.02, norms one.
+  """Initialises parameters: matrices N(0, 0.02^2), norms one.
 
   Args:
     config: the model.
@@ -291,7 +291,7 @@ def init_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> Cach
 
 
 def unstack(params: Params) -> Params:
-  """The same parameters with `layers` as a tuple of per-layer trees, for decoding.
+  """Splits stacked layers into a tuple of trees, for decoding.
 
   Call it once outside the decode loop, so that the slices are not taken per token.
   """
@@ -304,7 +304,7 @@ def unstack(params: Params) -> Params:
 
 
 def _scan_layers(layer, params, x, positions, cache, remat):
-  """Runs the stacked layers by one scan; unrolled if they are few and stored."""
+  """Scans the stacked layers; unrolls a few that are stored."""
   few = jax.tree.leaves(params)[0].shape[0] <= UNROLLED_LAYERS
   scan = functools.partial(jax.lax.scan, unroll=few and not remat)
 

@@ -1,4 +1,4 @@
-"""Where arrays live: one frozen table from logical axes to mesh axes.
+"""Placement of arrays: a table from logical axes to mesh axes.
 
 A mesh has three axes. `data` splits rows and replicates parameters, `fsdp` splits
 rows and parameters, `tensor` splits heads, the hidden units of the MLP and the
@@ -20,7 +20,7 @@ AXES = ('data', 'fsdp', 'tensor')
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-  """The mesh axes that each logical axis is split over; None is replicated."""
+  """Mesh axes of each logical axis; None is replicated."""
 
   batch: tuple[str, ...] | str | None = ('data', 'fsdp')
   vocab: tuple[str, ...] | str | None = 'tensor'
@@ -129,7 +129,7 @@ def param_shardings(specs: Any, mesh: Mesh) -> Any:
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-  """Pins `x` to its logical `axes` under `jax.set_mesh`; else returns it as it is.
+  """Pins `x` to its logical `axes` under `jax.set_mesh`.
 
   Without this the partitioner may follow the parameters' sharding and split the
   residual stream over `embed`, so that every device computes every row.

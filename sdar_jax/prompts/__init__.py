@@ -1,1 +1,1 @@
-"""Prompts: chat template, skills, what a teacher sees. Host, no JAX."""
+"""Prompts: chat template, skills, privileged contexts. Host, no JAX."""

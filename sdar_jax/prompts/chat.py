@@ -1,4 +1,4 @@
-"""A tokenizer with its chat template: prompts to ids, sampled ids to text. No JAX.
+"""Chat template and tokenizer: prompts to ids and back. No JAX.
 
 The template's own tokens and everybody else's text never mix: the template is
 rendered once with a placeholder, its control tokens become fixed ids, and text is
@@ -32,7 +32,7 @@ _END_OF_TEXT = '<|endoftext|>'  # Ends a document for many models, and so a resp
 
 
 class Chat:
-  """Renders one user message into the ids that a policy continues.
+  """Renders one user message into the ids of a prompt.
 
   Ids equal those of transformers' `apply_chat_template` with a generation prompt,
   as long as the text holds no control token; where it does, they are plain text.
@@ -165,7 +165,7 @@ class Chat:
     return self._tokenizer.decode(ids, skip_special_tokens=False)
 
   def end_of(self, ids: np.ndarray, text: str) -> int:
-    """How many of sampled `ids` it takes until they spell `text`; all if they never do.
+    """Counts the sampled ids up to the end of `text`; all without it.
 
     Args:
       ids: [R] int32.
@@ -186,7 +186,7 @@ class Chat:
     return self._plain.encode(text, add_special_tokens=False).ids
 
   def _encode_message(self, before: str, text: str, after: str) -> list[int]:
-    """A text run with the user's message in it; tags of our instruction are ids."""
+    """Encodes a run of text around the user's message; tags become ids."""
     if len(self._ending) == 1 or not text.endswith(self._instruction):
       return self._encode(before + text + after)
     runs = list(self._ending)
@@ -195,7 +195,7 @@ class Chat:
     return self._encode_tagged(runs)
 
   def _encode_tagged(self, runs: list[str]) -> list[int]:
-    """Ids of what `_split` cut."""
+    """Encodes the pieces of `_split`."""
     ids: list[int] = []
     for index, run in enumerate(runs):
       ids += [self._added[run]] if index % 2 else self._encode(run)
@@ -209,7 +209,7 @@ class Chat:
     return re.split('(' + '|'.join(map(re.escape, names)) + ')', text)
 
   def _check_plain(self) -> None:
-    """A vocabulary could hold a control token as an ordinary word: refuse it."""
+    """Refuses a vocabulary with a control token as an ordinary word."""
     for name in self._added:
       if self.control_ids.intersection(self._encode(name)):
         raise TokenizerError(f'{self._path}: plain text can produce the token {name}')
@@ -240,7 +240,7 @@ class Chat:
   def _skeleton(
     self, rendered: templates.Rendered, system: str | None
   ) -> list[str | list[int]]:
-    """The template as fixed ids, with strings where text has its place.
+    """Renders the template once, to fixed ids with gaps for text.
 
     A text run reaches from one control token to the next, so that byte pairs merge
     across the border of a message exactly as in the rendered string.
@@ -304,7 +304,7 @@ class Chat:
   def _stop_ids(
     self, files: tokenizer_lib.Files, answered: templates.Rendered
   ) -> tuple[int, ...]:
-    """Ids that end a response, the end of a turn first."""
+    """Lists the ids at the end of a response, the end of turn first."""
     after = answered.text.partition(_ASSISTANT)[2]
     tokens = self._split(after, self._added)[1::2]
     ends = [token for token in tokens if token not in self._tags][:1]
@@ -341,7 +341,7 @@ def _shown(slot: str, rendered: templates.Rendered) -> str:
 
 
 def _default_system(bare: str, with_system: str) -> str:
-  """The system message that a template shows where none is given; '' for none.
+  """Finds the default system message of a template; '' for none.
 
   It is what stands in `bare` where `with_system` has its message.
   """

@@ -1,4 +1,4 @@
-"""Prompts that fit: the oldest exchanges go first, then the observation's end. No JAX.
+"""Prompts cut to fit: oldest exchanges first, then observations. No JAX.
 
 The task, the newest observation and the true number of the turn stay. What is shown of
 an episode is a function of the episode alone, so a resumed run shows the same.
@@ -19,7 +19,7 @@ Prompt = Callable[[str], tuple[np.ndarray, SkillView]]
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-  """A prompt that has room.
+  """A prompt within its limit.
 
   Attributes:
     text: the world's user message.
@@ -81,7 +81,7 @@ def fit(
 
 
 def _most(end: int, attempt: Callable[[int], Fitted | None]) -> Fitted | None:
-  """What `attempt` makes of the largest number below `end` that it can do.
+  """Finds the largest feasible number below `end` and its result.
 
   Found by bisection, so exact if whatever fits also fits with less.
   """
@@ -97,7 +97,7 @@ def _most(end: int, attempt: Callable[[int], Fitted | None]) -> Fitted | None:
 
 
 def shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-  """For what prompts had no room: shares of turns, and the episodes that it ended."""
+  """Computes shares of turns with cut prompts, and of episodes ended so."""
   turns = [turn for trajectory in trajectories for turn in trajectory.turns]
   ended = [t.outcome is Outcome.PROMPT_TOO_LONG for t in trajectories]
   return {
@@ -108,7 +108,7 @@ def shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def notice(trajectories: Iterable[Trajectory]) -> str:
-  """What a person should know of `shares`, on one line; '' where everything fitted."""
+  """Puts `shares` into one line; '' where everything fitted."""
   found = shares(list(trajectories))
   if not any(found.values()):
     return ''

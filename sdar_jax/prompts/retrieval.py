@@ -1,4 +1,4 @@
-"""Which skills a task's prompts show, most wanted first. No JAX.
+"""Ranking of skills for a task's prompts. No JAX.
 
 What a retrieval answers changes between steps at most, never inside one; the keyword
 retrieval under scope 'prompt', the reference's, is the exception.
@@ -26,7 +26,7 @@ _REMEMBERED = 1024  # Orders of tasks that are kept.
 
 
 class Similarity:
-  r"""How much each of some texts shares with a query: cosine of TF-IDF bags of words.
+  r"""Cosine similarity of a query with texts as TF-IDF bags of words.
 
   \[ \cos(q, d) = \frac{\sum_w q_w d_w}{\|q\|\,\|d\|}, \qquad
      x_w = n_x(w) \ln\frac{1 + N}{N(w)} \]
@@ -60,7 +60,7 @@ class Similarity:
 
 
 class Retriever:
-  """The order in which a bank's skills are wanted.
+  """Ranks a bank's skills for a task.
 
   Attributes:
     bank: the skills.
@@ -121,7 +121,7 @@ class Retriever:
     return self.kind in BY_METADATA
 
   def check(self, tasks: Iterable[Task]) -> None:
-    """Makes sure that each type among these tasks has one with skills to show.
+    """Checks every task type for skills to show.
 
     'keywords' under scope 'prompt' looks at what is not there yet: the first step finds
     out about it.
@@ -171,11 +171,11 @@ class Retriever:
     return found[: self._limit] if self._limit else found
 
   def begin_step(self, step: int) -> None:
-    """Tells 'random' the step that it draws for."""
+    """Sets the step, from which 'random' draws."""
     self._step = step
 
   def learn(self, shown: Iterable[tuple[Sequence[str], bool]]) -> None:
-    """Takes in what a step's episodes showed; 'ucb' ranks by it from now on.
+    """Learns from a step's episodes; 'ucb' ranks by it from now on.
 
     Args:
       shown: for each episode the ids that it showed, each counted once, and whether it
@@ -190,7 +190,7 @@ class Retriever:
     self._ranking = self._ranked()
 
   def state(self) -> dict[str, Any]:
-    """All that changes from step to step, as plain JSON."""
+    """Returns the changing state as plain JSON."""
     return {
       'step': self._step,
       'shown': dict(sorted(self._shown.items())),
@@ -198,7 +198,7 @@ class Retriever:
     }
 
   def restore(self, state: Mapping[str, Any]) -> None:
-    """Goes on from what `state` returned.
+    """Restores the state of `state`.
 
     Raises:
       SkillError: the state is another program's, or of skills that the bank lacks.
@@ -218,7 +218,7 @@ class Retriever:
     self._ranking = self._ranked()
 
   def _named(self, text: str) -> tuple[Skill, ...]:
-    """Of each category with a word somewhere in `text`, also inside other words."""
+    """Selects categories with a word in `text`, also inside other words."""
     text = text.lower()
     found = [
       skill
@@ -252,7 +252,7 @@ class Retriever:
     return tuple(sorted(self._everything, key=lambda skill: -score(skill)))
 
   def _shuffled(self, step: int, task_id: str) -> tuple[Skill, ...]:
-    """A permutation of the bank that seed, step and task alone decide."""
+    """Permutes the bank by seed, step and task alone."""
     start = hashlib.blake2b(json.dumps([self._seed, step, task_id]).encode())
 
     def draw(skill: Skill) -> bytes:

@@ -1,4 +1,4 @@
-"""The skill bank, its retrieval by task metadata, and prompts that show skills.
+"""The skill bank, and prompts with skills in them.
 
 Retrieval by metadata never looks at words in a prompt, so what a teacher knows does not
 change from turn to turn; `retrieval` has the other kinds. Skills are shown whole or not
@@ -46,11 +46,11 @@ _REMEMBERED = 1024  # Choices of skills, and costs of blocks, that are kept.
 
 
 class SkillError(ValueError):
-  """A skill bank, a retrieval or a budget that cannot give a teacher its skills."""
+  """A skill bank, retrieval or budget without skills for a teacher."""
 
 
 class Renderer(Protocol):
-  """What this file needs of `chat.Chat`."""
+  """Interface of `chat.Chat` as used here."""
 
   system: str
 
@@ -63,7 +63,7 @@ class Renderer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Skill:
-  """One piece of advice: what to do (`principle`) and `when` ('' if always)."""
+  """One piece of advice: a `principle` and `when` ('' if always)."""
 
   id: str
   title: str
@@ -79,7 +79,7 @@ class Skill:
 
 @dataclasses.dataclass(frozen=True)
 class SkillView:
-  """What one prompt showed.
+  """The skills of one prompt.
 
   Attributes:
     skill_ids: the skills shown, in order, or what else of `contexts`; () for nothing.
@@ -208,13 +208,13 @@ class SkillBank:
     return tuple(chosen)
 
   def block(self, skills: Sequence[Skill]) -> str:
-    """The text that shows `skills`, one on a line."""
+    """Writes `skills`, one on a line."""
     lines = [self.heading] if self.heading else []
     return '\n'.join(lines + [self.bullet + skill.text for skill in skills])
 
 
 class Ranking(Protocol):
-  """What this file needs of `retrieval.Retriever`."""
+  """Interface of `retrieval.Retriever` as used here."""
 
   bank: SkillBank
   kind: str
@@ -225,7 +225,7 @@ class Ranking(Protocol):
 
 
 class TeacherContext:
-  """Prompts that show more: the teacher's, and those of a student that sees skills.
+  """Prompts with skills: the teacher's, and those of skilled students.
 
   Attributes:
     retriever: which skills are shown.
@@ -290,7 +290,7 @@ class TeacherContext:
 
   @property
   def cause(self) -> str:
-    """Words for an error about prompts that show nothing: the keys that decide."""
+    """Names the keys behind prompts without skills, for an error."""
     return (
       f'config.skills.retrieval={self.retriever.kind!r} finds nothing for them in'
       f' {self.retriever.bank.path}, or config.skills.placement={self._placement!r}'
@@ -302,7 +302,7 @@ class TeacherContext:
     return self._chat.render(user_text)
 
   def with_block(self, user_text: str, block: str) -> tuple[np.ndarray, int] | None:
-    """The prompt with any text placed as skills are, and the tokens that it takes.
+    """Places any text as skills are placed; returns ids and tokens taken.
 
     Returns:
       Ids and tokens as `prompt` counts them; None if the budget has no room for it.
@@ -313,11 +313,11 @@ class TeacherContext:
     return self._place(user_text, block), tokens
 
   def _room(self, user_text: str) -> int:
-    """Tokens that a block before this text may take, so that the prompt holds it."""
+    """Counts the tokens left for a block before this text."""
     return self._token_budget - _JOIN * user_text[:1].isspace()
 
   def _choose(self, ids: tuple[str, ...], room: int) -> tuple[str, SkillView]:
-    """The longest head of the skills that has room."""
+    """Finds the longest fitting head of the skills."""
     skills, bank = [self._skills[skill_id] for skill_id in ids], self.retriever.bank
     chosen = ('', NOTHING)
     for count in range(1, len(skills) + 1):
@@ -352,7 +352,7 @@ def _check(path: Any, entry: str, condition: Any, complaint: str) -> None:
 
 
 def _is_text(value: Any) -> bool:
-  """Whether a value is a text that can be written, too: no half of a character."""
+  """Whether a value is a writable text, without half characters."""
   return isinstance(value, str) and not any('\ud800' <= c <= '\udfff' for c in value)
 
 

@@ -1,4 +1,4 @@
-"""Tags of an answer's format, such as `<think>`: which tokens spell them. No JAX."""
+"""Tags of an answer's format, such as `<think>`, as tokens. No JAX."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ _ROLES = frozenset({'s'})  # `<s>` and `</s>` bound a text; they are no part of 
 
 
 def paired(tokens: Iterable[str]) -> frozenset[str]:
-  """The tokens that are a tag and have its partner: `<think>` with `</think>`.
+  """Selects tag tokens with a partner: `<think>` with `</think>`.
 
   They are what a response says, even where a tokenizer declares them special.
   """
@@ -22,7 +22,7 @@ def paired(tokens: Iterable[str]) -> frozenset[str]:
 
 
 def opening(tail: str, controls: Iterable[str]) -> str:
-  """The beginning of every response that a template writes itself.
+  """Finds the beginning of a response in the template's own text.
 
   Args:
     tail: a rendered prompt after the user's message, generation prompt included.
@@ -40,7 +40,7 @@ def opening(tail: str, controls: Iterable[str]) -> str:
 
 
 def unclosed(text: str) -> str:
-  """The last tag of a text that is opened and not closed; '' if there is none."""
+  """Finds the last unclosed tag of a text; '' if there is none."""
   left: list[str] = []
   for match in _TAG.finditer(text):
     if not match[1]:

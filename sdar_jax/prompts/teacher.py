@@ -1,4 +1,4 @@
-"""What a teacher sees beyond the student, row by row. No JAX.
+"""Privileged contexts of teachers, row by row. No JAX.
 
 Everything that is not a skill is a block of plain text of our own wording, placed as
 skills are and shown whole or not at all. A row for which there is nothing to show, or
@@ -74,7 +74,7 @@ def teacher_rows(
 def student_views(
   teacher: TeacherContext, rows: Sequence[Row], sees_skills: Sequence[bool]
 ) -> list[SkillView]:
-  """Skills in each student's own prompt; those that it left out are not kept.
+  """Collects the skills in each student's own prompt.
 
   Raises:
     SkillError: some were to see skills, and none did.
@@ -111,7 +111,7 @@ def _groups(rows: Sequence[Row]) -> dict[int, dict[int, Trajectory]]:
 
 
 def _others(group: Mapping[int, Trajectory], row: Row) -> list[Trajectory]:
-  """The group without the row's own trajectory, shortest first, then by member."""
+  """Lists the group's other trajectories, shortest first, then by member."""
   others = [t for identity, t in group.items() if identity != row.trajectory_id]
   return sorted(others, key=lambda t: (len(t.turns), t.member))
 
@@ -131,7 +131,7 @@ def _prompt(
 def _first_that_fits(
   teacher: TeacherContext, text: str, blocks: Iterable[_Block]
 ) -> _Prompted:
-  """The first block within the budget; the view's `left_out` names what was not."""
+  """Places the first block within the budget; `left_out` names the others."""
   tried: dict[str, None] = {}
   for names, block in blocks:
     placed = teacher.with_block(text, block)
@@ -175,7 +175,7 @@ def _contrasts(row: Row, others: _Others) -> Iterator[_Block]:
 
 
 def _actions(trajectory: Trajectory) -> list[str]:
-  """The actions that could do something, in order, each on a line of its own."""
+  """Lists the admissible actions in order, each on a line."""
   played = (turn.action for turn in trajectory.turns if turn.admissible)
   lines = (' '.join(action.split()) for action in played)
   return [line for line in lines if line]

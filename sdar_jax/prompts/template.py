@@ -1,4 +1,4 @@
-"""Chat templates of others, rendered where they can do no harm. No JAX.
+"""Chat templates of others, rendered in a process with limits. No JAX.
 
 A template is a program by whoever published it. It runs in a process of its own, in
 jinja2's sandbox and inside limits of computing time, memory and output; it reads the
@@ -25,7 +25,7 @@ _ENVIRONMENT = ('LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH')  # What Python may need.
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-  """Messages, each with a role and a content, and whether the model is to go on."""
+  """Messages with role and content, and whether to prompt the model."""
 
   messages: tuple[Mapping[str, str], ...]
   add_generation_prompt: bool
@@ -33,14 +33,14 @@ class Conversation:
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-  """A conversation's text; or, where the template fails, '' and why in one line."""
+  """A conversation's text; for a failing template '' and one line."""
 
   text: str
   error: str
 
 
 class TemplateError(ValueError):
-  """A template that renders nothing at all: one line why."""
+  """A template without any output: one line with the reason."""
 
 
 def render(
@@ -95,7 +95,7 @@ def _render(request: str) -> tuple[Rendered, ...]:
 
 
 def _limit() -> None:
-  """Bounds this process; where the system knows no such bound, the others hold."""
+  """Bounds this process as far as the system can."""
   for kind, value in (
     (resource.RLIMIT_CPU, CPU_SECONDS),
     (resource.RLIMIT_AS, MEMORY_BYTES),
@@ -109,7 +109,7 @@ def _limit() -> None:
 
 
 def _environment(date: str) -> Any:
-  """What transformers gives a template, with a calendar that stands still."""
+  """Makes the environment of transformers' templates, at a fixed date."""
   import jinja2
   import jinja2.ext
   import jinja2.nodes
@@ -117,7 +117,7 @@ def _environment(date: str) -> Any:
   import jinja2.utils
 
   class Generation(jinja2.ext.Extension):
-    """The tag that marks what an assistant wrote: here it shows its content."""
+    """The `generation` tag around assistant text: renders its content."""
 
     tags = frozenset({'generation'})
 

@@ -1,4 +1,4 @@
-"""The files of a tokenizer, read as they are: ids, control tokens, template. No JAX.
+"""Tokenizer files: ids, control tokens, chat template. No JAX.
 
 The tokenizer that runs is the one in tokenizer.json, loaded by the library that wrote
 it. No class is looked up by name, so a folder's own code has no way to run.
@@ -30,12 +30,12 @@ _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 
 
 class TokenizerError(ValueError):
-  """A tokenizer that is missing, damaged or lacks a chat template."""
+  """A tokenizer missing, damaged or without a chat template."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """What a tokenizer's directory says.
+  """The content of a tokenizer's directory.
 
   Attributes:
     folder: the directory, or the hub's snapshot.
@@ -91,7 +91,7 @@ def _optional(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _load(path: pathlib.Path, record: Mapping[str, Any]) -> tokenizers.Tokenizer:
-  """The tokenizer of tokenizer.json, if it is the one that the file describes."""
+  """Loads tokenizer.json and compares it with its description."""
   if not isinstance(record.get('model'), dict):
     raise TokenizerError(f'{path}: no key "model"')
   if record['model'].get('dropout'):
@@ -122,7 +122,7 @@ def _load(path: pathlib.Path, record: Mapping[str, Any]) -> tokenizers.Tokenizer
 def _check_id(
   path: pathlib.Path, tokenizer: tokenizers.Tokenizer, token: str, index: Any
 ) -> None:
-  """The library numbers tokens anew where a file has holes or contradicts itself."""
+  """Refuses token numbers changed by the library on loading."""
   actual = tokenizer.token_to_id(token)
   if actual != index:
     raise TokenizerError(
@@ -133,7 +133,7 @@ def _check_id(
 def _add_tokens(
   folder: pathlib.Path, config: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
 ) -> list[Any]:
-  """Adds the tokens that only tokenizer_config.json or added_tokens.json name.
+  """Adds tokens of tokenizer_config.json and added_tokens.json.
 
   Returns:
     [id, token, flags] of each, in order of ids.
@@ -169,7 +169,7 @@ def _special(path: pathlib.Path) -> dict[str, str]:
 
 
 def _named(record: Mapping[str, Any]) -> dict[str, str]:
-  """Special tokens by name: a text, or an object that holds it."""
+  """Reads special tokens by name: a text, or an object with it."""
   out = {}
   for name in _SPECIAL:
     value = record[name] if name in record else None
@@ -246,7 +246,7 @@ def _read_text(path: pathlib.Path) -> str:
 
 
 def _end_ids(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
-  """The ids that end a generation, each of them an added token."""
+  """Collects the ids at the end of a generation, all added tokens."""
   control = tokenizer.get_added_tokens_decoder()
   for name in _GENERATION:
     record = _optional(folder / name)

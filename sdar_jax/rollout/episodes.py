@@ -1,4 +1,4 @@
-"""The host loop that plays episodes. No JAX: it is handed a sampler.
+"""The host loop of episodes, given a sampler. No JAX.
 
 Every environment that waits for an action has a request with the sampler; as soon as
 completions arrive their environments are stepped and the next requests submitted. What
@@ -31,7 +31,7 @@ class Interrupted(Exception):
 
 
 class TokenSampler(Protocol):
-  """What rollout needs of a sampler."""
+  """Interface of a sampler as used here."""
 
   def submit(self, requests: Sequence[Request]) -> None:
     """Queues requests."""
@@ -75,7 +75,7 @@ class _Episode:
   score: float | None = None
 
   def trajectory(self) -> Trajectory:
-    """The record of the episode, which has ended."""
+    """Makes the record of an episode at its end."""
     return Trajectory(
       task_id=self.task.task_id,
       task_type=self.task.task_type,
@@ -88,7 +88,7 @@ class _Episode:
 
 
 def task_key(task_id: str, occurrence: int = 0) -> int:
-  """A stable 63-bit integer for a task id and how often its step had it before."""
+  """Hashes a task id and its occurrence in the step to 63 bits."""
   salt = occurrence.to_bytes(16, 'big')  # All zero, which is none, the first time.
   raw = hashlib.blake2b(task_id.encode(), digest_size=8, salt=salt).digest()
   return int.from_bytes(raw, 'big') >> 1
@@ -214,7 +214,7 @@ def _renumbered(group: Group, group_id: int) -> Group:
 
 
 def _start(pool: Pool, live: dict[tuple[int, int], _Episode]) -> None:
-  """Resets the environments; drops the episodes that could not start."""
+  """Resets the environments; drops the failures."""
   for key, first in pool.reset({k: e.task for k, e in live.items()}).items():
     if isinstance(first, base.EnvironmentFault):
       live.pop(key).outcome = _outcome_of(first)
@@ -229,7 +229,7 @@ def _turn(
   agent: Agent,
   success_reward: float,
 ) -> list[tuple[int, int]]:
-  """Plays the completions; drops the episodes that ended, returns those that go on."""
+  """Plays the completions; returns the episodes not at their end."""
   actions = {}
   for completion in completions:
     episode = live[completion.request_id]
@@ -252,7 +252,7 @@ def _outcome_of(fault: base.EnvironmentFault) -> Outcome:
 
 
 def _parse(world: base.World, agent: Agent, episode: _Episode) -> base.ParsedAction:
-  """The action of a response, valid if it is so alone or after the prompt's opening.
+  """Parses a response, alone or after the prompt's opening.
 
   What the template wrote decides about the format only: the action is the model's.
   """
@@ -271,7 +271,7 @@ def _requests(
   fresh: Sequence[tuple[int, int]],
   identity: tuple[int, ...],
 ) -> list[Request]:
-  """The next requests; drops the episodes whose prompt cannot be made to fit."""
+  """Makes the next requests; drops episodes without a fitting prompt."""
   requests = []
   for key in fresh:
     if _prompt(pool.world, agent, live[key]):
@@ -283,7 +283,7 @@ def _requests(
 
 
 def _prompt(world: base.World, agent: Agent, episode: _Episode) -> bool:
-  """Writes the episode's next prompt; whether there is one that fits."""
+  """Writes the episode's next prompt; returns whether one fits."""
   episode.fitted = fitting.fit(
     world,
     lambda text: agent.prompt(text, episode.task, episode.member),

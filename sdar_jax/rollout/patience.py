@@ -1,4 +1,4 @@
-"""Waits for environments that are away: a server that restarts, say. No JAX."""
+"""Patience with absent environments, as a restarting server. No JAX."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ _T = TypeVar('_T')
 
 
 class EmptyStepError(RuntimeError):
-  """Nothing could be played that counts, for reasons of infrastructure."""
+  """No episode counts, for reasons of infrastructure."""
 
   exit_code = 70
 
 
 class Patience:
-  """Plays again what came to nothing, with growing pauses, within a budget.
+  """Repeats fruitless rollouts, with growing pauses, within a budget.
 
   Args:
     seconds: from the first failure until it gives up; 0 does not wait.
@@ -44,7 +44,7 @@ class Patience:
   def until_played(
     self, what: str, play: Callable[[], _T], missing: Callable[[_T], str | None]
   ) -> _T:
-    """Calls `play` until nothing is missing from what it returns.
+    """Calls `play` until its result is complete.
 
     Args:
       what: is played, for people.
@@ -82,7 +82,7 @@ class Patience:
 
 
 def fault_of_all(groups: Sequence[Group], pool: Pool) -> str | None:
-  """Names the fault that spoiled every one of these groups; None if one is whole.
+  """Names the fault of groups without exception; None if one is whole.
 
   Raises:
     EmptyStepError: all tasks are in quarantine, which waiting does not change.

@@ -1,4 +1,4 @@
-"""What a sampler is asked and what it answers. No JAX."""
+"""Requests to a sampler, and its completions. No JAX."""
 
 import dataclasses
 import hashlib
@@ -66,7 +66,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-  """What a request came to.
+  """The response to a request.
 
   Attributes:
     request_id: the request's.
@@ -83,7 +83,7 @@ class Completion:
 
 
 def request_key(identity: Sequence[int]) -> np.ndarray:
-  """The random key of a request: a hash of the integers that identify it.
+  """Hashes the identity of a request to its random key.
 
   Args:
     identity: integers of any size, e.g. (seed, step, task, member, turn).

@@ -1,4 +1,4 @@
-"""The sampler's device programs: prefill, copy and decode over a fixed set of slots.
+"""Device programs of the sampler: prefill, copy and decode of slots.
 
 A slot is one row of the cache. Prefill writes the keys and values of all prompt tokens
 but the last; the last prompt token is the first input of the decode loop, so that
@@ -37,7 +37,7 @@ class Slots(NamedTuple):
 
 
 class Options(NamedTuple):
-  """What every slot's request asks for; all [S] but where stated.
+  """Sampling options of every slot; all [S] but where stated.
 
   Attributes:
     limit: i32, response tokens at most.
@@ -104,7 +104,7 @@ def prefill(
 
 
 def copy(cache: qwen.Cache, sources: jax.Array, targets: jax.Array) -> qwen.Cache:
-  """Copies whole slots: target i becomes source i as it was before the call.
+  """Copies whole slots: target i becomes the former source i.
 
   Args:
     cache: of all slots.
@@ -210,7 +210,7 @@ def _next_slots(slots, options, ids):
 
 
 def _decode_weights(params, dtype):
-  """Layers sliced and matrices cast once, so that no step of the loop does either."""
+  """Slices layers and casts matrices once, before the loop."""
   return jax.tree.map(
     # Norm scales stay as they are: the norm is computed in float32.
     lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf,
@@ -306,5 +306,5 @@ def programs(
   dtype: Any,
   mesh: Mesh | None,
 ) -> Programs:
-  """The programs for these shapes; samplers of equal shapes share what is compiled."""
+  """Finds the programs of these shapes, shared among samplers."""
   return Programs(config, slots, length, valid_vocab, dtype, mesh)

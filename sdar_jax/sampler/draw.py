@@ -1,4 +1,4 @@
-"""Drawing token ids from logits: one uniform number per token, by inverse CDF.
+"""Sampling of token ids by inverse CDF, one uniform number each.
 
 Every function works on rows that know nothing of each other, in fixed shapes, so that
 what a row draws does not depend on the rest of the batch.
@@ -11,7 +11,7 @@ BLOCK = 128  # Ids per block of the two-level inverse CDF.
 
 
 def uniforms(keys: jax.Array, positions: jax.Array) -> jax.Array:
-  """One number in [0, 1) per row, a function of the row's key and position only.
+  """Draws a number in [0, 1) per row from its key and position only.
 
   Args:
     keys: [B, 2] u32 from `request.request_key`.
@@ -29,14 +29,14 @@ def uniforms(keys: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def _cumulative(weights: jax.Array) -> jax.Array:
-  """Sums along each row as a product with a triangle: quick to compile and to run."""
+  """Sums along each row by a product with a triangle."""
   width = weights.shape[-1]
   triangle = jnp.triu(jnp.ones((width, width), weights.dtype))
   return jnp.matmul(weights, triangle, precision=jax.lax.Precision.HIGHEST)
 
 
 def _pick(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """First index of positive weight whose cumulative sum exceeds target; the rest."""
+  """Picks the first index with a cumulative sum above the target."""
   indices = jnp.arange(weights.shape[-1], dtype=jnp.int32)
   cumulative = _cumulative(weights)
   positive = weights > 0
@@ -74,7 +74,7 @@ def inverse_cdf(weights: jax.Array, uniform: jax.Array) -> jax.Array:
 
 
 def keep_mask(scores: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
-  """The ids that top_k, and then top_p among those, leave possible.
+  """Selects the ids left by top_k, then by top_p among those.
 
   Args:
     scores: [B, V] f32, logits over temperature; -inf is impossible.

@@ -125,7 +125,7 @@ class Sampler:
     return []
 
   def update(self, params: qwen.Params) -> None:
-    """Uses `params` from the next token on, also for requests that are decoding.
+    """Uses `params` from the next token on, also in running requests.
 
     Args:
       params: a tree like the one given at the start; resharded if need be.
@@ -165,7 +165,7 @@ class Sampler:
     )
 
   def warmup(self) -> None:
-    """Compiles every program, so that no poll has to."""
+    """Compiles every program ahead of the first poll."""
     for bucket in self._buckets:
       self._prefill([], bucket)
     self._copy([])
@@ -198,7 +198,7 @@ class Sampler:
     return _Job(request, prompt)
 
   def _admit(self) -> None:
-    """Gives free slots to waiting requests and fills their part of the cache."""
+    """Gives free slots to waiting requests; fills their caches."""
     copies: list[tuple[int, int]] = []
     prefills: dict[int, list[tuple[np.ndarray, int]]] = {}
     while self._waiting and self._free:
@@ -225,7 +225,7 @@ class Sampler:
       self._copy(batch)
 
   def _take_slot(self, source: int | None) -> int:
-    """A free slot, `source` itself if it is free; what the slot held is forgotten."""
+    """Takes a free slot, preferably `source`; forgets its content."""
     if source in self._free:
       self._free.remove(source)
       return source
@@ -251,7 +251,7 @@ class Sampler:
     options.stop_ids[slot, : len(sampling.stop_ids)] = sampling.stop_ids
 
   def _prefill_rows(self, bucket: int) -> int:
-    """Rows of a prefill call: a function of the bucket only, so shapes are fixed."""
+    """Computes the rows of a prefill call from its bucket only."""
     rows = max(1, self._prefill_tokens // bucket)
     return -(-rows // self._ways) * self._ways
 
@@ -310,7 +310,7 @@ class Sampler:
     return completions
 
   def _find_stop_string(self, job: _Job, ids: np.ndarray) -> int | None:
-    """Tokens up to the first at which a stop string appears, or None.
+    """Counts tokens up to the first stop string, or None.
 
     Every prefix is looked at once, so the answer does not depend on chunks.
     """
@@ -346,7 +346,7 @@ def _batches(items: list, size: int) -> list[list]:
 
 
 def _buckets(sizes: Sequence[int] | None, max_prompt_tokens: int) -> tuple[int, ...]:
-  """Lengths that prompts, less their last token, are padded to; rising."""
+  """Lists the padded lengths of prompts less their last token."""
   longest = max(1, max_prompt_tokens - 1)
   if sizes is None:
     step = -(-longest // (BUCKETS * BUCKET_MULTIPLE)) * BUCKET_MULTIPLE

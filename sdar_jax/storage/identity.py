@@ -1,4 +1,4 @@
-"""What a run was started with, and must go on with. No JAX."""
+"""Inputs of a run, compared when it goes on. No JAX."""
 
 import pathlib
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ INPUTS = {
 
 
 class InputError(ValueError):
-  """An input that is not what a checkpoint was trained with, in one line."""
+  """An input different from the checkpoint's, in one line."""
 
 
 def check(
   saved: Mapping[str, Any], inputs: Mapping[str, Any], step: int, path: pathlib.Path
 ) -> None:
-  """Compares a checkpoint's inputs with those that a run would go on with.
+  """Compares a checkpoint's inputs with the present ones.
 
   Args:
     saved: the host's part of the checkpoint.

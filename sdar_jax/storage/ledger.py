@@ -1,4 +1,4 @@
-"""What a run has delivered: digests of its reports, and how far it was saved. No JAX.
+"""Ledger of a run: digests of reports, its newest checkpoint. No JAX.
 
 `ledger.json` lies in the work directory. A report that was changed after it was written
 is noticed by whoever reads it, and a run whose checkpoints were lost is not taken for
@@ -38,12 +38,12 @@ def _write(directory: pathlib.Path, record: dict[str, Any]) -> None:
 
 
 def saved_step(directory: str | os.PathLike) -> int:
-  """The step of the newest checkpoint that was ever saved; 0 without any."""
+  """Reads the step of the newest checkpoint ever saved; 0 without any."""
   return _read(pathlib.Path(directory))['checkpoint']
 
 
 def note_checkpoint(directory: str | os.PathLike, step: int) -> None:
-  """Records that the checkpoint of a step was saved."""
+  """Records the checkpoint of a step."""
   directory = pathlib.Path(directory)
   _write(directory, {**_read(directory), 'checkpoint': step})
 
@@ -74,7 +74,7 @@ def read_report(directory: pathlib.Path, name: str) -> dict[str, Any]:
 
 
 def move_report(directory: pathlib.Path, name: str, other: str) -> None:
-  """Renames an evaluation report within DIRECTORY/eval; its digest goes with it."""
+  """Renames a report within DIRECTORY/eval, and its digest."""
   record = _read(directory)
   if name in record['reports']:
     record['reports'][other] = record['reports'].pop(name)
@@ -87,7 +87,7 @@ def move_report(directory: pathlib.Path, name: str, other: str) -> None:
 
 
 def forget_reports(directory: pathlib.Path, names: Iterable[str]) -> None:
-  """Drops the digests of reports that no longer lie in DIRECTORY/eval."""
+  """Drops the digests of reports gone from DIRECTORY/eval."""
   record, names = _read(directory), set(names)
   if names & record['reports'].keys():
     kept = {k: v for k, v in record['reports'].items() if k not in names}
@@ -95,7 +95,7 @@ def forget_reports(directory: pathlib.Path, names: Iterable[str]) -> None:
 
 
 def check(directory: str | os.PathLike) -> list[str]:
-  """Compares every report with its digest; returns the names of missing ones.
+  """Compares reports with their digests; returns the missing ones.
 
   Raises:
     files.FileError: a report is damaged, or not as it was written.

@@ -1,4 +1,4 @@
-"""JSON lines that belong to steps: whole, in order, and on disk. No JAX."""
+"""JSON lines of steps: whole, in order, and on disk. No JAX."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ class JsonLines:
     self._pending = b''
 
   def append(self, step: int, values: Mapping[str, Any]) -> None:
-    """Writes a line; one that the disk refuses is written with the next.
+    """Writes a line; after a refusal of the disk, with the next one.
 
     Raises:
       ValueError: the step is not above the last one.
@@ -72,7 +72,7 @@ class JsonLines:
     return self._sha256.hexdigest()
 
   def close(self) -> None:
-    """Closes the file; lines that the disk still refuses are lost, which is said."""
+    """Closes the file; reports lines lost to a full disk."""
     try:
       self._flush()
     except OSError as error:
@@ -120,7 +120,7 @@ def _kept(path: pathlib.Path, resume_step: int | None) -> tuple[int | None, byte
 
 
 def dumps(value: Any) -> str:
-  """One line of strict ASCII JSON; see `writers` for what is replaced."""
+  """Formats one line of strict ASCII JSON; `writers` lists replacements."""
   return json.dumps(_plain(value), allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what belongs to it, to the byte. No JAX."""
+"""The manifest of a checkpoint: its files, to the byte. No JAX."""
 
 import json
 import pathlib
@@ -64,7 +64,7 @@ def file_name(step: int) -> str:
 
 
 def as_bytes(step: int, listed: Mapping[str, Any]) -> bytes:
-  """The manifest of a step that consists of these files."""
+  """Formats the manifest of a step."""
   record = {'format': FORMAT, 'step': step, 'files': listed}
   return (json.dumps(record, indent=1, sort_keys=True) + '\n').encode()
 

@@ -1,4 +1,4 @@
-"""The directory of one run: who holds it, and the configuration it was started with.
+"""The directory of one run: its lock and its configuration.
 
 No JAX: a second run in the same directory is refused before anything heavy is loaded.
 """
@@ -26,7 +26,7 @@ _ABSENT = '(absent)'
 
 
 class WorkdirError(ValueError):
-  """A work directory that cannot be used: one line saying why and what to change."""
+  """An unusable work directory: one line with reason and remedy."""
 
 
 class Workdir:
@@ -115,7 +115,7 @@ class Workdir:
       _log.info('workdir %s: changed on resume: %s', self.path, _describe(changed))
 
   def record(self) -> None:
-    """Writes config.json: from now on the directory belongs to this configuration.
+    """Writes config.json: the directory now belongs to this configuration.
 
     Called when the parts of a run stand, so that wrong input leaves no trace.
     """
@@ -133,7 +133,7 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 def _difference(
   old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-  """{key: (old, new)} of the keys that differ."""
+  """Lists differing keys: {key: (old, new)}."""
   return {
     key: (old.get(key, _ABSENT), new.get(key, _ABSENT))
     for key in sorted({*old, *new})
