@@ -1,7 +1,7 @@
-"""Advantage estimators: each an entry of a method's row. No JAX arrays.
+"""Advantage estimators, as rows of the table name them. Host.
 
 They take a step's rows and numbers, (data, hyper), and return [B] or [B, R] advantages;
-the formulas are in `losses/`.
+the formulas are in `advantages/`.
 """
 
 import numpy as np

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdar_jax.advantages import returns
 from sdar_jax.advantages.baselines import uniform_credit
 from sdar_jax.losses import distill, masked, policy
+from sdar_jax.losses import value as value_lib
 from sdar_jax.methods import gates, schedules
 from sdar_jax.methods.hyperparameters import LossConfig
 from sdar_jax.methods.interface import Algorithm, Distillation, LossInputs, StepData
@@ -198,7 +198,7 @@ def _teacher_metrics(inputs: LossInputs, hyper: LossConfig) -> masked.Metrics:
 
 
 def _value_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  return returns.value_loss(
+  return value_lib.value_loss(
     inputs.values,
     inputs.old_values,
     inputs.value_targets,
