@@ -1,1 +1,1 @@
-"""Advantages of a whole step. Device."""
+"""Advantages and rewards over a whole step's rows. Host: NumPy only."""

@@ -1,6 +1,6 @@
-"""Anchor states: which turns of a group's episodes saw the same thing.
+"""Anchor states: turns of a group's episodes with one observation.
 
-Host side and text only: numbers come out, for `baselines.gigpo` and `two_views`.
+Numbers for texts, as `baselines.gigpo` and `two_views` compare them.
 """
 
 import difflib
@@ -16,17 +16,17 @@ def anchor_ids(
   *,
   similarity: float | None = None,
 ) -> np.ndarray:
-  r"""A number for every anchor state: equal numbers, equal state.
+  """Numbers the anchor states.
 
-  \[ a_i = a_j \iff g_i = g_j \text{ and } o_i = o_j \]
+    aᵢ = aⱼ iff gᵢ = gⱼ and oᵢ = oⱼ
 
   or, with `similarity` s, greedy first fit: in row order, a row joins the first anchor
   of its group whose founding observation o has ratio(o_i, o) >= s, else founds its own.
   The ratio is difflib's Ratcliff-Obershelp 2M / (len + len).
 
   Args:
-    observations: [B] strings: what the environment showed, without history.
-    group_ids: [B] int.
+    observations: [B] strings: o, the environment's text without history.
+    group_ids: [B] int: g.
     similarity: s in (0, 1]; None asks for equality (and costs one hash a row).
 
   Returns:
@@ -63,7 +63,7 @@ def anchor_ids(
 
 
 def _first_similar(observation, anchors, similarity) -> int | None:
-  """The first anchor whose founder is similar enough."""
+  """Finds the first anchor with a similar founder."""
   for number, matcher in anchors:
     matcher.set_seq1(observation)
     # Two upper bounds of the ratio spare most of the work; the decision is the same.

@@ -314,7 +314,6 @@ class Learner:
       response_mask=arrays['response_mask'],
       kind=loss.divergence,
       topk=loss.topk,
-      remainder='tail',
       jsd_weight=loss.jsd_weight,
       token_clip=loss.token_clip or math.inf,
       temperature=self._config.temperature,

@@ -194,7 +194,6 @@ def token_divergence(
   response_mask: jax.Array,
   kind: str,
   topk: int,
-  remainder: str,
   jsd_weight: float,
   token_clip: float,
   temperature: float,
@@ -216,7 +215,7 @@ def token_divergence(
     prompt_lengths: [B] i32, the column of the response's first token.
     teacher_offset: [B] i32: response token t stands at t + offset with the teacher.
     response_mask: [B, T] bool, True where to compare.
-    kind, remainder, jsd_weight, token_clip: as in `divergence.topk`; inf is no clip.
+    kind, jsd_weight, token_clip: as in `divergence.topk`; inf is no clip.
     topk: k, the teacher's likeliest ids to compare; 0 is the whole vocabulary.
     temperature, valid_vocab, chunk: as in `scores_of`.
     max_response_tokens: R; columns from prompt_lengths + R up count as masked.
@@ -225,7 +224,7 @@ def token_divergence(
     [B, T] f32, nats; 0 without a gradient where masked, whatever stands there.
 
   Raises:
-    ValueError: a size or weight is out of range; unknown `kind` or `remainder`.
+    ValueError: a size or weight is out of range; unknown `kind`.
 
   Source: OPSD (arXiv 2601.18734), SDPG (2606.04036); top-k: SDPO (2601.20802).
   """
@@ -237,7 +236,7 @@ def token_divergence(
   teacher = _states_before(teacher_hidden, places + teacher_offset[:, None], there)
   how = {'kind': kind, 'jsd_weight': jsd_weight, 'token_clip': token_clip}
   compare = functools.partial(
-    _divergence_chunk, config, heads, temperature, valid_vocab, topk, remainder, how
+    _divergence_chunk, config, heads, temperature, valid_vocab, topk, how
   )
   values = _in_chunks(compare, (student, teacher), chunk)
   return _at_places(jnp.where(there, values, 0.0), places, response_mask.shape[1])
@@ -270,9 +269,7 @@ def _score_chunk(config, params, hidden, targets, temperature, valid_vocab):
   return chosen - log_normaliser, entropy
 
 
-def _divergence_chunk(
-  config, heads, temperature, valid_vocab, topk, remainder, how, states
-):
+def _divergence_chunk(config, heads, temperature, valid_vocab, topk, how, states):
   """Divergence [B, C] after the student's and the teacher's `states`, [B, C, D]."""
   student, teacher = (
     masked_logits(qwen.logits(config, head, hidden), temperature, valid_vocab)
@@ -286,7 +283,7 @@ def _divergence_chunk(
   best, ids = checkpoint_name((best, ids), _TEACHER_TOPK)
   chosen = jnp.take_along_axis(student, ids, axis=-1)
   chosen -= jax.nn.logsumexp(student, axis=-1, keepdims=True)
-  return divergence.topk(chosen, best, remainder=remainder, **how)
+  return divergence.topk(chosen, best, **how)
 
 
 def _in_chunks(score, inputs, chunk):

@@ -1,1 +1,1 @@
-"""Losses per token: pure functions on [B, T] arrays; no model. Device."""
+"""Losses per token: pure functions of [B, T] arrays, no model. Device."""

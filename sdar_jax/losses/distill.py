@@ -1,7 +1,8 @@
-"""Self-distillation: the gap to the privileged teacher, and losses made of it.
+"""Self-distillation: the gap to the privileged teacher, and its losses.
 
 The teacher is the same network under a privileged prompt; only the sampled token's
-log-probability enters here. Gates are in `gates`, whole distributions in `divergence`.
+log-probability enters here. Gates are in `methods.gates`, whole distributions in
+`divergence`. Gradients reach `logprobs` only.
 """
 
 import math
@@ -21,9 +22,7 @@ SKILL_SD_LOG_RATIO_LIMIT = 10.0
 
 
 def gap(logprobs: Array, teacher_logprobs: Array, mask: Array) -> jax.Array:
-  r"""How much likelier the teacher finds the sampled token.
-
-  \[ \Delta = \log\pi_T - \mathrm{sg}[\log\pi_\theta] \]
+  """Subtracts the student from the teacher: Δ = sg[log π_T - log π].
 
   Args:
     logprobs: [B, T] float, nats.
@@ -44,19 +43,18 @@ def gap(logprobs: Array, teacher_logprobs: Array, mask: Array) -> jax.Array:
 def weighted(
   logprobs: Array, teacher_logprobs: Array, weights: Array, mask: Array
 ) -> jax.Array:
-  r"""The distillation term under any gate, per token.
+  """Weighs the distillation term of each token.
 
-  \[ \ell = \mathrm{sg}[w]\,(\log\pi_T - \log\pi_\theta), \qquad
-     \partial\ell/\partial\log\pi_\theta = -w \]
+    ℓ = sg[w] · (log π_T - log π),  ∂ℓ/∂log π = -w
 
   With a gate for w this is SDAR's term. Its gradient is -w and nothing else: every
   sampled token is pushed up, and the teacher enters only through w. So a zero loss is
   not a no-op: where teacher and student agree, the loss is 0 and its gradient -1/2.
 
   Args:
-    logprobs: [B, T] float, nats; the only input with a gradient.
+    logprobs: [B, T] float, nats.
     teacher_logprobs: [B, T] float, nats.
-    weights: [B, T] float: w, a gate (see `gates`) or signed.
+    weights: [B, T] float: w, a gate or signed.
     mask: [B, T] bool.
 
   Returns:
@@ -81,9 +79,7 @@ def ratio_weights(
   *,
   ratio_limit: float,
 ) -> jax.Array:
-  r"""A gate with the truncated importance ratio, for minibatches off the policy.
-
-  \[ w_t \min(\mathrm{sg}[\pi_\theta/\pi_{old}],\ c) \]
+  """Multiplies weights by the truncated ratio: w · min(sg[π/π_old], c).
 
   With it the gradient of `weighted` is the current policy's again, up to the
   truncation. At ratio 1 it leaves the weights as they are, bit for bit.
@@ -107,9 +103,7 @@ def ratio_weights(
 
 
 def centred(gate: Array, mask: Array, mean: Array | float) -> jax.Array:
-  r"""A gate less the step's mean: only differences between tokens teach.
-
-  \[ g_t - \bar g \]
+  """Subtracts the step's mean from a gate, so that only differences teach.
 
   The constant part of a gate pushes every sampled token up whatever the teacher
   thinks: no signal, only variance (and, off policy, a loss of entropy).
@@ -133,18 +127,16 @@ def centred(gate: Array, mask: Array, mean: Array | float) -> jax.Array:
 def gate_advantages(
   advantages: Array, gate: Array, mask: Array, *, distill_coef: float
 ) -> jax.Array:
-  r"""SDAR's distillation term, advantage form: ratio and clips apply to it too.
-
-  \[ \hat A = A + \lambda g \]
+  """Adds the gate to advantages, A + λg: ratio and clips apply to it too.
 
   Where the ratio is 1 and the token unclipped, the surrogate of these advantages has
-  the gradient of the surrogate of A plus lambda times `weighted` by the gate.
+  the gradient of the surrogate of A plus λ times `weighted` by the gate.
 
   Args:
     advantages: [B, T] float.
     gate: [B, T] in (0, 1).
     mask: [B, T] bool.
-    distill_coef: lambda, advantage units.
+    distill_coef: λ, advantage units.
 
   Returns:
     [B, T] advantages, 0 where masked.
@@ -159,21 +151,21 @@ def gate_advantages(
 def opsd(
   logprobs: Array, teacher_logprobs: Array, mask: Array, *, gap_clip: float
 ) -> jax.Array:
-  r"""On-policy self-distillation as it is meant: the gap is the credit, both ways.
+  """Credits tokens with the gap, of either sign (OPSD).
 
-  \[ \ell = -\mathrm{sg}[\mathrm{clip}(\Delta, -\tau, \tau)]\,\log\pi_\theta \]
+    ℓ = -sg[clip(Δ, -τ, τ)] · log π
 
   Without the clip the expected gradient on the policy's own samples is that of
-  KL(pi_theta || pi_T): tokens that the teacher finds likelier go up, others down. What
-  ZJU-REAL/SDAR@8b85c23 runs under this name is SDAR's gated term, which pushes every
-  token up; its GRPO+OPSD has gate_beta = 0, where the gate is 1/2 and the
-  gradient does not contain the teacher at all.
+  KL(π || π_T): tokens that the teacher finds likelier go up, others down. The term of
+  this name in ZJU-REAL/SDAR@8b85c23 is SDAR's gated one, which pushes every token up;
+  its GRPO+OPSD has gate_beta = 0, where the gate is 1/2 and the gradient does not
+  contain the teacher at all.
 
   Args:
-    logprobs: [B, T] float, nats; the only input with a gradient.
+    logprobs: [B, T] float, nats.
     teacher_logprobs: [B, T] float, nats.
     mask: [B, T] bool.
-    gap_clip: tau, nats, > 0; math.inf for none.
+    gap_clip: τ, nats, > 0; math.inf for none.
 
   Returns:
     [B, T] nats squared, to be minimised (only its gradient means anything); 0 where
@@ -189,16 +181,15 @@ def opsd(
 def skill_sd(
   logprobs: Array, old_logprobs: Array, teacher_logprobs: Array, mask: Array
 ) -> jax.Array:
-  r"""Skill-SD's importance-weighted k3 estimate of KL(pi_theta || pi_T).
+  """Estimates KL(π || π_T) by k3, weighted by importance (Skill-SD).
 
-  \[ \ell = \log\pi_\theta - \log\pi_T, \quad
-     k_3 = e^{\min(-\ell, 20)} - 1 + \ell, \quad
-     \rho = e^{\min(\log\pi_\theta - \log\pi_{old}, 10)}, \quad \rho k_3 \]
+    d = log π - log π_T,  k3 = exp(min(-d, 20)) - 1 + d,
+    ρ = exp(min(log π - log π_old, 10)),  ℓ = ρ·k3
 
-  The gradient flows through rho as well as through k3.
+  The gradient flows through ρ as well as through k3.
 
   Args:
-    logprobs: [B, T] float, nats; the only input with a gradient.
+    logprobs: [B, T] float, nats.
     old_logprobs: [B, T] float, nats.
     teacher_logprobs: [B, T] float, nats.
     mask: [B, T] bool.
@@ -222,7 +213,7 @@ def skill_sd(
 def gap_metrics(
   gap: Array, mask: Array, response_mask: Array, turn_ids: Array
 ) -> masked.Metrics:
-  """What a teacher says, in sums that add up over microbatches.
+  """Sums the gap's metrics.
 
   Args:
     gap: [B, T] float, nats.
@@ -246,12 +237,12 @@ def gap_metrics(
 
 
 def gate_metrics(gate: Array, mask: Array, *, distill_coef: float) -> masked.Metrics:
-  """What a method's gate does, in sums that add up over microbatches.
+  """Sums the gate's metrics.
 
   Args:
     gate: [B, T] in [0, 1].
     mask: [B, T] bool.
-    distill_coef: lambda, advantage units.
+    distill_coef: λ, advantage units.
 
   Returns:
     (sum, tokens) each of: gate, gate_open and gate_shut (shares beyond `GATE_OPEN` and
@@ -278,7 +269,7 @@ def gate_metrics(gate: Array, mask: Array, *, distill_coef: float) -> masked.Met
 def gap_by_turn(
   gap: Array, mask: Array, turn_ids: Array, *, num_turns: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The gap's sums and token counts by the turn that a row is.
+  """Sums the gap and counts its tokens by turn.
 
   Args:
     gap: [B, T] float, nats.

@@ -1,4 +1,4 @@
-r"""Divergences between the student's and the teacher's whole distributions.
+"""Divergences of whole distributions, student against teacher.
 
 Over the full vocabulary, from logits that the caller hands in chunks of positions; or
 over the teacher's top k and one bucket for the rest. Positions are independent, so
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from sdar_jax.losses.masked import Array
+from sdar_jax.methods.hyperparameters import KEYS
 
-KINDS = ('reverse_kl', 'forward_kl', 'jsd')
-REMAINDERS = ('tail', 'renormalise')
+KINDS = KEYS['divergence'].allowed
 
 
 def full(
@@ -30,19 +30,17 @@ def full(
   jsd_weight: float = 0.5,
   token_clip: float = math.inf,
 ) -> jax.Array:
-  r"""Exact divergence per position over the whole vocabulary.
+  """Computes the exact divergence per position over the whole vocabulary.
 
-  \[ \min\Big(\tau,\ \sum_{v < V'} D_v(S, T)\Big), \qquad
-     S, T = \mathrm{softmax}(z^S_{v<V'}), \mathrm{softmax}(z^T_{v<V'}) \]
+    min(τ, Σ_{v<V'} D_v(S, T)),  S, T = softmax of either's logits below V'
 
   Args:
-    student_logits: [..., V] float at the temperature of the comparison; the only input
-      with a gradient.
+    student_logits: [..., V] float at the temperature of the comparison.
     teacher_logits: [..., V] float.
     kind: one of `KINDS`.
     valid_vocab: V': ids from here up have no token; their logits may hold anything.
     jsd_weight: w, the teacher's share of the mixture, in (0, 1); only 'jsd' reads it.
-    token_clip: tau, nats: a position beyond it counts as tau and has no gradient, so
+    token_clip: τ, nats: a position beyond it counts as τ and has no gradient, so
       that a few stylistic tokens cannot dominate (OPSD: 0.05).
 
   Returns:
@@ -71,44 +69,35 @@ def topk(
   teacher_logprobs: Array,
   *,
   kind: str,
-  remainder: str = 'tail',
   jsd_weight: float = 0.5,
   token_clip: float = math.inf,
 ) -> jax.Array:
-  r"""Divergence per position over the teacher's k likeliest ids and the rest.
+  """Computes the divergence over the teacher's k likeliest ids.
 
-  With 'tail' everything else is one bucket of probability 1 - sum_k p: a lower bound
-  of the exact divergence, equal to it at k = V. With 'renormalise' the k ids are taken
-  for the whole vocabulary, and mass that the student puts elsewhere costs nothing.
+  All other ids are one bucket of probability 1 - Σₖ p: a lower bound of the exact
+  divergence, equal to it at k = V.
 
   Args:
     student_logprobs: [..., k] float, nats: the student's full-vocabulary log-softmax
-      at the teacher's top-k ids; the only input with a gradient.
+      at the teacher's top-k ids.
     teacher_logprobs: [..., k] float, nats: the teacher's own.
-    kind: one of `KINDS`.
-    remainder: one of `REMAINDERS`.
-    jsd_weight: as in `full`.
-    token_clip: as in `full`.
+    kind, jsd_weight, token_clip: as in `full`.
 
   Returns:
     [...] nats, >= 0 up to rounding.
 
   Raises:
-    ValueError: unknown `kind` or `remainder`; `jsd_weight` out of range.
+    ValueError: unknown `kind`; `jsd_weight` out of range.
 
-  Source: SDPO (arXiv 2601.20802), top-k (k = 20) plus tail; 'renormalise': UCOB
-    (arXiv 2606.29502), k = 32.
+  Source: SDPO (arXiv 2601.20802), top-k (k = 20) plus tail.
   """
   chex.assert_equal_shape([student_logprobs, teacher_logprobs])
-  if remainder not in REMAINDERS:
-    raise ValueError(f'remainder={remainder!r}: expected one of {REMAINDERS}')
-  close = _with_tail if remainder == 'tail' else jax.nn.log_softmax
-  student, teacher = close(student_logprobs), close(teacher_logprobs)
+  student, teacher = _with_tail(student_logprobs), _with_tail(teacher_logprobs)
   return _divergence(student, teacher, kind, jsd_weight, token_clip)
 
 
 def _possible(logits, valid_vocab):
-  """Logits in float32 at least, with the ids that have no token at a finite floor."""
+  """Logits in float32 at least, ids without a token at a finite floor."""
   logits = jnp.asarray(logits)
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   # A comparison, not a slice: it stays local where the vocabulary is sharded.
@@ -117,9 +106,9 @@ def _possible(logits, valid_vocab):
 
 
 def _with_tail(logprobs):
-  """The log-probabilities and, as one more bucket, that of everything else."""
+  """Appends the log-probability of everything else as one more bucket."""
   inside = jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
-  # Rounding may leave no mass, or less; then the tail is one unit in the last place.
+  # Rounding can make the tail's mass <= 0; it is one unit in the last place at least.
   inside = jnp.minimum(inside, -jnp.finfo(inside.dtype).eps)
   near = inside > -math.log(2.0)  # Where 1 - e^x would cancel, and where e^x is small.
   outside = jnp.where(

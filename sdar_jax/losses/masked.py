@@ -12,21 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdar_jax.methods.hyperparameters import KEYS
+
 Array = jax.Array | np.ndarray
 # name -> (sum, count); both add up over microbatches, minibatches and devices.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
-AGGREGATIONS = (
-  'token-mean',
-  'seq-mean-token-sum',
-  'seq-mean-token-mean',
-  'seq-mean-token-sum-norm',
-)
-
-
-def namespace(*arrays):
-  """`jax.numpy` if any argument is a JAX array (or a tracer), else `numpy`."""
-  return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+AGGREGATIONS = KEYS['aggregation'].allowed
 
 
 def check_aggregation(aggregation: str) -> None:
@@ -36,14 +28,11 @@ def check_aggregation(aggregation: str) -> None:
 
 
 def fill(mask: Array, *arrays: Array) -> tuple[jax.Array, ...]:
-  """Each array with 0 where `mask` is False.
+  """Puts 0 where `mask` is False; no gradient reaches a masked entry.
 
   Args:
     mask: [B, T] bool.
     *arrays: [B, T] float each; masked entries may be infinite or NaN.
-
-  Returns:
-    As many [B, T] arrays. No gradient reaches a masked entry.
   """
   chex.assert_type(mask, bool)
   chex.assert_equal_shape([mask, *arrays])
@@ -53,14 +42,14 @@ def fill(mask: Array, *arrays: Array) -> tuple[jax.Array, ...]:
 def normaliser_of(
   mask: Array, aggregation: str, *, length: int | None = None
 ) -> Array | int:
-  r"""What `aggregate` divides by, counted on the whole minibatch.
+  """Counts the divisor of `aggregate` on the whole minibatch.
 
-  \[ N = \max(1, \sum_{b,t} m_{bt}) \text{ (token-mean)}, \quad
-     \max(1, \#\{b : \sum_t m_{bt} > 0\}) \text{ (seq-mean-*)}, \quad
-     L \text{ (seq-mean-token-sum-norm)} \]
+    N = max(1, tokens)             in token-mean
+    N = max(1, rows with a token)  in seq-mean-token-sum and seq-mean-token-mean
+    N = L                          in seq-mean-token-sum-norm
 
   Args:
-    mask: [B, T] bool, the whole minibatch's response mask; numpy or JAX. Padding
+    mask: [B, T] bool, the whole minibatch's response mask, NumPy or JAX. Padding
       rows are all False and count nowhere.
     aggregation: one of `AGGREGATIONS`.
     length: L in tokens, the padded length of a response; only
@@ -78,25 +67,24 @@ def normaliser_of(
   check_aggregation(aggregation)
   chex.assert_rank(mask, 2)
   chex.assert_type(mask, bool)
-  xp = namespace(mask)
   if aggregation == 'token-mean':
-    return xp.maximum(xp.sum(mask), 1)
+    return mask.sum().clip(1)
   if aggregation == 'seq-mean-token-sum-norm':
     if length is None or length < 1:
       raise ValueError(
         f'length={length}: aggregation={aggregation!r} needs a positive length'
       )
     return length
-  return xp.maximum(xp.sum(xp.any(mask, axis=1)), 1)
+  return mask.any(axis=1).sum().clip(1)
 
 
 def aggregate(
   values: Array, mask: Array, normaliser: Array | int, aggregation: str
 ) -> jax.Array:
-  r"""One scalar from per-token values.
+  """Sums values per token to one scalar.
 
-  \[ \frac1N \sum_b w_b \sum_t m_{bt} v_{bt}, \qquad
-     w_b = 1/\max(1, \sum_t m_{bt}) \text{ for seq-mean-token-mean, else } 1 \]
+    1/N · Σ_b w_b Σ_t m_bt v_bt,  w_b = 1 / max(1, Σ_t m_bt) in seq-mean-token-mean,
+    else 1
 
   With the same N (see `normaliser_of`) the results of microbatches add up to the
   minibatch's. A batch without any unmasked token gives exactly 0 and gradient 0.
@@ -125,30 +113,14 @@ def aggregate(
 
 
 def total(values: Array, mask: Array) -> tuple[jax.Array, jax.Array]:
-  """The metric (sum over unmasked tokens, number of unmasked tokens).
+  """Sums and counts unmasked tokens, without gradient.
 
   Args:
     values: [B, T] float or bool.
     mask: [B, T] bool.
-
-  Returns:
-    Two scalars, without gradient.
   """
   values = jax.lax.stop_gradient(jnp.asarray(values))
   if values.dtype == bool:
     values = values.astype(float)
   (values,) = fill(mask, values)
   return jnp.sum(values), jnp.sum(mask).astype(values.dtype)
-
-
-def add_metrics(left: Metrics, right: Metrics) -> Metrics:
-  """Metrics of two disjoint batches together."""
-  return jax.tree.map(lambda a, b: a + b, left, right)
-
-
-def finish_metrics(metrics: Metrics) -> dict[str, Array]:
-  """Means sum/count; exactly 0 where the count is 0. Histograms become shares."""
-  return {
-    name: value / namespace(count).maximum(count, 1)
-    for name, (value, count) in metrics.items()
-  }

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.advantages import returns
 from sdar_jax.losses import distill, masked, policy
+from sdar_jax.losses import value as value_lib
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.methods import gates
 from sdar_jax.methods.hyperparameters import LossConfig
@@ -102,7 +102,7 @@ def _teacher_metrics(
 
 
 def _value_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  return returns.value_loss(
+  return value_lib.value_loss(
     inputs.values,
     inputs.old_values,
     inputs.value_targets,

@@ -1,7 +1,7 @@
-"""Policy losses: clipped surrogate, GSPO, KL to the reference policy, entropy.
+"""Policy losses: clipped surrogate, GSPO, KL to the reference, entropy.
 
-Everything is per token, [B, T] in and [B, T] out, exactly 0 where masked;
-`masked.aggregate` makes a scalar of it.
+Per token, [B, T] in and [B, T] out, exactly 0 where masked; `masked.aggregate` makes a
+scalar of it. Gradients reach `logprobs` and `entropy` only.
 """
 
 import chex
@@ -10,18 +10,17 @@ import jax.numpy as jnp
 
 from sdar_jax.losses import masked
 from sdar_jax.losses.masked import Array
+from sdar_jax.methods.hyperparameters import KEYS
 
 # Beyond this the exponent is cut and carries no gradient: exp(20) = 4.9e8.
 LOG_RATIO_LIMIT = 20.0
 GSPO_LOG_RATIO_LIMIT = 10.0
 K3_LIMIT = 10.0
-KL_KINDS = ('k1', 'k2', 'k3', 'abs')
+KL_KINDS = KEYS['kl_kind'].allowed
 
 
 def log_ratio(logprobs: Array, old_logprobs: Array, mask: Array) -> jax.Array:
-  r"""log(pi/pi_old) of the sampled tokens, masked first and clamped.
-
-  \[ \mathrm{clip}(\log\pi_\theta - \log\pi_{old}, -20, 20) \]
+  """Takes log(π/π_old) of sampled tokens, masked first, clamped to ±20.
 
   Args:
     logprobs: [B, T] float, nats.
@@ -39,7 +38,7 @@ def log_ratio(logprobs: Array, old_logprobs: Array, mask: Array) -> jax.Array:
 
 
 def _pessimistic(ratio, advantages, clip_low, clip_high) -> tuple[jax.Array, jax.Array]:
-  """[B, T] losses, and where the clip is what decides them."""
+  """[B, T] losses; [B, T] bool, where the clip decides them."""
   plain = -advantages * ratio
   clipped = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
   return jnp.where(clipped > plain, clipped, plain), clipped > plain
@@ -55,19 +54,18 @@ def clipped_surrogate(
   clip_high: float,
   dual_clip: float,
 ) -> jax.Array:
-  r"""PPO's clipped surrogate with separate clips and the dual clip.
+  """Clips PPO's surrogate, with separate clips and the dual clip.
 
-  \[ r = \pi_\theta/\pi_{old}, \quad
-     \ell = \max(-A r, -A\,\mathrm{clip}(r, 1-\epsilon_l, 1+\epsilon_h)), \quad
-     \ell \leftarrow \min(\ell, -A c) \text{ where } A < 0 \]
+    r = π/π_old,  ℓ = max(-A·r, -A·clip(r, 1 - ε_l, 1 + ε_h)),
+    ℓ ← min(ℓ, -A·c) where A < 0
 
   Args:
-    logprobs: [B, T] float, nats; the only input with a gradient.
+    logprobs: [B, T] float, nats.
     old_logprobs: [B, T] float, nats.
     advantages: [B, T] float.
     mask: [B, T] bool.
-    clip_low: epsilon_l, in [0, 1].
-    clip_high: epsilon_h, >= 0.
+    clip_low: ε_l, in [0, 1].
+    clip_high: ε_h, >= 0.
     dual_clip: c, >= 1.
 
   Returns:
@@ -94,22 +92,20 @@ def gspo(
   clip_low: float,
   clip_high: float,
 ) -> jax.Array:
-  r"""Group sequence policy optimisation: the ratio of the whole response.
+  """Clips the surrogate by the ratio of the whole response (GSPO).
 
-  \[ s_{bt} = \exp\min\Big(10,\ \mathrm{sg}\big[\tfrac1{n_b}\sum_u m_{bu}
-     \log\tfrac{\pi_\theta}{\pi_{old}}\big] + \log\pi_\theta -
-     \mathrm{sg}[\log\pi_\theta]\Big), \quad
-     \ell = \max(-A s, -A\,\mathrm{clip}(s, 1-\epsilon_l, 1+\epsilon_h)) \]
+    s = exp min(10, sg[mean of log(π/π_old) over the response] + log π - sg[log π])
+    ℓ = max(-A·s, -A·clip(s, 1 - ε_l, 1 + ε_h))
 
   The paper aggregates with 'seq-mean-token-mean' and has no dual clip.
 
   Args:
-    logprobs: [B, T] float, nats; the only input with a gradient.
+    logprobs: [B, T] float, nats.
     old_logprobs: [B, T] float, nats.
     advantages: [B, T] float.
     mask: [B, T] bool.
-    clip_low: epsilon_l (3e-4 in the paper).
-    clip_high: epsilon_h (4e-4 in the paper).
+    clip_low: ε_l (3e-4 in the paper).
+    clip_high: ε_h (4e-4 in the paper).
 
   Returns:
     [B, T] losses, to be minimised; 0 where masked.
@@ -127,7 +123,7 @@ def gspo(
 
 
 def _sequence_log_ratio(logprobs, old_logprobs, mask) -> jax.Array:
-  """[B, 1] nats, the mean log ratio of each response's tokens."""
+  """[B, 1] nats, mean log ratio of each response's tokens."""
   ratios = log_ratio(logprobs, old_logprobs, mask)
   counts = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
   return jnp.sum(ratios, axis=1, keepdims=True) / counts
@@ -136,16 +132,16 @@ def _sequence_log_ratio(logprobs, old_logprobs, mask) -> jax.Array:
 def kl_penalty(
   logprobs: Array, ref_logprobs: Array, mask: Array, *, kind: str
 ) -> jax.Array:
-  r"""Sampled-token estimates of KL(pi_theta || pi_ref).
+  """Estimates KL(π || π_ref) from the sampled tokens.
 
-  \[ d = \log\pi_{ref} - \log\pi_\theta; \quad k_1 = -d, \quad k_2 = d^2/2, \quad
-     k_3 = \mathrm{clip}(e^d - d - 1, -10, 10), \quad abs = |d| \]
+    d = log π_ref - log π
+    k1 = -d,  k2 = d²/2,  k3 = clip(exp(d) - d - 1, -10, 10),  abs = |d|
 
   In k3 the exponent d is clamped to [-20, 20], which its own clip makes invisible
   in value and gradient.
 
   Args:
-    logprobs: [B, T] float, nats; the only input with a gradient.
+    logprobs: [B, T] float, nats.
     ref_logprobs: [B, T] float, nats.
     mask: [B, T] bool.
     kind: one of `KL_KINDS`.
@@ -176,10 +172,10 @@ def kl_penalty(
 
 
 def entropy_loss(entropy: Array, mask: Array) -> jax.Array:
-  """Minus the policy's entropy per token: a loss whose descent raises entropy.
+  """Negates the policy's entropy per token: descent raises entropy.
 
   Args:
-    entropy: [B, T] float, nats, with gradient.
+    entropy: [B, T] float, nats.
     mask: [B, T] bool.
 
   Returns:
@@ -202,20 +198,13 @@ def surrogate_metrics(
   clip_high: float,
   dual_clip: float,
 ) -> masked.Metrics:
-  """How far the policy has moved and how often `clipped_surrogate`'s clips bind.
+  """Measures the policy's move and the clips of `clipped_surrogate`.
 
-  Args:
-    logprobs: [B, T] float, nats.
-    old_logprobs: [B, T] float, nats.
-    advantages: [B, T] float, those that the loss is given.
-    mask: [B, T] bool.
-    clip_low: as in `clipped_surrogate`.
-    clip_high: as in `clipped_surrogate`.
-    dual_clip: as in `clipped_surrogate`.
+  Args are those of `clipped_surrogate`.
 
   Returns:
     (sum, tokens) each of: ratio; log_ratio_abs (nats); log_ratio_clamped (share
-    beyond +-20 nats); approx_kl (k1 of old to current, nats); clip_high, clip_low,
+    beyond ±20 nats); approx_kl (k1 of old to current, nats); clip_high, clip_low,
     clip_dual (shares of tokens whose gradient that clip removes; the reference's
     pg_clipfrac is clip_high + clip_low).
 
@@ -245,23 +234,15 @@ def gspo_metrics(
   clip_low: float,
   clip_high: float,
 ) -> masked.Metrics:
-  """How far the policy has moved and how often the clips of `gspo` bind.
+  """Measures the policy's move and the clips of `gspo`.
 
   A response's ratio is that of each of its tokens, and where it is clipped all of their
-  gradients stop.
-
-  Args:
-    logprobs: [B, T] float, nats.
-    old_logprobs: [B, T] float, nats.
-    advantages: [B, T] float, those that the loss is given.
-    mask: [B, T] bool.
-    clip_low: as in `gspo`.
-    clip_high: as in `gspo`.
+  gradients stop. Args are those of `gspo`.
 
   Returns:
-    (sum, tokens) each of what `surrogate_metrics` names: ratio and log_ratio_clamped
-    (share beyond 10 nats) are of responses, log_ratio_abs and approx_kl of tokens;
-    clip_dual is 0.
+    (sum, tokens) each of the metrics of `surrogate_metrics`: ratio and
+    log_ratio_clamped (share beyond 10 nats) are of responses, log_ratio_abs and
+    approx_kl of tokens; clip_dual is 0.
   """
   logprobs = jax.lax.stop_gradient(logprobs)
   (advantages,) = masked.fill(mask, advantages)

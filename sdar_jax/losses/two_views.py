@@ -1,4 +1,4 @@
-"""UCOB's loss: the better of two views, with and without skills, teaches the other."""
+"""Distillation between two views, with and without skills (UCOB)."""
 
 import chex
 import jax
@@ -16,18 +16,15 @@ def two_view_distillation(
   *,
   action_weight: float,
 ) -> jax.Array:
-  r"""SDAR's gated term from the better view to the worse, per token.
+  """Weighs SDAR's gated term from the better view to the worse.
 
-  \[ \ell_{it} = u_{it}\,g_{it}\,
-     (\log\pi_\theta^{other}(y_{it}) - \log\pi_\theta^{own}(y_{it})), \qquad
-     g = \mathrm{sg}[\sigma(\beta\Delta)] \]
+    ℓ = u · g · (log π_other - log π_own),  g = sg[σ(βΔ)]
 
   with u = `action_weight` on the tokens of the action and 1 on the others. Rows are
   weighted by `advantages.two_views.view_weights` where they are summed.
 
   Args:
-    logprobs: [B, T] float, nats, under the row's own prompt; the only input with a
-      gradient.
+    logprobs: [B, T] float, nats, under the row's own prompt; alone has a gradient.
     other_logprobs: [B, T] float, nats: the same tokens under the other view's prompt.
     gate: [B, T] in [0, 1]: g, `gates.gap_gate` without a clip.
     action_mask: [B, T] bool: tokens of the action.
@@ -37,8 +34,7 @@ def two_view_distillation(
   Returns:
     [B, T] nats, to be minimised; 0 where masked.
 
-  Source: UCOB (arXiv 2606.29502), its sampled-token form (confidence C); its top-k form
-    is `divergence.topk` with 'renormalise', times the same weights.
+  Source: UCOB (arXiv 2606.29502), its sampled-token form (confidence C).
   """
   chex.assert_rank([logprobs, gate, action_mask], 2)
   losses = distill.weighted(logprobs, other_logprobs, gate, mask)

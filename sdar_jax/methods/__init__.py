@@ -1,1 +1,1 @@
-"""Methods: rows of a table, their interface, teachers, objective. Device."""
+"""Methods: the table, their interface, teachers, numbers, credit. Host, no JAX."""

@@ -1,10 +1,10 @@
-"""Gates: how far to trust the teacher at each token. One function, one row. No JAX.
+"""Gates: trust in the teacher, token by token. Host and device.
 
-`GATES` is the whole table: what `algorithm.gate` may name, what is trained with, what
-is recorded and what is measured all come from it. A gate's signature says what it
-reads: its positional parameters are fields of `GateInputs`, its keyword parameters keys
-of `config.algorithm`. It takes numpy or JAX arrays, answers in kind, and is finite at
-any finite input; its callers keep gradients out of it.
+`GATES` is the whole table: the choices of `algorithm.gate`, training, records and
+metrics all read it. A gate's signature says its inputs: positional parameters are
+fields of `GateInputs`, keyword parameters keys of `config.algorithm`. It takes NumPy or
+JAX arrays, answers in kind, and is finite at any finite input; its callers keep
+gradients out of it.
 """
 
 import functools
@@ -19,7 +19,7 @@ Gate = Callable[..., Any]
 
 
 class GateInputs(NamedTuple):
-  """What a gate may look at: [B, T] each, and 0 where nothing is taught.
+  """Inputs that a gate may name: [B, T] each, 0 where nothing is taught.
 
   Attributes:
     gap: nats, the teacher's log-prob of the sampled token less the student's.
@@ -37,25 +37,22 @@ class GateInputs(NamedTuple):
 
 
 def _sigmoid(x: Any) -> Any:
-  xp = x.__array_namespace__()
   with np.errstate(over='ignore'):  # exp(inf) is the right answer, 0, in the end.
-    return 1.0 / (1.0 + xp.exp(-x))
+    return 1.0 / (1.0 + x.__array_namespace__().exp(-x))
 
 
 def _clipped(gap: Any, gap_clip: float) -> Any:
   clip = gap_clip or math.inf
-  return gap.__array_namespace__().clip(gap, -clip, clip)
+  return gap.clip(-clip, clip)
 
 
 def gap_gate(gap: Any, *, gate_beta: float, gap_clip: float) -> Any:
-  r"""Trusts the teacher where it finds the sampled token likelier.
-
-  \[ g = \sigma(\beta\,\mathrm{clip}(\Delta, -\tau, \tau)) \]
+  """Trusts a teacher surer of the token: g = σ(β·clip(Δ, -τ, τ)).
 
   Args:
-    gap: [B, T] float, nats: Delta.
-    gate_beta: beta, 1/nat. 0 makes every gate 1/2.
-    gap_clip: tau, nats, so that no single token saturates the gate; 0 is none.
+    gap: [B, T] float, nats: Δ.
+    gate_beta: β, 1/nat. 0 makes every gate 1/2.
+    gap_clip: τ, nats, so that no single token saturates the gate; 0 is none.
 
   Returns:
     [B, T] in [0, 1], 1/2 where the gap is 0.
@@ -68,15 +65,13 @@ def gap_gate(gap: Any, *, gate_beta: float, gap_clip: float) -> Any:
 
 
 def entropy_gate(entropy: Any, *, gate_beta: float) -> Any:
-  r"""Trusts the teacher where the student is unsure.
-
-  \[ g = \sigma(\beta h) \]
+  """Trusts the teacher of an unsure student: g = σ(βh).
 
   h >= 0, so g >= 1/2: this gate never shuts, and it does not look at the teacher.
 
   Args:
     entropy: [B, T] float, nats: h, of the student's distribution at each token.
-    gate_beta: beta, 1/nat.
+    gate_beta: β, 1/nat.
 
   Returns:
     [B, T] in [1/2, 1].
@@ -88,19 +83,18 @@ def entropy_gate(entropy: Any, *, gate_beta: float) -> Any:
 
 
 def soft_or_gate(gap: Any, entropy: Any, *, gate_beta: float, gap_clip: float) -> Any:
-  r"""Trusts the teacher where the student is unsure or the teacher is surer.
+  """Trusts the teacher of an unsure student, or one surer of the token.
 
-  \[ g = \sigma(\beta\,[1 - (1 - \min(h, 1))
-     (1 - \mathrm{clip}(\Delta, -\tau, \tau))]) \]
+    g = σ(β·[1 - (1 - min(h, 1))·(1 - clip(Δ, -τ, τ))])
 
   It rises with the gap where h < 1 and ignores the gap from h = 1 on: without the
   bound it would fall with the gap beyond, which is no `or`.
 
   Args:
-    gap: [B, T] float, nats: Delta.
+    gap: [B, T] float, nats: Δ.
     entropy: [B, T] float, nats: h (the paper does not say how it scales it).
-    gate_beta: beta.
-    gap_clip: tau, nats; 0 is none.
+    gate_beta: β.
+    gap_clip: τ, nats; 0 is none.
 
   Returns:
     [B, T] in [0, 1].
@@ -108,7 +102,7 @@ def soft_or_gate(gap: Any, entropy: Any, *, gate_beta: float, gap_clip: float) -
   Source: SDAR (arXiv 2605.15155), the soft-OR gate of its ablation, from public
     digests of the paper; not in the released code.
   """
-  unsure = entropy.__array_namespace__().minimum(entropy, 1.0)
+  unsure = entropy.clip(max=1.0)
   gap = _clipped(gap, gap_clip)
   # 1 - (1 - h)(1 - gap), exact at 0.
   return _sigmoid(gate_beta * (unsure + gap - unsure * gap))
@@ -122,11 +116,7 @@ GATES: dict[str, Gate] = {
 
 
 def find(name: str) -> Gate:
-  """The gate of this name.
-
-  Raises:
-    ValueError: one line with what there is.
-  """
+  """Finds the gate of this name, or raises ValueError."""
   if name not in GATES:
     raise ValueError(f'gate={name!r}: must be one of {tuple(GATES)}')
   return GATES[name]
@@ -134,19 +124,19 @@ def find(name: str) -> Gate:
 
 @functools.cache
 def fields(gate: Gate) -> tuple[str, ...]:
-  """Fields of `GateInputs` that a gate reads."""
+  """Lists the fields of `GateInputs` in a gate's signature."""
   parameters = inspect.signature(gate).parameters.values()
   return tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
 
 
 @functools.cache
 def keys(gate: Gate) -> tuple[str, ...]:
-  """Keys of `config.algorithm` that a gate reads."""
+  """Lists the keys of `config.algorithm` in a gate's signature."""
   parameters = inspect.signature(gate).parameters.values()
   return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 def apply(gate: Gate, inputs: GateInputs, hyper: Any) -> Any:
-  """[B, T] the gate; it is handed what its signature names and nothing else."""
+  """Calls a gate, [B, T], with the inputs of its signature alone."""
   seen = [getattr(inputs, name) for name in fields(gate)]
   return gate(*seen, **{key: getattr(hyper, key) for key in keys(gate)})

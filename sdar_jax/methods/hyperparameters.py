@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any
 
+from sdar_jax.advantages.baselines import STATISTICS_OVER
 from sdar_jax.keys import Key
 from sdar_jax.methods import gates
 
@@ -47,7 +48,7 @@ class LossConfig:
   """
 
   statistics_over: str = _number(
-    'rows', 'what group statistics count', ('rows', 'trajectories'), 'ref: rows'
+    'rows', 'what group statistics count', STATISTICS_OVER, 'ref'
   )
   divide_by_std: bool = _number(
     True, "divide group-relative advantages by the group's deviation", '', 'ref'

@@ -117,17 +117,13 @@ def _usefulness(data: StepData, hyper: LossConfig) -> np.ndarray:
     data.scores,
     data.group_ids,
     temperature=1.0,
-    mean_over='rows',
   )
   return shaping.value_gate(value, mask, gate_scale=hyper.gate_scale)
 
 
 @reads()
 def _teacher_rewards(data: StepData, hyper: LossConfig, coef: float) -> np.ndarray:
-  # A baseline per row would leave nothing of a row's sum, which is its score.
-  rewards = shaping.teacher_rewards(
-    data.teacher_logprobs, data.taught_mask, baseline='batch'
-  )
+  rewards = shaping.teacher_rewards(data.teacher_logprobs, data.taught_mask)
   nothing = np.zeros_like(rewards)
   return shaping.shaped_rewards(nothing, rewards, data.gate, shaping_coef=coef)
 

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import make_batch
 from scipy import special
 from tokens import sdar_term
 
@@ -32,7 +33,7 @@ def loss_and_grad(logprobs, teacher, mask, gate_beta, jit=False):
 
 @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
 @pytest.mark.parametrize('gate_beta', [0.0, 1.0, 5.0])
-def test_gradient_is_the_gate_and_nothing_else(make_batch, gate_beta, jit):
+def test_gradient_is_the_gate_and_nothing_else(gate_beta, jit):
   batch = make_batch(0)
   mask, teacher = batch['response_mask'], batch['teacher_logprobs']
   loss, grad = loss_and_grad(batch['logprobs'], teacher, mask, gate_beta, jit)
@@ -43,7 +44,7 @@ def test_gradient_is_the_gate_and_nothing_else(make_batch, gate_beta, jit):
 
 
 @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
-def test_gradient_is_exact_where_the_division_is(make_batch, jit):
+def test_gradient_is_exact_where_the_division_is(jit):
   batch = power_of_two(make_batch(1))
   mask, teacher = batch['response_mask'], batch['teacher_logprobs']
   _, grad = loss_and_grad(batch['logprobs'], teacher, mask, 5.0, jit)
@@ -52,7 +53,7 @@ def test_gradient_is_exact_where_the_division_is(make_batch, jit):
   np.testing.assert_array_equal(grad, want)
 
 
-def test_an_agreeing_teacher_gives_loss_zero_and_gradient_minus_half(make_batch):
+def test_an_agreeing_teacher_gives_loss_zero_and_gradient_minus_half():
   batch = power_of_two(make_batch(2))
   mask, logprobs = batch['response_mask'], batch['logprobs']
   loss, grad = loss_and_grad(logprobs, logprobs, mask, 5.0)
@@ -60,7 +61,7 @@ def test_an_agreeing_teacher_gives_loss_zero_and_gradient_minus_half(make_batch)
   np.testing.assert_array_equal(grad, -0.5 * mask / mask.sum())
 
 
-def test_nothing_flows_to_the_teacher_or_through_the_gate(make_batch):
+def test_nothing_flows_to_the_teacher_or_through_the_gate():
   batch = make_batch(3)
   mask = batch['response_mask']
 
@@ -75,7 +76,7 @@ def test_nothing_flows_to_the_teacher_or_through_the_gate(make_batch):
 
 
 @pytest.mark.parametrize('zero_advantages', [False, True])
-def test_both_forms_have_one_gradient_on_policy(make_batch, zero_advantages):
+def test_both_forms_have_one_gradient_on_policy(zero_advantages):
   batch = power_of_two(make_batch(4))
   mask, old = batch['response_mask'], batch['old_logprobs']
   teacher, coef = batch['teacher_logprobs'], 0.01
@@ -110,7 +111,7 @@ def test_the_clip_applies_to_the_advantage_form_only():
   np.testing.assert_array_equal(jax.grad(sdar_term(mask, far))(far), -0.5)
 
 
-def test_skill_sd_value_and_numeric_gradient(make_batch):
+def test_skill_sd_value_and_numeric_gradient():
   batch = make_batch(5, spread=0.5)
   mask = batch['response_mask']
   x, old, teacher = (
@@ -130,7 +131,7 @@ def test_skill_sd_value_and_numeric_gradient(make_batch):
   np.testing.assert_allclose(grad, numeric, rtol=1e-6, atol=1e-8)
 
 
-def test_gate_metrics_equal_numpy(make_batch):
+def test_gate_metrics_equal_numpy():
   batch = make_batch(6, rows=12, spread=0.1, padding_rows=1)
   mask, teacher = batch['response_mask'], batch['teacher_logprobs']
   gap = distill.gap(batch['logprobs'], teacher, mask)
@@ -157,7 +158,7 @@ def test_the_histogram_holds_gates_of_zero_and_one():
   np.testing.assert_array_equal(metrics['gate_histogram'][0], [1, 1] + 7 * [0] + [2])
 
 
-def test_gap_by_turn_sums_by_turn(make_batch):
+def test_gap_by_turn_sums_by_turn():
   batch = make_batch(7, padding_rows=2)
   mask, turns = batch['response_mask'], batch['turn_ids']
   gap = np.where(mask, batch['logprobs'], np.nan)
@@ -168,7 +169,7 @@ def test_gap_by_turn_sums_by_turn(make_batch):
     assert counts[turn] == mask[rows].sum()
 
 
-def test_opsd_equals_a_loop_and_pushes_both_ways(make_batch):
+def test_opsd_equals_a_loop_and_pushes_both_ways():
   batch = make_batch(8, spread=0.5)
   mask = batch['response_mask']
   x, teacher = (
@@ -215,7 +216,7 @@ def test_unclipped_opsd_has_the_gradient_of_the_reverse_kl():
     assert np.abs(jax.grad(expected)(logits, gated) - want).max() > 1e-2
 
 
-def test_the_released_grpo_opsd_has_no_teacher_signal(make_batch):
+def test_the_released_grpo_opsd_has_no_teacher_signal():
   """gate_beta 0: not a bit of the gradient depends on the teacher."""
   batch = make_batch(9)
   mask, logprobs = batch['response_mask'], batch['logprobs']
@@ -233,7 +234,7 @@ def test_the_released_grpo_opsd_has_no_teacher_signal(make_batch):
   assert np.abs(grads[0] - grads[1]).max() > 0.1
 
 
-def test_the_released_opsd_pushes_every_token_up(make_batch):
+def test_the_released_opsd_pushes_every_token_up():
   batch = make_batch(10)
   mask, teacher = batch['response_mask'], batch['teacher_logprobs']
   _, grad = loss_and_grad(batch['logprobs'], teacher, mask, 5.0)

@@ -75,19 +75,17 @@ def test_full_vocabulary_equals_a_loop_with_its_gradient(kind):
 
 
 @pytest.mark.parametrize('kind', divergence.KINDS)
-@pytest.mark.parametrize('remainder', divergence.REMAINDERS)
-def test_topk_equals_a_loop_with_its_gradient(kind, remainder):
+def test_topk_equals_a_loop_with_its_gradient(kind):
   student, teacher = (np.log(probabilities(logits)) for logits in logits_of(1))
   ids = np.argsort(-teacher, axis=-1)[..., :K]
   chosen = [np.take_along_axis(x, ids, axis=-1) for x in (student, teacher)]
 
   def close(logprobs):
     p = np.exp(logprobs)
-    inside = p.sum(axis=-1, keepdims=True)
-    return np.concatenate([p, 1 - inside], -1) if remainder == 'tail' else p / inside
+    return np.concatenate([p, 1 - p.sum(axis=-1, keepdims=True)], -1)
 
   oracle = lambda x: loop_divergence(close(x), close(chosen[1]), kind)
-  function = functools.partial(divergence.topk, kind=kind, remainder=remainder)
+  function = functools.partial(divergence.topk, kind=kind)
   with jax.enable_x64(True):
     for call in ways(function, kind):
       values, pull = jax.vjp(call, *chosen)
@@ -133,13 +131,8 @@ def test_sharp_and_distant_distributions_are_finite(kind):
   # Log-probabilities that fill the mass, by rounding overfill it, or hold none of it.
   shares = np.array([[0.0, -1e4], [-0.6931471, -0.693147], [-1e4, -1e4]], np.float32)
   duos = [np.stack(x) for x in zip(*[(a, b) for a in shares for b in shares])]
-  calls = [(full, pairs[0])]
-  for remainder in divergence.REMAINDERS:
-    top = lambda x, remainder=remainder: divergence.topk(
-      x, duos[1], kind=kind, remainder=remainder
-    )
-    calls.append((top, duos[0]))
-  for function, argument in calls:
+  top = lambda x: divergence.topk(x, duos[1], kind=kind)
+  for function, argument in ((full, pairs[0]), (top, duos[0])):
     out, pull = jax.vjp(jax.jit(function), argument)
     assert np.isfinite(out).all() and (np.asarray(out) > -1e-5).all()
     assert np.isfinite(pull(jnp.ones_like(out))[0]).all()
@@ -226,8 +219,3 @@ def test_wrong_arguments_are_named(changes, message):
     divergence.full(
       *logits_of(8), **{'kind': 'forward_kl', 'valid_vocab': VALID, **changes}
     )
-
-
-def test_a_wrong_remainder_is_named():
-  with pytest.raises(ValueError, match="remainder='rest'"):
-    divergence.topk(np.zeros((1, 2)), np.zeros((1, 2)), kind='jsd', remainder='rest')

@@ -4,11 +4,13 @@ import functools
 import jax
 import numpy as np
 import pytest
+import tokens
+from batches import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_jax.advantages import baselines
-from sdar_jax.losses import divergence, masked, policy
+from sdar_jax.losses import masked, policy
 from sdar_jax.losses import objective as objectives
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.methods import gates
@@ -34,9 +36,9 @@ def inputs_of(batch, hyper, **changes):
   normaliser = masked.normaliser_of(
     batch['response_mask'], hyper.aggregation, length=LENGTH
   )
-  tokens = batch['response_mask']
-  credit = {'advantages': np.where(tokens, batch['advantages'][:, None], 0)}
-  gap = np.where(tokens, batch['teacher_logprobs'] - batch['old_logprobs'], 0)
+  mask = batch['response_mask']
+  credit = {'advantages': np.where(mask, batch['advantages'][:, None], 0)}
+  gap = np.where(mask, batch['teacher_logprobs'] - batch['old_logprobs'], 0)
   credit['gate'] = gates.gap_gate(gap, gate_beta=hyper.gate_beta, gap_clip=0.0)
   return LossInputs(**(EXTRA | batch | credit | {'normaliser': normaliser} | changes))
 
@@ -65,7 +67,7 @@ def assert_trees_equal(left, right):
 
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
-def test_distill_coef_zero_is_grpo_bit_for_bit(make_batch, form, jit):
+def test_distill_coef_zero_is_grpo_bit_for_bit(form, jit):
   batch = make_batch(0)
   zero = LossConfig(distill_coef=0.0, distill_form=form)
   sdar = evaluate('sdar', zero, inputs_of(batch, zero, teacher_logprobs=None), jit)
@@ -75,7 +77,7 @@ def test_distill_coef_zero_is_grpo_bit_for_bit(make_batch, form, jit):
   assert_trees_equal(sdar, grpo)
 
 
-def test_terms_with_coefficient_zero_are_not_computed(make_batch):
+def test_terms_with_coefficient_zero_are_not_computed():
   batch = make_batch(1)
   hyper = LossConfig(distill_coef=0.0, kl_coef=0.0, entropy_coef=0.0)
   inputs = inputs_of(batch, hyper, ref_logprobs=None, teacher_logprobs=None)
@@ -99,10 +101,10 @@ def test_terms_with_coefficient_zero_are_not_computed(make_batch):
   assert_trees_equal(grads, jax.tree.map(np.zeros_like, grads))
 
 
-def test_the_objective_is_the_sum_of_its_terms(make_batch):
+def test_the_objective_is_the_sum_of_its_terms():
   hyper = LossConfig(kl_coef=0.3, entropy_coef=0.2, distill_coef=0.5, policy_coef=2.0)
   loss, metrics, grads = evaluate('sdar', hyper, inputs_of(make_batch(2), hyper))
-  means = masked.finish_metrics(metrics)
+  means = tokens.means(metrics)
   want = (
     2.0 * means['policy_loss']
     + 0.3 * means['kl']
@@ -114,7 +116,7 @@ def test_the_objective_is_the_sum_of_its_terms(make_batch):
   np.testing.assert_allclose(grads[1], -0.2 * mask / mask.sum(), rtol=1e-6)
 
 
-def test_both_forms_have_one_gradient_on_policy(make_batch):
+def test_both_forms_have_one_gradient_on_policy():
   batch = make_batch(3)
   batch['logprobs'] = batch['old_logprobs']
   grads = []
@@ -125,7 +127,7 @@ def test_both_forms_have_one_gradient_on_policy(make_batch):
   np.testing.assert_array_equal(grads[0][1], grads[1][1])
 
 
-def test_without_a_policy_term_the_advantage_form_credits_the_gate(make_batch):
+def test_without_a_policy_term_the_advantage_form_credits_the_gate():
   batch = make_batch(4)
   batch['logprobs'] = batch['old_logprobs'] + np.float32(0.1)  # Inside the clip.
   hyper = LossConfig(
@@ -141,7 +143,7 @@ def test_without_a_policy_term_the_advantage_form_credits_the_gate(make_batch):
 
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('aggregation', masked.AGGREGATIONS)
-def test_microbatches_add_up_to_the_minibatch(make_batch, form, aggregation):
+def test_microbatches_add_up_to_the_minibatch(form, aggregation):
   batch = make_batch(5, rows=8, padding_rows=1)
   hyper = LossConfig(aggregation=aggregation, distill_form=form)
   inputs = inputs_of(batch, hyper)
@@ -155,13 +157,13 @@ def test_microbatches_add_up_to_the_minibatch(make_batch, form, aggregation):
   for index in (0, 1):
     whole = np.concatenate([part[2][index] for part in parts])
     np.testing.assert_allclose(whole, grads[index], rtol=1e-6)
-  added = functools.reduce(masked.add_metrics, [part[1] for part in parts])
+  added = jax.tree.map(lambda *sums: sum(sums), *[part[1] for part in parts])
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
   jax.tree.map(close, added, metrics)
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_rows_may_come_in_any_order(make_batch, form):
+def test_rows_may_come_in_any_order(form):
   batch = make_batch(6)
   order = np.random.default_rng(0).permutation(8)
   hyper = LossConfig(distill_form=form)
@@ -175,7 +177,7 @@ def test_rows_may_come_in_any_order(make_batch, form):
 
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('aggregation', masked.AGGREGATIONS)
-def test_all_masked_is_exactly_zero(make_batch, form, aggregation):
+def test_all_masked_is_exactly_zero(form, aggregation):
   batch = make_batch(7)
   for name, value in POISON.items():
     batch[name] = np.full_like(batch[name], value)
@@ -185,14 +187,14 @@ def test_all_masked_is_exactly_zero(make_batch, form, aggregation):
   loss, metrics, grads = evaluate('sdar', hyper, inputs_of(batch, hyper))
   assert loss == 0
   assert_trees_equal(grads, jax.tree.map(np.zeros_like, grads))
-  for value in masked.finish_metrics(metrics).values():
+  for value in tokens.means(metrics).values():
     np.testing.assert_array_equal(value, 0)
 
 
 # Eagerly too: XLA turns a product with a mask into a select, so that jit forgives it.
 @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
 @pytest.mark.parametrize('form', FORMS)
-def test_poison_at_padding_changes_no_bit(make_batch, form, jit):
+def test_poison_at_padding_changes_no_bit(form, jit):
   batch = make_batch(8, padding_rows=1)
   hyper = LossConfig(distill_form=form)
   want = evaluate('sdar', hyper, inputs_of(batch, hyper), jit)
@@ -210,7 +212,7 @@ HYPERS = [
 
 
 @pytest.mark.parametrize('hyper', HYPERS, ids=lambda h: f'{h.distill_form}-{h.kl_kind}')
-def test_wild_log_ratios_give_finite_gradients(make_batch, hyper):
+def test_wild_log_ratios_give_finite_gradients(hyper):
   batch = make_batch(10, rows=2, tokens=4)
   inputs = inputs_of(batch, hyper)
 
@@ -239,14 +241,6 @@ def test_wild_log_ratios_give_finite_gradients(make_batch, hyper):
       assert np.isfinite(value).all() and np.isfinite(count).all()
 
   check()
-
-
-def test_choices_are_those_of_the_losses():
-  assert KEYS['kl_kind'].allowed == policy.KL_KINDS
-  assert KEYS['aggregation'].allowed == masked.AGGREGATIONS
-  assert KEYS['statistics_over'].allowed == baselines.STATISTICS_OVER
-  assert KEYS['divergence'].allowed == divergence.KINDS
-  assert KEYS['gate'].allowed is gates.GATES
 
 
 @pytest.mark.parametrize(
@@ -287,7 +281,7 @@ SURROGATES = list({row.policy_loss: name for name, row in ALGORITHMS.items()}.va
 
 
 @pytest.mark.parametrize('name', [*SURROGATES, 'sdar-advantage'])
-def test_clip_shares_are_of_tokens_whose_gradient_a_clip_stops(name, make_batch):
+def test_clip_shares_are_of_tokens_whose_gradient_a_clip_stops(name):
   """Counted in the gradient that autodiff finds."""
   keys = {k: v for k, v in ALGORITHMS[name].all_settings.items() if 'algorithm' in k}
   own = {key.removeprefix('algorithm.'): value for key, value in keys.items()}
@@ -309,18 +303,54 @@ def test_clip_shares_are_of_tokens_whose_gradient_a_clip_stops(name, make_batch)
     'clip_low': stopped & (credit < 0) & (ratio < 1),
     'clip_dual': stopped & (credit < 0) & (ratio > 1),
   }
-  for key, tokens in want.items():
-    assert metrics[key] == (tokens.sum(), batch['response_mask'].sum()), key
-    assert tokens.sum() > 0 or (name, key) == ('gspo', 'clip_dual'), key
+  for key, hit in want.items():
+    assert metrics[key] == (hit.sum(), batch['response_mask'].sum()), key
+    assert hit.sum() > 0 or (name, key) == ('gspo', 'clip_dual'), key
   np.testing.assert_allclose(
     metrics['ratio'][0], ratio[batch['response_mask']].sum(), rtol=1e-5
   )
 
 
-def test_clips_of_a_surrogate_that_is_not_in_the_objective_stop_nothing(make_batch):
+def test_clips_of_a_surrogate_that_is_not_in_the_objective_stop_nothing():
   hyper = LossConfig(policy_coef=0.0, kl_coef=0.0)
   inputs = inputs_of(make_batch(5, spread=0.9), hyper)
   _, metrics, _ = evaluate('opsd-released', hyper, inputs)
   assert metrics['ratio'][0] > 0
   for key in ('clip_low', 'clip_high', 'clip_dual'):
     assert metrics[key][0] == 0
+
+
+def test_dr_grpo_is_two_settings():
+  """No deviation, and a constant for a length: a token weighs the same everywhere."""
+  batch = make_batch(9)
+  rng = np.random.default_rng(9)
+  scores, groups = rng.choice([0.0, 1.0], 8), np.arange(8) // 4
+  mask, length = batch['response_mask'], 6
+  old, new = (batch[name].astype(float) for name in ('old_logprobs', 'logprobs'))
+
+  def objective(new):
+    row = baselines.group_relative(
+      scores, groups, np.arange(8), np.ones(8, bool), divide_by_std=False
+    )
+    credit = baselines.uniform_credit(row, mask)
+    losses = policy.clipped_surrogate(
+      new, old, credit, mask, clip_low=0.2, clip_high=0.2, dual_clip=1e9
+    )
+    mode = 'seq-mean-token-sum-norm'
+    normaliser = masked.normaliser_of(mask, mode, length=length)
+    return masked.aggregate(losses, mask, normaliser, mode)
+
+  want, grad = 0.0, np.zeros((8, 6))
+  for i in range(8):
+    baseline = np.mean([scores[j] for j in range(8) if groups[j] == groups[i]])
+    for t in np.flatnonzero(mask[i]):
+      advantage, ratio = scores[i] - baseline, np.exp(new[i, t] - old[i, t])
+      clipped = min(max(ratio, 0.8), 1.2)
+      want -= min(advantage * ratio, advantage * clipped) / length
+      if advantage * ratio <= advantage * clipped:
+        grad[i, t] = -advantage * ratio / length
+  with jax.enable_x64(True):
+    for function in (objective, jax.jit(objective)):
+      got = jax.value_and_grad(function)(new)
+      np.testing.assert_allclose(got[0], want, rtol=1e-12)
+      np.testing.assert_allclose(got[1], grad, rtol=1e-12, atol=1e-15)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import make_batch
 from scipy import special
 
 from sdar_jax.losses import masked, policy
@@ -46,7 +47,7 @@ def test_surrogate_in_each_region(ratio, advantage, loss, gradient):
   np.testing.assert_allclose(got, (loss, gradient), rtol=1e-6)
 
 
-def test_on_policy_ratio_is_exactly_one(make_batch):
+def test_on_policy_ratio_is_exactly_one():
   batch = make_batch(0)
   old, mask = batch['old_logprobs'], batch['response_mask']
   credit = np.where(mask, batch['advantages'][:, None], 0)
@@ -81,7 +82,7 @@ def test_metrics_count_what_the_clips_stop():
   assert all(count == 8 for _, count in metrics.values())
 
 
-def test_gspo_is_the_gradient_of_the_sequence_ratio(make_batch):
+def test_gspo_is_the_gradient_of_the_sequence_ratio():
   batch = make_batch(3, spread=1e-3)
   old, mask = batch['old_logprobs'], batch['response_mask']
   credit = np.where(mask, batch['advantages'][:, None], 0)
@@ -148,6 +149,14 @@ def test_kl_values_and_gradients(kind, values, gradients):
   np.testing.assert_allclose(grad[0], gradients, rtol=1e-6)
 
 
+@pytest.mark.parametrize('kind', policy.KL_KINDS)
+def test_a_kl_of_the_policy_with_itself_is_exactly_nothing(kind):
+  logprobs, mask = np.full((4, 5), -1e4, np.float32), np.ones((4, 5), bool)
+  np.testing.assert_array_equal(
+    policy.kl_penalty(logprobs, logprobs, mask, kind=kind), 0
+  )
+
+
 def test_k3_is_cut_at_ten():
   ref, mask = jnp.array([[3.0, 1e4, -1e4]]), jnp.ones((1, 3), bool)
   function = lambda x: policy.kl_penalty(x, ref, mask, kind='k3')
@@ -156,7 +165,7 @@ def test_k3_is_cut_at_ten():
   np.testing.assert_array_equal(grad, 0)
 
 
-def test_entropy_loss_raises_entropy(make_batch):
+def test_entropy_loss_raises_entropy():
   batch = make_batch(4)
   mask = batch['response_mask']
   entropy = np.where(mask, batch['entropy'], np.nan)

@@ -44,6 +44,11 @@ def objective_of(name, mask, arrays, quiet=False, **numbers):
   return scalar
 
 
+def means(metrics):
+  """Sums over counts; 0 where nothing was counted."""
+  return {name: value / count.clip(1) for name, (value, count) in metrics.items()}
+
+
 def sdar_term(mask, teacher, **numbers):
   """logprobs -> the mean of SDAR's term over tokens, as the objective trains it."""
   arrays = {'old_logprobs': teacher, 'teacher_logprobs': teacher}

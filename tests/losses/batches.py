@@ -1,10 +1,10 @@
-import jax
+"""Random inputs of losses."""
+
 import numpy as np
-import pytest
 
 
-def _make_batch(seed, *, rows=8, tokens=6, padding_rows=0, spread=0.3):
-  """Random losses' inputs: float32 log-probs around old ones, with ragged masks."""
+def make_batch(seed, *, rows=8, tokens=6, padding_rows=0, spread=0.3):
+  """Float32 log-probs around old ones, with ragged masks."""
   rng = np.random.default_rng(seed)
   shape = (rows, tokens)
   old = -rng.exponential(1.0, shape)
@@ -27,23 +27,3 @@ def _make_batch(seed, *, rows=8, tokens=6, padding_rows=0, spread=0.3):
     'response_mask': inside,
     'turn_ids': rng.integers(0, 4, rows).astype(np.int32),
   }
-
-
-@pytest.fixture(scope='session')
-def make_batch():
-  return _make_batch
-
-
-def _everywhere(function, *arrays, **settings):
-  """A function's results in float64: on numpy arrays as they are, on JAX's jitted."""
-  bound = lambda *arrays: function(*arrays, **settings)
-  results = [bound(*arrays)]
-  with jax.enable_x64(True):
-    results.append(jax.jit(bound)(*jax.tree.map(jax.numpy.asarray, arrays)))
-  assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(results[0]))
-  return [jax.tree.map(np.asarray, result) for result in results]
-
-
-@pytest.fixture(scope='session')
-def everywhere():
-  return _everywhere
