@@ -96,18 +96,32 @@ def permutation(count: int, *, shuffle: bool, seed: int, step: int) -> np.ndarra
   return np.random.default_rng([seed, step]).permutation(count)
 
 
+@dataclasses.dataclass(frozen=True)
+class Packing:
+  """How rows become minibatches.
+
+  Attributes:
+    kind: 'sorted' or 'in order'.
+    minibatch_rows: most rows per minibatch.
+    microbatch_rows: m rows per microbatch.
+    length_buckets: allowed T.
+    teacher_buckets: allowed T of the teacher's rows.
+  """
+
+  kind: str
+  minibatch_rows: int
+  microbatch_rows: int
+  length_buckets: tuple[int, ...]
+  teacher_buckets: tuple[int, ...]
+
+
 def pack(
   batch_rows: Sequence[Row],
   teacher_prompts: Sequence[np.ndarray] | None,
-  *,
   order: np.ndarray,
-  packing: str,
-  minibatch_rows: int,
-  microbatch_rows: int,
-  length_buckets: Sequence[int],
-  teacher_buckets: Sequence[int],
+  packing: Packing,
 ) -> list[list[Arrays]]:
-  """Rows to minibatches, each a list of microbatches of a few fixed shapes.
+  """Packs rows into minibatches of microbatches of a few fixed shapes.
 
   'sorted': rows are dealt evenly over the fewest minibatches that hold them, and inside
   one those of similar length go together, longest first. Each microbatch is as wide as
@@ -118,11 +132,7 @@ def pack(
     batch_rows: [B] rows.
     teacher_prompts: [B] privileged prompts of the same rows, or None.
     order: [B] permutation.
-    packing: 'sorted' or 'in order'.
-    minibatch_rows: most rows per minibatch.
-    microbatch_rows: m rows per microbatch.
-    length_buckets: allowed T.
-    teacher_buckets: allowed T of the teacher's rows.
+    packing: how.
 
   Returns:
     Minibatches of microbatches with `row_index` [m] i32 (index into `batch_rows`, -1 at
@@ -138,19 +148,17 @@ def pack(
   teacher = teacher_prompts is not None
   teacher_lengths = _lengths(batch_rows, teacher_prompts) if teacher else None
   out = []
-  for part in _parts(order, minibatch_rows, packing):
-    if packing == 'sorted':
+  for part in _parts(order, packing):
+    if packing.kind == 'sorted':
       part = part[np.argsort(-lengths[part], kind='stable')]
     minibatch = []
-    for start in range(0, max(len(part), 1), microbatch_rows):
-      indices = part[start : start + microbatch_rows]
-      width = _width(lengths, indices, length_buckets, 'train.length_buckets')
+    for start in range(0, max(len(part), 1), packing.microbatch_rows):
+      indices = part[start : start + packing.microbatch_rows]
+      width = _width(lengths, indices, packing, 'length_buckets')
       wide = 0
       if teacher:
-        wide = _width(
-          teacher_lengths, indices, teacher_buckets, 'train.teacher_buckets'
-        )
-      arrays = _empty(microbatch_rows, width, wide)
+        wide = _width(teacher_lengths, indices, packing, 'teacher_buckets')
+      arrays = _empty(packing.microbatch_rows, width, wide)
       for i, index in enumerate(indices):
         _fill(arrays, i, index, batch_rows, teacher_prompts)
       minibatch.append(arrays)
@@ -158,11 +166,12 @@ def pack(
   return out
 
 
-def _parts(order: np.ndarray, minibatch_rows: int, packing: str) -> list[np.ndarray]:
-  count = max(1, math.ceil(len(order) / minibatch_rows))
-  if packing == 'sorted':
+def _parts(order: np.ndarray, packing: Packing) -> list[np.ndarray]:
+  size = packing.minibatch_rows
+  count = max(1, math.ceil(len(order) / size))
+  if packing.kind == 'sorted':
     return np.array_split(order, count)
-  return [order[i * minibatch_rows : (i + 1) * minibatch_rows] for i in range(count)]
+  return [order[i * size : (i + 1) * size] for i in range(count)]
 
 
 def _lengths(batch_rows: Sequence[Row], prompts: Sequence[np.ndarray]) -> np.ndarray:
@@ -171,9 +180,10 @@ def _lengths(batch_rows: Sequence[Row], prompts: Sequence[np.ndarray]) -> np.nda
 
 
 def _width(
-  lengths: np.ndarray, indices: np.ndarray, buckets: Sequence[int], key: str
+  lengths: np.ndarray, indices: np.ndarray, packing: Packing, name: str
 ) -> int:
-  return bucket(int(lengths[indices].max(initial=1)), buckets, key)
+  longest = int(lengths[indices].max(initial=1))
+  return bucket(longest, getattr(packing, name), f'train.{name}')
 
 
 def _empty(count: int, width: int, teacher_width: int) -> Arrays:

@@ -1,5 +1,6 @@
 """Divergence from the teacher against loops over single rows without padding."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -25,7 +26,6 @@ HOLE = (0, 3)  # A response token that is not to be compared at.
 DEFAULTS = {
   'kind': 'reverse_kl',
   'topk': 0,
-  'remainder': 'tail',
   'jsd_weight': 0.3,
   'token_clip': math.inf,
   'temperature': 0.7,
@@ -35,7 +35,6 @@ DEFAULTS = {
 }
 CASES = [
   *({'kind': kind, 'topk': k} for kind in divergence.KINDS for k in (0, 5)),
-  {'kind': 'jsd', 'topk': 5, 'remainder': 'renormalise'},
   {'kind': 'forward_kl', 'topk': 5, 'token_clip': 0.9},
   {'kind': 'reverse_kl', 'token_clip': 1.8},
 ]
@@ -79,25 +78,23 @@ def rows():
 @functools.cache
 def states():
   tokens, teacher_tokens, _ = rows()
+  how = scoring.Scoring(1.0, VALID, jnp.float32, remat=False, chunk=4)
   run = jax.jit(
-    functools.partial(
-      scoring.hidden_states, MODEL, positions=None, dtype=jnp.float32, remat=False
-    )
+    functools.partial(scoring.hidden_states, MODEL, positions=None, scoring=how)
   )
   return np.array(run(weights(0), tokens)), np.array(run(weights(1), teacher_tokens))
 
 
 def compare(params, teacher_params, hidden, teacher_hidden, where, **changes):
   """`token_divergence`, with `DEFAULTS` unless `changes` say otherwise."""
-  return scoring.token_divergence(
-    MODEL,
-    params,
-    teacher_params,
-    hidden,
-    teacher_hidden,
-    **where,
-    **{**DEFAULTS, **changes},
+  values = {**DEFAULTS, **changes, 'dtype': jnp.float32, 'remat': False}
+  how, options = (
+    kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+    for kind in (scoring.Divergence, scoring.Scoring)
   )
+  hidden = (hidden, teacher_hidden)
+  heads, places = (params, teacher_params), scoring.Places(**where)
+  return scoring.token_divergence(MODEL, heads, hidden, places, how, options)
 
 
 def arguments(**changes):
@@ -142,15 +139,13 @@ def distributions(seed, in_teacher):
   return out
 
 
-def shares(p, ids, remainder):
+def shares(p, ids):
   """Probabilities of `ids` and of what is left."""
   top = [p[v] for v in ids]
-  if remainder == 'renormalise':
-    return [x / sum(top) for x in top]
   return [*top, sum(p[v] for v in range(VALID) if v not in ids)]
 
 
-def loop(kind, topk=0, remainder='tail', token_clip=math.inf):
+def loop(kind, topk=0, token_clip=math.inf):
   """The divergence by row, token and id."""
   out = np.zeros((ROWS, WIDTH))
   students, teachers = distributions(0, 0), distributions(1, 1)
@@ -159,7 +154,7 @@ def loop(kind, topk=0, remainder='tail', token_clip=math.inf):
       s, t = students[b][i], teachers[b][i]
       if topk:
         ids = sorted(range(VALID), key=lambda v: -t[v])[:topk]
-        s, t = shares(s, ids, remainder), shares(t, ids, remainder)
+        s, t = shares(s, ids), shares(t, ids)
       total = 0.0
       for x, y in zip(s, t):
         m = DEFAULTS['jsd_weight'] * y + (1 - DEFAULTS['jsd_weight']) * x
@@ -205,7 +200,6 @@ def test_every_argument_reaches_the_divergence():
   changes = [
     {'kind': 'forward_kl'},
     {'topk': 6},
-    {'remainder': 'renormalise'},
     {'jsd_weight': 0.6},
     {'token_clip': 0.1},
     {'temperature': 1.0},
@@ -216,18 +210,16 @@ def test_every_argument_reaches_the_divergence():
     assert np.abs(value(**{**base, **change}) - reference).max() > 1e-3, change
 
 
-def log_shares(logits, ids, remainder):
+def log_shares(logits, ids):
   logprobs = jax.nn.log_softmax(logits)
   if ids is None:
     return logprobs
   chosen = jnp.take_along_axis(logprobs, ids, -1)
-  if remainder == 'renormalise':
-    return jax.nn.log_softmax(chosen)
   rest = jnp.log(1 - jnp.exp(chosen).sum(-1, keepdims=True))
   return jnp.concatenate([chosen, rest], -1)
 
 
-def naive_loss(head, hidden, kind, topk=0, remainder='tail', token_clip=math.inf):
+def naive_loss(head, hidden, kind, topk=0, token_clip=math.inf):
   """`loss` row by row, with all logits of a row at once."""
   total = 0.0
   for b, (start, begin, size) in enumerate(SIZES[:3]):
@@ -239,7 +231,7 @@ def naive_loss(head, hidden, kind, topk=0, remainder='tail', token_clip=math.inf
       logits = row[first - 1 : first + size - 1] @ side['embed']['embedding'][:VALID].T
       sides.append(logits / DEFAULTS['temperature'])
     ids = jnp.argsort(-sides[1])[:, :topk] if topk else None
-    s, t = (log_shares(side, ids, remainder) for side in sides)
+    s, t = (log_shares(side, ids) for side in sides)
     w = DEFAULTS['jsd_weight']
     m = jnp.log(w * jnp.exp(t) + (1 - w) * jnp.exp(s))
     values = {
@@ -373,7 +365,6 @@ def test_no_place_is_compared_that_a_row_does_not_have():
     ({'topk': VALID + 1}, f'topk {VALID + 1}: must be in 0 .. valid_vocab = {VALID}'),
     ({'topk': -1}, 'topk -1: must be in'),
     ({'kind': 'kl'}, "divergence='kl'"),
-    ({'topk': 5, 'remainder': 'drop'}, "remainder='drop'"),
     ({'kind': 'jsd', 'jsd_weight': 1.0}, 'jsd_weight=1.0'),
   ],
 )

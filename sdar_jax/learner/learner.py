@@ -6,6 +6,7 @@ are sharded over the mesh axes data and fsdp, weights over fsdp and tensor.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdar_jax.learner import optimizer, scoring
 from sdar_jax.losses import masked, policy
+from sdar_jax.methods import interface
 from sdar_jax.methods.hyperparameters import LossConfig
 from sdar_jax.methods.objective import Algorithm, LossInputs, policy_objective
 from sdar_jax.models import qwen, sharding
@@ -55,18 +57,14 @@ class TrainState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LearnerConfig:
-  """What the learner needs to know; field meanings as in sdar_jax/config.py.
+  """Settings of the learner; field meanings as in sdar_jax/config.py.
 
   Attributes:
     accumulation: microbatches of a full minibatch; 'microbatch' means divide by it.
   """
 
+  scoring: scoring.Scoring
   max_response_tokens: int
-  temperature: float
-  valid_vocab: int
-  dtype: str
-  remat: bool
-  logprob_chunk: int
   learning_rate: float
   warmup_steps: int
   mean_over: str
@@ -95,6 +93,13 @@ class Learner:
       head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
       self._params = {**self._params, 'value_head': head}
     self._divergent = algorithm.needs_divergence(loss)
+    self._divergence_of = scoring.Divergence(
+      loss.divergence,
+      loss.topk,
+      loss.jsd_weight,
+      loss.token_clip or math.inf,
+      config.max_response_tokens,
+    )
     weights = loss.teacher_weights if algorithm.needs_teacher(loss) else 'policy'
     self._initial_teacher = weights == 'initial'
     # A teacher that changes between steps, or must not within one, is in the state.
@@ -170,6 +175,27 @@ class Learner:
       length=self._config.max_response_tokens,
     )
     return np.asarray(value, np.int32)
+
+  @staticmethod
+  def to_host(
+    batch: Sequence[Minibatch], packed: Sequence[Minibatch]
+  ) -> list[Microbatch]:
+    """Brings scores to the host, beside what it packed.
+
+    Args:
+      batch: scored device minibatches.
+      packed: the same, as they were packed.
+
+    Returns:
+      The microbatches of all minibatches.
+    """
+    out = []
+    for arrays, known in zip(
+      itertools.chain(*batch), itertools.chain(*packed), strict=True
+    ):
+      scores = {name: arrays[name] for name in interface.SCORES if name in arrays}
+      out.append({**known, **jax.device_get(scores)})
+    return out
 
   def extend(
     self, batch: Sequence[Minibatch], values: Sequence[Microbatch]
@@ -272,25 +298,13 @@ class Learner:
 
   def _hidden(self, params: Any, tokens: jax.Array) -> jax.Array:
     return scoring.hidden_states(
-      self._model,
-      params,
-      tokens,
-      dtype=jnp.dtype(self._config.dtype),
-      remat=self._config.remat,
+      self._model, params, tokens, None, self._config.scoring
     )
 
   def _scores(
     self, params: Any, hidden: jax.Array, tokens: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    return scoring.scores_of(
-      self._model,
-      params,
-      hidden,
-      tokens,
-      temperature=self._config.temperature,
-      valid_vocab=self._config.valid_vocab,
-      chunk=self._config.logprob_chunk,
-    )
+    return scoring.scores_of(self._model, params, hidden, tokens, self._config.scoring)
 
   def _logprobs(self, params: Any, tokens: jax.Array) -> jax.Array:
     return self._scores(params, self._hidden(params, tokens), tokens)[0]
@@ -299,26 +313,14 @@ class Learner:
     self, params: Any, teacher: Any, hidden: jax.Array, arrays: Microbatch
   ) -> jax.Array:
     """[B, T] nats between whole distributions; one more pass, over teacher prompts."""
-    loss = self._loss
     teacher = jax.lax.stop_gradient(teacher)
     return scoring.token_divergence(
       self._model,
-      params,
-      teacher,
-      hidden,
-      self._hidden(teacher, arrays['teacher_tokens']),
-      prompt_lengths=arrays['prompt_lengths'],
-      teacher_offset=arrays['teacher_offset'],
-      response_mask=arrays['response_mask'],
-      kind=loss.divergence,
-      topk=loss.topk,
-      remainder='tail',
-      jsd_weight=loss.jsd_weight,
-      token_clip=loss.token_clip or math.inf,
-      temperature=self._config.temperature,
-      valid_vocab=self._config.valid_vocab,
-      chunk=self._config.logprob_chunk,
-      max_response_tokens=self._config.max_response_tokens,
+      (params, teacher),
+      (hidden, self._hidden(teacher, arrays['teacher_tokens'])),
+      scoring.Places(*(arrays[name] for name in scoring.Places._fields)),
+      self._divergence_of,
+      self._config.scoring,
     )
 
   def _loss_and_gradient(self, params: Any, teacher: Any, arrays: Microbatch) -> Any:
