@@ -101,7 +101,14 @@ class Parts(HostParts):
   def make_sampler(self, params: Any) -> Sampler:
     """Makes the sampler of training and its evaluations."""
     shown = self.algorithm.student_sees_skills != 'none'
-    return _sampler(self, self.mesh, self.model, params, shown)
+    return build.make_sampler(
+      self.config,
+      self.chat,
+      self.mesh,
+      self.model,
+      params,
+      with_skills=shown or self.config.eval.with_skills,
+    )
 
   def make_sinks(self, resume_step: int | None) -> list[writers.Sink]:
     """Makes the sinks that get numbers besides the directory's own files."""
@@ -262,7 +269,14 @@ def player(config: ConfigDict, checkpoint: str | None) -> Player:
     **vars(known),
     plan=_plan(common, panel),
     pool=build.make_pool(config, world),
-    sampler=_sampler(common, known.mesh, known.model, known.params, False),
+    sampler=build.make_sampler(
+      config,
+      known.chat,
+      known.mesh,
+      known.model,
+      known.params,
+      with_skills=c.with_skills,
+    ),
   )
 
 
@@ -310,16 +324,6 @@ def _plan(common: Common, panel: panels.Panel) -> evaluate.Plan:
   )
   digest = common.world.digest
   return evaluate.Plan(panel, agent, c.attempts, c.seed, c.with_skills, digest)
-
-
-def _sampler(
-  common: Common, mesh: Mesh, model: qwen.ModelConfig, params: Any, shown: bool
-) -> Sampler:
-  """The sampler, with room for skills where a student or an evaluation sees them."""
-  shown = shown or common.config.eval.with_skills
-  return build.make_sampler(
-    common.config, common.chat, mesh, model, params, with_skills=shown
-  )
 
 
 def _load(common: Common) -> tuple[Mesh, qwen.ModelConfig, Any]:

@@ -79,12 +79,12 @@ class Learner:
     model: qwen.ModelConfig,
     config: LearnerConfig,
     algorithm: Algorithm,
-    loss: LossConfig,
+    hyper: LossConfig,
     tx: optax.GradientTransformation,
     mesh: Mesh,
   ):
     self._model, self._config = model, config
-    self._algorithm, self._loss = algorithm, loss
+    self._algorithm, self._hyper = algorithm, hyper
     self._tx, self._mesh = tx, mesh
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._rows = NamedSharding(mesh, PartitionSpec(_ROWS))
@@ -92,22 +92,22 @@ class Learner:
     if algorithm.has_critic:
       head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
       self._params = {**self._params, 'value_head': head}
-    self._divergent = algorithm.needs_divergence(loss)
+    self._divergent = algorithm.needs_divergence(hyper)
     self._divergence_of = scoring.Divergence(
-      loss.divergence,
-      loss.topk,
-      loss.jsd_weight,
-      loss.token_clip or math.inf,
+      hyper.divergence,
+      hyper.topk,
+      hyper.jsd_weight,
+      hyper.token_clip or math.inf,
       config.max_response_tokens,
     )
-    weights = loss.teacher_weights if algorithm.needs_teacher(loss) else 'policy'
+    weights = hyper.teacher_weights if algorithm.needs_teacher(hyper) else 'policy'
     self._initial_teacher = weights == 'initial'
     # A teacher that changes between steps, or must not within one, is in the state.
     self._keeps_teacher = weights == 'ema' or (weights == 'policy' and self._divergent)
     self._score_student = jax.jit(self._student_scores)
     self._score_tokens = jax.jit(self._logprobs)
     self._align = jax.jit(_align)
-    self._kl = jax.jit(functools.partial(policy.kl_penalty, kind=loss.kl_kind))
+    self._kl = jax.jit(functools.partial(policy.kl_penalty, kind=hyper.kl_kind))
     self._gradient = jax.jit(
       self._loss_and_gradient, out_shardings=(self._replicated, self._params)
     )
@@ -120,7 +120,7 @@ class Learner:
   @property
   def needs_initial(self) -> bool:
     """Whether anything reads the initial policy: the KL to it, or it is the teacher."""
-    return self._loss.needs_reference or self._initial_teacher
+    return self._hyper.needs_reference or self._initial_teacher
 
   def init_state(self, params: Any) -> TrainState:
     """A fresh state around `params`, which it takes over; moments are zero."""
@@ -171,7 +171,7 @@ class Learner:
     padded = [np.pad(mask, ((0, 0), (0, width - mask.shape[1]))) for mask in masks]
     value = masked.normaliser_of(
       np.concatenate(padded),
-      self._loss.aggregation,
+      self._hyper.aggregation,
       length=self._config.max_response_tokens,
     )
     return np.asarray(value, np.int32)
@@ -189,13 +189,9 @@ class Learner:
     Returns:
       The microbatches of all minibatches.
     """
-    out = []
-    for arrays, known in zip(
-      itertools.chain(*batch), itertools.chain(*packed), strict=True
-    ):
-      scores = {name: arrays[name] for name in interface.SCORES if name in arrays}
-      out.append({**known, **jax.device_get(scores)})
-    return out
+    pairs = zip(itertools.chain(*batch), itertools.chain(*packed), strict=True)
+    scores = lambda m: {name: m[name] for name in interface.SCORES if name in m}
+    return [{**known, **jax.device_get(scores(arrays))} for arrays, known in pairs]
 
   def extend(
     self, batch: Sequence[Minibatch], values: Sequence[Microbatch]
@@ -229,9 +225,9 @@ class Learner:
     self, state: TrainState, initial: Any | None, arrays: Microbatch
   ) -> Microbatch:
     out = {**arrays, **self._score_student(state.params, arrays['tokens'])}
-    if self._loss.needs_reference:
+    if self._hyper.needs_reference:
       out['ref_logprobs'] = self._score_tokens(initial, arrays['tokens'])
-      if self._loss.kl_in == 'reward':
+      if self._hyper.kl_in == 'reward':
         names = ('old_logprobs', 'ref_logprobs', 'response_mask')
         out['old_kl'] = self._kl(*(out[name] for name in names))
     if 'teacher_tokens' in arrays:
@@ -253,7 +249,7 @@ class Learner:
     hidden = self._hidden(params, tokens)
     logprobs, entropy = self._scores(params, hidden, tokens)
     out = {'old_logprobs': logprobs}
-    if self._algorithm.needs_entropy(self._loss):
+    if self._algorithm.needs_entropy(self._hyper):
       out['old_entropy'] = entropy
     if self._algorithm.has_critic:
       out['old_values'] = scoring.token_values(hidden, params['value_head'])
@@ -288,9 +284,9 @@ class Learner:
     return self._finish(state)
 
   def _finished(self, state: TrainState) -> TrainState:
-    teacher, weights = state.teacher, self._loss.teacher_weights
+    teacher, weights = state.teacher, self._hyper.teacher_weights
     if self._keeps_teacher:
-      decay = self._loss.ema_decay if weights == 'ema' else 0.0
+      decay = self._hyper.ema_decay if weights == 'ema' else 0.0
       teacher = jax.tree.map(
         lambda t, p: decay * t + (1.0 - decay) * p, teacher, state.policy
       )
@@ -332,7 +328,7 @@ class Learner:
       values = divergence = None
       if self._algorithm.has_critic:
         values = scoring.token_values(hidden, params['value_head'])
-      if self._algorithm.needs_divergence(self._loss):
+      if self._algorithm.needs_divergence(self._hyper):
         divergence = self._divergence(params, teacher, hidden, arrays)
       known = {name: arrays.get(name) for name in LossInputs._fields}
       live = {
@@ -341,7 +337,7 @@ class Learner:
         'values': values,
         'divergence': divergence,
       }
-      return policy_objective(self._algorithm, self._loss, LossInputs(**known | live))
+      return policy_objective(self._algorithm, self._hyper, LossInputs(**known | live))
 
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
