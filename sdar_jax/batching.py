@@ -37,7 +37,7 @@ class Row:
 
 
 def rows(groups: Sequence[Group], *, invalid_penalty: float) -> list[Row]:
-  """One row per turn, in order of group, member and turn.
+  """Makes one row per turn, in order of group, member and turn.
 
   A group in which an episode failed for reasons of infrastructure is left out whole:
   what remains of it would be a biased sample.
@@ -62,7 +62,7 @@ def rows(groups: Sequence[Group], *, invalid_penalty: float) -> list[Row]:
 
 
 def identities(batch_rows: Sequence[Row]) -> dict[str, Any]:
-  """What credit assignment reads of rows: fields of `objective.StepData`, [B] each."""
+  """Gathers the fields of `StepData` with one value per row, [B]."""
   rewards = [row.turn.reward for row in batch_rows]
   return {
     'scores': np.asarray([row.score for row in batch_rows], np.float32),
@@ -78,7 +78,7 @@ def identities(batch_rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def bucket(length: int, buckets: Sequence[int], key: str) -> int:
-  """The smallest bucket that holds `length` tokens.
+  """Finds the smallest bucket of at least `length` tokens.
 
   Raises:
     ValueError: none does; `key` names the config value to raise.
@@ -90,7 +90,7 @@ def bucket(length: int, buckets: Sequence[int], key: str) -> int:
 
 
 def permutation(count: int, *, shuffle: bool, seed: int, step: int) -> np.ndarray:
-  """The order in which rows enter minibatches: a function of (seed, step) only."""
+  """Orders rows for minibatches, as (seed, step) decide."""
   if not shuffle:
     return np.arange(count)
   return np.random.default_rng([seed, step]).permutation(count)
@@ -233,7 +233,7 @@ def _fill(
 def gather(
   microbatches: Sequence[Arrays], name: str, count: int, width: int
 ) -> np.ndarray | None:
-  """Values of response tokens, [m, T] per microbatch, as one left-aligned [B, R] array.
+  """Gathers values of response tokens, [m, T] to left-aligned [B, R].
 
   Args:
     microbatches: of all minibatches, as `pack` made them, with `name`.
@@ -255,7 +255,7 @@ def gather(
 def scatter(
   microbatches: Sequence[Arrays], values: Mapping[str, np.ndarray]
 ) -> list[Arrays]:
-  """The inverse of `gather`, for each microbatch.
+  """Scatters values to microbatches: the inverse of `gather`.
 
   Args:
     microbatches: as `pack` made them.
@@ -284,6 +284,6 @@ def scatter(
 
 
 def _places(arrays: Arrays, width: int) -> tuple[np.ndarray, np.ndarray]:
-  """([m] rows that are no padding, [m, R] left-aligned places of their tokens)."""
+  """Finds [m] real rows and [m, R] left-aligned places of tokens."""
   sizes = arrays['response_mask'].sum(1)
   return arrays['row_index'] >= 0, np.arange(width) < sizes[:, None]

@@ -49,7 +49,7 @@ def make_pool(config: ConfigDict, world: base.World) -> pool.Pool:
 def make_chat(
   config: ConfigDict, world: base.World, folder: pathlib.Path | None = None
 ) -> chat.Chat:
-  """Loads the tokenizer and template of the policy, or of an exported `folder`.
+  """Loads the tokenizer and template of the policy or of a `folder`.
 
   Raises:
     ConfigError: they cannot spell a tag that the world's answers need.
@@ -73,7 +73,7 @@ def make_chat(
 
 
 def _format_tags(world: base.World) -> tuple[str, ...]:
-  """The tags of a world's answers, as its instruction and its experts write them."""
+  """Finds the tags of answers that a world's experts write."""
   answer = world.response('x', 'x') if hasattr(world, 'response') else ''
   return tags.find(world.instruction + answer)
 
@@ -81,7 +81,7 @@ def _format_tags(world: base.World) -> tuple[str, ...]:
 def make_teacher(
   config: ConfigDict, world: base.World, tokenizer: chat.Chat
 ) -> skills.TeacherContext:
-  """Makes the privileged context: the skill bank and its place in the prompt."""
+  """Makes the privileged context: skill bank and place in the prompt."""
   c = config.skills
   retriever = retrieval.Retriever(
     skills.SkillBank.load(c.path or world.skills_path),
@@ -138,7 +138,7 @@ def make_agent(
 def make_packing(
   config: ConfigDict, algorithm: Algorithm, hyper: LossConfig
 ) -> batching.Packing:
-  """Makes the packing of rows; its last buckets hold whatever may come.
+  """Makes the packing of rows, with buckets for the longest ones.
 
   Buckets are those of the config, and one more for students that see skills.
 
@@ -160,7 +160,7 @@ def make_packing(
 
 
 def sft_buckets(config: ConfigDict) -> tuple[int, ...]:
-  """Makes padded lengths of demonstrations, some of which show skills.
+  """Makes the buckets of demonstrations, with and without skills.
 
   Raises:
     ConfigError: the model's context is shorter.
@@ -172,7 +172,7 @@ def sft_buckets(config: ConfigDict) -> tuple[int, ...]:
 
 
 def _longest_row(config: ConfigDict) -> int:
-  """Tokens of a prompt without skills and its response."""
+  """Counts tokens of the longest prompt without skills and response."""
   return config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
 
 
@@ -181,7 +181,7 @@ def _reaching(buckets: Sequence[int], length: int) -> tuple[int, ...]:
 
 
 def check_context(config: ConfigDict, *, with_skills: bool) -> None:
-  """Checks the longest sequence against the model's context; reads no weights.
+  """Checks the longest sequence against the model's context length.
 
   Args:
     config: of the run.
@@ -235,7 +235,7 @@ def make_sampler(
   *,
   with_skills: bool,
 ) -> Sampler:
-  """Makes the sampler; `with_skills` leaves room for skills in the prompts."""
+  """Makes the sampler, with or without room for skills in prompts."""
   c = config.rollout
   budget = config.skills.token_budget if with_skills else 0
   longest = c.max_prompt_tokens + budget
@@ -258,7 +258,7 @@ def make_sampler(
 def make_sinks(
   config: ConfigDict, directory: pathlib.Path, resume_step: int | None
 ) -> list[writers.Sink]:
-  """Makes the sinks that get numbers besides the work directory's own files."""
+  """Makes the sinks of numbers besides the directory's own files."""
   out: list[writers.Sink] = []
   if config.log.tensorboard:
     out.append(sinks.TensorBoardSink(directory / 'tensorboard', resume_step))

@@ -1,4 +1,4 @@
-"""What `main` can do besides training: sft, eval, play and export."""
+"""The modes besides training: eval, play and export; `sft` has its own."""
 
 import json
 import pathlib
@@ -20,7 +20,7 @@ from sdar_jax.rollout import episodes
 def run_eval(
   config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
 ) -> None:
-  """Plays the panel of `config.eval` and prints the table; `output` takes the JSON."""
+  """Plays the panel, prints a table and writes JSON to `output`."""
   player = parts_lib.player(config, checkpoint)
   with player.pool:
     result, played = evaluate.evaluate(
@@ -47,7 +47,7 @@ def _keep(output: pathlib.Path, report: str) -> None:
 def run_play(
   config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
 ) -> None:
-  """Prints one episode of the first task of `config.eval.split`, turn by turn."""
+  """Prints one episode of the split's first task, turn by turn."""
   del output
   player = parts_lib.player(config, checkpoint)
   task = player.world.tasks(config.eval.split)[0]

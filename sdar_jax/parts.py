@@ -1,4 +1,4 @@
-"""The parts of each mode: one door from the config to all that a mode works with.
+"""The parts of each mode: one door from the config to all of them.
 
 Training enters by `host_parts` and `training_parts`, eval and play by `player`, sft by
 `imitation`, export by `policy`. Behind each door what needs no device comes first, so
@@ -111,7 +111,7 @@ class Parts(HostParts):
     )
 
   def make_sinks(self, resume_step: int | None) -> list[writers.Sink]:
-    """Makes the sinks that get numbers besides the directory's own files."""
+    """Makes the sinks of numbers besides the directory's own files."""
     return build.make_sinks(self.config, self.directory, resume_step)
 
 
@@ -163,7 +163,7 @@ class Imitation(Policy):
 
 
 def host_parts(config: ConfigDict) -> HostParts:
-  """Builds what training needs on the host.
+  """Builds the parts of training that need no device.
 
   Raises:
     ValueError: one line naming what in the config or its files is wrong.
@@ -201,7 +201,7 @@ def host_parts(config: ConfigDict) -> HostParts:
 def training_parts(
   host: HostParts, directory: pathlib.Path, config_digest: str
 ) -> tuple[Parts, TrainState]:
-  """Adds what training needs on the device.
+  """Adds the parts of training that need a device.
 
   Args:
     host: of the same run.
@@ -240,7 +240,7 @@ def training_parts(
 
 
 def inputs_of(common: Common, config_digest: str) -> dict[str, Any]:
-  """Names what a run consists of, by the keys of `identity.INPUTS`."""
+  """Digests the inputs of a run, by the keys of `identity.INPUTS`."""
   return {
     'seed': common.config.seed,
     'config_digest': config_digest,
@@ -293,7 +293,7 @@ def imitation(config: ConfigDict, checkpoint: str | None) -> Imitation:
 
 
 def exported(policy: Policy, params: Any) -> export.Policy:
-  """Names what an export of a policy with these weights consists of."""
+  """Collects the parts of an export with these weights."""
   c = policy.config
   return export.Policy(
     source=c.model.path,
@@ -313,7 +313,7 @@ def _common(config: ConfigDict, world: base.World) -> Common:
 
 
 def _plan(common: Common, panel: panels.Panel) -> evaluate.Plan:
-  """What evaluations play and how."""
+  """Makes the plan of evaluations."""
   c = common.config.eval
   agent = build.make_agent(
     common.config,
@@ -327,7 +327,7 @@ def _plan(common: Common, panel: panels.Panel) -> evaluate.Plan:
 
 
 def _load(common: Common) -> tuple[Mesh, qwen.ModelConfig, Any]:
-  """The mesh, and the initial policy on it. Where device work begins."""
+  """Loads the initial policy on its mesh. Device work begins here."""
   numerics.pin()
   mesh = build.make_mesh(common.config)
   return mesh, *build.load_model(common.config, mesh, common.chat)
@@ -341,7 +341,7 @@ def _policy(common: Common, checkpoint: str | None) -> Policy:
 
 
 def _restored(policy: Policy, run: pathlib.Path) -> Policy:
-  """The policy with weights and skill counts of a run's last checkpoint."""
+  """Puts the weights and skill counts of a run's last checkpoint in."""
   like = {'params': policy.params}
   restored = checkpoints.load(run / 'checkpoints', like, subset=True)
   if restored is None:

@@ -49,7 +49,7 @@ class Demonstration:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lessons:
-  """What is demonstrated.
+  """Choice of experts, mistakes and limits of demonstrations.
 
   Attributes:
     skilled_fraction: of the episodes, those whose prompts show skills.
@@ -91,7 +91,7 @@ def run_sft(
 
 
 def _practice(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
-  """Practice in copying tokens of text, as long as the shorter buckets hold."""
+  """Makes practice in copying tokens of text."""
   longest = parts.config.train.length_buckets[-1] // 2
   return copying(
     sorted(set(range(parts.chat.len_vocab)) - parts.chat.control_ids),
@@ -102,7 +102,7 @@ def _practice(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
 
 
 def _lessons(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
-  """Demonstrations as `config.sft` wants them."""
+  """Makes the demonstrations of `config.sft`."""
   c, limits = parts.config.sft, parts.config.rollout
   out = demonstrations(
     parts.world,
@@ -125,7 +125,7 @@ def _lessons(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
 
 
 def _encode(tokenizer: chat.Chat, limit: int, text: str) -> np.ndarray:
-  """Ids of an expert's response, which is one that could be sampled."""
+  """Encodes an expert's response; checks its length."""
   ids = tokenizer.encode_response(text)
   if len(ids) > limit:
     raise ConfigError(
@@ -136,7 +136,7 @@ def _encode(tokenizer: chat.Chat, limit: int, text: str) -> np.ndarray:
 
 
 def _name_ids(parts: parts_lib.Imitation) -> list[np.ndarray]:
-  """The tokens of the world's names, of each set and each way to begin a word."""
+  """Finds the tokens of names, by set and way to begin a word."""
   sets = []
   for words in parts.world.names:
     for before in ('', ' ', '\n'):
@@ -147,7 +147,7 @@ def _name_ids(parts: parts_lib.Imitation) -> list[np.ndarray]:
 
 
 def _fit(parts: parts_lib.Imitation, batches: Iterator[Any], steps: int) -> Any:
-  """Weights after one pass over the batches."""
+  """Trains for one pass over the batches; returns the weights."""
   c = parts.config.optimizer
   rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup_steps, steps)
   step = make_step(parts.model, parts.tx, rate, parts.scoring)
@@ -176,7 +176,7 @@ def demonstrations(
   encode: Encode,
   lessons: Lessons,
 ) -> Iterator[Demonstration]:
-  """Plays expert turns, for ever: episode i plays task i with draws of its own.
+  """Plays expert turns, for ever: episode i plays task i.
 
   Prompts are those of rollout: one that cannot be made to fit ends its episode.
 
@@ -221,7 +221,7 @@ def _episode(
   lessons: Lessons,
   random: np.random.Generator,
 ) -> Iterator[tuple[np.ndarray, str]]:
-  """The prompts of one episode, and what the expert says to them."""
+  """Plays one episode: its prompts and the expert's responses."""
   env = world.make_env()
   observation = env.reset(task)
   expert.reset(task, observation)
@@ -252,7 +252,7 @@ def _episode(
 def with_new_names(
   source: Iterator[Demonstration], sets: Sequence[np.ndarray], *, vocab: int, seed: int
 ) -> Iterator[Demonstration]:
-  """Demonstrations in which names have changed places, anew in each.
+  """Exchanges names, anew in each demonstration.
 
   A name in a prompt then says nothing but itself: which surname follows a first name
   can only be read, not known, and names of unseen tasks are as good as any.
@@ -276,7 +276,7 @@ def with_new_names(
 def copying(
   ids: Sequence[int], *, shortest: int, longest: int, seed: int
 ) -> Iterator[Demonstration]:
-  """Practice in copying, for ever: a prompt of random tokens and the same once more.
+  """Makes practice in copying, for ever: random tokens, then the same.
 
   What a prompt names has to be written again exactly, names that training tasks never
   mention included. Random tokens teach that within a few hundred updates, because
@@ -305,7 +305,7 @@ def batches(
   seed: int,
   pool_rows: int = 4096,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of rows of similar length: `tokens` [M, T] i32, `weights` [M, T] f32.
+  """Batches rows of similar length: `tokens` i32, `weights` f32, [M, T].
 
   Args:
     source: demonstrations.
@@ -352,7 +352,7 @@ def make_step(
   rate: optax.Schedule,
   how: scoring.Scoring,
 ) -> Callable[..., Any]:
-  """Makes a jitted update: (params, opt_state, batch, i) -> the first two and metrics.
+  """Makes a jitted update of (params, opt_state) by (batch, i).
 
   The loss is the weighted mean negative log-likelihood, nats per token.
 
@@ -381,6 +381,6 @@ def make_step(
 
 
 def count_steps(rows: int, batch_rows: int, pool_rows: int = 4096) -> int:
-  """Batches that `batches` yields."""
+  """Counts the batches of `batches`."""
   full, rest = divmod(rows, pool_rows)
   return full * math.ceil(pool_rows / batch_rows) + math.ceil(rest / batch_rows)

@@ -68,7 +68,7 @@ class Run:
     return restored.host
 
   def _host(self) -> dict[str, Any]:
-    """The host's part of a checkpoint."""
+    """Makes the host's part of a checkpoint."""
     return {
       'task_cursor': self.cursor,
       'quarantine': self.parts.pool.quarantine,
@@ -93,7 +93,7 @@ class Run:
     writers.write_run(self.parts.directory, method=method, **self.parts.inputs)
 
   def collect(self) -> tuple[list[Any], list[Any]]:
-    """Plays the step's episodes: groups to train on, and all that were played.
+    """Plays the step: groups to train on, and all that were played.
 
     Waits where no environment answers.
     """
@@ -106,7 +106,7 @@ class Run:
     return groups, played
 
   def _play(self) -> tuple[list[Any], list[Any], int]:
-    """Groups to train on, all groups played, and the cursor behind their tasks."""
+    """Plays groups; returns the trained, all, and the cursor behind them."""
     p, cursor, occurrences = self.parts, self.cursor, collections.Counter()
     c, seed = p.config.rollout, p.config.seed
 
@@ -132,7 +132,7 @@ class Run:
     return groups, played, cursor
 
   def rows(self, groups: list[Any]) -> list[batching.Row]:
-    """One row per turn."""
+    """Makes one row per turn."""
     penalty = self.parts.config.algorithm.invalid_penalty
     rows = batching.rows(groups, invalid_penalty=penalty)
     if not rows:
@@ -144,7 +144,7 @@ class Run:
     return rows
 
   def teacher_rows(self, rows: list[batching.Row]) -> tuple[Any, Any]:
-    """The privileged prompts of the rows and what each shows; None without teacher."""
+    """Makes the rows' privileged prompts and views; None without teacher."""
     p = self.parts
     if not p.algorithm.needs_teacher(p.hyper):
       return None, None
@@ -156,7 +156,7 @@ class Run:
     return [self.parts.algorithm.sees_skills(row.trajectory.member) for row in rows]
 
   def pack(self, rows: list[batching.Row], teacher: Any) -> list[Any]:
-    """Minibatches of the rows."""
+    """Packs the rows into minibatches."""
     c = self.parts.config
     order = batching.permutation(
       len(rows), shuffle=c.train.shuffle_rows, seed=c.seed, step=self.step
@@ -166,7 +166,7 @@ class Run:
   def credit(
     self, rows: list[batching.Row], views: Any, packed: list[Any], batch: list[Any]
   ) -> tuple[list[Any], list[Any]]:
-    """Assigns advantages to the scored rows; all of it, on host and device."""
+    """Assigns advantages to the scored rows, on host and device."""
     p = self.parts
     scored = p.learner.to_host(batch, packed)
     thought_ends = None
@@ -188,7 +188,7 @@ class Run:
     return scores, p.learner.extend(batch, credit)
 
   def report(self, groups, played, rows, views, scores, sums) -> None:
-    """Writes the step's metrics, timings and trajectories; stops a diverged run."""
+    """Writes metrics, timings and trajectories; stops a diverged run."""
     p = self.parts
     values = report.step_metrics(
       played,
@@ -232,7 +232,7 @@ class Run:
       raise recovery.diverged(p.directory, self.step)
 
   def _report_skills(self, rows: list[batching.Row], views: Any) -> None:
-    """Records what teachers and students were shown; retrieval may learn from it."""
+    """Records the skills shown; retrieval may learn from them."""
     teacher = self.parts.teacher
     own = teacher_lib.student_views(teacher, rows, self._sees_skills(rows))
     seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
@@ -248,7 +248,7 @@ class Run:
       return self.evaluator.report(self.step, self.sampler)
 
   def maybe_evaluate(self) -> None:
-    """Evaluates before the first step and every `config.eval.every` after it."""
+    """Evaluates before the first step and after every so many."""
     every = self.parts.config.eval.every
     if self.step == 0 or (every and self.step % every == 0):
       self.evaluate()
@@ -258,7 +258,7 @@ class Run:
     self.evaluator.show(self.evaluate())
 
   def maybe_checkpoint(self) -> None:
-    """Saves every `config.checkpoint.every` steps; a failure is counted and said."""
+    """Saves after every so many steps; counts and reports a failure."""
     due = self.step % self.parts.config.checkpoint.every == 0
     if due and self.saved_step != self.step:
       self._try_to_save()
@@ -280,7 +280,7 @@ class Run:
 
 
 def train(config: ConfigDict, path: str | pathlib.Path) -> None:
-  """Trains until `config.steps`; goes on where the workdir's last checkpoint stands.
+  """Trains until `config.steps`, from the workdir's last checkpoint.
 
   Raises:
     recovery.NonFiniteError: three updates in a row were not finite.

@@ -72,7 +72,7 @@ class LearnerConfig:
 
 
 class Learner:
-  """Scores rows and updates the policy. Holds compiled functions, not state."""
+  """Scores rows and updates the policy; holds no state."""
 
   def __init__(
     self,
@@ -119,11 +119,11 @@ class Learner:
 
   @property
   def needs_initial(self) -> bool:
-    """Whether anything reads the initial policy: the KL to it, or it is the teacher."""
+    """Whether the KL or the teacher reads the initial policy."""
     return self._hyper.needs_reference or self._initial_teacher
 
   def init_state(self, params: Any) -> TrainState:
-    """A fresh state around `params`, which it takes over; moments are zero."""
+    """Makes a fresh state around `params`, taking them over."""
     zero = functools.partial(jax.device_put, np.zeros((), np.int32), self._replicated)
     teacher = jax.tree.map(jnp.copy, params) if self._keeps_teacher else ()
     if self._algorithm.has_critic:
@@ -144,7 +144,7 @@ class Learner:
     )
 
   def to_device(self, batch: Sequence[Minibatch]) -> list[Minibatch]:
-    """Moves what the device needs of packed minibatches there, sharded by rows.
+    """Moves packed minibatches to the device, sharded by rows.
 
     Each microbatch gets its `normaliser`: that of its whole minibatch, so that losses
     and gradients of microbatches add up to the minibatch's, or, where `mean_over` says
@@ -180,7 +180,7 @@ class Learner:
   def to_host(
     batch: Sequence[Minibatch], packed: Sequence[Minibatch]
   ) -> list[Microbatch]:
-    """Brings scores to the host, beside what it packed.
+    """Brings scores to the host, beside the packed arrays.
 
     Args:
       batch: scored device minibatches.
@@ -196,7 +196,7 @@ class Learner:
   def extend(
     self, batch: Sequence[Minibatch], values: Sequence[Microbatch]
   ) -> list[Minibatch]:
-    """Adds what the host has found out, a dict for each microbatch in turn."""
+    """Adds values of the host, a dict for each microbatch in turn."""
     given = iter(values)
     return [[{**m, **self._placed(next(given))} for m in part] for part in batch]
 
@@ -209,7 +209,7 @@ class Learner:
   def score(
     self, state: TrainState, initial: Any | None, batch: Sequence[Minibatch]
   ) -> list[Minibatch]:
-    """Adds `old_`, `ref_` and `teacher_logprobs`, under weights before the updates.
+    """Adds `old_`, `ref_` and `teacher_logprobs`, of pre-update weights.
 
     Where the method reads them also `old_entropy`, `old_kl` and `old_values`.
 
@@ -239,13 +239,13 @@ class Learner:
     return out
 
   def _teacher(self, state: TrainState, initial: Any | None) -> Any:
-    """The weights that teach before the step's updates."""
+    """Chooses the teacher's weights before the step's updates."""
     if self._initial_teacher:
       return initial
     return state.teacher if self._keeps_teacher else state.params
 
   def _student_scores(self, params: Any, tokens: jax.Array) -> Microbatch:
-    """What is known of the sampled tokens before the step's updates."""
+    """Scores sampled tokens before the step's updates."""
     hidden = self._hidden(params, tokens)
     logprobs, entropy = self._scores(params, hidden, tokens)
     out = {'old_logprobs': logprobs}
@@ -258,7 +258,7 @@ class Learner:
   def train_step(
     self, state: TrainState, minibatch: Minibatch, initial: Any | None = None
   ) -> tuple[TrainState, dict[str, Any]]:
-    """One optimizer update. Donates `state`. Metrics are (sum, count) pairs.
+    """Updates the weights once; donates `state`. Metrics are (sum, count).
 
     Args:
       state: what changes.
@@ -275,7 +275,7 @@ class Learner:
     return state, {**metrics, **update_metrics}
 
   def _read(self, microbatch: Microbatch) -> Microbatch:
-    """Leaves out arrays whose shapes a loss that never reads them would depend on."""
+    """Drops unread arrays: their shapes would compile a loss anew."""
     names = ('teacher_tokens', 'teacher_offset')
     return {k: v for k, v in microbatch.items() if self._divergent or k not in names}
 
@@ -308,7 +308,7 @@ class Learner:
   def _divergence(
     self, params: Any, teacher: Any, hidden: jax.Array, arrays: Microbatch
   ) -> jax.Array:
-    """[B, T] nats between whole distributions; one more pass, over teacher prompts."""
+    """Computes [B, T] nats from the teacher's whole distributions."""
     teacher = jax.lax.stop_gradient(teacher)
     return scoring.token_divergence(
       self._model,
@@ -320,7 +320,7 @@ class Learner:
     )
 
   def _loss_and_gradient(self, params: Any, teacher: Any, arrays: Microbatch) -> Any:
-    """((loss, metrics), gradient) of a microbatch: its share of the minibatch's."""
+    """Computes a microbatch's share of ((loss, metrics), gradient)."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
       hidden = self._hidden(params, arrays['tokens'])
@@ -381,7 +381,7 @@ _ON_DEVICE = (
 
 
 def _finite(tree: Any) -> jax.Array:
-  """Whether every number of a tree is finite."""
+  """Tests whether every number of a tree is finite."""
   leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
   return functools.reduce(jnp.logical_and, leaves)
 
@@ -389,7 +389,7 @@ def _finite(tree: Any) -> jax.Array:
 def _align(
   teacher_logprobs: jax.Array, offset: jax.Array, response_mask: jax.Array
 ) -> jax.Array:
-  """Moves the teacher's [B, T'] log-probs to the places of the student's tokens."""
+  """Moves the teacher's [B, T'] log-probs to the student's columns."""
   places = jnp.arange(response_mask.shape[1])[None, :] + offset[:, None]
   places = jnp.clip(places, 0, teacher_logprobs.shape[1] - 1)
   moved = jnp.take_along_axis(teacher_logprobs, places, axis=1)

@@ -1,4 +1,4 @@
-"""What a model says of given tokens, without a [B, T, V] array.
+"""Log-probs, entropy, values and divergence of given tokens.
 
 One pass of the decoder, `hidden_states`, serves several heads: log-probabilities and
 entropy (`scores_of`), the critic's values (`token_values`) and the divergence from a
@@ -24,7 +24,7 @@ _TEACHER_TOPK = 'teacher_topk'
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-  """How tokens are scored; static under jit.
+  """Settings of scoring; static under jit.
 
   Attributes:
     temperature: divides the logits, > 0.
@@ -43,7 +43,7 @@ class Scoring:
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-  """How whole distributions are compared; static under jit.
+  """Settings of a divergence; static under jit.
 
   Attributes:
     kind, jsd_weight, token_clip: as in `divergence.topk`; inf is no clip.
@@ -59,7 +59,7 @@ class Divergence:
 
 
 class Places(NamedTuple):
-  """Where responses stand.
+  """Columns of responses.
 
   Attributes:
     prompt_lengths: [B] i32, the column of the response's first token.
@@ -75,7 +75,7 @@ class Places(NamedTuple):
 def masked_logits(
   logits: jax.Array, temperature: float | jax.Array, valid_vocab: int
 ) -> jax.Array:
-  """Logits at a temperature with the ids that have no token made impossible.
+  """Applies the temperature and makes ids without a token impossible.
 
   z[v] = logits[v] / temperature for v < valid_vocab, else the least float32
 
@@ -98,7 +98,7 @@ def hidden_states(
   positions: jax.Array | None,
   scoring: Scoring,
 ) -> jax.Array:
-  """Final hidden states of right-padded rows: the decoder without a head.
+  """Runs the decoder without a head on right-padded rows.
 
   Args:
     config: the model; static under jit.
@@ -124,7 +124,7 @@ def scores_of(
   tokens: jax.Array,
   scoring: Scoring,
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probability of each token after the hidden state before it, and the entropy.
+  """Scores each token after the hidden state before it.
 
   logprobs[b,t] = z[b,t-1,tokens[b,t]] - log sum_v exp z[b,t-1,v]
   entropy[b,t]  = -sum_v p[b,t-1,v] log p[b,t-1,v];  p = softmax(z)
@@ -163,7 +163,7 @@ def token_logprobs(
   positions: jax.Array | None,
   scoring: Scoring,
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probability of each token given those before it, and the entropy there.
+  """Scores each token given those before it.
 
   `scores_of` the `hidden_states`.
 
@@ -185,12 +185,12 @@ def token_logprobs(
 
 
 def init_value_head(config: qwen.ModelConfig) -> dict[str, jax.Array]:
-  """A value head that says 0 everywhere: `kernel` [D] f32 and `bias` [] f32."""
+  """Makes a value head of zeros: `kernel` [D] f32 and `bias` [] f32."""
   return {'kernel': jnp.zeros(config.hidden_size), 'bias': jnp.zeros(())}
 
 
 def token_values(hidden: jax.Array, value_head: dict[str, jax.Array]) -> jax.Array:
-  """The critic's estimate before each token, from the policy's own trunk.
+  """Estimates the value before each token, from the policy's trunk.
 
   values[b,t] = hidden[b,t-1] . kernel + bias
 
@@ -218,7 +218,7 @@ def token_divergence(
   how: Divergence,
   scoring: Scoring,
 ) -> jax.Array:
-  """Divergence of the student's from the teacher's next-token distributions.
+  """Compares next-token distributions of student and teacher.
 
   D[b,t] = divergence(softmax z[b,t-1], softmax z'[b,t-1+teacher_offset[b]])
 
@@ -265,18 +265,18 @@ def _check_sizes(config, scoring, topk=0):
 
 
 def _logits(config, head, hidden, scoring):
-  """Masked logits after `hidden`."""
+  """Computes masked logits after `hidden`."""
   logits = qwen.logits(config, head, hidden)
   return masked_logits(logits, scoring.temperature, scoring.valid_vocab)
 
 
 def _shifted(values):
-  """[B, T] of [B, T - 1]: what column t - 1 says is of token t; 0 at index 0."""
+  """Shifts by one: column t - 1 scores token t; 0 at index 0."""
   return jnp.pad(values, ((0, 0), (1, 0)))
 
 
 def _score_chunk(config, params, scoring, hidden, targets):
-  """Log-probability and entropy, [B, C] each, of `targets` after `hidden`."""
+  """Computes log-probability and entropy, [B, C], of `targets`."""
   scaled = _logits(config, params, hidden, scoring)
   log_normaliser = jax.nn.logsumexp(scaled, axis=-1)
   # A comparison, not a gather: it stays local where the vocabulary is sharded.
@@ -289,7 +289,7 @@ def _score_chunk(config, params, scoring, hidden, targets):
 
 
 def _divergence_chunk(config, heads, how, scoring, states):
-  """Divergence [B, C] after the student's and the teacher's `states`, [B, C, D]."""
+  """Computes divergence [B, C] after both `states`, [B, C, D]."""
   student, teacher = (
     _logits(config, head, hidden, scoring) for head, hidden in zip(heads, states)
   )
@@ -311,7 +311,7 @@ def _divergence_chunk(config, heads, how, scoring, states):
 
 
 def _in_chunks(score, inputs, chunk):
-  """`score` over pieces of at most `chunk` columns, recomputed in the backward pass."""
+  """Maps `score` over chunks of columns, recomputed backward."""
   length = inputs[0].shape[1]
   if length <= chunk:
     return score(inputs)  # Not a loop of one: XLA keeps one core in loops on CPU.
@@ -333,7 +333,7 @@ def _in_chunks(score, inputs, chunk):
 
 
 def _response_columns(places, longest):
-  """Columns [B, R] of the responses' tokens, and where among them to compare."""
+  """Finds columns [B, R] of response tokens and which to compare."""
   count = min(longest, places.response_mask.shape[1])
   columns = jnp.arange(count) + places.prompt_lengths[:, None]
   # No state stands before column 0.
@@ -341,17 +341,17 @@ def _response_columns(places, longest):
 
 
 def _states_before(hidden, columns, there):
-  """Hidden states [B, R, D] of the columns before `columns`; 0 where nothing is."""
+  """Takes hidden states [B, R, D] before `columns`; 0 where masked."""
   return jnp.where(there[..., None], _taken(hidden, columns - 1), 0)
 
 
 def _taken(array, columns):
-  """`array[b, columns[b, r]]`; 0 beyond the row."""
+  """Takes `array[b, columns[b, r]]`; 0 beyond the row."""
   take = lambda row, at: row.at[at].get(mode='fill', fill_value=0)
   return jax.vmap(take)(array, columns)
 
 
 def _at_columns(values, columns, width):
-  """[B, width] with `values` [B, R] at `columns`, 0 elsewhere."""
+  """Puts `values` [B, R] at `columns` of [B, width], 0 elsewhere."""
   put = lambda row, at: jnp.zeros(width, row.dtype).at[at].set(row, mode='drop')
   return jax.vmap(put)(values, columns)

@@ -1,4 +1,4 @@
-"""A policy as a directory that others load: weights, tokenizer and how it stops.
+"""Export of a policy: weights, tokenizer and stop tokens.
 
 What is written is loaded again and compared before it gets its final names, so that a
 directory with a config.json is whole.
@@ -25,12 +25,12 @@ _PROBE = 'You see a cabinet 3.\n\n  <think> <|im_end|> 台所 1,234.50'
 
 
 class ExportError(ValueError):
-  """A directory that cannot be written, or is not what it should be: one line."""
+  """A directory that cannot be written or read back: one line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-  """What is to be written.
+  """Parts of an export.
 
   Attributes:
     source: the model's directory or hub id: its config.json and generation_config.json
@@ -156,7 +156,7 @@ def _write_all(folder: pathlib.Path, policy: Policy, dtype: jnp.dtype) -> None:
 def generation_record(
   ours: chat.Chat, generation: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, Any]:
-  """The content of a generation_config.json that stops where a run stops.
+  """Makes a generation_config.json with the stop tokens of a run.
 
   Args:
     ours: tokenizer and template of the run.
@@ -181,7 +181,7 @@ def generation_record(
 
 
 def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
-  """Every file of the tokenizer; no reference to code that is not copied."""
+  """Copies the tokenizer's files, without references to code."""
   for file in hub.list_files(source, hub.TOKENIZER_FILES):
     target = folder / file.relative_to(source)
     target.parent.mkdir(exist_ok=True)
@@ -203,7 +203,7 @@ def _write_json(path: pathlib.Path, record: dict[str, Any]) -> None:
 
 
 def _check(folder: pathlib.Path, policy: Policy, dtype: jnp.dtype) -> None:
-  """What was written must load as what was to be written."""
+  """Checks that the written files load as the policy."""
   hf.check_saved(folder, policy.model, policy.params, dtype)
   ours, again = policy.chat, policy.load_chat(folder)
   for what, a, b in (

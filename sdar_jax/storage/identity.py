@@ -1,4 +1,4 @@
-"""What a run was started with, and must go on with. No JAX."""
+"""Inputs of a run, equal from start to end. No JAX."""
 
 import pathlib
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Input(NamedTuple):
-  """An input as its user knows it.
+  """Words for an input.
 
   Attributes:
     name: of one.
@@ -32,13 +32,13 @@ INPUTS = {
 
 
 class InputError(ValueError):
-  """An input that is not what a checkpoint was trained with, in one line."""
+  """An input that differs from a checkpoint's, in one line."""
 
 
 def check(
   saved: Mapping[str, Any], inputs: Mapping[str, Any], step: int, path: pathlib.Path
 ) -> None:
-  """Compares a checkpoint's inputs with those that a run would go on with.
+  """Compares a checkpoint's inputs with those of a run.
 
   Args:
     saved: the host's part of the checkpoint.
