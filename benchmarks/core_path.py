@@ -12,7 +12,7 @@ import tokenize
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
-  'main train build config batching trajectory rollout/episodes rollout/request',
+  'main train parts build config batching trajectory rollout/episodes rollout/request',
   'methods/table methods/hyperparameters methods/interface methods/estimators',
   'methods/teachers methods/gates methods/credit advantages/baselines',
   'losses/masked losses/policy losses/distill losses/inputs losses/terms',

@@ -37,7 +37,7 @@ class Row:
 
 
 def rows(groups: Sequence[Group], *, invalid_penalty: float) -> list[Row]:
-  """One row per turn, in order of group, member and turn.
+  """Makes one row per turn, in order of group, member and turn.
 
   A group in which an episode failed for reasons of infrastructure is left out whole:
   what remains of it would be a biased sample.
@@ -62,7 +62,7 @@ def rows(groups: Sequence[Group], *, invalid_penalty: float) -> list[Row]:
 
 
 def identities(batch_rows: Sequence[Row]) -> dict[str, Any]:
-  """What credit assignment reads of rows: fields of `objective.StepData`, [B] each."""
+  """Gathers the fields of `StepData` with one value per row, [B]."""
   rewards = [row.turn.reward for row in batch_rows]
   return {
     'scores': np.asarray([row.score for row in batch_rows], np.float32),
@@ -78,7 +78,7 @@ def identities(batch_rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def bucket(length: int, buckets: Sequence[int], key: str) -> int:
-  """The smallest bucket that holds `length` tokens.
+  """Finds the smallest bucket of at least `length` tokens.
 
   Raises:
     ValueError: none does; `key` names the config value to raise.
@@ -90,24 +90,38 @@ def bucket(length: int, buckets: Sequence[int], key: str) -> int:
 
 
 def permutation(count: int, *, shuffle: bool, seed: int, step: int) -> np.ndarray:
-  """The order in which rows enter minibatches: a function of (seed, step) only."""
+  """Orders rows for minibatches, as (seed, step) decide."""
   if not shuffle:
     return np.arange(count)
   return np.random.default_rng([seed, step]).permutation(count)
 
 
+@dataclasses.dataclass(frozen=True)
+class Packing:
+  """How rows become minibatches.
+
+  Attributes:
+    kind: 'sorted' or 'in order'.
+    minibatch_rows: most rows per minibatch.
+    microbatch_rows: m rows per microbatch.
+    length_buckets: allowed T.
+    teacher_buckets: allowed T of the teacher's rows.
+  """
+
+  kind: str
+  minibatch_rows: int
+  microbatch_rows: int
+  length_buckets: tuple[int, ...]
+  teacher_buckets: tuple[int, ...]
+
+
 def pack(
   batch_rows: Sequence[Row],
   teacher_prompts: Sequence[np.ndarray] | None,
-  *,
   order: np.ndarray,
-  packing: str,
-  minibatch_rows: int,
-  microbatch_rows: int,
-  length_buckets: Sequence[int],
-  teacher_buckets: Sequence[int],
+  packing: Packing,
 ) -> list[list[Arrays]]:
-  """Rows to minibatches, each a list of microbatches of a few fixed shapes.
+  """Packs rows into minibatches of microbatches of a few fixed shapes.
 
   'sorted': rows are dealt evenly over the fewest minibatches that hold them, and inside
   one those of similar length go together, longest first. Each microbatch is as wide as
@@ -118,11 +132,7 @@ def pack(
     batch_rows: [B] rows.
     teacher_prompts: [B] privileged prompts of the same rows, or None.
     order: [B] permutation.
-    packing: 'sorted' or 'in order'.
-    minibatch_rows: most rows per minibatch.
-    microbatch_rows: m rows per microbatch.
-    length_buckets: allowed T.
-    teacher_buckets: allowed T of the teacher's rows.
+    packing: how.
 
   Returns:
     Minibatches of microbatches with `row_index` [m] i32 (index into `batch_rows`, -1 at
@@ -138,19 +148,17 @@ def pack(
   teacher = teacher_prompts is not None
   teacher_lengths = _lengths(batch_rows, teacher_prompts) if teacher else None
   out = []
-  for part in _parts(order, minibatch_rows, packing):
-    if packing == 'sorted':
+  for part in _parts(order, packing):
+    if packing.kind == 'sorted':
       part = part[np.argsort(-lengths[part], kind='stable')]
     minibatch = []
-    for start in range(0, max(len(part), 1), microbatch_rows):
-      indices = part[start : start + microbatch_rows]
-      width = _width(lengths, indices, length_buckets, 'train.length_buckets')
+    for start in range(0, max(len(part), 1), packing.microbatch_rows):
+      indices = part[start : start + packing.microbatch_rows]
+      width = _width(lengths, indices, packing, 'length_buckets')
       wide = 0
       if teacher:
-        wide = _width(
-          teacher_lengths, indices, teacher_buckets, 'train.teacher_buckets'
-        )
-      arrays = _empty(microbatch_rows, width, wide)
+        wide = _width(teacher_lengths, indices, packing, 'teacher_buckets')
+      arrays = _empty(packing.microbatch_rows, width, wide)
       for i, index in enumerate(indices):
         _fill(arrays, i, index, batch_rows, teacher_prompts)
       minibatch.append(arrays)
@@ -158,11 +166,12 @@ def pack(
   return out
 
 
-def _parts(order: np.ndarray, minibatch_rows: int, packing: str) -> list[np.ndarray]:
-  count = max(1, math.ceil(len(order) / minibatch_rows))
-  if packing == 'sorted':
+def _parts(order: np.ndarray, packing: Packing) -> list[np.ndarray]:
+  size = packing.minibatch_rows
+  count = max(1, math.ceil(len(order) / size))
+  if packing.kind == 'sorted':
     return np.array_split(order, count)
-  return [order[i * minibatch_rows : (i + 1) * minibatch_rows] for i in range(count)]
+  return [order[i * size : (i + 1) * size] for i in range(count)]
 
 
 def _lengths(batch_rows: Sequence[Row], prompts: Sequence[np.ndarray]) -> np.ndarray:
@@ -171,9 +180,10 @@ def _lengths(batch_rows: Sequence[Row], prompts: Sequence[np.ndarray]) -> np.nda
 
 
 def _width(
-  lengths: np.ndarray, indices: np.ndarray, buckets: Sequence[int], key: str
+  lengths: np.ndarray, indices: np.ndarray, packing: Packing, name: str
 ) -> int:
-  return bucket(int(lengths[indices].max(initial=1)), buckets, key)
+  longest = int(lengths[indices].max(initial=1))
+  return bucket(longest, getattr(packing, name), f'train.{name}')
 
 
 def _empty(count: int, width: int, teacher_width: int) -> Arrays:
@@ -223,7 +233,7 @@ def _fill(
 def gather(
   microbatches: Sequence[Arrays], name: str, count: int, width: int
 ) -> np.ndarray | None:
-  """Values of response tokens, [m, T] per microbatch, as one left-aligned [B, R] array.
+  """Gathers values of response tokens, [m, T] to left-aligned [B, R].
 
   Args:
     microbatches: of all minibatches, as `pack` made them, with `name`.
@@ -245,7 +255,7 @@ def gather(
 def scatter(
   microbatches: Sequence[Arrays], values: Mapping[str, np.ndarray]
 ) -> list[Arrays]:
-  """The inverse of `gather`, for each microbatch.
+  """Scatters values to microbatches: the inverse of `gather`.
 
   Args:
     microbatches: as `pack` made them.
@@ -274,6 +284,6 @@ def scatter(
 
 
 def _places(arrays: Arrays, width: int) -> tuple[np.ndarray, np.ndarray]:
-  """([m] rows that are no padding, [m, R] left-aligned places of their tokens)."""
+  """Finds [m] real rows and [m, R] left-aligned places of tokens."""
   sizes = arrays['response_mask'].sum(1)
   return arrays['row_index'] >= 0, np.arange(width) < sizes[:, None]

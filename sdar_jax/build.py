@@ -1,58 +1,45 @@
-"""The parts of a run, each built from its room of the config."""
+"""Builds each part of a run from its room of the config.
+
+`parts` calls these functions, in the order in which wrong input is found soonest.
+"""
 
 import dataclasses
-import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdar_jax import batching, trajectory
+from sdar_jax import batching
 from sdar_jax import config as config_lib
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
-from sdar_jax.evaluation import evaluate
-from sdar_jax.evaluation.panels import Panel
 from sdar_jax.learner import optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
+from sdar_jax.learner.scoring import Scoring
 from sdar_jax.logs import sinks, writers
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import LossConfig
-from sdar_jax.methods.interface import Algorithm, StepData
+from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import hf, qwen, sharding
 from sdar_jax.prompts import chat, retrieval, skills, tags
-from sdar_jax.prompts import teacher as teacher_lib
 from sdar_jax.rollout import episodes
 from sdar_jax.rollout.request import SamplingParams
 from sdar_jax.sampler.sampler import Sampler
 
-# What the learner finds out of sampled tokens before the first update.
-_SCORES = (
-  'old_logprobs',
-  'ref_logprobs',
-  'teacher_logprobs',
-  'old_entropy',
-  'old_kl',
-  'old_values',
-)
-_THOUGHT_ENDS = '</think>'
-_LOOKED_AT = 256  # Tasks that are looked at before a run starts.
-
 
 def make_world(config: ConfigDict) -> base.World:
-  """The world of `config.world`."""
+  """Makes the world of `config.world`."""
   values = config.world.to_dict()
   return worlds.make(values.pop('name'), values)
 
 
 def make_pool(config: ConfigDict, world: base.World) -> pool.Pool:
-  """The environments of `config.pool`."""
+  """Makes the environments of `config.pool`."""
   c = config.pool
   return pool.make(
     world, workers=c.workers, deadline=c.deadline_seconds, retries=c.retries
@@ -62,7 +49,7 @@ def make_pool(config: ConfigDict, world: base.World) -> pool.Pool:
 def make_chat(
   config: ConfigDict, world: base.World, folder: pathlib.Path | None = None
 ) -> chat.Chat:
-  """The tokenizer and template of the policy, or those of an exported `folder`.
+  """Loads the tokenizer and template of the policy or of a `folder`.
 
   Raises:
     ConfigError: they cannot spell a tag that the world's answers need.
@@ -86,7 +73,7 @@ def make_chat(
 
 
 def _format_tags(world: base.World) -> tuple[str, ...]:
-  """The tags of a world's answers, as its instruction and its experts write them."""
+  """Finds the tags of answers that a world's experts write."""
   answer = world.response('x', 'x') if hasattr(world, 'response') else ''
   return tags.find(world.instruction + answer)
 
@@ -94,7 +81,7 @@ def _format_tags(world: base.World) -> tuple[str, ...]:
 def make_teacher(
   config: ConfigDict, world: base.World, tokenizer: chat.Chat
 ) -> skills.TeacherContext:
-  """The privileged context: the skill bank and where it enters the prompt."""
+  """Makes the privileged context: skill bank and place in the prompt."""
   c = config.skills
   retriever = retrieval.Retriever(
     skills.SkillBank.load(c.path or world.skills_path),
@@ -117,7 +104,15 @@ def make_agent(
   temperature: float,
   sees_skills: Callable[[int], bool],
 ) -> episodes.Agent:
-  """How the policy is prompted and sampled; which members of a group see skills."""
+  """Makes the agent that plays: prompts, decoding and sampling.
+
+  Args:
+    config: of the run.
+    tokenizer: renders and decodes.
+    teacher: shows skills.
+    temperature: of sampling.
+    sees_skills: whether a member of a group sees skills.
+  """
 
   def prompt(text: str, task: base.Task, member: int) -> Any:
     if sees_skills(member):
@@ -140,42 +135,45 @@ def make_agent(
   )
 
 
-def make_plan(
-  config: ConfigDict, world: base.World, panel: Panel, agent: episodes.Agent
-) -> evaluate.Plan:
-  """What an evaluation plays and how."""
-  c = config.eval
-  return evaluate.Plan(panel, agent, c.attempts, c.seed, c.with_skills, world.digest)
+def make_packing(
+  config: ConfigDict, algorithm: Algorithm, hyper: LossConfig
+) -> batching.Packing:
+  """Makes the packing of rows, with buckets for the longest ones.
 
-
-def row_buckets(
-  config: ConfigDict, algorithm: Algorithm, loss: LossConfig
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """Padded lengths of students' and teachers' rows; the last hold whatever may come.
-
-  Those of the config, and one more for students that see skills.
+  Buckets are those of the config, and one more for students that see skills.
 
   Raises:
     ConfigError: the model's context is shorter than what a run of this method reads.
   """
-  c = config.rollout
-  longest = c.max_prompt_tokens + c.max_response_tokens
-  seen = any(map(algorithm.sees_skills, range(c.group_size)))
-  budget = config.skills.token_budget
-  taught = algorithm.needs_teacher(loss)
+  c, budget = config.train, config.skills.token_budget
+  seen = any(map(algorithm.sees_skills, range(config.rollout.group_size)))
+  taught = algorithm.needs_teacher(hyper)
   check_context(config, with_skills=seen or taught or config.eval.with_skills)
-  return (
-    _reaching(config.train.length_buckets, longest + budget * seen),
-    _reaching(config.train.teacher_buckets, longest + budget),
+  longest = _longest_row(config)
+  return batching.Packing(
+    c.packing,
+    c.minibatch_rows,
+    c.microbatch_rows,
+    _reaching(c.length_buckets, longest + budget * seen),
+    _reaching(c.teacher_buckets, longest + budget),
   )
 
 
 def sft_buckets(config: ConfigDict) -> tuple[int, ...]:
-  """Padded lengths of demonstrations, some of which show skills."""
-  c, budget = config.rollout, config.skills.token_budget
-  longest = c.max_prompt_tokens + c.max_response_tokens
+  """Makes the buckets of demonstrations, with and without skills.
+
+  Raises:
+    ConfigError: the model's context is shorter.
+  """
   skilled = config.sft.skilled_fraction > 0
-  return _reaching(config.train.length_buckets, longest + budget * skilled)
+  check_context(config, with_skills=skilled)
+  longest = _longest_row(config) + config.skills.token_budget * skilled
+  return _reaching(config.train.length_buckets, longest)
+
+
+def _longest_row(config: ConfigDict) -> int:
+  """Counts tokens of the longest prompt without skills and response."""
+  return config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
 
 
 def _reaching(buckets: Sequence[int], length: int) -> tuple[int, ...]:
@@ -183,7 +181,7 @@ def _reaching(buckets: Sequence[int], length: int) -> tuple[int, ...]:
 
 
 def check_context(config: ConfigDict, *, with_skills: bool) -> None:
-  """Compares the longest sequence with the model's context; reads no weights.
+  """Checks the longest sequence against the model's context length.
 
   Args:
     config: of the run.
@@ -206,14 +204,14 @@ def check_context(config: ConfigDict, *, with_skills: bool) -> None:
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
-  """The device mesh of `config.mesh`."""
+  """Makes the device mesh of `config.mesh`."""
   return sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
 
 
 def load_model(
   config: ConfigDict, mesh: Mesh, tokenizer: chat.Chat
 ) -> tuple[qwen.ModelConfig, Any]:
-  """The initial policy, in float32 on its sharding.
+  """Loads the initial policy, in float32 on its sharding.
 
   Raises:
     ConfigError: the tokenizer has ids that the model's vocabulary lacks.
@@ -228,21 +226,16 @@ def load_model(
   return dataclasses.replace(model, attention=config.model.attention), params
 
 
-def model_digest(config: ConfigDict) -> str:
-  """What identifies the initial policy: its hyperparameters and weights."""
-  return hf.digest(config.model.path)
-
-
 def make_sampler(
   config: ConfigDict,
-  model: qwen.ModelConfig,
-  params: Any,
   tokenizer: chat.Chat,
   mesh: Mesh,
+  model: qwen.ModelConfig,
+  params: Any,
   *,
   with_skills: bool,
 ) -> Sampler:
-  """The sampler; `with_skills` leaves room for skills in the prompts."""
+  """Makes the sampler, with or without room for skills in prompts."""
   c = config.rollout
   budget = config.skills.token_budget if with_skills else 0
   longest = c.max_prompt_tokens + budget
@@ -265,7 +258,7 @@ def make_sampler(
 def make_sinks(
   config: ConfigDict, directory: pathlib.Path, resume_step: int | None
 ) -> list[writers.Sink]:
-  """Where numbers go besides the work directory's own files."""
+  """Makes the sinks of numbers besides the directory's own files."""
   out: list[writers.Sink] = []
   if config.log.tensorboard:
     out.append(sinks.TensorBoardSink(directory / 'tensorboard', resume_step))
@@ -277,13 +270,13 @@ def make_sinks(
 
 
 def make_loss_config(config: ConfigDict) -> LossConfig:
-  """The coefficients of the objective."""
+  """Makes the numbers of the method."""
   names = [field.name for field in dataclasses.fields(LossConfig)]
   return LossConfig(**{name: config.algorithm[name] for name in names})
 
 
 def make_algorithm(config: ConfigDict) -> Algorithm:
-  """The method: a row of the table, or two combined.
+  """Finds the method: a row of the table, or two combined.
 
   Raises:
     ConfigError: there is no such row, or groups are too small for it.
@@ -303,81 +296,47 @@ def make_algorithm(config: ConfigDict) -> Algorithm:
   return algorithm
 
 
-def make_learner(
-  config: ConfigDict, model: qwen.ModelConfig, tokenizer: chat.Chat, mesh: Mesh
-) -> Learner:
-  """The learner with its optimizer."""
-  c = config.optimizer
-  tx = optimizer.make_optimizer(
-    b1=c.b1,
-    b2=c.b2,
-    eps=c.eps,
-    weight_decay=c.weight_decay,
-    max_grad_norm=c.max_grad_norm,
-  )
-  settings = LearnerConfig(
-    max_response_tokens=config.rollout.max_response_tokens,
-    temperature=config.rollout.temperature,
+def make_scoring(
+  config: ConfigDict, tokenizer: chat.Chat, *, temperature: float
+) -> Scoring:
+  """Makes the settings of scoring."""
+  c = config.model
+  return Scoring(
+    temperature=temperature,
     valid_vocab=tokenizer.len_vocab,
-    dtype=config.model.dtype,
-    remat=config.model.remat,
-    logprob_chunk=config.model.logprob_chunk,
-    learning_rate=c.learning_rate,
-    warmup_steps=c.warmup_steps,
+    dtype=jnp.dtype(c.dtype),
+    remat=c.remat,
+    chunk=c.logprob_chunk,
+  )
+
+
+def make_optimizer(
+  config: ConfigDict, *, muon: bool = False
+) -> optax.GradientTransformation:
+  """Makes the optimizer of `config.optimizer`, without its learning rate."""
+  c = config.optimizer
+  shared = {'weight_decay': c.weight_decay, 'max_grad_norm': c.max_grad_norm}
+  if muon:
+    return optimizer.make_muon(**shared)
+  return optimizer.make_optimizer(b1=c.b1, b2=c.b2, eps=c.eps, **shared)
+
+
+def make_learner(
+  config: ConfigDict,
+  tokenizer: chat.Chat,
+  mesh: Mesh,
+  model: qwen.ModelConfig,
+  algorithm: Algorithm,
+  hyper: LossConfig,
+) -> Learner:
+  """Makes the learner with its optimizer."""
+  c = config.rollout
+  settings = LearnerConfig(
+    scoring=make_scoring(config, tokenizer, temperature=c.temperature),
+    max_response_tokens=c.max_response_tokens,
+    learning_rate=config.optimizer.learning_rate,
+    warmup_steps=config.optimizer.warmup_steps,
     mean_over=config.algorithm.mean_over,
     accumulation=config.train.minibatch_rows // config.train.microbatch_rows,
   )
-  algorithm, loss = make_algorithm(config), make_loss_config(config)
-  return Learner(model, settings, algorithm, loss, tx, mesh)
-
-
-def first_tasks(config: ConfigDict, tasks: base.TaskSet) -> list:
-  """The first tasks that a run of this config trains on, `_LOOKED_AT` at most."""
-  count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)
-  return episodes.tasks_at(tasks, seed=config.seed, cursor=0, count=count)
-
-
-def fetch(batch: list[Any], host: list[Any]) -> list[dict[str, Any]]:
-  """Microbatches of all minibatches on the host: what it knew, and the scores."""
-  out = []
-  for on_device, on_host in zip(
-    itertools.chain(*batch), itertools.chain(*host), strict=True
-  ):
-    scores = {name: on_device[name] for name in _SCORES if name in on_device}
-    out.append({**on_host, **jax.device_get(scores)})
-  return out
-
-
-def _thought_end(tokenizer: chat.Chat, turn: trajectory.Turn) -> int:
-  """Response tokens up to the action; 0 where the template closed the thought."""
-  if _THOUGHT_ENDS in tokenizer.opening and _THOUGHT_ENDS not in turn.response:
-    return 0
-  return tokenizer.end_of(turn.response_ids, _THOUGHT_ENDS)
-
-
-def step_data(
-  rows: list[batching.Row],
-  views: list[skills.SkillView] | None,
-  scored: list[dict[str, Any]],
-  algorithm: Algorithm,
-  loss: LossConfig,
-  tokenizer: chat.Chat,
-  step: int,
-) -> StepData:
-  """What credit assignment reads of a step's rows; `scored` comes from `fetch`."""
-  width = max(len(row.turn.response_ids) for row in rows)
-  sizes = np.asarray([len(row.turn.response_ids) for row in rows])
-  columns = np.arange(width)
-  action_mask = None
-  if loss.action_weight != 1:
-    ends = [_thought_end(tokenizer, row.turn) for row in rows]
-    action_mask = (columns >= np.asarray(ends)[:, None]) & (columns < sizes[:, None])
-  return StepData(
-    **batching.identities(rows),
-    sees_skills=np.asarray([algorithm.sees_skills(r.trajectory.member) for r in rows]),
-    taught=None if views is None else teacher_lib.taught(views),
-    response_mask=columns < sizes[:, None],
-    **{name: batching.gather(scored, name, len(rows), width) for name in _SCORES},
-    action_mask=action_mask,
-    step=step,
-  )
+  return Learner(model, settings, algorithm, hyper, make_optimizer(config), mesh)

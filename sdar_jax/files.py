@@ -54,6 +54,12 @@ _REFUSALS = {
 }
 
 
+class OutputError(RuntimeError):
+  """A result that could not be written where it was to go; says where it is."""
+
+  exit_code = 74
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
   """Turns a disk's refusal within the block into a DiskError on `path`."""
@@ -171,6 +177,38 @@ def write_atomic(path: pathlib.Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
       raise
     sync(path.parent)
+
+
+def write_somewhere(
+  output: pathlib.Path,
+  write: Callable[[pathlib.Path], None],
+  what: str,
+  text: str | None = None,
+) -> None:
+  """Writes a result; where that fails, writes it elsewhere.
+
+  Args:
+    output: where it is to go.
+    write: writes it to a path.
+    what: it is, for errors.
+    text: printed where it can be written nowhere.
+
+  Raises:
+    OutputError: it is not at `output`; one line saying why and where it is.
+  """
+  try:
+    write(output)
+  except (OSError, ValueError) as error:
+    said = f'--output={output}: {one_line(error)}'
+    try:
+      spare = pathlib.Path(tempfile.mkdtemp(prefix='sdar-')) / output.name
+      write(spare)
+    except (OSError, ValueError) as second:
+      if text is None:
+        raise OutputError(f'{said}; nor elsewhere: {one_line(second)}') from error
+      print(text)
+      raise OutputError(f'{said}; {what} is printed above') from error
+    raise OutputError(f'{said}; {what} is in {spare}') from error
 
 
 def digest(path: pathlib.Path) -> str:

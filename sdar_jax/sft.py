@@ -8,8 +8,10 @@ without skills: knowledge that the student has, and seldom acts on.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,13 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from sdar_jax import batching
+from sdar_jax import parts as parts_lib
+from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.learner import scoring
-from sdar_jax.models import qwen
-from sdar_jax.prompts import fitting
-from sdar_jax.prompts.skills import SkillView
+from sdar_jax.models import export, qwen
+from sdar_jax.process import terminal
+from sdar_jax.prompts import chat, fitting
+from sdar_jax.prompts.skills import NOTHING, SkillView
+
+_SHORTEST_COPY, _LONGEST_COPY = 8, 48  # Tokens; what small models have to copy.
+_STEPS_PER_LINE = 200
 
 # encode(text) -> ids of a response, tags as tokens and the stop token at its end.
 Encode = Callable[[str], np.ndarray]
@@ -38,6 +47,126 @@ class Demonstration:
   response_ids: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lessons:
+  """Choice of experts, mistakes and limits of demonstrations.
+
+  Attributes:
+    skilled_fraction: of the episodes, those whose prompts show skills.
+    informed_fraction: of the other episodes, those that the informed expert plays too.
+    mistake_rate: chance that a mistake is played in place of the expert's action,
+      whose answer to the situation is still what is imitated.
+    seed: of the draws.
+    max_prompt_tokens: longest prompt, skills not counted.
+  """
+
+  skilled_fraction: float
+  informed_fraction: float
+  mistake_rate: float
+  seed: int
+  max_prompt_tokens: int
+
+
+def run_sft(
+  config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
+) -> None:
+  """Imitates the expert and writes the result as a Hugging Face directory."""
+  output = export.required(output)
+  if not config.sft.rows:
+    raise ConfigError('config.sft.rows=0: must be positive with --mode=sft')
+  parts = parts_lib.imitation(config, checkpoint)
+  c, batch_rows = config.sft, config.train.microbatch_rows
+  rows = c.copy_rows + c.rows
+  practice = itertools.islice(_practice(parts), c.copy_rows)
+  made = batches(
+    itertools.chain(practice, _lessons(parts)),
+    rows=rows,
+    batch_rows=batch_rows,
+    buckets=parts.buckets,
+    prompt_weight=c.prompt_weight,
+    seed=config.seed,
+  )
+  params = _fit(parts, made, count_steps(rows, batch_rows))
+  export.keep(output, parts_lib.exported(parts, params))
+
+
+def _practice(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
+  """Makes practice in copying tokens of text."""
+  longest = parts.config.train.length_buckets[-1] // 2
+  return copying(
+    sorted(set(range(parts.chat.len_vocab)) - parts.chat.control_ids),
+    shortest=min(_SHORTEST_COPY, longest),
+    longest=min(_LONGEST_COPY, longest),
+    seed=parts.config.seed,
+  )
+
+
+def _lessons(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
+  """Makes the demonstrations of `config.sft`."""
+  c, limits = parts.config.sft, parts.config.rollout
+  out = demonstrations(
+    parts.world,
+    parts.world.tasks('train'),
+    plain=lambda text, task: (parts.chat.render(text), NOTHING),
+    skilled=parts.teacher.prompt,
+    encode=functools.partial(_encode, parts.chat, limits.max_response_tokens),
+    lessons=Lessons(
+      skilled_fraction=c.skilled_fraction,
+      informed_fraction=c.informed_fraction,
+      mistake_rate=c.mistake_rate,
+      seed=parts.config.seed,
+      max_prompt_tokens=limits.max_prompt_tokens,
+    ),
+  )
+  if not c.new_names:
+    return out
+  names = _name_ids(parts)
+  return with_new_names(out, names, vocab=parts.chat.len_vocab, seed=parts.config.seed)
+
+
+def _encode(tokenizer: chat.Chat, limit: int, text: str) -> np.ndarray:
+  """Encodes an expert's response; checks its length."""
+  ids = tokenizer.encode_response(text)
+  if len(ids) > limit:
+    raise ConfigError(
+      f'config.rollout.max_response_tokens={limit}: must hold the'
+      f" expert's answers, here of {len(ids)} tokens"
+    )
+  return ids
+
+
+def _name_ids(parts: parts_lib.Imitation) -> list[np.ndarray]:
+  """Finds the tokens of names, by set and way to begin a word."""
+  sets = []
+  for words in parts.world.names:
+    for before in ('', ' ', '\n'):
+      spelled = [parts.chat.encode_text(before + word) for word in words]
+      ids = [int(token[0]) for token in spelled if len(token) == 1]
+      sets.append(np.asarray(sorted(set(ids)), np.int32))
+  return sets
+
+
+def _fit(parts: parts_lib.Imitation, batches: Iterator[Any], steps: int) -> Any:
+  """Trains for one pass over the batches; returns the weights."""
+  c = parts.config.optimizer
+  rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup_steps, steps)
+  step = make_step(parts.model, parts.tx, rate, parts.scoring)
+  params, opt_state, recent = parts.params, parts.tx.init(parts.params), []
+  i = 0
+  try:
+    for i, batch in enumerate(batches):
+      params, opt_state, metrics = step(params, opt_state, batch, np.int32(i))
+      recent.append(metrics['nll'])
+      if len(recent) == _STEPS_PER_LINE or i + 1 == steps:
+        nll = float(np.mean(jax.device_get(recent)))
+        print(f'sft {i + 1}/{steps}: {nll:.4f} nats per response token', flush=True)
+        recent = []
+  except terminal.Stopped as stopped:
+    stopped.lost = f'{i} of {steps} steps of imitation are lost; nothing was written'
+    raise
+  return params
+
+
 def demonstrations(
   world: base.TeachableWorld,
   tasks: base.TaskSet,
@@ -45,13 +174,9 @@ def demonstrations(
   plain: Prompt,
   skilled: Prompt,
   encode: Encode,
-  skilled_fraction: float,
-  informed_fraction: float,
-  mistake_rate: float,
-  seed: int,
-  max_prompt_tokens: int,
+  lessons: Lessons,
 ) -> Iterator[Demonstration]:
-  """Expert turns, for ever: episode i plays task i with draws of its own.
+  """Plays expert turns, for ever: episode i plays task i.
 
   Prompts are those of rollout: one that cannot be made to fit ends its episode.
 
@@ -61,29 +186,22 @@ def demonstrations(
     plain: the prompt without skills.
     skilled: the prompt with skills.
     encode: response text to ids.
-    skilled_fraction: of the episodes.
-    informed_fraction: of the other episodes, those that the informed expert plays too.
-    mistake_rate: chance that a mistake is played in place of the expert's action,
-      whose answer to the situation is still what is imitated.
-    seed: of the draws.
-    max_prompt_tokens: longest prompt, skills not counted.
+    lessons: what is demonstrated.
 
   Raises:
     ValueError: not even the first prompt fits.
   """
   for index in itertools.count():
     task = tasks[index % len(tasks)]
-    random = np.random.default_rng([seed, index])
-    with_skills = bool(random.random() < skilled_fraction)
+    random = np.random.default_rng([lessons.seed, index])
+    with_skills = bool(random.random() < lessons.skilled_fraction)
     informed = with_skills or (  # A fraction of 0 takes no draw from what follows.
-      informed_fraction > 0 and random.random() < informed_fraction
+      lessons.informed_fraction > 0 and random.random() < lessons.informed_fraction
     )
     kind = world.demonstrators[0 if informed else 1]
     expert = world.expert(kind, seed=int(random.integers(2**31)))
     prompt = skilled if with_skills else plain
-    turns = _episode(
-      world, task, expert, prompt, mistake_rate, random, max_prompt_tokens
-    )
+    turns = _episode(world, task, expert, prompt, lessons, random)
     empty = True
     for prompt_ids, text in turns:
       empty = False
@@ -91,7 +209,7 @@ def demonstrations(
     if empty and index == 0:
       raise ValueError(
         f'task {task.task_id}: its first prompt exceeds config.rollout.'
-        f'max_prompt_tokens={max_prompt_tokens}: raise it'
+        f'max_prompt_tokens={lessons.max_prompt_tokens}: raise it'
       )
 
 
@@ -100,11 +218,10 @@ def _episode(
   task: base.Task,
   expert: base.Expert,
   prompt: Prompt,
-  mistake_rate: float,
+  lessons: Lessons,
   random: np.random.Generator,
-  max_prompt_tokens: int,
 ) -> Iterator[tuple[np.ndarray, str]]:
-  """The prompts of one episode, and what the expert says to them."""
+  """Plays one episode: its prompts and the expert's responses."""
   env = world.make_env()
   observation = env.reset(task)
   expert.reset(task, observation)
@@ -117,12 +234,12 @@ def _episode(
       task,
       history,
       observation,
-      max_tokens=max_prompt_tokens,
+      max_tokens=lessons.max_prompt_tokens,
     )
     if fitted is None:
       return
     yield fitted.ids, world.response(thought, action)
-    if random.random() < mistake_rate:
+    if random.random() < lessons.mistake_rate:
       action = world.mistake(observation, random)
     result = env.step(action)
     history.append(base.Exchange(observation.text, action))
@@ -135,7 +252,7 @@ def _episode(
 def with_new_names(
   source: Iterator[Demonstration], sets: Sequence[np.ndarray], *, vocab: int, seed: int
 ) -> Iterator[Demonstration]:
-  """Demonstrations in which names have changed places, anew in each.
+  """Exchanges names, anew in each demonstration.
 
   A name in a prompt then says nothing but itself: which surname follows a first name
   can only be read, not known, and names of unseen tasks are as good as any.
@@ -159,7 +276,7 @@ def with_new_names(
 def copying(
   ids: Sequence[int], *, shortest: int, longest: int, seed: int
 ) -> Iterator[Demonstration]:
-  """Practice in copying, for ever: a prompt of random tokens and the same once more.
+  """Makes practice in copying, for ever: random tokens, then the same.
 
   What a prompt names has to be written again exactly, names that training tasks never
   mention included. Random tokens teach that within a few hundred updates, because
@@ -188,7 +305,7 @@ def batches(
   seed: int,
   pool_rows: int = 4096,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of rows of similar length: `tokens` [M, T] i32, `weights` [M, T] f32.
+  """Batches rows of similar length: `tokens` i32, `weights` f32, [M, T].
 
   Args:
     source: demonstrations.
@@ -232,36 +349,23 @@ def _pad(
 def make_step(
   model: qwen.ModelConfig,
   tx: optax.GradientTransformation,
-  *,
-  peak: float,
-  warmup_steps: int,
-  steps: int,
-  valid_vocab: int,
-  dtype: Any,
-  remat: bool,
-  chunk: int,
+  rate: optax.Schedule,
+  how: scoring.Scoring,
 ) -> Callable[..., Any]:
-  """A jitted update: (params, opt_state, batch, i) -> (params, opt_state, metrics).
+  """Makes a jitted update of (params, opt_state) by (batch, i).
 
-  The loss is the weighted mean negative log-likelihood, nats per token; the learning
-  rate rises linearly over `warmup_steps` and falls along a cosine to 0 at `steps`.
+  The loss is the weighted mean negative log-likelihood, nats per token.
+
+  Args:
+    model: architecture.
+    tx: the optimizer, without its learning rate.
+    rate: i -> learning rate.
+    how: rows are scored.
   """
-  schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps)
 
   def loss_fn(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
     tokens, weights = batch['tokens'], batch['weights']
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    logprobs, _ = scoring.token_logprobs(
-      model,
-      params,
-      tokens,
-      positions,
-      temperature=1.0,
-      valid_vocab=valid_vocab,
-      dtype=dtype,
-      remat=remat,
-      chunk=chunk,
-    )
+    logprobs, _ = scoring.token_logprobs(model, params, tokens, None, how)
     loss = -jnp.sum(weights * logprobs) / jnp.maximum(jnp.sum(weights), 1.0)
     response = weights == 1.0
     nll = -jnp.sum(jnp.where(response, logprobs, 0)) / jnp.maximum(response.sum(), 1)
@@ -270,13 +374,13 @@ def make_step(
   def step(params: Any, opt_state: Any, batch: Any, i: jax.Array) -> Any:
     (_, nll), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
     updates, opt_state = tx.update(grads, opt_state, params)
-    params = jax.tree.map(lambda p, u: p + schedule(i) * u, params, updates)
+    params = jax.tree.map(lambda p, u: p + rate(i) * u, params, updates)
     return params, opt_state, {'nll': nll, 'grad_norm': optax.tree.norm(grads)}
 
   return jax.jit(step, donate_argnums=(0, 1))
 
 
 def count_steps(rows: int, batch_rows: int, pool_rows: int = 4096) -> int:
-  """Batches that `batches` yields."""
+  """Counts the batches of `batches`."""
   full, rest = divmod(rows, pool_rows)
   return full * math.ceil(pool_rows / batch_rows) + math.ceil(rest / batch_rows)

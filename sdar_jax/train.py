@@ -1,25 +1,24 @@
-"""The training loop, and what a run is made of."""
+"""The training loop, its phases, and what of a run changes."""
 
 import collections
 import contextlib
-import functools
 import pathlib
 import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from sdar_jax import batching, build, files, numerics
+from sdar_jax import batching, files
+from sdar_jax import parts as parts_lib
 from sdar_jax.envs.pool import pool
-from sdar_jax.evaluation import panels
 from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.learner import recovery
-from sdar_jax.learner.checkpoint import CheckpointStore, SaveError
+from sdar_jax.learner.checkpoint import SaveError
 from sdar_jax.logs import report, writers
 from sdar_jax.logs.clock import Clock
 from sdar_jax.logs.console import Console
+from sdar_jax.methods import interface
 from sdar_jax.methods.credit import assign_credit
 from sdar_jax.process.signals import StopSignal
 from sdar_jax.prompts import fitting
@@ -31,153 +30,100 @@ from sdar_jax.storage.workdir import Workdir
 
 
 class Run:
-  """A run's parts, its durable state, and the phases of its loop."""
+  """A run: its parts, its durable state and the phases of its loop."""
 
   def __init__(self, config: ConfigDict, workdir: Workdir, stop: StopSignal):
-    self.config, self.workdir, self.stop = config, workdir, stop
+    host = parts_lib.host_parts(config)
+    self.parts, self.state = parts_lib.training_parts(
+      host, workdir.path, workdir.digest
+    )
+    self.stop, self.clock = stop, Clock()
     self.console = Console(config.steps, sys.stdout)
-    self.clock = Clock()
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
-    # What needs no device comes first, so that wrong input is found at once.
-    self.world = build.make_world(config)
-    self.pool = build.make_pool(config, self.world)
-    self.tasks = self.world.tasks('train')
-    panel = panels.make_panel(self.world, config.eval.split, config.eval.tasks)
-    self.chat = build.make_chat(config, self.world)
-    self.teacher = build.make_teacher(config, self.world, self.chat)
-    self.algorithm = build.make_algorithm(config)
-    self.loss = build.make_loss_config(config)
-    self.buckets = build.row_buckets(config, self.algorithm, self.loss)
-    if self.algorithm.shows_skills(self.loss):
-      self.teacher.retriever.check(build.first_tasks(config, self.tasks))
-    agent = functools.partial(build.make_agent, config, self.chat, self.teacher)
-    self.agent = agent(
-      temperature=config.rollout.temperature, sees_skills=self.algorithm.sees_skills
-    )
-    eval_agent = agent(
-      temperature=config.eval.temperature,
-      sees_skills=lambda member: config.eval.with_skills,
-    )
-    plan = build.make_plan(config, self.world, panel, eval_agent)
-    self._make_device_parts()
-    weights = {'model_digest': self.model_digest, 'config_digest': workdir.digest}
+    names = ('model_digest', 'config_digest')
     self.evaluator = Evaluator(
       workdir.path,
-      plan,
-      weights,
-      self.pool,
+      host.plan,
+      {name: self.parts.inputs[name] for name in names},
+      host.pool,
       patience=self.patience,
       console=self.console,
       should_stop=stop,
     )
-
-  def _make_device_parts(self) -> None:
-    config = self.config
-    mesh = build.make_mesh(config)
-    self.model, params = build.load_model(config, mesh, self.chat)
-    self.model_digest = build.model_digest(config)
-    self.learner = build.make_learner(config, self.model, self.chat, mesh)
-    self.initial = None
-    if self.learner.needs_initial:  # Before the learner takes the weights over.
-      self.initial = jax.tree.map(jnp.copy, params)
-    self.state = self.learner.init_state(params)
     self.cursor = 0  # Next task in the training order.
-    self.store = CheckpointStore(
-      self.workdir.path / 'checkpoints', config.checkpoint.keep
-    )
-    resumed = self._restore()
+    self.resumed = self._restore()
     self.step = self.saved_step = int(self.state.step)
-    self.sampler = build.make_sampler(
-      config,
-      self.model,
-      self.state.policy,
-      self.chat,
-      mesh,
-      with_skills=self.algorithm.student_sees_skills != 'none'
-      or config.eval.with_skills,
-    )
-    self.resume_step = self.step if resumed else None
+    self.sampler = self.parts.make_sampler(self.state.policy)
+
+  def _restore(self) -> dict[str, Any] | None:
+    """Takes over the last checkpoint; returns the host's part of it."""
+    p = self.parts
+    restored = recovery.restore(p.store, self.state, p.directory, self.console.line)
+    if restored is None:
+      return None
+    identity.check(restored.host, p.inputs, restored.step, p.directory)
+    self.state = restored.state
+    self.cursor = restored.host['task_cursor']
+    p.pool.quarantine = restored.host['quarantine']
+    p.teacher.retriever.restore(restored.host['retrieval'])
+    return restored.host
+
+  def _host(self) -> dict[str, Any]:
+    """Makes the host's part of a checkpoint."""
+    return {
+      'task_cursor': self.cursor,
+      'quarantine': self.parts.pool.quarantine,
+      'retrieval': self.parts.teacher.retriever.state(),
+      **self.parts.inputs,
+    }
 
   def open_writer(self) -> None:
     """Goes on with the files of numbers and episodes, or begins them."""
-    path, step = self.workdir.path, self.resume_step
-    sinks = build.make_sinks(self.config, path, step)
-    self.writer = writers.MetricsWriter(path, step, sinks, digests=self._digests)
+    path = self.parts.directory
+    step = None if self.resumed is None else self.step
+    digests = (self.resumed or {}).get('digests')  # Not in those of earlier versions.
+    sinks = self.parts.make_sinks(step)
+    self.writer = writers.MetricsWriter(path, step, sinks, digests=digests)
     if self.writer.aside is not None:
       self.console.line(f'no checkpoint: what was here is now in {self.writer.aside}')
-
-  def _inputs(self) -> dict[str, Any]:
-    """What identifies the run, for checkpoints and run.json."""
-    return {
-      'seed': self.config.seed,
-      'config_digest': self.workdir.digest,
-      'world_digest': self.world.digest,
-      'model_digest': self.model_digest,
-      'tokenizer_digest': self.chat.digest,
-      'skills_digest': self.teacher.retriever.bank.digest,
-      'numerics': numerics.describe(),
-    }
-
-  def _host(self) -> dict[str, Any]:
-    return {
-      'task_cursor': self.cursor,
-      'quarantine': self.pool.quarantine,
-      'retrieval': self.teacher.retriever.state(),
-      **self._inputs(),
-    }
-
-  def _restore(self) -> bool:
-    path, self._digests = self.workdir.path, None
-    restored = recovery.restore(self.store, self.state, path, self.console.line)
-    if restored is None:
-      return False
-    identity.check(restored.host, self._inputs(), restored.step, path)
-    self.state = restored.state
-    self.cursor = restored.host['task_cursor']
-    self._digests = restored.host.get('digests')  # Not in those of earlier versions.
-    self.pool.quarantine = restored.host['quarantine']
-    self.teacher.retriever.restore(restored.host['retrieval'])
-    return True
 
   def identify(self) -> None:
     """Writes run.json and sets reports of other evaluation settings aside."""
     self.evaluator.sort()
-    writers.write_run(
-      self.workdir.path,
-      method=self.config.algorithm.name,
-      **self._inputs(),
-    )
+    method = self.parts.config.algorithm.name
+    writers.write_run(self.parts.directory, method=method, **self.parts.inputs)
 
   def collect(self) -> tuple[list[Any], list[Any]]:
-    """Plays the step's episodes: groups to train on, and all that were played.
+    """Plays the step: groups to train on, and all that were played.
 
     Waits where no environment answers.
     """
-    self.teacher.retriever.begin_step(self.step)
+    self.parts.teacher.retriever.begin_step(self.step)
     groups, played, self.cursor = self.patience.until_played(
       f'step {self.step}',
       self._play,
-      lambda result: fault_of_all(result[0], self.pool),
+      lambda result: fault_of_all(result[0], self.parts.pool),
     )  # A cursor not moved before: a run stopped while it plays plays the same again.
     return groups, played
 
   def _play(self) -> tuple[list[Any], list[Any], int]:
-    """Groups to train on, all groups played, and the cursor behind their tasks."""
-    c, cursor, occurrences = self.config.rollout, self.cursor, collections.Counter()
+    """Plays groups; returns the trained, all, and the cursor behind them."""
+    p, cursor, occurrences = self.parts, self.cursor, collections.Counter()
+    c, seed = p.config.rollout, p.config.seed
 
     def play() -> list[Any]:
       nonlocal cursor
       tasks = episodes.tasks_at(
-        self.tasks, seed=self.config.seed, cursor=cursor, count=c.tasks_per_step
+        p.tasks, seed=seed, cursor=cursor, count=c.tasks_per_step
       )
       cursor += c.tasks_per_step
       return episodes.collect(
-        self.pool,
+        p.pool,
         tasks,
         self.sampler,
-        self.agent,
+        p.agent,
         group_size=c.group_size,
-        identity=(self.config.seed, self.step),
+        identity=(seed, self.step),
         success_reward=c.success_reward,
         should_stop=self.stop,
         played=occurrences,
@@ -187,87 +133,92 @@ class Run:
     return groups, played, cursor
 
   def rows(self, groups: list[Any]) -> list[batching.Row]:
-    """One row per turn."""
-    penalty = self.config.algorithm.invalid_penalty
+    """Makes one row per turn."""
+    penalty = self.parts.config.algorithm.invalid_penalty
     rows = batching.rows(groups, invalid_penalty=penalty)
     if not rows:
       raise EmptyStepError(
         f'step {self.step}: no episode has a turn to train on: every first prompt is'
-        f' above config.rollout.max_prompt_tokens={self.agent.max_prompt_tokens}'
+        ' above config.rollout.max_prompt_tokens='
+        f'{self.parts.agent.max_prompt_tokens}'
       )
     return rows
 
   def teacher_rows(self, rows: list[batching.Row]) -> tuple[Any, Any]:
-    """The privileged prompts of the rows and what each shows; None without teacher."""
-    if not self.algorithm.needs_teacher(self.loss):
+    """Makes the rows' privileged prompts and views; None without teacher."""
+    p = self.parts
+    if not p.algorithm.needs_teacher(p.hyper):
       return None, None
-    kind = self.algorithm.distillation.context
+    kind = p.algorithm.distillation.context
     seen = self._sees_skills(rows)
-    return teacher_lib.teacher_rows(kind, self.teacher, rows, sees_skills=seen)
+    return teacher_lib.teacher_rows(kind, p.teacher, rows, sees_skills=seen)
 
   def _sees_skills(self, rows: list[batching.Row]) -> list[bool]:
-    return [self.algorithm.sees_skills(row.trajectory.member) for row in rows]
+    return [self.parts.algorithm.sees_skills(row.trajectory.member) for row in rows]
 
   def pack(self, rows: list[batching.Row], teacher: Any) -> list[Any]:
-    """Minibatches of the rows."""
-    c = self.config.train
+    """Packs the rows into minibatches."""
+    c = self.parts.config
     order = batching.permutation(
-      len(rows), shuffle=c.shuffle_rows, seed=self.config.seed, step=self.step
+      len(rows), shuffle=c.train.shuffle_rows, seed=c.seed, step=self.step
     )
-    return batching.pack(
-      rows,
-      teacher,
-      order=order,
-      packing=c.packing,
-      minibatch_rows=c.minibatch_rows,
-      microbatch_rows=c.microbatch_rows,
-      length_buckets=self.buckets[0],
-      teacher_buckets=self.buckets[1],
-    )
+    return batching.pack(rows, teacher, order, self.parts.packing)
 
   def credit(
     self, rows: list[batching.Row], views: Any, packed: list[Any], batch: list[Any]
   ) -> tuple[list[Any], list[Any]]:
-    """Assigns advantages to the scored rows; all of it, on host and device."""
-    scored = build.fetch(batch, packed)
-    data = build.step_data(
-      rows, views, scored, self.algorithm, self.loss, self.chat, self.step
+    """Assigns advantages to the scored rows, on host and device."""
+    p = self.parts
+    scored = p.learner.to_host(batch, packed)
+    thought_ends = None
+    if p.hyper.action_weight != 1:
+      turns = (row.turn for row in rows)
+      thought_ends = [p.chat.thought_end(t.response_ids, t.response) for t in turns]
+    data = interface.step_data(
+      rows,
+      scored,
+      sees_skills=self._sees_skills(rows),
+      taught=None if views is None else teacher_lib.taught(views),
+      thought_ends=thought_ends,
+      step=self.step,
     )
-    values = assign_credit(self.algorithm, self.loss, data)
-    batch = self.learner.extend(batch, batching.scatter(scored, values))
-    known = zip(scored, batching.scatter(scored, values), strict=True)
-    return [{**scores, **credit} for scores, credit in known], batch
+    values = assign_credit(p.algorithm, p.hyper, data)
+    credit = batching.scatter(scored, values)
+    known = zip(scored, credit, strict=True)
+    scores = [{**there, **given} for there, given in known]
+    return scores, p.learner.extend(batch, credit)
 
   def report(self, groups, played, rows, views, scores, sums) -> None:
-    """Writes the step's metrics, timings and trajectories; stops a diverged run."""
+    """Writes metrics, timings and trajectories; stops a diverged run."""
+    p = self.parts
     values = report.step_metrics(
       played,
       rows,
       views,
       scores,
       jax.device_get(sums),
-      invalid_penalty=self.config.algorithm.invalid_penalty,
-      max_turns=self.world.max_turns,
+      invalid_penalty=p.config.algorithm.invalid_penalty,
+      max_turns=p.world.max_turns,
     )
-    every = self.config.log.trajectories_every
+    every = p.config.log.trajectories_every
     if every and self.step % every == 0:
       tokens = report.token_records(
         rows,
         scores,
         views,
-        count=self.config.log.token_rows,
-        identity=(self.config.seed, self.step),
-        decode=self.chat.decode,
+        count=p.config.log.token_rows,
+        identity=(p.config.seed, self.step),
+        decode=p.chat.decode,
       )
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
     self._report_skills(rows, views)
     self.console.once('room', fitting.notice(t for g in played for t in g.trajectories))
-    faults = self.pool.faults()
+    faults = p.pool.faults()
     timings = self.clock.timings(
       played,
       rows,
       env_faults=sum(faults.values()),
-      failed_saves=self.store.failed_saves,
+      failed_saves=p.store.failed_saves,
     )
     if faults:
       counts = ', '.join(f'{kind} {count}' for kind, count in faults.items())
@@ -279,17 +230,18 @@ class Run:
       self.console.line(f'step {self.step}: warning: {cause}')
     if int(self.state.skipped_in_a_row) >= recovery.SKIPS_IN_A_ROW:
       self.save()
-      raise recovery.diverged(self.workdir.path, self.step)
+      raise recovery.diverged(p.directory, self.step)
 
   def _report_skills(self, rows: list[batching.Row], views: Any) -> None:
-    """Records what teachers and students were shown; retrieval may learn from it."""
-    own = teacher_lib.student_views(self.teacher, rows, self._sees_skills(rows))
+    """Records the skills shown; retrieval may learn from them."""
+    teacher = self.parts.teacher
+    own = teacher_lib.student_views(teacher, rows, self._sees_skills(rows))
     seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
     counts = {name: report.skills_seen(shown) for name, shown in seen.items()}
     counts = {name: count for name, count in counts.items() if count}
     if counts:
       self.writer.teacher(self.step, counts)
-    self.teacher.retriever.learn(report.shown_by_episode(rows, views or own, own))
+    teacher.retriever.learn(report.shown_by_episode(rows, views or own, own))
 
   def evaluate(self) -> dict[str, Any]:
     """Plays the panel and writes eval/<step>.json; reads it if it is there."""
@@ -297,8 +249,8 @@ class Run:
       return self.evaluator.report(self.step, self.sampler)
 
   def maybe_evaluate(self) -> None:
-    """Evaluates before the first step and every `config.eval.every` after it."""
-    every = self.config.eval.every
+    """Evaluates before the first step and after every so many."""
+    every = self.parts.config.eval.every
     if self.step == 0 or (every and self.step % every == 0):
       self.evaluate()
 
@@ -307,8 +259,8 @@ class Run:
     self.evaluator.show(self.evaluate())
 
   def maybe_checkpoint(self) -> None:
-    """Saves every `config.checkpoint.every` steps; a failure is counted and said."""
-    due = self.step % self.config.checkpoint.every == 0
+    """Saves after every so many steps; counts and reports a failure."""
+    due = self.step % self.parts.config.checkpoint.every == 0
     if due and self.saved_step != self.step:
       self._try_to_save()
 
@@ -322,13 +274,14 @@ class Run:
       self._try_to_save()
 
   def _try_to_save(self) -> None:
+    p = self.parts
     host = lambda: {**self._host(), 'digests': self.writer.digests()}
-    if recovery.save(self.store, self.step, self.state, host, self.workdir.path):
+    if recovery.save(p.store, self.step, self.state, host, p.directory):
       self.saved_step = self.step
 
 
 def train(config: ConfigDict, path: str | pathlib.Path) -> None:
-  """Trains until `config.steps`; goes on where the workdir's last checkpoint stands.
+  """Trains until `config.steps`, from the workdir's last checkpoint.
 
   Raises:
     recovery.NonFiniteError: three updates in a row were not finite.
@@ -337,7 +290,6 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
     files.DiskError: the disk refuses a file of the run.
     ValueError: one line naming what in the config or the files is wrong.
   """
-  numerics.pin()
   with StopSignal() as stop, Workdir(path, config) as workdir:
     run = Run(config, workdir, stop)
     workdir.record()
@@ -356,13 +308,14 @@ def train(config: ConfigDict, path: str | pathlib.Path) -> None:
         run.save()  # What was learned is not lost with what could not be done.
       raise
     finally:
-      run.pool.close()
+      run.parts.pool.close()
       run.writer.close()
 
 
 def loop(run: Run) -> None:
   """Trains step by step: one pass is one training step."""
-  while run.step < run.config.steps:
+  learner, initial = run.parts.learner, run.parts.initial
+  while run.step < run.parts.config.steps:
     run.maybe_evaluate()
     with run.clock('rollout'):
       groups, played = run.collect()
@@ -370,16 +323,16 @@ def loop(run: Run) -> None:
       rows = run.rows(groups)
       teacher, views = run.teacher_rows(rows)
       packed = run.pack(rows, teacher)
-      batch = run.learner.to_device(packed)
+      batch = learner.to_device(packed)
     with run.clock('score'):
-      batch = run.learner.score(run.state, run.initial, batch)
+      batch = learner.score(run.state, initial, batch)
       scores, batch = run.credit(rows, views, packed, batch)
     with run.clock('update'):
       sums = []
       for minibatch in batch:
-        run.state, summed = run.learner.train_step(run.state, minibatch, run.initial)
+        run.state, summed = learner.train_step(run.state, minibatch, initial)
         sums.append(summed)
-      run.state = run.learner.finish_step(run.state)
+      run.state = learner.finish_step(run.state)
       run.step = int(run.state.step)  # Waits for the device.
     run.sampler.update(run.state.policy)
     run.report(groups, played, rows, views, scores, sums)

@@ -2,10 +2,12 @@
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 
 from sdar_jax.learner import optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
+from sdar_jax.learner.scoring import Scoring
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import LossConfig
 from sdar_jax.models import qwen, sharding
@@ -43,12 +45,8 @@ def learner(
   which amplifies the rounding of tiny gradients without bound.
   """
   config = LearnerConfig(
+    scoring=Scoring(1.0, VALID, jnp.dtype(dtype), remat=False, chunk=8),
     max_response_tokens=8,
-    temperature=1.0,
-    valid_vocab=VALID,
-    dtype=dtype,
-    remat=False,
-    logprob_chunk=8,
     learning_rate=rate,
     warmup_steps=0,
     mean_over=mean_over,

@@ -54,7 +54,7 @@ def _forget(part: str) -> None:
     if part == 'task_cursor':
       run.cursor = cursor
     elif part == 'quarantine':
-      run.pool.quarantine = ()
+      run.parts.pool.quarantine = ()
     else:
       run.state = run.state._replace(**{part: getattr(fresh, part)})
     return found
@@ -67,7 +67,7 @@ def _quarantine() -> None:
 
   def collect(run):
     if run.step == 0:
-      run.pool.quarantine = [run.tasks[0].task_id]
+      run.parts.pool.quarantine = [run.parts.tasks[0].task_id]
     return original(run)
 
   train.Run.collect = collect

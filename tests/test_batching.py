@@ -78,12 +78,14 @@ def test_every_sampled_id_is_trained_on_once_and_nothing_else(
   packed = batching.pack(
     rows,
     teacher,
-    order=order,
-    packing='sorted',
-    minibatch_rows=minibatch_rows,
-    microbatch_rows=microbatch_rows,
-    length_buckets=(8, 16),
-    teacher_buckets=(16, 32),
+    order,
+    batching.Packing(
+      kind='sorted',
+      minibatch_rows=minibatch_rows,
+      microbatch_rows=microbatch_rows,
+      length_buckets=(8, 16),
+      teacher_buckets=(16, 32),
+    ),
   )
   seen = []
   for arrays in itertools.chain(*packed):
@@ -145,12 +147,14 @@ def test_missing_logprobs_are_not_filled_in():
     batching.pack(
       rows,
       None,
-      order=np.arange(1),
-      packing='sorted',
-      minibatch_rows=2,
-      microbatch_rows=2,
-      length_buckets=(16,),
-      teacher_buckets=(16,),
+      np.arange(1),
+      batching.Packing(
+        kind='sorted',
+        minibatch_rows=2,
+        microbatch_rows=2,
+        length_buckets=(16,),
+        teacher_buckets=(16,),
+      ),
     )
 
 
@@ -160,12 +164,14 @@ def test_in_order_fills_one_minibatch_after_the_other():
   packed = batching.pack(
     rows,
     None,
-    order=np.arange(len(rows)),
-    packing='in order',
-    minibatch_rows=4,
-    microbatch_rows=2,
-    length_buckets=(16,),
-    teacher_buckets=(32,),
+    np.arange(len(rows)),
+    batching.Packing(
+      kind='in order',
+      minibatch_rows=4,
+      microbatch_rows=2,
+      length_buckets=(16,),
+      teacher_buckets=(32,),
+    ),
   )
   parts = [[m['row_index'].tolist() for m in minibatch] for minibatch in packed]
   found = [i for minibatch in parts for microbatch in minibatch for i in microbatch]
@@ -182,11 +188,13 @@ def test_gather_and_scatter_put_values_to_the_tokens_that_they_are_of():
   packed = batching.pack(
     rows,
     None,
-    order=order,
-    packing='sorted',
-    length_buckets=(8, 16),
-    teacher_buckets=(32,),
-    **sizes,
+    order,
+    batching.Packing(
+      kind='sorted',
+      length_buckets=(8, 16),
+      teacher_buckets=(32,),
+      **sizes,
+    ),
   )
   microbatches = list(itertools.chain(*packed))
   width = max(len(row.turn.response_ids) for row in rows)

@@ -115,7 +115,8 @@ class _Run:
   def __init__(self, *args):
     self.done = []
     self.console = contextlib.nullcontext()
-    self.pool = types.SimpleNamespace(close=lambda: self.done.append('pool'))
+    pool = types.SimpleNamespace(close=lambda: self.done.append('pool'))
+    self.parts = types.SimpleNamespace(pool=pool)
     self.writer = types.SimpleNamespace(close=lambda: self.done.append('writer'))
 
   def __getattr__(self, name):

@@ -1,5 +1,6 @@
 """Divergence from the teacher against loops over single rows without padding."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -77,25 +78,23 @@ def rows():
 @functools.cache
 def states():
   tokens, teacher_tokens, _ = rows()
+  how = scoring.Scoring(1.0, VALID, jnp.float32, remat=False, chunk=4)
   run = jax.jit(
-    functools.partial(
-      scoring.hidden_states, MODEL, positions=None, dtype=jnp.float32, remat=False
-    )
+    functools.partial(scoring.hidden_states, MODEL, positions=None, scoring=how)
   )
   return np.array(run(weights(0), tokens)), np.array(run(weights(1), teacher_tokens))
 
 
 def compare(params, teacher_params, hidden, teacher_hidden, where, **changes):
   """`token_divergence`, with `DEFAULTS` unless `changes` say otherwise."""
-  return scoring.token_divergence(
-    MODEL,
-    params,
-    teacher_params,
-    hidden,
-    teacher_hidden,
-    **where,
-    **{**DEFAULTS, **changes},
+  values = {**DEFAULTS, **changes, 'dtype': jnp.float32, 'remat': False}
+  how, options = (
+    kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+    for kind in (scoring.Divergence, scoring.Scoring)
   )
+  hidden = (hidden, teacher_hidden)
+  heads, places = (params, teacher_params), scoring.Places(**where)
+  return scoring.token_divergence(MODEL, heads, hidden, places, how, options)
 
 
 def arguments(**changes):

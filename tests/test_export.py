@@ -64,10 +64,16 @@ def exported(source, output, dtype='', tokenizer=None, scale=1.0):
   params = jax.tree.map(lambda leaf: leaf * scale, params)
   tokenizer = tokenizer or source
 
-  def load_chat(folder):
-    return chat.Chat(folder or tokenizer, model=folder or source)
-
-  policy = export.Policy(str(source), str(tokenizer), load_chat, model, params, dtype)
+  ours = chat.Chat(tokenizer, model=source)
+  policy = export.Policy(
+    source=str(source),
+    tokenizer=str(tokenizer),
+    chat=ours,
+    load_chat=lambda folder: chat.Chat(folder, model=folder),
+    model=model,
+    params=params,
+    dtype=dtype,
+  )
   return export.write(output, policy), params
 
 

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from experiments import alfworld
-from sdar_jax import build, numerics, train
+from sdar_jax import numerics, parts, train
 from sdar_jax.storage import identity
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -31,18 +31,18 @@ def config(tmp_path):
 def start(config, saved=None):
   """A run without a device; it goes on from `saved`."""
   run = object.__new__(train.Run)
-  run.config, run.cursor, run.state = config, 0, None
-  run.workdir = types.SimpleNamespace(path=pathlib.Path('runs/x'), digest='c')
-  run.world = build.make_world(config)
-  run.chat = build.make_chat(config, run.world)
-  run.teacher = build.make_teacher(config, run.world, run.chat)
-  run.pool = types.SimpleNamespace(quarantine=())
-  run.model_digest = build.model_digest(config)
+  run.cursor, run.state = 0, None
   run.console = types.SimpleNamespace(line=print)
   run.evaluator = types.SimpleNamespace(sort=lambda: None)
   state = types.SimpleNamespace(skipped_in_a_row=0)
   restored = types.SimpleNamespace(host=saved, step=2, state=state)
-  run.store = types.SimpleNamespace(restore=lambda *like: saved and restored)
+  host = parts.host_parts(config)
+  run.parts = types.SimpleNamespace(
+    **vars(host),
+    directory=pathlib.Path('runs/x'),
+    inputs=parts.inputs_of(host, 'c'),
+    store=types.SimpleNamespace(restore=lambda *like: saved and restored),
+  )
   return run
 
 
@@ -105,7 +105,7 @@ def test_another_input_is_refused_by_name(config, name):
   with pytest.raises(identity.InputError, match=key) as caught:
     start(config, saved)._restore()
   message = str(caught.value)
-  assert identity.INPUTS[key] in message and saved[key] in message
+  assert identity.INPUTS[key].name in message and saved[key] in message
   assert '\n' not in message and 'runs/x' in message
 
 
@@ -131,10 +131,10 @@ def test_a_checkpoint_that_does_not_say_is_refused(config):
 
 def test_run_json_has_every_input(config, tmp_path):
   run = start(config)
-  run.workdir.path, run.panel = tmp_path, types.SimpleNamespace(digest='p')
+  run.parts.directory = tmp_path
   run.identify()
   record = json.loads((tmp_path / 'run.json').read_text())
-  assert {key: record[key] for key in identity.INPUTS} == run._inputs()
+  assert {key: record[key] for key in identity.INPUTS} == run.parts.inputs
 
 
 def test_settings_of_jax_are_pinned_or_recorded(monkeypatch):

@@ -38,6 +38,7 @@ ROOMS = {
   'cli': 'host',
   'compare': 'host',
   'build': 'device',
+  'parts': 'device',
   'sft': 'device',
   'train': 'device',
   'modes': 'device',

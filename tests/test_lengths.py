@@ -1,5 +1,6 @@
 """Rows of every method and experiment have room, and the model's context holds them."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -33,20 +34,13 @@ def _row(prompt, response):
   return batching.rows([group], invalid_penalty=0.0)
 
 
-def _packs(config, buckets, student_skills):
+def _packs(config, packing, student_skills):
   """Whether the longest rows of student and teacher that there can be are packed."""
   c, budget = config.rollout, config.skills.token_budget
   rows = _row(c.max_prompt_tokens + budget * student_skills, c.max_response_tokens)
-  packed = batching.pack(
-    rows,
-    [np.zeros(c.max_prompt_tokens + budget, np.int32)],
-    order=np.arange(1),
-    packing='sorted',
-    minibatch_rows=1,
-    microbatch_rows=1,
-    length_buckets=buckets[0],
-    teacher_buckets=buckets[1],
-  )
+  one = dataclasses.replace(packing, minibatch_rows=1, microbatch_rows=1)
+  teacher = [np.zeros(c.max_prompt_tokens + budget, np.int32)]
+  packed = batching.pack(rows, teacher, np.arange(1), one)
   return packed[0][0]['response_mask'].sum() == c.max_response_tokens
 
 
@@ -61,14 +55,14 @@ def test_every_method_of_every_experiment_has_room(world, any_context):
     config = EXPERIMENTS[world].get_config(argument)
     config_lib.validate(config)
     method, loss = build.make_algorithm(config), build.make_loss_config(config)
-    buckets = build.row_buckets(config, method, loss)
+    packing = build.make_packing(config, method, loss)
     shown = method.student_sees_skills != 'none'
-    case = (buckets, shown, config.skills.token_budget, config.rollout.group_size)
+    case = (packing, shown, config.skills.token_budget, config.rollout.group_size)
     if case not in seen:
-      assert _packs(config, buckets, shown), argument
+      assert _packs(config, packing, shown), argument
       seen.add(case)
     if not shown:
-      assert buckets[0] == tuple(config.train.length_buckets)
+      assert packing.length_buckets == tuple(config.train.length_buckets)
   assert len(seen) >= 4
 
 
@@ -88,9 +82,10 @@ def test_students_that_see_skills_get_a_bucket(
   config.algorithm.name, config.skills.token_budget = algorithm, budget
   config.rollout.group_size = group
   method, loss = build.make_algorithm(config), build.make_loss_config(config)
-  students, teachers = build.row_buckets(config, method, loss)
+  packing = build.make_packing(config, method, loss)
+  students = packing.length_buckets
   assert students[-1] == last and students[:3] == (768, 1280, 2560)
-  assert teachers == (1280, 2304, 3584)
+  assert packing.teacher_buckets == (1280, 2304, 3584)
 
 
 def _model(tmp_path, positions):
@@ -117,16 +112,16 @@ def test_a_context_that_is_too_short_is_refused(tmp_path, algorithm, with_skills
   config.eval.with_skills = with_skills
   method, loss = build.make_algorithm(config), build.make_loss_config(config)
   config.model.path = _model(tmp_path / 'enough', need)
-  build.row_buckets(config, method, loss)
+  build.make_packing(config, method, loss)
   config.model.path = _model(tmp_path / 'short', need - 1)
   with pytest.raises(ConfigError) as error:
-    build.row_buckets(config, method, loss)
+    build.make_packing(config, method, loss)
   message = str(error.value)
   assert '\n' not in message and f'is {need} tokens' in message
   assert 'config.rollout.max_prompt_tokens=160' in message
   assert ('skills.token_budget=64' in message) == (need == 248)
   config.model.path = _model(tmp_path / 'unsaid', None)
-  build.row_buckets(config, method, loss)
+  build.make_packing(config, method, loss)
 
 
 @pytest.mark.parametrize('positions', (0, 'many', True))

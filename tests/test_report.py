@@ -139,12 +139,8 @@ def _scored(rows, values):
   packed = batching.pack(
     rows,
     [np.arange(5, dtype=np.int32)] * len(rows),
-    order=np.array([4, 2, 0, 1, 3]),
-    packing='sorted',
-    minibatch_rows=3,
-    microbatch_rows=2,
-    length_buckets=(8,),
-    teacher_buckets=(16,),
+    np.array([4, 2, 0, 1, 3]),
+    batching.Packing('sorted', 3, 2, length_buckets=(8,), teacher_buckets=(16,)),
   )
   microbatches = [m for minibatch in packed for m in minibatch]
   placed = batching.scatter(microbatches, values)

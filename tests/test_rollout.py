@@ -215,12 +215,14 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
   packed = batching.pack(
     rows,
     None,
-    order=np.arange(len(rows))[::-1],
-    packing='sorted',
-    minibatch_rows=4,
-    microbatch_rows=2,
-    length_buckets=(1024,),
-    teacher_buckets=(1024,),
+    np.arange(len(rows))[::-1],
+    batching.Packing(
+      kind='sorted',
+      minibatch_rows=4,
+      microbatch_rows=2,
+      length_buckets=(1024,),
+      teacher_buckets=(1024,),
+    ),
   )
   trained = {}
   for arrays in itertools.chain(*packed):

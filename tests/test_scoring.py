@@ -28,14 +28,14 @@ VALID = 47
 
 
 def options(**changes):
-  return {
+  values = {
     'temperature': 0.7,
     'valid_vocab': VALID,
     'dtype': jnp.float32,
     'remat': False,
     'chunk': 4,
-    **changes,
   }
+  return {'scoring': scoring.Scoring(**values | changes)}
 
 
 def inputs(length=11):
@@ -164,17 +164,12 @@ def test_one_pass_of_the_decoder_serves_every_head():
   params, tokens, positions = inputs()
 
   def apart(params):
-    hidden = scoring.hidden_states(
-      CONFIG, params, tokens, dtype=jnp.float32, remat=False
-    )
-    sizes = {'temperature': 0.7, 'valid_vocab': VALID, 'chunk': 4}
-    return scoring.scores_of(CONFIG, params, hidden, tokens, **sizes)
+    hidden = scoring.hidden_states(CONFIG, params, tokens, None, **options())
+    return scoring.scores_of(CONFIG, params, hidden, tokens, **options())
 
   for one, other in zip(jax.jit(apart)(params), score(params, tokens, positions)):
     np.testing.assert_array_equal(one, other)
-  shifted = scoring.hidden_states(
-    CONFIG, params, tokens, 3 * positions, dtype=jnp.float32, remat=False
-  )
+  shifted = scoring.hidden_states(CONFIG, params, tokens, 3 * positions, **options())
   want, _ = qwen.forward(CONFIG, params, tokens, 3 * positions)
   np.testing.assert_array_equal(shifted, want)
   plain, _ = qwen.forward(CONFIG, params, tokens, positions)
@@ -212,7 +207,7 @@ def test_values_are_those_of_a_loop_with_its_gradient(wrap, dtype):
 
 def test_a_new_critic_says_zero_and_has_a_gradient():
   params, tokens, _ = inputs()
-  hidden = scoring.hidden_states(CONFIG, params, tokens, dtype=jnp.float32, remat=False)
+  hidden = scoring.hidden_states(CONFIG, params, tokens, None, **options())
   head = scoring.init_value_head(CONFIG)
   assert {leaf.dtype for leaf in jax.tree.leaves(head)} == {jnp.dtype('float32')}
   np.testing.assert_array_equal(scoring.token_values(hidden, head), np.zeros((3, 11)))

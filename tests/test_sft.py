@@ -47,10 +47,7 @@ def _first_searches(episodes, **fractions):
     plain=lambda text, task: (np.array([0, text.endswith('\nstart')]), NOTHING),
     skilled=lambda text, task: (np.array([1, text.endswith('\nstart')]), NOTHING),
     encode=lambda text: text,
-    mistake_rate=0.0,
-    seed=3,
-    max_prompt_tokens=2,
-    **fractions,
+    lessons=sft.Lessons(mistake_rate=0.0, seed=3, max_prompt_tokens=2, **fractions),
   )
   first = (t for t in turns if t.prompt_ids[1])
   return [
@@ -90,11 +87,13 @@ def test_demonstrations_are_as_short_as_rollouts_prompts():
       plain=lambda text, task: (ids(text), NOTHING),
       skilled=skilled,
       encode=ids,
-      skilled_fraction=0.5,
-      informed_fraction=0.0,
-      mistake_rate=0.0,
-      seed=3,
-      max_prompt_tokens=limit,
+      lessons=sft.Lessons(
+        skilled_fraction=0.5,
+        informed_fraction=0.0,
+        mistake_rate=0.0,
+        seed=3,
+        max_prompt_tokens=limit,
+      ),
     )
     return [len(turn.prompt_ids) for turn in itertools.islice(turns, 60)]
 

@@ -15,7 +15,6 @@ from sdar_jax.envs.worlds import make
 from sdar_jax.prompts import chat, tags
 from sdar_jax.rollout import episodes
 from sdar_jax.rollout.request import SamplingParams
-from sdar_jax.trajectory import Turn
 
 HEAD = tiny.TEMPLATE.partition('{%- if add_generation_prompt %}')[0]
 # What the generation prompt says after the speaker's name.
@@ -187,8 +186,7 @@ def test_where_the_template_closed_the_thought_all_is_action(chats):
   for (opening, _), chat_ in chats.items():
     for text in ('any text</think><action>go', '<action>go'):
       ids = chat_.encode_text(text)
-      turn = Turn('', ids, ids, ids, '', chat_.decode(ids), '', True, True, 0.0, '')
-      end = build._thought_end(chat_, turn)
+      end = chat_.thought_end(ids, chat_.decode(ids))
       if '</think>' in text:
         assert chat_.decode(ids[:end]).endswith('</think>')
       else:

@@ -19,7 +19,7 @@ from absl import app, flags
 
 from experiments.cells import WORLDS
 from experiments.tiny import tokenizer
-from sdar_jax import build, modes
+from sdar_jax import build, sft
 from sdar_jax.models import export, hf, qwen
 from sdar_jax.process.flags import parse_absl
 from sdar_jax.prompts import chat, skills
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
     model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
     params = qwen.init_params(model, jax.random.key(_SEED.value), jnp.float32)
     hf.save(start, model, params, jnp.float32)
-    modes.run_sft(c, None, output)
+    sft.run_sft(c, None, output)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Plays a run's panel, once for each step that is asked for. No JAX."""
+"""Evaluation of a run on its panel, once per step. No JAX."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from sdar_jax.trajectory import Trajectory
 
 
 class Evaluator:
-  """Evaluates a run's policy; a report that is there is not played again.
+  """Evaluates a run's policy, at most once per step.
 
   Args:
     directory: of the run.
@@ -45,14 +45,14 @@ class Evaluator:
     self._should_stop = should_stop
 
   def sort(self) -> None:
-    """Sets reports of other settings aside, and brings back those of the present."""
+    """Sets reports of other settings aside and brings matching ones back."""
     if count := self._reports.sort():
       self._console.line(
         f'evaluations of other settings or weights, now in eval/superseded/: {count}'
       )
 
   def report(self, step: int, sampler: episodes.TokenSampler) -> dict[str, Any]:
-    """The report of a step, played if it is not there.
+    """Reads the report of a step, or plays the panel for it.
 
     Args:
       step: of the weights that `sampler` holds.
@@ -89,7 +89,7 @@ class Evaluator:
       return error
 
   def show(self, after: Mapping[str, Any]) -> None:
-    """Prints a report beside the initial policy's, if that was evaluated alike."""
+    """Prints a report beside the initial policy's, if settings agree."""
     before = self._reports.read(0)
     if before is None:
       self._console.line(

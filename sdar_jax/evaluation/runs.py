@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sdar_jax import files
-from sdar_jax.storage import ledger
+from sdar_jax.storage import identity, ledger
 from sdar_jax.trajectory import Outcome
 
 # Keys and sections that decide no trained or evaluated number, or that are checked by
@@ -42,13 +42,8 @@ _EQUAL = {
   'top_k': (int,),
   'max_response_tokens': (int,),
 }
-# What a run was made of besides its config, and the words for several of them.
-INPUTS = {
-  'model_digest': 'initial models',
-  'tokenizer_digest': 'tokenizers',
-  'skills_digest': 'skill banks',
-  'numerics': 'numerics',
-}
+# What a run was made of besides its config and world, and words for several.
+_INPUTS = {k: known.several for k, known in identity.INPUTS.items() if known.several}
 _SAME_INPUTS = ('model_digest', 'tokenizer_digest', 'skills_digest')  # Among seeds.
 _LIMIT = 2**30  # Bytes of a file that are read: a report of 5 million episodes.
 
@@ -100,7 +95,7 @@ class Run:
     method: the name of its algorithm.
     steps: how far it was to train.
     config: flattened, key -> value; {} where that is not known.
-    inputs: name -> digest of what it was made of, of those in `INPUTS` that are known.
+    inputs: name -> digest of what it was made of, of those that are known.
     code_versions: of the code that trained it; several if it was resumed by another.
     evaluations: step -> evaluation, in order of steps.
   """
@@ -171,8 +166,8 @@ def _check_ledger(path: pathlib.Path) -> None:
 
 
 def inputs(record: dict[str, Any]) -> dict[str, str]:
-  """Reads the known digests of `INPUTS`; earlier versions wrote fewer."""
-  known = [key for key in INPUTS if key in record and record[key] is not None]
+  """The digests of inputs that `record` has; earlier versions wrote fewer."""
+  known = [key for key in _INPUTS if key in record and record[key] is not None]
   return {key: printable(record[key]) for key in known}
 
 
@@ -387,7 +382,7 @@ def cautions(methods: dict[str, list[Run]], step: int) -> list[str]:
   for name, values in (
     *(
       (name, {run.inputs[key] for run in runs if key in run.inputs})
-      for key, name in INPUTS.items()
+      for key, name in _INPUTS.items()
     ),
     ('code versions', {v for run in runs for v in run.code_versions}),
     ('evaluation seeds', {run.evaluations[step].seed for run in runs}),

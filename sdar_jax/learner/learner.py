@@ -6,6 +6,7 @@ are sharded over the mesh axes data and fsdp, weights over fsdp and tensor.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from sdar_jax.learner import optimizer, scoring
 from sdar_jax.losses import masked, policy
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
+from sdar_jax.methods import interface
 from sdar_jax.methods.hyperparameters import LossConfig
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import qwen, sharding
@@ -57,18 +59,14 @@ class TrainState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LearnerConfig:
-  """What the learner needs to know; field meanings as in sdar_jax/config.py.
+  """Settings of the learner; field meanings as in sdar_jax/config.py.
 
   Attributes:
     accumulation: microbatches of a full minibatch; 'microbatch' means divide by it.
   """
 
+  scoring: scoring.Scoring
   max_response_tokens: int
-  temperature: float
-  valid_vocab: int
-  dtype: str
-  remat: bool
-  logprob_chunk: int
   learning_rate: float
   warmup_steps: int
   mean_over: str
@@ -76,19 +74,19 @@ class LearnerConfig:
 
 
 class Learner:
-  """Scores rows and updates the policy. Holds compiled functions, not state."""
+  """Scores rows and updates the policy; holds no state."""
 
   def __init__(
     self,
     model: qwen.ModelConfig,
     config: LearnerConfig,
     algorithm: Algorithm,
-    loss: LossConfig,
+    hyper: LossConfig,
     tx: optax.GradientTransformation,
     mesh: Mesh,
   ):
     self._model, self._config = model, config
-    self._algorithm, self._loss = algorithm, loss
+    self._algorithm, self._hyper = algorithm, hyper
     self._tx, self._mesh = tx, mesh
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._rows = NamedSharding(mesh, PartitionSpec(_ROWS))
@@ -96,15 +94,22 @@ class Learner:
     if algorithm.has_critic:
       head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
       self._params = {**self._params, 'value_head': head}
-    self._divergent = algorithm.needs_divergence(loss)
-    weights = loss.teacher_weights if algorithm.needs_teacher(loss) else 'policy'
+    self._divergent = algorithm.needs_divergence(hyper)
+    self._divergence_of = scoring.Divergence(
+      hyper.divergence,
+      hyper.topk,
+      hyper.jsd_weight,
+      hyper.token_clip or math.inf,
+      config.max_response_tokens,
+    )
+    weights = hyper.teacher_weights if algorithm.needs_teacher(hyper) else 'policy'
     self._initial_teacher = weights == 'initial'
     # A teacher that changes between steps, or must not within one, is in the state.
     self._keeps_teacher = weights == 'ema' or (weights == 'policy' and self._divergent)
     self._score_student = jax.jit(self._student_scores)
     self._score_tokens = jax.jit(self._logprobs)
     self._align = jax.jit(_align)
-    self._kl = jax.jit(functools.partial(policy.kl_penalty, kind=loss.kl_kind))
+    self._kl = jax.jit(functools.partial(policy.kl_penalty, kind=hyper.kl_kind))
     self._gradient = jax.jit(
       self._loss_and_gradient, out_shardings=(self._replicated, self._params)
     )
@@ -116,11 +121,11 @@ class Learner:
 
   @property
   def needs_initial(self) -> bool:
-    """Whether anything reads the initial policy: the KL to it, or it is the teacher."""
-    return self._loss.needs_reference or self._initial_teacher
+    """Whether the KL or the teacher reads the initial policy."""
+    return self._hyper.needs_reference or self._initial_teacher
 
   def init_state(self, params: Any) -> TrainState:
-    """A fresh state around `params`, which it takes over; moments are zero."""
+    """Makes a fresh state around `params`, taking them over."""
     zero = functools.partial(jax.device_put, np.zeros((), np.int32), self._replicated)
     teacher = jax.tree.map(jnp.copy, params) if self._keeps_teacher else ()
     if self._algorithm.has_critic:
@@ -141,7 +146,7 @@ class Learner:
     )
 
   def to_device(self, batch: Sequence[Minibatch]) -> list[Minibatch]:
-    """Moves what the device needs of packed minibatches there, sharded by rows.
+    """Moves packed minibatches to the device, sharded by rows.
 
     Each microbatch gets its `normaliser`: that of its whole minibatch, so that losses
     and gradients of microbatches add up to the minibatch's, or, where `mean_over` says
@@ -168,15 +173,32 @@ class Learner:
     padded = [np.pad(mask, ((0, 0), (0, width - mask.shape[1]))) for mask in masks]
     value = masked.normaliser_of(
       np.concatenate(padded),
-      self._loss.aggregation,
+      self._hyper.aggregation,
       length=self._config.max_response_tokens,
     )
     return np.asarray(value, np.int32)
 
+  @staticmethod
+  def to_host(
+    batch: Sequence[Minibatch], packed: Sequence[Minibatch]
+  ) -> list[Microbatch]:
+    """Brings scores to the host, beside the packed arrays.
+
+    Args:
+      batch: scored device minibatches.
+      packed: the same, as they were packed.
+
+    Returns:
+      The microbatches of all minibatches.
+    """
+    pairs = zip(itertools.chain(*batch), itertools.chain(*packed), strict=True)
+    scores = lambda m: {name: m[name] for name in interface.SCORES if name in m}
+    return [{**known, **jax.device_get(scores(arrays))} for arrays, known in pairs]
+
   def extend(
     self, batch: Sequence[Minibatch], values: Sequence[Microbatch]
   ) -> list[Minibatch]:
-    """Adds what the host has found out, a dict for each microbatch in turn."""
+    """Adds values of the host, a dict for each microbatch in turn."""
     given = iter(values)
     return [[{**m, **self._placed(next(given))} for m in part] for part in batch]
 
@@ -189,7 +211,7 @@ class Learner:
   def score(
     self, state: TrainState, initial: Any | None, batch: Sequence[Minibatch]
   ) -> list[Minibatch]:
-    """Adds `old_`, `ref_` and `teacher_logprobs`, under weights before the updates.
+    """Adds `old_`, `ref_` and `teacher_logprobs`, of pre-update weights.
 
     Where the method reads them also `old_entropy`, `old_kl` and `old_values`.
 
@@ -205,9 +227,9 @@ class Learner:
     self, state: TrainState, initial: Any | None, arrays: Microbatch
   ) -> Microbatch:
     out = {**arrays, **self._score_student(state.params, arrays['tokens'])}
-    if self._loss.needs_reference:
+    if self._hyper.needs_reference:
       out['ref_logprobs'] = self._score_tokens(initial, arrays['tokens'])
-      if self._loss.kl_in == 'reward':
+      if self._hyper.kl_in == 'reward':
         names = ('old_logprobs', 'ref_logprobs', 'response_mask')
         out['old_kl'] = self._kl(*(out[name] for name in names))
     if 'teacher_tokens' in arrays:
@@ -219,17 +241,17 @@ class Learner:
     return out
 
   def _teacher(self, state: TrainState, initial: Any | None) -> Any:
-    """The weights that teach before the step's updates."""
+    """Chooses the teacher's weights before the step's updates."""
     if self._initial_teacher:
       return initial
     return state.teacher if self._keeps_teacher else state.params
 
   def _student_scores(self, params: Any, tokens: jax.Array) -> Microbatch:
-    """What is known of the sampled tokens before the step's updates."""
+    """Scores sampled tokens before the step's updates."""
     hidden = self._hidden(params, tokens)
     logprobs, entropy = self._scores(params, hidden, tokens)
     out = {'old_logprobs': logprobs}
-    if self._algorithm.needs_entropy(self._loss):
+    if self._algorithm.needs_entropy(self._hyper):
       out['old_entropy'] = entropy
     if self._algorithm.has_critic:
       out['old_values'] = scoring.token_values(hidden, params['value_head'])
@@ -238,7 +260,7 @@ class Learner:
   def train_step(
     self, state: TrainState, minibatch: Minibatch, initial: Any | None = None
   ) -> tuple[TrainState, dict[str, Any]]:
-    """One optimizer update. Donates `state`. Metrics are (sum, count) pairs.
+    """Updates the weights once; donates `state`. Metrics are (sum, count).
 
     Args:
       state: what changes.
@@ -255,7 +277,7 @@ class Learner:
     return state, {**metrics, **update_metrics}
 
   def _read(self, microbatch: Microbatch) -> Microbatch:
-    """Leaves out arrays whose shapes a loss that never reads them would depend on."""
+    """Drops unread arrays: their shapes would compile a loss anew."""
     names = ('teacher_tokens', 'teacher_offset')
     return {k: v for k, v in microbatch.items() if self._divergent or k not in names}
 
@@ -264,9 +286,9 @@ class Learner:
     return self._finish(state)
 
   def _finished(self, state: TrainState) -> TrainState:
-    teacher, weights = state.teacher, self._loss.teacher_weights
+    teacher, weights = state.teacher, self._hyper.teacher_weights
     if self._keeps_teacher:
-      decay = self._loss.ema_decay if weights == 'ema' else 0.0
+      decay = self._hyper.ema_decay if weights == 'ema' else 0.0
       teacher = jax.tree.map(
         lambda t, p: decay * t + (1.0 - decay) * p, teacher, state.policy
       )
@@ -274,25 +296,13 @@ class Learner:
 
   def _hidden(self, params: Any, tokens: jax.Array) -> jax.Array:
     return scoring.hidden_states(
-      self._model,
-      params,
-      tokens,
-      dtype=jnp.dtype(self._config.dtype),
-      remat=self._config.remat,
+      self._model, params, tokens, None, self._config.scoring
     )
 
   def _scores(
     self, params: Any, hidden: jax.Array, tokens: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    return scoring.scores_of(
-      self._model,
-      params,
-      hidden,
-      tokens,
-      temperature=self._config.temperature,
-      valid_vocab=self._config.valid_vocab,
-      chunk=self._config.logprob_chunk,
-    )
+    return scoring.scores_of(self._model, params, hidden, tokens, self._config.scoring)
 
   def _logprobs(self, params: Any, tokens: jax.Array) -> jax.Array:
     return self._scores(params, self._hidden(params, tokens), tokens)[0]
@@ -300,30 +310,19 @@ class Learner:
   def _divergence(
     self, params: Any, teacher: Any, hidden: jax.Array, arrays: Microbatch
   ) -> jax.Array:
-    """[B, T] nats between whole distributions; one more pass, over teacher prompts."""
-    loss = self._loss
+    """Computes [B, T] nats from the teacher's whole distributions."""
     teacher = jax.lax.stop_gradient(teacher)
     return scoring.token_divergence(
       self._model,
-      params,
-      teacher,
-      hidden,
-      self._hidden(teacher, arrays['teacher_tokens']),
-      prompt_lengths=arrays['prompt_lengths'],
-      teacher_offset=arrays['teacher_offset'],
-      response_mask=arrays['response_mask'],
-      kind=loss.divergence,
-      topk=loss.topk,
-      jsd_weight=loss.jsd_weight,
-      token_clip=loss.token_clip or math.inf,
-      temperature=self._config.temperature,
-      valid_vocab=self._config.valid_vocab,
-      chunk=self._config.logprob_chunk,
-      max_response_tokens=self._config.max_response_tokens,
+      (params, teacher),
+      (hidden, self._hidden(teacher, arrays['teacher_tokens'])),
+      scoring.Places(*(arrays[name] for name in scoring.Places._fields)),
+      self._divergence_of,
+      self._config.scoring,
     )
 
   def _loss_and_gradient(self, params: Any, teacher: Any, arrays: Microbatch) -> Any:
-    """((loss, metrics), gradient) of a microbatch: its share of the minibatch's."""
+    """Computes a microbatch's share of ((loss, metrics), gradient)."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
       hidden = self._hidden(params, arrays['tokens'])
@@ -331,7 +330,7 @@ class Learner:
       values = divergence = None
       if self._algorithm.has_critic:
         values = scoring.token_values(hidden, params['value_head'])
-      if self._algorithm.needs_divergence(self._loss):
+      if self._algorithm.needs_divergence(self._hyper):
         divergence = self._divergence(params, teacher, hidden, arrays)
       known = {name: arrays.get(name) for name in LossInputs._fields}
       live = {
@@ -340,7 +339,7 @@ class Learner:
         'values': values,
         'divergence': divergence,
       }
-      return policy_objective(self._algorithm, self._loss, LossInputs(**known | live))
+      return policy_objective(self._algorithm, self._hyper, LossInputs(**known | live))
 
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
@@ -384,7 +383,7 @@ _ON_DEVICE = (
 
 
 def _finite(tree: Any) -> jax.Array:
-  """Whether every number of a tree is finite."""
+  """Tests whether every number of a tree is finite."""
   leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
   return functools.reduce(jnp.logical_and, leaves)
 
@@ -392,7 +391,7 @@ def _finite(tree: Any) -> jax.Array:
 def _align(
   teacher_logprobs: jax.Array, offset: jax.Array, response_mask: jax.Array
 ) -> jax.Array:
-  """Moves the teacher's [B, T'] log-probs to the places of the student's tokens."""
+  """Moves the teacher's [B, T'] log-probs to the student's columns."""
   places = jnp.arange(response_mask.shape[1])[None, :] + offset[:, None]
   places = jnp.clip(places, 0, teacher_logprobs.shape[1] - 1)
   moved = jnp.take_along_axis(teacher_logprobs, places, axis=1)

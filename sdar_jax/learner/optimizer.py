@@ -1,4 +1,4 @@
-"""The optimizer as an optax chain without its learning rate, and the schedule."""
+"""Optimizers as optax chains without learning rate; the schedule."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import optax
 def make_optimizer(
   *, b1: float, b2: float, eps: float, weight_decay: float, max_grad_norm: float
 ) -> optax.GradientTransformation:
-  """Global-norm clip, Adam moments, decoupled weight decay.
+  """Chains global-norm clip, Adam moments, decoupled weight decay.
 
   The result is a descent direction of unit learning rate; `learning_rate` scales it.
   A `max_grad_norm` of 0 clips nothing.
@@ -30,7 +30,7 @@ def _clip(max_grad_norm: float) -> optax.GradientTransformation:
 
 
 def make_muon(*, weight_decay: float, max_grad_norm: float):
-  """Muon on the matrices of the blocks, Adam on the rest; unit learning rate.
+  """Chains clip and Muon on the blocks' matrices, Adam on the rest.
 
   Source: K. Jordan et al., Muon (2024), as optax.contrib.muon implements it.
   """
@@ -57,7 +57,7 @@ def make_muon(*, weight_decay: float, max_grad_norm: float):
 
 
 def learning_rate(step: jax.Array, *, peak: float, warmup_steps: int) -> jax.Array:
-  """Linear warm-up over `warmup_steps` passes of the loop, then constant.
+  """Computes the learning rate: linear warm-up, then constant.
 
   Args:
     step: [] int32, 0-based pass of the loop (not the optimizer update).

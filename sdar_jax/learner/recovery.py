@@ -1,4 +1,4 @@
-"""How a run's durable state is saved, and from where it goes on."""
+"""Saves and restores of a run's durable state."""
 
 import logging
 import pathlib
@@ -24,7 +24,7 @@ class NonFiniteError(RuntimeError):
 def restore(
   store: CheckpointStore, like: Any, path: pathlib.Path, say: Callable[[str], None]
 ) -> Restored | None:
-  """The checkpoint from which a run goes on; None where it begins.
+  """Restores the checkpoint to go on from; None where a run begins.
 
   Args:
     store: of the run.
@@ -73,7 +73,7 @@ def _is_sound(restored: Restored) -> bool:
 
 
 def diverged(path: pathlib.Path, step: int) -> NonFiniteError:
-  """The error of a run whose updates are not finite any more."""
+  """Makes the error of a run with updates that are not finite."""
   return NonFiniteError(
     f'{SKIPS_IN_A_ROW} updates in a row were not finite at step {step}; the last finite'
     f' weights are in {path / "checkpoints"}: start a new workdir with a lower'
@@ -89,7 +89,7 @@ def save(
   host: Callable[[], dict[str, Any]],
   path: pathlib.Path,
 ) -> bool:
-  """Saves a step whose lines are all on disk; whether the disk took everything.
+  """Saves a step behind its lines; returns whether the disk took it.
 
   Args:
     store: of the run.

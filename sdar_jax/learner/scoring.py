@@ -1,12 +1,13 @@
-"""What a model says of given tokens, without a [B, T, V] array.
+"""Log-probs, entropy, values and divergence of given tokens.
 
 One pass of the decoder, `hidden_states`, serves several heads: log-probabilities and
 entropy (`scores_of`), the critic's values (`token_values`) and the divergence from a
 teacher (`token_divergence`). What is said of column t comes from hidden column t - 1.
 """
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -21,10 +22,60 @@ MASKED_LOGIT = float(jnp.finfo(jnp.float32).min)
 _TEACHER_TOPK = 'teacher_topk'
 
 
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+  """Settings of scoring; static under jit.
+
+  Attributes:
+    temperature: divides the logits, > 0.
+    valid_vocab: ids from here up are impossible; at most the model's vocab_size.
+    dtype: compute dtype of the decoder; logits and log-softmax are float32.
+    remat: recompute the decoder's layers in the backward pass.
+    chunk: columns of T per pass of the output head.
+  """
+
+  temperature: float
+  valid_vocab: int
+  dtype: Any
+  remat: bool
+  chunk: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+  """Settings of a divergence; static under jit.
+
+  Attributes:
+    kind, jsd_weight, token_clip: as in `divergence.topk`; inf is no clip.
+    topk: k, the teacher's likeliest ids to compare; 0 is the whole vocabulary.
+    max_response_tokens: R; columns from prompt_lengths + R up count as masked.
+  """
+
+  kind: str
+  topk: int
+  jsd_weight: float
+  token_clip: float
+  max_response_tokens: int
+
+
+class Places(NamedTuple):
+  """Columns of responses.
+
+  Attributes:
+    prompt_lengths: [B] i32, the column of the response's first token.
+    teacher_offset: [B] i32: response token t stands at t + offset with the teacher.
+    response_mask: [B, T] bool, True where to compare.
+  """
+
+  prompt_lengths: jax.Array
+  teacher_offset: jax.Array
+  response_mask: jax.Array
+
+
 def masked_logits(
   logits: jax.Array, temperature: float | jax.Array, valid_vocab: int
 ) -> jax.Array:
-  """Logits at a temperature with the ids that have no token made impossible.
+  """Applies the temperature and makes ids without a token impossible.
 
   z[v] = logits[v] / temperature for v < valid_vocab, else the least float32
 
@@ -44,27 +95,26 @@ def hidden_states(
   config: qwen.ModelConfig,
   params: qwen.Params,
   tokens: jax.Array,
-  positions: jax.Array | None = None,
-  *,
-  dtype: Any,
-  remat: bool,
+  positions: jax.Array | None,
+  scoring: Scoring,
 ) -> jax.Array:
-  """Final hidden states of right-padded rows: the decoder without a head.
+  """Runs the decoder without a head on right-padded rows.
 
   Args:
     config: the model; static under jit.
     params: parameters as `qwen.forward` takes them.
     tokens: [B, T] i32, right-padded rows.
     positions: [B, T] i32; None is 0, 1, .. T - 1 in every row.
-    dtype: compute dtype of the decoder.
-    remat: recompute the decoder's layers in the backward pass.
+    scoring: its `dtype` and `remat`.
 
   Returns:
     [B, T, D] in `dtype`, after the final norm; column t has seen tokens 0 .. t.
   """
   if positions is None:
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  return qwen.forward(config, params, tokens, positions, dtype=dtype, remat=remat)[0]
+  return qwen.forward(
+    config, params, tokens, positions, dtype=scoring.dtype, remat=scoring.remat
+  )[0]
 
 
 def scores_of(
@@ -72,12 +122,9 @@ def scores_of(
   params: qwen.Params,
   hidden: jax.Array,
   tokens: jax.Array,
-  *,
-  temperature: float,
-  valid_vocab: int,
-  chunk: int,
+  scoring: Scoring,
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probability of each token after the hidden state before it, and the entropy.
+  """Scores each token after the hidden state before it.
 
   logprobs[b,t] = z[b,t-1,tokens[b,t]] - log sum_v exp z[b,t-1,v]
   entropy[b,t]  = -sum_v p[b,t-1,v] log p[b,t-1,v];  p = softmax(z)
@@ -91,9 +138,7 @@ def scores_of(
     params: nested dict; only the output head is read.
     hidden: [B, T, D] of `hidden_states`.
     tokens: [B, T] i32, the same rows.
-    temperature: scalar > 0.
-    valid_vocab: ids from here up are impossible; at most config.vocab_size.
-    chunk: columns of T per pass of the output head.
+    scoring: its `temperature`, `valid_vocab` and `chunk`.
 
   Returns:
     logprobs and entropy, [B, T] f32, nats; 0 at index 0. A token >= `valid_vocab` has
@@ -102,12 +147,12 @@ def scores_of(
   Raises:
     ValueError: `chunk` or `valid_vocab` is out of range.
   """
-  _check_sizes(config, chunk, valid_vocab)
+  _check_sizes(config, scoring)
 
   def score(inputs):
-    return _score_chunk(config, params, *inputs, temperature, valid_vocab)
+    return _score_chunk(config, params, scoring, *inputs)
 
-  scores = _in_chunks(score, (hidden[:, :-1], tokens[:, 1:]), chunk)
+  scores = _in_chunks(score, (hidden[:, :-1], tokens[:, 1:]), scoring.chunk)
   return tuple(_shifted(value) for value in scores)
 
 
@@ -115,15 +160,10 @@ def token_logprobs(
   config: qwen.ModelConfig,
   params: qwen.Params,
   tokens: jax.Array,
-  positions: jax.Array,
-  *,
-  temperature: float,
-  valid_vocab: int,
-  dtype: Any,
-  remat: bool,
-  chunk: int,
+  positions: jax.Array | None,
+  scoring: Scoring,
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probability of each token given those before it, and the entropy there.
+  """Scores each token given those before it.
 
   `scores_of` the `hidden_states`.
 
@@ -131,12 +171,8 @@ def token_logprobs(
     config: the model; static under jit.
     params: parameters as `qwen.forward` takes them.
     tokens: [B, T] i32, right-padded rows.
-    positions: [B, T] i32.
-    temperature: scalar > 0.
-    valid_vocab: ids from here up are impossible; at most config.vocab_size.
-    dtype: compute dtype of the decoder; logits and log-softmax are float32.
-    remat: recompute the decoder's layers in the backward pass.
-    chunk: columns of T per pass of the output head.
+    positions: [B, T] i32; None is 0, 1, .. T - 1 in every row.
+    scoring: how.
 
   Returns:
     logprobs and entropy, [B, T] f32, nats, as `scores_of` returns them.
@@ -144,25 +180,17 @@ def token_logprobs(
   Raises:
     ValueError: `chunk` or `valid_vocab` is out of range.
   """
-  hidden = hidden_states(config, params, tokens, positions, dtype=dtype, remat=remat)
-  return scores_of(
-    config,
-    params,
-    hidden,
-    tokens,
-    temperature=temperature,
-    valid_vocab=valid_vocab,
-    chunk=chunk,
-  )
+  hidden = hidden_states(config, params, tokens, positions, scoring)
+  return scores_of(config, params, hidden, tokens, scoring)
 
 
 def init_value_head(config: qwen.ModelConfig) -> dict[str, jax.Array]:
-  """A value head that says 0 everywhere: `kernel` [D] f32 and `bias` [] f32."""
+  """Makes a value head of zeros: `kernel` [D] f32 and `bias` [] f32."""
   return {'kernel': jnp.zeros(config.hidden_size), 'bias': jnp.zeros(())}
 
 
 def token_values(hidden: jax.Array, value_head: dict[str, jax.Array]) -> jax.Array:
-  """The critic's estimate before each token, from the policy's own trunk.
+  """Estimates the value before each token, from the policy's trunk.
 
   values[b,t] = hidden[b,t-1] . kernel + bias
 
@@ -184,24 +212,13 @@ def token_values(hidden: jax.Array, value_head: dict[str, jax.Array]) -> jax.Arr
 
 def token_divergence(
   config: qwen.ModelConfig,
-  params: qwen.Params,
-  teacher_params: qwen.Params,
-  hidden: jax.Array,
-  teacher_hidden: jax.Array,
-  *,
-  prompt_lengths: jax.Array,
-  teacher_offset: jax.Array,
-  response_mask: jax.Array,
-  kind: str,
-  topk: int,
-  jsd_weight: float,
-  token_clip: float,
-  temperature: float,
-  valid_vocab: int,
-  chunk: int,
-  max_response_tokens: int,
+  heads: tuple[qwen.Params, qwen.Params],
+  hidden: tuple[jax.Array, jax.Array],
+  places: Places,
+  how: Divergence,
+  scoring: Scoring,
 ) -> jax.Array:
-  """Divergence of the student's from the teacher's next-token distributions.
+  """Compares next-token distributions of student and teacher.
 
   D[b,t] = divergence(softmax z[b,t-1], softmax z'[b,t-1+teacher_offset[b]])
 
@@ -209,16 +226,13 @@ def token_divergence(
 
   Args:
     config: the model, the teacher's too; static under jit.
-    params, teacher_params: only output heads are read; gradients reach `params`.
-    hidden: [B, T, D], the student's `hidden_states`, with a gradient.
-    teacher_hidden: [B, T', D], the teacher's; no gradient.
-    prompt_lengths: [B] i32, the column of the response's first token.
-    teacher_offset: [B] i32: response token t stands at t + offset with the teacher.
-    response_mask: [B, T] bool, True where to compare.
-    kind, jsd_weight, token_clip: as in `divergence.topk`; inf is no clip.
-    topk: k, the teacher's likeliest ids to compare; 0 is the whole vocabulary.
-    temperature, valid_vocab, chunk: as in `scores_of`.
-    max_response_tokens: R; columns from prompt_lengths + R up count as masked.
+    heads: the student's parameters and the teacher's; only output heads are read, and
+      gradients reach the student's.
+    hidden: `hidden_states`, the student's [B, T, D] with a gradient, and the teacher's
+      [B, T', D] without.
+    places: where to compare.
+    how: what is compared.
+    scoring: its `temperature`, `valid_vocab` and `chunk`.
 
   Returns:
     [B, T] f32, nats; 0 without a gradient where masked, whatever stands there.
@@ -228,66 +242,76 @@ def token_divergence(
 
   Source: OPSD (arXiv 2601.18734), SDPG (2606.04036); top-k: SDPO (2601.20802).
   """
-  _check_sizes(config, chunk, valid_vocab, topk)
-  heads = params, jax.lax.stop_gradient(teacher_params)
-  teacher_hidden = jax.lax.stop_gradient(teacher_hidden)
-  places, there = _response_places(response_mask, prompt_lengths, max_response_tokens)
-  student = _states_before(hidden, places, there)
-  teacher = _states_before(teacher_hidden, places + teacher_offset[:, None], there)
-  how = {'kind': kind, 'jsd_weight': jsd_weight, 'token_clip': token_clip}
-  compare = functools.partial(
-    _divergence_chunk, config, heads, temperature, valid_vocab, topk, how
-  )
-  values = _in_chunks(compare, (student, teacher), chunk)
-  return _at_places(jnp.where(there, values, 0.0), places, response_mask.shape[1])
+  _check_sizes(config, scoring, how.topk)
+  heads = heads[0], jax.lax.stop_gradient(heads[1])
+  student, teacher = hidden[0], jax.lax.stop_gradient(hidden[1])
+  columns, there = _response_columns(places, how.max_response_tokens)
+  student = _states_before(student, columns, there)
+  teacher = _states_before(teacher, columns + places.teacher_offset[:, None], there)
+  compare = functools.partial(_divergence_chunk, config, heads, how, scoring)
+  values = _in_chunks(compare, (student, teacher), scoring.chunk)
+  width = places.response_mask.shape[1]
+  return _at_columns(jnp.where(there, values, 0.0), columns, width)
 
 
-def _check_sizes(config, chunk, valid_vocab, topk=0):
-  if chunk < 1:
-    raise ValueError(f'chunk {chunk}: must be at least 1')
-  if not 0 < valid_vocab <= config.vocab_size:
-    raise ValueError(f'valid_vocab {valid_vocab}: must be in 1 .. {config.vocab_size}')
-  if not 0 <= topk <= valid_vocab:
-    raise ValueError(f'topk {topk}: must be in 0 .. valid_vocab = {valid_vocab}')
+def _check_sizes(config, scoring, topk=0):
+  valid = scoring.valid_vocab
+  if scoring.chunk < 1:
+    raise ValueError(f'chunk {scoring.chunk}: must be at least 1')
+  if not 0 < valid <= config.vocab_size:
+    raise ValueError(f'valid_vocab {valid}: must be in 1 .. {config.vocab_size}')
+  if not 0 <= topk <= valid:
+    raise ValueError(f'topk {topk}: must be in 0 .. valid_vocab = {valid}')
+
+
+def _logits(config, head, hidden, scoring):
+  """Computes masked logits after `hidden`."""
+  logits = qwen.logits(config, head, hidden)
+  return masked_logits(logits, scoring.temperature, scoring.valid_vocab)
 
 
 def _shifted(values):
-  """[B, T] of [B, T - 1]: what column t - 1 says is of token t; 0 at index 0."""
+  """Shifts by one: column t - 1 scores token t; 0 at index 0."""
   return jnp.pad(values, ((0, 0), (1, 0)))
 
 
-def _score_chunk(config, params, hidden, targets, temperature, valid_vocab):
-  """Log-probability and entropy, [B, C] each, of `targets` after `hidden`."""
-  scaled = masked_logits(qwen.logits(config, params, hidden), temperature, valid_vocab)
+def _score_chunk(config, params, scoring, hidden, targets):
+  """Computes log-probability and entropy, [B, C], of `targets`."""
+  scaled = _logits(config, params, hidden, scoring)
   log_normaliser = jax.nn.logsumexp(scaled, axis=-1)
   # A comparison, not a gather: it stays local where the vocabulary is sharded.
   ids = jnp.arange(scaled.shape[-1])
   chosen = jnp.where(ids == targets[..., None], scaled, 0.0).sum(-1)
   probabilities = jnp.exp(scaled - log_normaliser[..., None])
-  finite = jnp.where(ids < valid_vocab, scaled, 0.0)
+  finite = jnp.where(ids < scoring.valid_vocab, scaled, 0.0)
   entropy = log_normaliser - (probabilities * finite).sum(-1)
   return chosen - log_normaliser, entropy
 
 
-def _divergence_chunk(config, heads, temperature, valid_vocab, topk, how, states):
-  """Divergence [B, C] after the student's and the teacher's `states`, [B, C, D]."""
+def _divergence_chunk(config, heads, how, scoring, states):
+  """Computes divergence [B, C] after both `states`, [B, C, D]."""
   student, teacher = (
-    masked_logits(qwen.logits(config, head, hidden), temperature, valid_vocab)
-    for head, hidden in zip(heads, states)
+    _logits(config, head, hidden, scoring) for head, hidden in zip(heads, states)
   )
-  if not topk:
-    return divergence.full(student, teacher, valid_vocab=valid_vocab, **how)
+  options = {
+    'kind': how.kind,
+    'jsd_weight': how.jsd_weight,
+    'token_clip': how.token_clip,
+  }
+  if not how.topk:
+    valid = scoring.valid_vocab
+    return divergence.full(student, teacher, valid_vocab=valid, **options)
   # At this recall exact; and local where rows are sharded, which `top_k` is not.
-  best, ids = jax.lax.approx_max_k(teacher, topk, recall_target=1.0)
+  best, ids = jax.lax.approx_max_k(teacher, how.topk, recall_target=1.0)
   best -= jax.nn.logsumexp(teacher, axis=-1, keepdims=True)
   best, ids = checkpoint_name((best, ids), _TEACHER_TOPK)
   chosen = jnp.take_along_axis(student, ids, axis=-1)
   chosen -= jax.nn.logsumexp(student, axis=-1, keepdims=True)
-  return divergence.topk(chosen, best, **how)
+  return divergence.topk(chosen, best, **options)
 
 
 def _in_chunks(score, inputs, chunk):
-  """`score` over pieces of at most `chunk` columns, recomputed in the backward pass."""
+  """Maps `score` over chunks of columns, recomputed backward."""
   length = inputs[0].shape[1]
   if length <= chunk:
     return score(inputs)  # Not a loop of one: XLA keeps one core in loops on CPU.
@@ -308,25 +332,26 @@ def _in_chunks(score, inputs, chunk):
   return jax.tree.map(join, scores)
 
 
-def _response_places(response_mask, prompt_lengths, count):
-  """Columns [B, R] of the responses' tokens, and where among them to compare."""
-  places = jnp.arange(min(count, response_mask.shape[1])) + prompt_lengths[:, None]
+def _response_columns(places, longest):
+  """Finds columns [B, R] of response tokens and which to compare."""
+  count = min(longest, places.response_mask.shape[1])
+  columns = jnp.arange(count) + places.prompt_lengths[:, None]
   # No state stands before column 0.
-  return places, _taken(response_mask, places) & (places > 0)
+  return columns, _taken(places.response_mask, columns) & (columns > 0)
 
 
-def _states_before(hidden, places, there):
-  """Hidden states [B, R, D] of the columns before `places`; 0 where nothing is."""
-  return jnp.where(there[..., None], _taken(hidden, places - 1), 0)
+def _states_before(hidden, columns, there):
+  """Takes hidden states [B, R, D] before `columns`; 0 where masked."""
+  return jnp.where(there[..., None], _taken(hidden, columns - 1), 0)
 
 
-def _taken(array, places):
-  """`array[b, places[b, r]]`; 0 beyond the row."""
+def _taken(array, columns):
+  """Takes `array[b, columns[b, r]]`; 0 beyond the row."""
   take = lambda row, at: row.at[at].get(mode='fill', fill_value=0)
-  return jax.vmap(take)(array, places)
+  return jax.vmap(take)(array, columns)
 
 
-def _at_places(values, places, width):
-  """[B, width] with `values` [B, R] at columns `places`, 0 elsewhere."""
+def _at_columns(values, columns, width):
+  """Puts `values` [B, R] at `columns` of [B, width], 0 elsewhere."""
   put = lambda row, at: jnp.zeros(width, row.dtype).at[at].set(row, mode='drop')
-  return jax.vmap(put)(values, places)
+  return jax.vmap(put)(values, columns)

@@ -11,11 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sdar_jax import batching
 from sdar_jax.advantages import anchors, returns
 from sdar_jax.methods import gates
 from sdar_jax.methods.hyperparameters import LossConfig
 
 SEEING = ('none', 'all', 'half')  # Whose own prompts show skills.
+# Score arrays [B, R] of sampled tokens, computed before the first update.
+SCORES = (
+  'old_logprobs',
+  'ref_logprobs',
+  'teacher_logprobs',
+  'old_entropy',
+  'old_kl',
+  'old_values',
+)
 # Members that a group must have for its teachers to see other episodes of the task.
 _MEMBERS = {'sibling': 2, 'contrast': 3}
 
@@ -284,3 +294,41 @@ def _check_seeing(context: str, seeing: str) -> None:
       f"its student sees skills that a teacher of the kind '{context}' does not: it"
       ' would know other things, not more; take a policy whose own prompts are plain'
     )
+
+
+def step_data(
+  rows: Sequence[batching.Row],
+  scored: Sequence[batching.Arrays],
+  *,
+  sees_skills: Sequence[bool],
+  taught: np.ndarray | None,
+  thought_ends: Sequence[int] | None,
+  step: int,
+) -> StepData:
+  """Gathers what credit assignment reads of a step's rows.
+
+  Args:
+    rows: [B].
+    scored: microbatches on the host, with the scores that the method needs.
+    sees_skills: [B], as in `StepData`.
+    taught: [B], as in `StepData`.
+    thought_ends: [B] response tokens before the action, or None for no action mask.
+    step: as in `StepData`.
+  """
+  sizes = np.asarray([len(row.turn.response_ids) for row in rows])
+  width = int(sizes.max())
+  columns = np.arange(width)
+  response_mask = columns < sizes[:, None]
+  action_mask = None
+  if thought_ends is not None:
+    action_mask = (columns >= np.asarray(thought_ends)[:, None]) & response_mask
+  scores = {name: batching.gather(scored, name, len(rows), width) for name in SCORES}
+  return StepData(
+    **batching.identities(rows),
+    **scores,
+    sees_skills=np.asarray(sees_skills),
+    taught=taught,
+    response_mask=response_mask,
+    action_mask=action_mask,
+    step=step,
+  )

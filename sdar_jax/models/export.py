@@ -1,4 +1,4 @@
-"""Export of a policy: weights, tokenizer, stop ids, as a directory.
+"""Export of a policy: weights, tokenizer and stop tokens.
 
 What is written is loaded again and compared before it gets its final names, so that a
 directory with a config.json is whole.
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from sdar_jax import files, hub
 from sdar_jax.models import hf, hf_config, qwen
+from sdar_jax.process import terminal
 from sdar_jax.prompts import chat, tokenizer
 
 _STAGING = '.partial'  # Where files lie until all of them are right.
@@ -24,19 +25,19 @@ _PROBE = 'You see a cabinet 3.\n\n  <think> <|im_end|> 台所 1,234.50'
 
 
 class ExportError(ValueError):
-  """A directory not writable, or not as intended: one line."""
+  """A directory that cannot be written or read back: one line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-  """The parts of an export.
+  """Parts of an export.
 
   Attributes:
     source: the model's directory or hub id: its config.json and generation_config.json
       are completed, not replaced.
     tokenizer: the tokenizer's directory or hub id, whose files are copied.
-    load_chat: gives the tokenizer and template of a directory, or of `tokenizer` and
-      `source` where there is none.
+    chat: tokenizer and template of the run.
+    load_chat: loads those of a directory in the same way.
     model: hyperparameters.
     params: stacked parameters.
     dtype: of the weights in the files; '' is that of `source`.
@@ -44,10 +45,23 @@ class Policy:
 
   source: str
   tokenizer: str
-  load_chat: Callable[[pathlib.Path | None], chat.Chat]
+  chat: chat.Chat
+  load_chat: Callable[[pathlib.Path], chat.Chat]
   model: qwen.ModelConfig
   params: Any
   dtype: str
+
+
+def required(output: pathlib.Path | None) -> pathlib.Path:
+  """Checks, before anything is computed, that there is an output to write.
+
+  Raises:
+    ExportError: none is named, or it cannot be written.
+  """
+  if output is None:
+    raise ExportError('--output is missing: name the directory to write')
+  prepare(output)
+  return output
 
 
 def prepare(output: pathlib.Path) -> None:
@@ -77,6 +91,22 @@ def prepare(output: pathlib.Path) -> None:
     ) from None
 
 
+def keep(output: pathlib.Path, policy: Policy) -> None:
+  """Writes a directory and says so; where that fails, writes it elsewhere.
+
+  Raises:
+    files.OutputError: it is not at `output`; one line saying why and where it is.
+  """
+
+  def save(path: pathlib.Path) -> None:
+    dtype = write(path, policy)
+    rest = '' if dtype == 'float32' else '; config.export.dtype=float32 keeps every bit'
+    print(f'wrote {path} ({dtype}{rest})')
+
+  with terminal.uninterrupted():
+    files.write_somewhere(output, save, 'the model')
+
+
 def write(output: pathlib.Path, policy: Policy) -> str:
   """Writes a directory and loads it again.
 
@@ -88,13 +118,12 @@ def write(output: pathlib.Path, policy: Policy) -> str:
     WeightError, TokenizerError: likewise, of weights and tokenizer.
   """
   prepare(output)
-  ours = policy.load_chat(None)
   dtype = jnp.dtype(policy.dtype or hf.stored_dtype(policy.source))
   staging = output / _STAGING
   try:
     staging.mkdir(parents=True)
-    _write_all(staging, policy, ours, dtype)
-    _check(staging, policy, ours, dtype)
+    _write_all(staging, policy, dtype)
+    _check(staging, policy, dtype)
     names = [path.name for path in staging.iterdir()]
     for name in sorted(names, key=lambda name: name == 'config.json'):
       os.replace(staging / name, output / name)
@@ -109,14 +138,12 @@ def write(output: pathlib.Path, policy: Policy) -> str:
   return dtype.name
 
 
-def _write_all(
-  folder: pathlib.Path, policy: Policy, ours: chat.Chat, dtype: jnp.dtype
-) -> None:
+def _write_all(folder: pathlib.Path, policy: Policy, dtype: jnp.dtype) -> None:
   source = hf.snapshot(policy.source)
   config = hf_config.read_json(source / 'config.json')
   present = (source / _GENERATION).exists()
   generation = hf_config.read_json(source / _GENERATION) if present else {}
-  generation = generation_record(ours, generation, config)
+  generation = generation_record(policy.chat, generation, config)
   for key in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
     value = generation[key] if key in generation else None
     if key not in config or config[key] is None:  # One id: what every reader takes.
@@ -129,7 +156,7 @@ def _write_all(
 def generation_record(
   ours: chat.Chat, generation: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, Any]:
-  """Makes a generation_config.json with the stop ids of a run.
+  """Makes a generation_config.json with the stop tokens of a run.
 
   Args:
     ours: tokenizer and template of the run.
@@ -175,12 +202,10 @@ def _write_json(path: pathlib.Path, record: dict[str, Any]) -> None:
   path.write_text(text, 'utf-8')
 
 
-def _check(
-  folder: pathlib.Path, policy: Policy, ours: chat.Chat, dtype: jnp.dtype
-) -> None:
-  """Loads the written directory and compares it with the intent."""
+def _check(folder: pathlib.Path, policy: Policy, dtype: jnp.dtype) -> None:
+  """Checks that the written files load as the policy."""
   hf.check_saved(folder, policy.model, policy.params, dtype)
-  again = policy.load_chat(folder)
+  ours, again = policy.chat, policy.load_chat(folder)
   for what, a, b in (
     ('tokenizer', ours.digest, again.digest),
     ('prompt', ours.render(_PROBE).tolist(), again.render(_PROBE).tolist()),

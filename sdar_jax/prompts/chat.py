@@ -28,6 +28,7 @@ DATE = '2026-01-01'  # What templates that ask for today's are told.
 _USER = '\n  @user text@  \n'
 _SYSTEM = '\n  @system text@  \n'
 _ASSISTANT = '@assistant text@'
+_THOUGHT_ENDS = '</think>'
 _END_OF_TEXT = '<|endoftext|>'  # Ends a document for many models, and so a response.
 
 
@@ -179,6 +180,17 @@ class Chat:
       else:
         low = middle + 1
     return low
+
+  def thought_end(self, ids: np.ndarray, response: str) -> int:
+    """Counts tokens up to the action; 0 where the template closed the thought.
+
+    Args:
+      ids: of the response.
+      response: the same, decoded.
+    """
+    if _THOUGHT_ENDS in self.opening and _THOUGHT_ENDS not in response:
+      return 0
+    return self.end_of(ids, _THOUGHT_ENDS)
 
   def _encode(self, text: str) -> list[int]:
     if not text.isascii():

@@ -1,29 +1,44 @@
-"""Inputs of a run, compared when it goes on. No JAX."""
+"""Inputs of a run, equal from start to end. No JAX."""
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-# Key in host.json and run.json -> the input, as its user knows it.
+
+class Input(NamedTuple):
+  """Words for an input.
+
+  Attributes:
+    name: of one.
+    several: of those that differ among runs compared; '' where that is no news.
+  """
+
+  name: str
+  several: str = ''
+
+
+# By key in host.json and run.json.
 INPUTS = {
-  'seed': 'config.seed',
-  'config_digest': 'the configuration',
-  'world_digest': 'the world (config.world and its data)',
-  'model_digest': 'the model (config.model.path)',
-  'tokenizer_digest': 'the tokenizer or its chat template (config.model.tokenizer)',
-  'skills_digest': 'the skill bank (config.skills.path)',
-  'numerics': 'what JAX is told by JAX_* and XLA_FLAGS',
+  'seed': Input('config.seed'),
+  'config_digest': Input('the configuration'),
+  'world_digest': Input('the world (config.world and its data)'),
+  'model_digest': Input('the model (config.model.path)', 'initial models'),
+  'tokenizer_digest': Input(
+    'the tokenizer or its chat template (config.model.tokenizer)', 'tokenizers'
+  ),
+  'skills_digest': Input('the skill bank (config.skills.path)', 'skill banks'),
+  'numerics': Input('what JAX is told by JAX_* and XLA_FLAGS', 'numerics'),
 }
 
 
 class InputError(ValueError):
-  """An input different from the checkpoint's, in one line."""
+  """An input that differs from a checkpoint's, in one line."""
 
 
 def check(
   saved: Mapping[str, Any], inputs: Mapping[str, Any], step: int, path: pathlib.Path
 ) -> None:
-  """Compares a checkpoint's inputs with the present ones.
+  """Compares a checkpoint's inputs with those of a run.
 
   Args:
     saved: the host's part of the checkpoint.
@@ -42,6 +57,6 @@ def check(
       )
     if saved[key] != value:
       raise InputError(
-        f'{path}: {INPUTS[key]} is not what checkpoint {step} was trained with: {key}'
-        f' was {saved[key]}, is {value}; restore it or use another workdir'
+        f'{path}: {INPUTS[key].name} is not what checkpoint {step} was trained with:'
+        f' {key} was {saved[key]}, is {value}; restore it or use another workdir'
       )

@@ -1,0 +1,357 @@
+"""The parts of each mode: one door from the config to all of them.
+
+Training enters by `host_parts` and `training_parts`, eval and play by `player`, sft by
+`imitation`, export by `policy`. Behind each door what needs no device comes first, so
+that wrong input is found before any device work.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sdar_jax import build, numerics
+from sdar_jax.batching import Packing
+from sdar_jax.envs import base
+from sdar_jax.envs.pool.pool import Pool
+from sdar_jax.evaluation import evaluate, panels
+from sdar_jax.learner import checkpoint as checkpoints
+from sdar_jax.learner.learner import Learner, TrainState
+from sdar_jax.learner.scoring import Scoring
+from sdar_jax.logs import writers
+from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.interface import Algorithm
+from sdar_jax.models import export, hf, qwen
+from sdar_jax.prompts import chat, skills
+from sdar_jax.rollout import episodes
+from sdar_jax.sampler.sampler import Sampler
+from sdar_jax.storage import identity
+
+_LOOKED_AT = 256  # Tasks that are looked at before a run starts.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+  """Parts of every mode that need no device.
+
+  Attributes:
+    config: the whole configuration.
+    world: where episodes are played.
+    chat: tokenizer and template of the policy.
+    teacher: the privileged context.
+  """
+
+  config: ConfigDict
+  world: base.World
+  chat: chat.Chat
+  teacher: skills.TeacherContext
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostParts(Common):
+  """Parts of training that need no device.
+
+  Attributes:
+    algorithm: the method.
+    hyper: its numbers.
+    tasks: the training tasks.
+    pool: environments of the world.
+    agent: prompts and sampling of training episodes.
+    plan: what evaluations play and how.
+    packing: how rows become minibatches.
+  """
+
+  algorithm: Algorithm
+  hyper: LossConfig
+  tasks: base.TaskSet
+  pool: Pool
+  agent: episodes.Agent
+  plan: evaluate.Plan
+  packing: Packing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts(HostParts):
+  """All parts of training.
+
+  Attributes:
+    directory: of the run.
+    inputs: what identifies the run, by the keys of `identity.INPUTS`.
+    mesh: of devices.
+    model: architecture of the policy.
+    learner: scores rows and updates the policy.
+    initial: the initial weights, or None where nothing reads them.
+    store: the checkpoints.
+  """
+
+  directory: pathlib.Path
+  inputs: dict[str, Any]
+  mesh: Mesh
+  model: qwen.ModelConfig
+  learner: Learner
+  initial: Any
+  store: checkpoints.CheckpointStore
+
+  def make_sampler(self, params: Any) -> Sampler:
+    """Makes the sampler of training and its evaluations."""
+    shown = self.algorithm.student_sees_skills != 'none'
+    return build.make_sampler(
+      self.config,
+      self.chat,
+      self.mesh,
+      self.model,
+      params,
+      with_skills=shown or self.config.eval.with_skills,
+    )
+
+  def make_sinks(self, resume_step: int | None) -> list[writers.Sink]:
+    """Makes the sinks of numbers besides the directory's own files."""
+    return build.make_sinks(self.config, self.directory, resume_step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Policy(Common):
+  """A policy, the config's or a checkpoint's.
+
+  Attributes:
+    mesh: of devices.
+    model: its architecture.
+    params: its weights.
+    weights: what names them in reports.
+  """
+
+  mesh: Mesh
+  model: qwen.ModelConfig
+  params: Any
+  weights: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Player(Policy):
+  """A policy that plays as `config.eval` says.
+
+  Attributes:
+    plan: what an evaluation plays and how.
+    pool: environments of the world.
+    sampler: completes prompts with the policy.
+  """
+
+  plan: evaluate.Plan
+  pool: Pool
+  sampler: Sampler
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Imitation(Policy):
+  """A policy that imitates as `config.sft` says.
+
+  Attributes:
+    buckets: padded lengths of demonstrations.
+    scoring: how they are scored.
+    tx: the optimizer.
+  """
+
+  buckets: tuple[int, ...]
+  scoring: Scoring
+  tx: optax.GradientTransformation
+
+
+def host_parts(config: ConfigDict) -> HostParts:
+  """Builds the parts of training that need no device.
+
+  Raises:
+    ValueError: one line naming what in the config or its files is wrong.
+  """
+  world = build.make_world(config)
+  pool = build.make_pool(config, world)
+  tasks = world.tasks('train')
+  panel = panels.make_panel(world, config.eval.split, config.eval.tasks)
+  common = _common(config, world)
+  algorithm = build.make_algorithm(config)
+  hyper = build.make_loss_config(config)
+  packing = build.make_packing(config, algorithm, hyper)
+  if algorithm.shows_skills(hyper):
+    count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)
+    first = episodes.tasks_at(tasks, seed=config.seed, cursor=0, count=count)
+    common.teacher.retriever.check(first)
+  return HostParts(
+    **vars(common),
+    algorithm=algorithm,
+    hyper=hyper,
+    tasks=tasks,
+    pool=pool,
+    agent=build.make_agent(
+      config,
+      common.chat,
+      common.teacher,
+      temperature=config.rollout.temperature,
+      sees_skills=algorithm.sees_skills,
+    ),
+    plan=_plan(common, panel),
+    packing=packing,
+  )
+
+
+def training_parts(
+  host: HostParts, directory: pathlib.Path, config_digest: str
+) -> tuple[Parts, TrainState]:
+  """Adds the parts of training that need a device.
+
+  Args:
+    host: of the same run.
+    directory: of the run.
+    config_digest: of the configuration that it has to go on with.
+
+  Returns:
+    All parts, and the state of a run that begins.
+
+  Raises:
+    ValueError: one line naming what in the config or its files is wrong.
+    files.DiskError: the disk refuses the checkpoints' directory.
+  """
+  config = host.config
+  mesh, model, params = _load(host)
+  inputs = inputs_of(host, config_digest)
+  learner = build.make_learner(
+    config, host.chat, mesh, model, host.algorithm, host.hyper
+  )
+  initial = None
+  if learner.needs_initial:  # Before the learner takes the weights over.
+    initial = jax.tree.map(jnp.copy, params)
+  state = learner.init_state(params)
+  store = checkpoints.CheckpointStore(directory / 'checkpoints', config.checkpoint.keep)
+  parts = Parts(
+    **vars(host),
+    directory=directory,
+    inputs=inputs,
+    mesh=mesh,
+    model=model,
+    learner=learner,
+    initial=initial,
+    store=store,
+  )
+  return parts, state
+
+
+def inputs_of(common: Common, config_digest: str) -> dict[str, Any]:
+  """Digests the inputs of a run, by the keys of `identity.INPUTS`."""
+  return {
+    'seed': common.config.seed,
+    'config_digest': config_digest,
+    'world_digest': common.world.digest,
+    'model_digest': hf.digest(common.config.model.path),
+    'tokenizer_digest': common.chat.digest,
+    'skills_digest': common.teacher.retriever.bank.digest,
+    'numerics': numerics.describe(),
+  }
+
+
+def policy(config: ConfigDict, checkpoint: str | None) -> Policy:
+  """Builds a policy: the config's, or that of a checkpoint."""
+  return _policy(_common(config, build.make_world(config)), checkpoint)
+
+
+def player(config: ConfigDict, checkpoint: str | None) -> Player:
+  """Builds a policy that plays, with what it plays."""
+  c = config.eval
+  build.check_context(config, with_skills=c.with_skills)
+  world = build.make_world(config)
+  panel = panels.make_panel(world, c.split, c.tasks)
+  common = _common(config, world)
+  known = _policy(common, checkpoint)
+  return Player(
+    **vars(known),
+    plan=_plan(common, panel),
+    pool=build.make_pool(config, world),
+    sampler=build.make_sampler(
+      config,
+      known.chat,
+      known.mesh,
+      known.model,
+      known.params,
+      with_skills=c.with_skills,
+    ),
+  )
+
+
+def imitation(config: ConfigDict, checkpoint: str | None) -> Imitation:
+  """Builds a policy that imitates, with its optimizer."""
+  buckets = build.sft_buckets(config)
+  known = policy(config, checkpoint)
+  return Imitation(
+    **vars(known),
+    buckets=buckets,
+    scoring=build.make_scoring(config, known.chat, temperature=1.0),
+    tx=build.make_optimizer(config, muon=config.sft.muon),
+  )
+
+
+def exported(policy: Policy, params: Any) -> export.Policy:
+  """Collects the parts of an export with these weights."""
+  c = policy.config
+  return export.Policy(
+    source=c.model.path,
+    tokenizer=c.model.tokenizer or c.model.path,
+    chat=policy.chat,
+    load_chat=functools.partial(build.make_chat, c, policy.world),
+    model=policy.model,
+    params=params,
+    dtype=c.export.dtype,
+  )
+
+
+def _common(config: ConfigDict, world: base.World) -> Common:
+  tokenizer = build.make_chat(config, world)
+  teacher = build.make_teacher(config, world, tokenizer)
+  return Common(config=config, world=world, chat=tokenizer, teacher=teacher)
+
+
+def _plan(common: Common, panel: panels.Panel) -> evaluate.Plan:
+  """Makes the plan of evaluations."""
+  c = common.config.eval
+  agent = build.make_agent(
+    common.config,
+    common.chat,
+    common.teacher,
+    temperature=c.temperature,
+    sees_skills=lambda member: c.with_skills,
+  )
+  digest = common.world.digest
+  return evaluate.Plan(panel, agent, c.attempts, c.seed, c.with_skills, digest)
+
+
+def _load(common: Common) -> tuple[Mesh, qwen.ModelConfig, Any]:
+  """Loads the initial policy on its mesh. Device work begins here."""
+  numerics.pin()
+  mesh = build.make_mesh(common.config)
+  return mesh, *build.load_model(common.config, mesh, common.chat)
+
+
+def _policy(common: Common, checkpoint: str | None) -> Policy:
+  mesh, model, params = _load(common)
+  weights = {'step': 0, 'model_digest': hf.digest(common.config.model.path)}
+  made = Policy(**vars(common), mesh=mesh, model=model, params=params, weights=weights)
+  return made if checkpoint is None else _restored(made, pathlib.Path(checkpoint))
+
+
+def _restored(policy: Policy, run: pathlib.Path) -> Policy:
+  """Puts the weights and skill counts of a run's last checkpoint in."""
+  like = {'params': policy.params}
+  restored = checkpoints.load(run / 'checkpoints', like, subset=True)
+  if restored is None:
+    raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
+  inputs = {
+    'model_digest': policy.weights['model_digest'],
+    'tokenizer_digest': policy.chat.digest,
+  }
+  identity.check(restored.host, inputs, restored.step, run)
+  policy.teacher.retriever.restore(restored.host['retrieval'])
+  digests = {key: restored.host[key] for key in ('model_digest', 'config_digest')}
+  weights = {'step': restored.step, **digests}
+  return dataclasses.replace(policy, params=restored.state['params'], weights=weights)
