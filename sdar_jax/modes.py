@@ -96,9 +96,12 @@ def run_eval(
   panel = panels.make_panel(policy.world, c.split, c.tasks)
   agent, sampler = policy.agent_and_sampler()
   plan = build.make_plan(config, policy.world, panel, agent)
-  with build.make_pool(config, policy.world) as pool:
-    result, played = evaluate.evaluate(plan, pool, sampler, policy.weights)
   console = Console(0, sys.stdout)
+  with build.make_pool(config, policy.world) as pool, console:
+    console.phase('eval')
+    result, played = evaluate.evaluate(
+      plan, pool, sampler, policy.weights, progress=console.episodes
+    )
   console.table(display.table({'success': result}))
   console.once('room', fitting.notice(played))
   if output is not None:

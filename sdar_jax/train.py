@@ -17,8 +17,8 @@ from sdar_jax.evaluation import panels
 from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.learner import recovery
 from sdar_jax.learner.checkpoint import CheckpointStore, SaveError
-from sdar_jax.logs import report, writers
-from sdar_jax.logs.clock import Clock
+from sdar_jax.logs import step as step_lib
+from sdar_jax.logs import writers
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import objective
 from sdar_jax.process.signals import StopSignal
@@ -36,7 +36,7 @@ class Run:
   def __init__(self, config: ConfigDict, workdir: Workdir, stop: StopSignal):
     self.config, self.workdir, self.stop = config, workdir, stop
     self.console = Console(config.steps, sys.stdout)
-    self.clock = Clock()
+    self.clock = step_lib.Clock(self.console.phase)
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
     # What needs no device comes first, so that wrong input is found at once.
     self.world = build.make_world(config)
@@ -97,6 +97,7 @@ class Run:
       or config.eval.with_skills,
     )
     self.resume_step = self.step if resumed else None
+    self.console.resume(self.step)
 
   def open_writer(self) -> None:
     """Goes on with the files of numbers and episodes, or begins them."""
@@ -180,6 +181,7 @@ class Run:
         identity=(self.config.seed, self.step),
         success_reward=c.success_reward,
         should_stop=self.stop,
+        progress=self.console.episodes,
         played=occurrences,
       )
 
@@ -240,7 +242,7 @@ class Run:
 
   def report(self, groups, played, rows, views, scores, sums) -> None:
     """Writes the step's metrics, timings and trajectories; stops a diverged run."""
-    values = report.step_metrics(
+    values = step_lib.step_metrics(
       played,
       rows,
       views,
@@ -251,7 +253,7 @@ class Run:
     )
     every = self.config.log.trajectories_every
     if every and self.step % every == 0:
-      tokens = report.token_records(
+      tokens = step_lib.token_records(
         rows,
         scores,
         views,
@@ -274,7 +276,7 @@ class Run:
       self.console.line(f'step {self.step}: environment faults: {counts}')
     self.writer.write(self.step, values, timings)
     self.console.step(self.step, {**values, **timings})
-    cause = report.hint(values)
+    cause = step_lib.hint(values)
     if cause is not None:
       self.console.line(f'step {self.step}: warning: {cause}')
     if int(self.state.skipped_in_a_row) >= recovery.SKIPS_IN_A_ROW:
@@ -285,11 +287,11 @@ class Run:
     """Records what teachers and students were shown; retrieval may learn from it."""
     own = teacher_lib.student_views(self.teacher, rows, self._sees_skills(rows))
     seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
-    counts = {name: report.skills_seen(shown) for name, shown in seen.items()}
+    counts = {name: step_lib.skills_seen(shown) for name, shown in seen.items()}
     counts = {name: count for name, count in counts.items() if count}
     if counts:
       self.writer.teacher(self.step, counts)
-    self.teacher.retriever.learn(report.shown_by_episode(rows, views or own, own))
+    self.teacher.retriever.learn(step_lib.shown_by_episode(rows, views or own, own))
 
   def evaluate(self) -> dict[str, Any]:
     """Plays the panel and writes eval/<step>.json; reads it if it is there."""

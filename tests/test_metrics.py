@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sdar_jax import batching
-from sdar_jax.logs import clock, metrics, report
+from sdar_jax.logs import metrics
+from sdar_jax.logs import step as step_lib
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import LossConfig
 from sdar_jax.methods.objective import LossInputs, policy_objective
@@ -64,7 +65,7 @@ def test_what_is_logged_is_the_table_and_all_of_it():
   played = [Group(0, None, [episode])]
   rows, token = batching.rows(played, invalid_penalty=0.0), np.ones((1, 1))
   scores = {'sampler_logprobs': token, 'old_logprobs': token}
-  values = report.step_metrics(
+  values = step_lib.step_metrics(
     played,
     rows,
     [skills.NOTHING],
@@ -74,7 +75,7 @@ def test_what_is_logged_is_the_table_and_all_of_it():
     max_turns=1,
   )
   assert values.keys() == metrics.METRICS.keys()
-  timer = clock.Clock()
+  timer = step_lib.Clock()
   for phase in ('rollout', 'batch', 'score', 'update', 'eval'):
     with timer(phase):
       pass

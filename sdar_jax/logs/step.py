@@ -1,8 +1,9 @@
-"""What happened in one step, as named numbers. NumPy only."""
+"""Measures one training step: its numbers, records and times. NumPy only."""
 
 import collections
 import hashlib
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,61 @@ _TOKEN_ARRAYS = (
   'gate',
 )
 _KNOWN = (*_TOKEN_ARRAYS, 'teaching')
+
+
+class Clock:
+  """Times the phases of a step: `with clock('rollout'): ...`.
+
+  Args:
+    show: takes the name of a phase that begins.
+  """
+
+  def __init__(self, show: Callable[[str], None] = lambda phase: None):
+    self._seconds: dict[str, float] = {}
+    self._show = show
+    self._phase, self._start = '', 0.0
+
+  def __call__(self, phase: str) -> 'Clock':
+    self._phase = phase
+    return self
+
+  def __enter__(self) -> None:
+    self._show(self._phase)
+    self._start = time.perf_counter()
+
+  def __exit__(self, *exc_info: object) -> None:
+    spent = time.perf_counter() - self._start
+    self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + spent
+
+  def timings(
+    self,
+    played: Sequence[Group],
+    rows: Sequence[Row],
+    *,
+    env_faults: int,
+    failed_saves: int,
+  ) -> dict[str, float]:
+    """Returns the step's `perf/` metrics and begins anew.
+
+    Args:
+      played: all groups that were played, for the speed of sampling.
+      rows: those that were trained on, for the speed of learning.
+      env_faults: of environments.
+      failed_saves: of the checkpoints.
+    """
+    turns = [turn for g in played for t in g.trajectories for turn in t.turns]
+    sampled = sum(len(turn.response_ids) for turn in turns)
+    trained = sum(len(r.turn.prompt_ids) + len(r.turn.response_ids) for r in rows)
+    seconds, self._seconds = self._seconds, {}
+    learning = seconds['score'] + seconds['update']
+    return {
+      **{f'perf/{phase}_seconds': spent for phase, spent in seconds.items()},
+      'perf/step_seconds': sum(seconds.values()),
+      'perf/decode_tokens_per_second': sampled / seconds['rollout'],
+      'perf/train_tokens_per_second': trained / learning,
+      'perf/env_faults': float(env_faults),
+      'perf/failed_saves': float(failed_saves),
+    }
 
 
 def step_metrics(
