@@ -73,7 +73,7 @@ def _caption(report: Mapping[str, Any]) -> str:
 
 
 def _success(report: Mapping[str, Any] | None) -> tuple[str, str]:
-  """The rate with its interval, and n; '-' and '' where nothing was played."""
+  """Formats a rate with its interval, and n; '-' and '' without episodes."""
   if report is None or not report['n']:
     return '-', ''
   low, high = (100 * end for end in report['interval'])

@@ -1,4 +1,4 @@
-"""Shows a run to people: one line per step, on a terminal with a live line below."""
+"""Shows a run to people: a line per step, above a live line. No JAX."""
 
 import collections
 import contextlib
@@ -43,10 +43,10 @@ _PACE_STEPS = 10  # The latest steps, whose mean length the time left is made of
 
 
 class Steady(io.TextIOBase):
-  """A stream that writes what another can take, and nothing once that is gone.
+  """Wraps a stream whose failures must not end the work.
 
   A character that its encoding lacks is escaped. A terminal that was closed, a pipe
-  that nobody reads or a disk that is full ends the display, not the work.
+  that nobody reads or a disk that is full ends the display only.
   """
 
   def __init__(self, stream: TextIO | None):
@@ -89,7 +89,7 @@ class Steady(io.TextIOBase):
 
 
 class _Phase(NamedTuple):
-  """What a run is doing, since when, and how many episodes of it are played."""
+  """Describes a run's present activity."""
 
   name: str
   start: float
@@ -98,7 +98,9 @@ class _Phase(NamedTuple):
 
 
 class Console:
-  """Shows a run's progress; a context manager around the time of the live line.
+  """Shows a run's progress.
+
+  As a context manager it holds the live line of a terminal.
 
   Args:
     steps: of the whole run; 0 where there is nothing but an evaluation.
@@ -148,28 +150,28 @@ class Console:
     self._redirected = []
 
   def _redirect_logging(self) -> None:
-    """Lets what goes to the log of a terminal appear above the live line."""
+    """Prints log records of the terminal above the live line."""
     for handler in logging.getLogger().handlers:
       if isinstance(handler, logging.StreamHandler) and _is_terminal(handler.stream):
         self._redirected.append((handler, handler.stream))
         handler.setStream(sys.stderr)
 
   def resume(self, step: int) -> None:
-    """Takes the step from which the run goes on."""
+    """Sets the number of steps done before this start."""
     self._done = step
 
   def phase(self, name: str) -> None:
-    """Shows what begins now."""
+    """Shows the beginning of a phase."""
     self._phase = _Phase(name, self._now())
     if not self._ends:
       self._ends.append(self._phase.start)
 
   def episodes(self, played: int, wanted: int) -> None:
-    """Shows how many episodes of the present phase are played."""
+    """Shows the progress of the present phase."""
     self._phase = self._phase._replace(played=played, wanted=wanted)
 
   def step(self, step: int, values: Mapping[str, Any]) -> None:
-    """Shows the numbers of a step that has been done."""
+    """Shows the numbers of a finished step."""
     self._done = step
     self._ends.append(self._now())
     self.phase('save')
@@ -189,7 +191,7 @@ class Console:
     self._console.print(rich.text.Text(safe), soft_wrap=not self._is_live)
 
   def once(self, kind: str, text: str) -> None:
-    """Prints a line the first time that there is one of its kind; '' is none."""
+    """Prints the first line of its kind; '' is none."""
     if text and kind not in self._said:
       self._said.add(kind)
       self.line(text)
@@ -199,7 +201,7 @@ class Console:
     self._console.print(table)
 
   def status(self) -> rich.console.RenderableType:
-    """The live line: steps, bar, time left, phase, its episodes, its duration."""
+    """Formats the live line: steps, bar, time left, phase, episodes."""
     phase, width = self._phase, self._console.width - _SPARE
     done, total, head = self._done, self._steps, f'step {self._done}/{self._steps}'
     if not self._steps:
@@ -217,7 +219,7 @@ class Console:
     return line
 
   def _left(self) -> float | None:
-    """Seconds until the run's end as far as they can be known."""
+    """Estimates the seconds until the run's end; None without any step."""
     now, phase = self._now(), self._phase
     if self._done >= self._steps:  # At most an evaluation is left.
       spent = now - phase.start
@@ -233,7 +235,7 @@ class Console:
 
 
 def summary(values: Mapping[str, Any], width: int | None = None) -> str:
-  """Formats the numbers of a step that fit a line of `width` columns, or all."""
+  """Formats the numbers of a step, in at most `width` columns if given."""
   parts = {
     name: form.format(values[name])
     for name, form in _SHOWN.items()
