@@ -131,6 +131,16 @@ def test_nothing_wraps_or_is_cut_off_at_80_columns(terminal, steps, name):
   assert len(terminal.rows) == len(lines) + 1  # None went on in a second row.
 
 
+@pytest.mark.parametrize('width', [20, 40, 60])
+def test_a_narrow_terminal_has_one_live_line_too(terminal, monkeypatch, width):
+  monkeypatch.setenv('COLUMNS', str(width))
+  with console.Console(20, terminal, _Time()) as screen:
+    screen.phase('rollout')
+    screen.episodes(45, 128)
+    assert len(_live(screen, terminal)) <= width - 4
+    assert len(terminal.rows) == 1 and terminal.rows[0].startswith('step 0/20')
+
+
 def test_the_time_left_is_that_of_the_latest_steps_without_the_first():
   """Steps of minutes have one, too, and it falls while a step goes on."""
   time = _Time()

@@ -14,7 +14,8 @@ from sdar_jax.storage import ledger
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILE = f'{ROOT}/experiments/alfworld.py:model=tiny'
-CONFIG = (f'--config={FILE}', '--config.log.token_rows=3')
+MANY = [f'--config.{key}' for key in ('seed=7', 'eval.tasks=9', 'eval.attempts=2')]
+CONFIG = (f'--config={FILE}', '--config.log.token_rows=3', *MANY)
 
 
 @pytest.fixture(autouse=True)
