@@ -15,7 +15,12 @@ from sdar_jax.storage import ledger
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILE = f'{ROOT}/experiments/alfworld.py:model=tiny'
 MANY = [f'--config.{key}' for key in ('seed=7', 'eval.tasks=9', 'eval.attempts=2')]
-CONFIG = (f'--config={FILE}', '--config.log.token_rows=3', *MANY)
+CONFIG = (
+  f'--config={FILE}',
+  '--config.log.token_rows=3',
+  *MANY,
+  '--noconfig.train.shuffle_rows',
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,12 +67,12 @@ def test_a_run_that_is_done_goes_on_is_compared_and_exported():
   assert written == [f'{workdir}/{name}' for name in names]
   command = _parsed(more)
   assert (command.mode, command.workdir, command.config.steps) == ('train', workdir, 12)
-  assert command.config.log.token_rows == 3
+  assert command.config.log.token_rows == 3 and not command.config.train.shuffle_rows
   assert compare == ['-m', 'sdar_jax.compare', str(workdir)]
   command = _parsed(export)
   assert (command.mode, command.checkpoint) == ('export', workdir)
   assert command.output == workdir / 'export-6'
-  assert command.config.log.token_rows == 3
+  assert command.config.log.token_rows == 3 and not command.config.train.shuffle_rows
 
 
 def test_a_run_that_was_stopped_goes_on_is_evaluated_and_exported():

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from sdar_jax.logs.console import Console
-from sdar_jax.process.flags import FLAG
+from sdar_jax.process.flags import FLAG, OVERRIDE
 from sdar_jax.storage import ledger
 
 _WRITTEN = (
@@ -57,7 +57,7 @@ def commands(
   step = ledger.saved_step(workdir)
   if not step:
     return
-  config = {k: v for k, v in given.items() if k == 'config' or k[:7] == 'config.'}
+  config = {k: v for k, v in given.items() if k == 'config' or OVERRIDE.match(f'-{k}')}
   run = {**config, 'checkpoint': str(workdir)}
   if is_done:
     what = 'to compare it, with the directories of other runs behind its own'
