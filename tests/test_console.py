@@ -273,6 +273,7 @@ def test_a_console_escapes_what_its_encoding_lacks(encoding):
   text = raw.getvalue().decode(encoding)
   assert ('grün → 🎲' if encoding == 'utf-8' else '\\u2192 \\U0001f3b2') in text
   assert '30.0% [20.0, 40.0]' in text and 'put_something' in text
+  assert '…' not in text and '\\u2026' not in text  # Nothing is cut off.
 
 
 def _show_everything(stream):
