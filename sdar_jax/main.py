@@ -43,7 +43,7 @@ def _main(argv: Sequence[str]) -> int:
     if command.mode == 'describe':
       print(describe.table(command.config), end='')
     elif command.mode == 'train':
-      _train(command)
+      _train(command, argv)
     else:
       run = _load('modes').MODES[command.mode]
       run(command.config, checkpoint=command.checkpoint, output=command.output)
@@ -60,13 +60,14 @@ def _main(argv: Sequence[str]) -> int:
   return 0
 
 
-def _train(command: Command) -> None:
+def _train(command: Command, argv: Sequence[str]) -> None:
   log = command.config.log
   sinks.check(tensorboard=log.tensorboard, wandb=bool(log.wandb_project))
   if command.workdir.is_dir():
     with Workdir(command.workdir, command.config):
       pass  # What this refuses is refused before anything heavy is imported.
   _load('train').train(command.config, command.workdir)
+  _load('logs.ending').show(argv, command.workdir, command.config.steps, sys.stdout)
 
 
 def _load(name: str) -> types.ModuleType:

@@ -22,11 +22,16 @@ def run_eval(
 ) -> None:
   """Plays the panel, prints a table and writes JSON to `output`."""
   player = parts_lib.player(config, checkpoint)
-  with player.pool:
-    result, played = evaluate.evaluate(
-      player.plan, player.pool, player.sampler, player.weights
-    )
   console = Console(0, sys.stdout)
+  with player.pool, console:
+    console.phase('eval')
+    result, played = evaluate.evaluate(
+      player.plan,
+      player.pool,
+      player.sampler,
+      player.weights,
+      progress=console.episodes,
+    )
   console.table(display.table({'success': result}))
   console.once('room', fitting.notice(played))
   if output is not None:

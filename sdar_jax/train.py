@@ -15,8 +15,8 @@ from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.learner import recovery
 from sdar_jax.learner.checkpoint import SaveError
-from sdar_jax.logs import report, writers
-from sdar_jax.logs.clock import Clock
+from sdar_jax.logs import step as step_lib
+from sdar_jax.logs import writers
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import interface
 from sdar_jax.methods.credit import assign_credit
@@ -37,8 +37,9 @@ class Run:
     self.parts, self.state = parts_lib.training_parts(
       host, workdir.path, workdir.digest
     )
-    self.stop, self.clock = stop, Clock()
+    self.stop = stop
     self.console = Console(config.steps, sys.stdout)
+    self.clock = step_lib.Clock(self.console.phase)
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
     names = ('model_digest', 'config_digest')
     self.evaluator = Evaluator(
@@ -54,6 +55,7 @@ class Run:
     self.resumed = self._restore()
     self.step = self.saved_step = int(self.state.step)
     self.sampler = self.parts.make_sampler(self.state.policy)
+    self.console.resume(self.step)
 
   def _restore(self) -> dict[str, Any] | None:
     """Takes over the last checkpoint; returns the host's part of it."""
@@ -126,6 +128,7 @@ class Run:
         identity=(seed, self.step),
         success_reward=c.success_reward,
         should_stop=self.stop,
+        progress=self.console.episodes,
         played=occurrences,
       )
 
@@ -191,7 +194,7 @@ class Run:
   def report(self, groups, played, rows, views, scores, sums) -> None:
     """Writes metrics, timings and trajectories; stops a diverged run."""
     p = self.parts
-    values = report.step_metrics(
+    values = step_lib.step_metrics(
       played,
       rows,
       views,
@@ -202,7 +205,7 @@ class Run:
     )
     every = p.config.log.trajectories_every
     if every and self.step % every == 0:
-      tokens = report.token_records(
+      tokens = step_lib.token_records(
         rows,
         scores,
         views,
@@ -225,7 +228,7 @@ class Run:
       self.console.line(f'step {self.step}: environment faults: {counts}')
     self.writer.write(self.step, values, timings)
     self.console.step(self.step, {**values, **timings})
-    cause = report.hint(values)
+    cause = step_lib.hint(values)
     if cause is not None:
       self.console.line(f'step {self.step}: warning: {cause}')
     if int(self.state.skipped_in_a_row) >= recovery.SKIPS_IN_A_ROW:
@@ -237,11 +240,11 @@ class Run:
     teacher = self.parts.teacher
     own = teacher_lib.student_views(teacher, rows, self._sees_skills(rows))
     seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
-    counts = {name: report.skills_seen(shown) for name, shown in seen.items()}
+    counts = {name: step_lib.skills_seen(shown) for name, shown in seen.items()}
     counts = {name: count for name, count in counts.items() if count}
     if counts:
       self.writer.teacher(self.step, counts)
-    teacher.retriever.learn(report.shown_by_episode(rows, views or own, own))
+    teacher.retriever.learn(step_lib.shown_by_episode(rows, views or own, own))
 
   def evaluate(self) -> dict[str, Any]:
     """Plays the panel and writes eval/<step>.json; reads it if it is there."""

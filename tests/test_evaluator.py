@@ -32,6 +32,9 @@ class _Console:
   def once(self, what, line):
     """Says nothing."""
 
+  def episodes(self, played, wanted):
+    self.played = played, wanted
+
 
 def _evaluator(directory, seed=0):
   console = _Console()
@@ -68,12 +71,12 @@ def test_there_is_no_before_of_another_panel_or_setting(tmp_path):
   evaluator, console = _evaluator(tmp_path)
   evaluator.report(0, fakes.ScriptedSampler(_script, 0))
   evaluator.show(evaluator.report(5, fakes.ScriptedSampler(_script, 0)))
-  assert _headings(console) == ['tasks', 'before', 'after']
-  assert len(console.lines) == 2
+  assert _headings(console) == ['tasks', 'before', 'n', 'after', 'n']
+  assert len(console.lines) == 2 and console.played == (6, 6)
   other, console = _evaluator(tmp_path, seed=1)
   other.sort()
   report = other.report(5, fakes.ScriptedSampler(_script, 0))
   other.show(report)
-  assert _headings(console) == ['tasks', 'after'] and report['seed'] == 1
+  assert _headings(console) == ['tasks', 'after', 'n'] and report['seed'] == 1
   assert any('there is no before' in line for line in console.lines)
   assert 'eval/superseded/: 2' in console.lines[0]

@@ -13,7 +13,7 @@ from shared import shared_path
 from sdar_jax import batching, trajectory
 from sdar_jax.envs import base, worlds
 from sdar_jax.evaluation import evaluate
-from sdar_jax.logs import report
+from sdar_jax.logs import step as step_lib
 from sdar_jax.prompts import chat, fitting
 from sdar_jax.prompts.skills import NOTHING, SkillView
 from sdar_jax.rollout import episodes as episodes_lib
@@ -280,7 +280,7 @@ def test_an_episode_that_cannot_be_shown_ends_alone_and_is_trained_on():
   assert {(len(t.turns), t.episode_return) for t in episodes} == {(2, 2.0)}
   assert not any(t.outcome.is_fault or t.success for t in episodes)
   assert len(batching.rows(groups, invalid_penalty=0.1)) == 12
-  numbers = report.rollout_metrics(groups, invalid_penalty=0.1)
+  numbers = step_lib.rollout_metrics(groups, invalid_penalty=0.1)
   assert numbers['rollout/prompt_too_long'] == 6 and numbers['rollout/faults'] == 0
   shown = evaluate.summarise(episodes)
   assert (shown['n'], shown['successes'], shown['prompt_too_long']) == (6, 0, 6)
@@ -298,7 +298,7 @@ def test_a_world_with_a_rule_goes_on():
   assert turns[2].observation == 'x' * 300
   assert [t.history_dropped for t in turns] == [False, False, True, True]
   assert turns[3].prompt_text == 'say 1|4||xxxxx'  # The newest exchange is too long.
-  numbers = report.rollout_metrics(groups, invalid_penalty=0.1)
+  numbers = step_lib.rollout_metrics(groups, invalid_penalty=0.1)
   assert numbers['rollout/history_dropped'] == 0.5
   assert numbers['rollout/observations_cut'] == 0.25
   back = trajectory.from_json(trajectory.to_json(episodes[0]))
@@ -310,7 +310,9 @@ def test_an_episode_without_a_turn_is_survived():
   episodes = [t for g in groups for t in g.trajectories]
   assert {(t.outcome, len(t.turns)) for t in episodes} == {(Outcome.PROMPT_TOO_LONG, 0)}
   assert batching.rows(groups, invalid_penalty=0.1) == []
-  assert report.rollout_metrics(groups, invalid_penalty=0.1)['rollout/turns_mean'] == 0
+  assert (
+    step_lib.rollout_metrics(groups, invalid_penalty=0.1)['rollout/turns_mean'] == 0
+  )
   assert evaluate.summarise(episodes)['success_rate'] == 0
   assert trajectory.from_json(trajectory.to_json(episodes[0])) == episodes[0]
   assert fitting.notice(episodes) and not fitting.notice([])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sdar_jax import batching
-from sdar_jax.logs import clock, metrics, report
+from sdar_jax.logs import metrics
+from sdar_jax.logs import step as step_lib
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods import table
@@ -43,7 +44,7 @@ def _learned(name):
   return jax.eval_shape(update).keys()
 
 
-def _objective(name):
+def _objective(name, **changes):
   """Names of what the objective of a row logs."""
   row = table.find(name)
   own = {
@@ -53,7 +54,7 @@ def _objective(name):
   inputs = dict.fromkeys(LossInputs._fields, tokens)
   inputs |= dict.fromkeys(('gate_mean', 'distill_scale', 'normaliser'), np.float32(1))
   inputs |= {'response_mask': tokens == 0, 'action_mask': tokens == 0}
-  inputs |= {'teaching': rows, 'turn_ids': rows}
+  inputs |= {'teaching': rows, 'turn_ids': rows, **changes}
   objective = functools.partial(policy_objective, row, LossConfig(**own))
   return jax.eval_shape(objective, LossInputs(**inputs))[1].keys()
 
@@ -65,7 +66,7 @@ def test_what_is_logged_is_the_table_and_all_of_it():
   played = [Group(0, None, [episode])]
   rows, token = batching.rows(played, invalid_penalty=0.0), np.ones((1, 1))
   scores = {'sampler_logprobs': token, 'old_logprobs': token}
-  values = report.step_metrics(
+  values = step_lib.step_metrics(
     played,
     rows,
     [skills.NOTHING],
@@ -75,12 +76,19 @@ def test_what_is_logged_is_the_table_and_all_of_it():
     max_turns=1,
   )
   assert values.keys() == metrics.METRICS.keys()
-  timer = clock.Clock()
+  timer = step_lib.Clock()
   for phase in ('rollout', 'batch', 'score', 'update', 'eval'):
     with timer(phase):
       pass
   timings = timer.timings(played, rows, env_faults=0, failed_saves=0)
   assert timings.keys() == metrics.TIMINGS.keys()
+
+
+def test_only_methods_with_a_gate_have_numbers_of_one():
+  for name in ('grpo', 'ppo', 'skill-grpo', 'opsd', 'sdpg', 'rlsd', 'skill-sd'):
+    assert not {'gate', 'gate_open', 'gate_shut'} & _objective(name, gate=None)
+  for name in ('sdar', 'sdar-centred', 'grpo+opsd-released'):
+    assert {'gate', 'gate_open', 'gate_shut'} <= _objective(name, gate=None)
 
 
 def test_find():

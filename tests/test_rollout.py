@@ -58,6 +58,14 @@ def test_only_live_environments_are_prompted():
   assert len(sampler.requests) == 2 * (1 + 3 + 3)
 
 
+def test_progress_is_told_while_episodes_end():
+  told = []
+  _collect(lambda identity: '1', progress=lambda *counts: told.append(counts))
+  ended = [count for count, wanted in told if wanted == 6]
+  assert len(ended) == len(told) and ended == sorted(ended)
+  assert ended[0] == 0 and ended[-1] == 6 and len(set(ended)) > 3
+
+
 def test_identity_is_seed_step_task_member_turn():
   _, sampler = _collect(_third_turn_says_two)
   keys = [request.identity for request in sampler.requests]

@@ -1,8 +1,10 @@
 """Shows evaluation reports to people: one line, or a table."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import rich.box
 import rich.table
 
 from sdar_jax.evaluation.panels import composed
@@ -15,15 +17,16 @@ _SETTINGS = (
 
 
 def line(report: Mapping[str, Any]) -> str:
-  """Formats a report as one line: panel, success, what was lost."""
-  lost = f', {report["faults"]} episodes lost to faults' if report['faults'] else ''
-  return f'{_panel(report)}: success {_success(report)}{lost}'
+  """Formats a report as one line: success, panel, what was lost."""
+  lost = f'; {report["faults"]} episodes lost to faults' if report['faults'] else ''
+  rate, n = _success(report)
+  return f'success {rate} n={n or 0}, {report["panel"]}{lost}'
 
 
 def table(reports: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
-  """Makes a table of success by task type, a column per report.
+  """Makes a table of success by task type, two columns per report.
 
-  Every cell has n and the 95 % interval.
+  Every success has its 95 % interval and n. Fits 80 columns with two reports.
 
   Args:
     reports: heading -> report as `evaluate.evaluate` makes it.
@@ -35,26 +38,29 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
   settings = [{k: r[k] for k in _SETTINGS} for r in columns]
   if any(other != settings[0] for other in settings):
     raise ValueError(f'{", ".join(reports)}: of other panels or settings')
-  out = rich.table.Table(title=_panel(columns[0]), caption=_caption(columns[0]))
-  out.add_column('tasks')
+  out = rich.table.Table(
+    title=f'{columns[0]["panel"]}  {columns[0]["panel_digest"][:12]}',
+    caption=_caption(columns[0]),
+    box=rich.box.SIMPLE_HEAD,
+    padding=0,
+    show_edge=False,
+  )
+  out.add_column('tasks', overflow='fold')
   for heading in reports:
-    out.add_column(heading, justify='right')
+    out.add_column(heading, justify='right', no_wrap=True)
+    out.add_column('n', justify='right', no_wrap=True)
   # A type of which nothing was played has its row, too.
   types = sorted(kind for kind, count in columns[0]['composition'].items() if count)
-  out.add_row('all', *map(_success, columns))
+  _add(out, 'all', map(_success, columns))
   for name in types:
-    out.add_row(name, *(_success(report['by_type'].get(name)) for report in columns))
+    _add(out, name, (_success(report['by_type'].get(name)) for report in columns))
   out.add_section()
   if all('mean_score' in report for report in columns):
-    _add(out, 'mean score', '{:.3f}', 'mean_score', columns)
-  _add(out, 'mean turns', '{:.1f}', 'mean_turns', columns)
-  _add(out, 'valid actions', '{:.1%}', 'valid_action_rate', columns)
-  _add(out, 'lost to faults', '{}', 'faults', columns)
+    _add_number(out, 'mean score', '{:.3f}', 'mean_score', columns)
+  _add_number(out, 'mean turns', '{:.1f}', 'mean_turns', columns)
+  _add_number(out, 'valid actions', '{:.1%}', 'valid_action_rate', columns)
+  _add_number(out, 'lost to faults', '{}', 'faults', columns)
   return out
-
-
-def _panel(report: Mapping[str, Any]) -> str:
-  return f'{report["panel"]}  {report["panel_digest"][:12]}'
 
 
 def _caption(report: Mapping[str, Any]) -> str:
@@ -66,14 +72,16 @@ def _caption(report: Mapping[str, Any]) -> str:
   )
 
 
-def _success(report: Mapping[str, Any] | None) -> str:
+def _success(report: Mapping[str, Any] | None) -> tuple[str, str]:
+  """Formats a rate with its interval, and n; '-' and '' without episodes."""
   if report is None or not report['n']:
-    return '-'
-  low, high = report['interval']
-  return f'{report["success_rate"]:.1%} [{low:.1%}, {high:.1%}] n={report["n"]}'
+    return '-', ''
+  low, high = (100 * end for end in report['interval'])
+  rate = f'{report["success_rate"]:.1%} [{low:.1f}, {high:.1f}]'
+  return rate, str(report['n'])
 
 
-def _add(
+def _add_number(
   table: rich.table.Table,
   label: str,
   form: str,
@@ -81,4 +89,9 @@ def _add(
   columns: Sequence[Mapping[str, Any]],
 ) -> None:
   values = [report[key] for report in columns]
-  table.add_row(label, *('-' if v is None else form.format(v) for v in values))
+  cells = ('-' if value is None else form.format(value) for value in values)
+  _add(table, label, ((cell, '') for cell in cells))
+
+
+def _add(table: rich.table.Table, label: str, cells: Iterable[tuple[str, str]]) -> None:
+  table.add_row(label, *itertools.chain(*cells))

@@ -72,6 +72,7 @@ def evaluate(
   weights: Mapping[str, Any],
   *,
   should_stop: Callable[[], bool] = lambda: False,
+  progress: Callable[[int, int], None] = lambda ended, wanted: None,
 ) -> tuple[dict[str, Any], list[Trajectory]]:
   """Plays each task of the plan's panel and reports.
 
@@ -83,6 +84,7 @@ def evaluate(
     sampler: completes prompts.
     weights: what names them (step, digests); becomes part of the report.
     should_stop: asked between polls.
+    progress: told between polls how many episodes have ended, of how many.
 
   Returns:
     The report (plain JSON) and the trajectories, task by task.
@@ -99,6 +101,7 @@ def evaluate(
     group_size=plan.attempts,
     identity=(_IDENTITY, plan.seed),
     should_stop=should_stop,
+    progress=progress,
   )
   trajectories = [t for group in groups for t in group.trajectories]
   check_played(plan.panel.name, trajectories, pool.faults())

@@ -84,6 +84,7 @@ class Evaluator:
         sampler,
         {'step': step, **self._weights},
         should_stop=self._should_stop,
+        progress=self._console.episodes,
       )
     except evaluate.EvaluationError as error:
       return error

@@ -1,4 +1,4 @@
-"""The names of all metrics, with unit and meaning, in one table. NumPy only.
+"""Defines all metrics: name, unit and meaning. NumPy only.
 
 Everything that a run logs is named here or it is an error. `rollout/` and `train/`
 are functions of the seed and go to metrics.jsonl; `perf/` depends on the machine and
@@ -15,7 +15,7 @@ Value = float | list[float]
 
 
 class Metric(NamedTuple):
-  """What a number means."""
+  """Describes a number."""
 
   unit: str
   description: str
@@ -174,7 +174,7 @@ TIMINGS = _table(
 
 
 def find(name: str, table: Mapping[str, Metric] = METRICS) -> Metric:
-  """The table's entry for a metric.
+  """Looks up a metric by name.
 
   Raises:
     ValueError: the table has none.
@@ -187,7 +187,7 @@ def find(name: str, table: Mapping[str, Metric] = METRICS) -> Metric:
 
 
 def means(parts: Iterable[Mapping[str, tuple[Any, Any]]]) -> dict[str, Value]:
-  """Means over everything that the (sum, count) pairs were summed over.
+  """Computes means from (sum, count) pairs.
 
   mean = sum of sums / sum of counts, in float64
 
@@ -213,7 +213,7 @@ def means(parts: Iterable[Mapping[str, tuple[Any, Any]]]) -> dict[str, Value]:
 
 
 def markdown() -> str:
-  """Both tables as one Markdown table, for the README."""
+  """Formats both tables as one in Markdown, for the README."""
   lines = ['| metric | unit | meaning |', '|---|---|---|']
   for name, metric in {**METRICS, **TIMINGS}.items():
     meaning = metric.description.replace('|', r'\|')

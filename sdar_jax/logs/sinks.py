@@ -1,4 +1,4 @@
-"""Other places for a run's numbers: TensorBoard, Weights & Biases. No JAX.
+"""Sends a run's numbers to TensorBoard or Weights & Biases. No JAX.
 
 `writers.MetricsWriter` hands each the finite numbers of a step; a sink that fails once
 training has begun costs its own numbers and never the run.
@@ -16,7 +16,7 @@ from sdar_jax import files
 
 
 def check(*, tensorboard: bool, wandb: bool) -> None:
-  """Finds out whether the packages that these sinks need are installed.
+  """Checks that the packages of these sinks are installed.
 
   Raises:
     ValueError: one is not; one line with the command that installs it.
@@ -28,7 +28,7 @@ def check(*, tensorboard: bool, wandb: bool) -> None:
 
 
 def _package(name: str, attribute: str, key: str) -> Any:
-  """An optional package; `attribute` tells it from a directory of the same name."""
+  """Imports an optional package; `attribute` tells it from a directory."""
   try:
     package = importlib.import_module(name)
     getattr(package, attribute)
@@ -38,7 +38,7 @@ def _package(name: str, attribute: str, key: str) -> Any:
 
 
 class TensorBoardSink:
-  """Numbers as TensorBoard scalars. Needs `pip install tensorboardX`."""
+  """Writes TensorBoard scalars; needs `pip install tensorboardX`."""
 
   def __init__(self, directory: str | os.PathLike, resume_step: int | None):
     package = _package('tensorboardX', 'SummaryWriter', 'config.log.tensorboard')
@@ -53,12 +53,12 @@ class TensorBoardSink:
       self._writer.add_scalar(name, value, step)
 
   def close(self) -> None:
-    """Hands over what is buffered."""
+    """Flushes and closes."""
     self._writer.close()
 
 
 class WandbSink:
-  """Numbers to Weights & Biases. Needs `pip install wandb` and an account.
+  """Logs to Weights & Biases; needs `pip install wandb` and an account.
 
   A run's id there is random and stands in wandb.json of its work directory: a resumed
   run goes on with it, one that starts from the beginning gets another.
@@ -107,7 +107,7 @@ class WandbSink:
     self._run.log(dict(values), step=step)
 
   def close(self) -> None:
-    """Hands over what is buffered."""
+    """Flushes and closes."""
     self._run.finish()
 
 

@@ -1,4 +1,4 @@
-"""Where numbers and episodes go: JSON lines in the work directory, and optional sinks.
+"""Writes a run's numbers and episodes: to JSON lines and to sinks.
 
   metrics.jsonl               {"step": 3, "train/loss": ...}: fixed by the seed
   timing.jsonl                {"step": 3, "time": ..., "perf/...": ...}
@@ -42,13 +42,13 @@ _CHANGING = ('schema', 'panel_digest', 'code_versions')  # Of run.json, by other
 
 
 class Sink(Protocol):
-  """Somewhere else for the same numbers."""
+  """Takes a run's numbers elsewhere."""
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Takes one step's numbers."""
 
   def close(self) -> None:
-    """Hands over what is buffered."""
+    """Flushes and closes."""
 
 
 class MetricsWriter:
@@ -99,7 +99,7 @@ class MetricsWriter:
     values: Mapping[str, metrics.Value],
     timings: Mapping[str, metrics.Value],
   ) -> None:
-    """Writes one step's line to each file. On disk before it returns.
+    """Writes one step's line to each file; on disk before it returns.
 
     Raises:
       ValueError: a name is in no table, or the step is not above the last one.
@@ -114,11 +114,11 @@ class MetricsWriter:
     self._tell(lambda sink: sink.write(step, numbers), f'step {step} lost')
 
   def teacher(self, step: int, values: Mapping[str, Any]) -> None:
-    """Writes what a step's teachers were shown."""
+    """Writes the skills shown to a step's teachers."""
     self._teacher.append(step, values)
 
   def trajectories(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a step's episodes; a disk that is full costs them, not the run."""
+    """Writes a step's episodes; a full disk costs them, not the run."""
     text = ''.join(dumps(record) + '\n' for record in records)
     try:
       files.write_atomic(self._trajectories / f'{step:06d}.jsonl', text.encode())
@@ -126,7 +126,7 @@ class MetricsWriter:
       _log.warning('trajectories of step %d lost: %s', step, files.one_line(error))
 
   def digests(self) -> dict[str, str]:
-    """SHA-256 of the files that the seed decides, every line of which is on disk.
+    """Hashes the files decided by the seed, with every line on disk.
 
     Raises:
       files.DiskError: the disk refuses a line.
@@ -141,7 +141,7 @@ class MetricsWriter:
     self._tell(lambda sink: sink.close(), 'not closed')
 
   def _tell(self, what: Callable[[Sink], None], otherwise: str) -> None:
-    """Speaks to each sink; one that fails costs its own numbers, not the run."""
+    """Calls each sink; a failure costs its own numbers, not the run."""
     for sink in self._sinks:
       try:
         what(sink)
@@ -151,7 +151,7 @@ class MetricsWriter:
 
 
 def _set_aside(directory: pathlib.Path) -> pathlib.Path | None:
-  """Moves the results of an earlier start into a directory of their own.
+  """Moves the results of an earlier start to a new directory.
 
   The report of step 0 stays: it is of the initial policy, which no training changes.
   """
@@ -180,7 +180,7 @@ def _holds_something(path: pathlib.Path) -> bool:
 def with_tokens(
   groups: Iterable[trajectory_lib.Group], tokens: Iterable[Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-  """Trajectory records whose sampled turns carry their per-token arrays.
+  """Adds per-token arrays to the trajectory records of sampled turns.
 
   Args:
     groups: a step's groups.
@@ -207,7 +207,7 @@ def with_tokens(
 
 
 def _scalars(values: Mapping[str, metrics.Value]) -> dict[str, float]:
-  """Lists as one name per element, for sinks that know only finite numbers."""
+  """Flattens lists to one name per element; finite numbers only."""
   out = {}
   for name, value in values.items():
     array = np.asarray(value, np.float64)
@@ -230,7 +230,7 @@ def write_run(
   skills_digest: str,
   numerics: str,
 ) -> None:
-  """Writes run.json: what a run is, for those who compare runs.
+  """Writes run.json, by which comparisons tell runs apart.
 
   Its `code_versions` lists the code that has worked on the run, one entry unless that
   changed between two starts.
@@ -264,7 +264,7 @@ def write_run(
 
 
 def code_version() -> str:
-  """Hex SHA-256 over names and contents of this package's Python files."""
+  """Hashes names and contents of this package's Python files."""
   package = pathlib.Path(__file__).parents[1]
   total = hashlib.sha256()
   for path in sorted(package.rglob('*.py')):

@@ -7,6 +7,7 @@ from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ACKNOWLEDGED = 'stopping after this step; again to stop now'
+_CLEAR = '\r\x1b[K'  # Of a terminal's line, on which there are ^C and a live display.
 _GRACE_SECONDS = 2.0  # For an orderly end after the second signal.
 
 
@@ -77,6 +78,7 @@ class StopSignal:
     if not self._unsaid.acquire(blocking=False):
       return
     try:  # Not through Python's streams, which the main thread may be writing to.
-      os.write(self._descriptor, f'{ACKNOWLEDGED}\n'.encode())
+      clear = _CLEAR if os.isatty(self._descriptor) else ''
+      os.write(self._descriptor, f'{clear}{ACKNOWLEDGED}\n'.encode())
     except OSError:
       pass  # The terminal is gone: there is nobody to tell.

@@ -122,6 +122,7 @@ def collect(
   identity: tuple[int, ...],
   success_reward: float = 1.0,
   should_stop: Callable[[], bool] = lambda: False,
+  progress: Callable[[int, int], None] = lambda ended, wanted: None,
   played: collections.Counter[str] | None = None,
 ) -> list[Group]:
   """Plays every task `group_size` times.
@@ -137,6 +138,7 @@ def collect(
     identity: leading part of every request's identity, e.g. (seed, step).
     success_reward: factor on the world's reward.
     should_stop: asked between polls.
+    progress: told between polls how many episodes have ended, of how many.
     played: how often each task id had its turn under this identity before; counted
       on, so that a task that comes again is played anew and not copied.
 
@@ -150,8 +152,7 @@ def collect(
   live = {}
   for group_id, task in enumerate(tasks):
     for member in range(group_size):
-      occurrence = played[task.task_id]
-      live[group_id, member] = _Episode(task, group_id, member, occurrence)
+      live[group_id, member] = _Episode(task, group_id, member, played[task.task_id])
     played[task.task_id] += 1
   groups = [Group(i, task, []) for i, task in enumerate(tasks)]
   episodes = dict(live)
@@ -160,6 +161,7 @@ def collect(
     fresh = list(live)
     while True:
       sampler.submit(_requests(pool, agent, live, fresh, identity))
+      progress(len(episodes) - len(live), len(episodes))
       if not live:
         break
       if should_stop():

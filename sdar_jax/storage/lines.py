@@ -1,4 +1,4 @@
-"""JSON lines of steps: whole, in order, and on disk. No JAX."""
+"""Writes JSON lines of steps: whole, in order, on disk. No JAX."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ _SURROGATE = re.compile('[\ud800-\udfff]')
 
 
 class JsonLines:
-  """A file of JSON lines with rising steps, cut back on opening.
+  """Holds a file of JSON lines with rising steps, cut back on opening.
 
   Args:
     path: of the file; made if it is not there.
@@ -46,7 +46,7 @@ class JsonLines:
     self._pending = b''
 
   def append(self, step: int, values: Mapping[str, Any]) -> None:
-    """Writes a line; after a refusal of the disk, with the next one.
+    """Writes a line, or keeps it for the next where the disk refuses.
 
     Raises:
       ValueError: the step is not above the last one.
@@ -63,7 +63,7 @@ class JsonLines:
       _log.warning('%s: not written yet', files.one_line(error))
 
   def digest(self) -> str:
-    """Hex SHA-256 of the file, with every line on disk.
+    """Hashes the file, with every line on disk.
 
     Raises:
       files.DiskError: the disk refuses a line.
@@ -72,7 +72,7 @@ class JsonLines:
     return self._sha256.hexdigest()
 
   def close(self) -> None:
-    """Closes the file; reports lines lost to a full disk."""
+    """Closes the file; warns of lines lost to a disk that still refuses."""
     try:
       self._flush()
     except OSError as error:
@@ -97,7 +97,7 @@ class JsonLines:
 
 
 def _kept(path: pathlib.Path, resume_step: int | None) -> tuple[int | None, bytes]:
-  """The last step up to `resume_step` in a file, and the lines up to it."""
+  """Reads the last step up to `resume_step`, and the lines up to it."""
   lines = path.read_bytes().split(b'\n') if path.exists() else []
   last, kept = None, []
   for number, line in enumerate(lines[:-1], start=1):
@@ -120,7 +120,7 @@ def _kept(path: pathlib.Path, resume_step: int | None) -> tuple[int | None, byte
 
 
 def dumps(value: Any) -> str:
-  """Formats one line of strict ASCII JSON; `writers` lists replacements."""
+  """Formats a line of strict ASCII JSON; `writers` says what it replaces."""
   return json.dumps(_plain(value), allow_nan=False)
 
 

@@ -1,8 +1,9 @@
-"""What happened in one step, as named numbers. NumPy only."""
+"""Measures a training step: numbers, records and times. NumPy only."""
 
 import collections
 import hashlib
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,61 @@ _TOKEN_ARRAYS = (
 _KNOWN = (*_TOKEN_ARRAYS, 'teaching')
 
 
+class Clock:
+  """Times the phases of a step: `with clock('rollout'): ...`.
+
+  Args:
+    show: takes the name of a phase that begins.
+  """
+
+  def __init__(self, show: Callable[[str], None] = lambda phase: None):
+    self._seconds: dict[str, float] = {}
+    self._show = show
+    self._phase, self._start = '', 0.0
+
+  def __call__(self, phase: str) -> 'Clock':
+    self._phase = phase
+    return self
+
+  def __enter__(self) -> None:
+    self._show(self._phase)
+    self._start = time.perf_counter()
+
+  def __exit__(self, *exc_info: object) -> None:
+    spent = time.perf_counter() - self._start
+    self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + spent
+
+  def timings(
+    self,
+    played: Sequence[Group],
+    rows: Sequence[Row],
+    *,
+    env_faults: int,
+    failed_saves: int,
+  ) -> dict[str, float]:
+    """Returns the step's `perf/` metrics and begins anew.
+
+    Args:
+      played: all groups that were played, for the speed of sampling.
+      rows: those that were trained on, for the speed of learning.
+      env_faults: of environments.
+      failed_saves: of the checkpoints.
+    """
+    turns = [turn for g in played for t in g.trajectories for turn in t.turns]
+    sampled = sum(len(turn.response_ids) for turn in turns)
+    trained = sum(len(r.turn.prompt_ids) + len(r.turn.response_ids) for r in rows)
+    seconds, self._seconds = self._seconds, {}
+    learning = seconds['score'] + seconds['update']
+    return {
+      **{f'perf/{phase}_seconds': spent for phase, spent in seconds.items()},
+      'perf/step_seconds': sum(seconds.values()),
+      'perf/decode_tokens_per_second': sampled / seconds['rollout'],
+      'perf/train_tokens_per_second': trained / learning,
+      'perf/env_faults': float(env_faults),
+      'perf/failed_saves': float(failed_saves),
+    }
+
+
 def step_metrics(
   played: Sequence[Group],
   rows: Sequence[Row],
@@ -36,7 +92,7 @@ def step_metrics(
   invalid_penalty: float,
   max_turns: int,
 ) -> dict[str, metrics.Value]:
-  """All of a step's `rollout/` and `train/` metrics.
+  """Computes a step's `rollout/` and `train/` metrics.
 
   Args:
     played: all groups that were played.
@@ -64,7 +120,7 @@ def step_metrics(
 def rollout_metrics(
   groups: Sequence[Group], *, invalid_penalty: float
 ) -> dict[str, float]:
-  """Success, returns, lengths and validity of the episodes that were played."""
+  """Measures success, returns, lengths and validity of episodes."""
   played = [t for g in groups for t in g.trajectories]
   sound = [t for t in played if not t.outcome.is_fault]
   turns = [turn for t in sound for turn in t.turns]
@@ -90,13 +146,13 @@ def rollout_metrics(
 
 
 def _alike(group: Group, invalid_penalty: float) -> bool:
-  """Whether all rows of a group would have one score."""
+  """Tells whether all rows of a group score alike."""
   rows = batching.rows([group], invalid_penalty=invalid_penalty)
   return len({row.score for row in rows}) < 2
 
 
 def hint(values: Mapping[str, metrics.Value]) -> str | None:
-  """The cause where a step had nothing to learn from; None where it had."""
+  """Explains why a step had nothing to learn from; None where it had."""
   if values['rollout/valid_action_rate'] == 0:
     cut = values['rollout/truncated_rate']
     why = f'{cut:.0%} were cut at config.rollout.max_response_tokens'
@@ -111,7 +167,7 @@ def hint(values: Mapping[str, metrics.Value]) -> str | None:
 
 
 def skill_metrics(views: Sequence[SkillView] | None) -> dict[str, float]:
-  """How much privileged text the teachers of a step saw; {} without a teacher."""
+  """Measures the privileged text of a step; {} without a teacher."""
   if not views:
     return {}
   return {
@@ -122,7 +178,7 @@ def skill_metrics(views: Sequence[SkillView] | None) -> dict[str, float]:
 
 
 def skills_seen(views: Sequence[SkillView]) -> dict[str, int]:
-  """How many rows' teachers saw each skill, most seen first."""
+  """Counts the rows of each skill shown, the most frequent first."""
   counts = collections.Counter(skill for view in views for skill in view.skill_ids)
   return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
@@ -130,7 +186,7 @@ def skills_seen(views: Sequence[SkillView]) -> dict[str, int]:
 def shown_by_episode(
   rows: Sequence[Row], *views: Sequence[SkillView]
 ) -> list[tuple[tuple[str, ...], bool]]:
-  """What was shown in each episode, to whomever, and whether the episode succeeded."""
+  """Lists each episode's skills, shown to whomever, and its success."""
   shown: dict[int, tuple[dict[str, None], bool]] = {}
   for row, *seen in zip(rows, *views, strict=True):
     ids, _ = shown.setdefault(row.trajectory_id, ({}, row.trajectory.success))
@@ -140,7 +196,7 @@ def shown_by_episode(
 
 
 def mismatch(scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
-  """Sampled against scored log-probs of the same tokens under the same weights.
+  """Compares sampled and scored log-probs under the same weights.
 
   Args:
     scores: microbatches with `response_mask`, `sampler_logprobs` and `old_logprobs`,
@@ -164,7 +220,7 @@ def token_records(
   identity: tuple[int, ...],
   decode: Callable[[Sequence[int]], str],
 ) -> list[dict[str, Any]]:
-  """Per-token arrays of `count` of the step's rows, for a viewer.
+  """Collects per-token arrays of `count` of the step's rows.
 
   `gap` and `gate` are the teacher's under pre-update weights, `teaching` is the weight
   of its row; a method that lacks one has no such entry.
@@ -208,7 +264,7 @@ def token_records(
 
 
 def _sample(rows: Sequence[Row], count: int, identity: tuple[int, ...]) -> list[int]:
-  """Indices of `count` rows, as many of each group as of the others.
+  """Draws the indices of `count` rows, as many from each group.
 
   Which they are is a function of the identity and of what rows are, not of their order.
   """

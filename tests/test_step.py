@@ -1,10 +1,10 @@
-"""What a step's report says, against figures counted by hand."""
+"""What is measured of a step, against figures counted by hand."""
 
 import numpy as np
 
 from sdar_jax import batching
 from sdar_jax.envs.base import Task
-from sdar_jax.logs import report
+from sdar_jax.logs import step as step_lib
 from sdar_jax.prompts.skills import NOTHING, SkillView
 from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
@@ -39,7 +39,7 @@ def _groups():
 
 
 def test_episodes_are_counted():
-  got = report.rollout_metrics(_groups(), invalid_penalty=0.1)
+  got = step_lib.rollout_metrics(_groups(), invalid_penalty=0.1)
   assert got['rollout/success_rate'] == 0.25
   assert got['rollout/return_mean'] == 2.5
   assert got['rollout/turns_mean'] == 1.25
@@ -64,7 +64,7 @@ def test_groups_without_variance_are_those_whose_rows_score_alike():
   """One malformed turn is enough to compare; a fault takes the whole group out."""
   malformed = _turn(1, valid=False)
   faulty = _group(outcomes=(Outcome.FAILURE, Outcome.TIMEOUT))
-  of = lambda *groups, penalty=0.1: report.rollout_metrics(
+  of = lambda *groups, penalty=0.1: step_lib.rollout_metrics(
     groups, invalid_penalty=penalty
   )['rollout/zero_variance_groups']
   assert of(_group()) == 1
@@ -89,7 +89,7 @@ def test_success_is_of_all_that_was_played_and_rows_of_what_was_kept():
   mask = np.ones((1, 1), bool)
   scores = [{'response_mask': mask, 'sampler_logprobs': token, 'old_logprobs': token}]
   turns = {'gap_by_turn': ([2.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])}
-  got = report.step_metrics(
+  got = step_lib.step_metrics(
     played, rows, None, scores, [turns], invalid_penalty=0.1, max_turns=3
   )
   assert got['rollout/success_rate'] == 3 / 8
@@ -107,12 +107,12 @@ def test_a_step_that_taught_nothing_says_why():
     'train/advantage_abs': 0.0,
     'train/policy_loss': 0.0,
   }
-  alike = report.hint(values)
+  alike = step_lib.hint(values)
   assert 'no policy gradient' in alike and '100% succeeded' in alike
-  assert report.hint(values | {'train/advantage_abs': 0.1}) is None
+  assert step_lib.hint(values | {'train/advantage_abs': 0.1}) is None
   del values['train/policy_loss']  # A teacher alone needs no contrast.
-  assert report.hint(values) is None
-  malformed = report.hint(values | {'rollout/valid_action_rate': 0.0})
+  assert step_lib.hint(values) is None
+  malformed = step_lib.hint(values | {'rollout/valid_action_rate': 0.0})
   assert 'no response obeyed' in malformed and '75% were cut' in malformed
 
 
@@ -124,9 +124,9 @@ def test_skills_are_counted_by_row_and_by_episode():
   rows = batching.rows(_groups(), invalid_penalty=0.1)
   views = [_view('s', 't'), _view('s'), _view('t'), NOTHING, _view('u')]
   own = [NOTHING, _view('own'), NOTHING, NOTHING, NOTHING]
-  assert report.skills_seen(views) == {'s': 2, 't': 2, 'u': 1}
-  assert report.skill_metrics(views)['train/teacher_skill_tokens_min'] == 0
-  shown = report.shown_by_episode(rows, views, own)
+  assert step_lib.skills_seen(views) == {'s': 2, 't': 2, 'u': 1}
+  assert step_lib.skill_metrics(views)['train/teacher_skill_tokens_min'] == 0
+  shown = step_lib.shown_by_episode(rows, views, own)
   assert shown == [
     (('s', 't', 'own'), True),
     (('t',), False),
@@ -149,7 +149,7 @@ def _scored(rows, values):
 
 def _records(rows, scores, views, **changes):
   settings = {'count': 3, 'identity': (0, 1), 'decode': lambda ids: f'<{ids[0]}>'}
-  return report.token_records(rows, scores, views, **settings | changes)
+  return step_lib.token_records(rows, scores, views, **settings | changes)
 
 
 def _places(rows, chosen):
@@ -198,10 +198,10 @@ def test_recorded_rows_are_drawn_from_every_group_by_what_they_are():
   ]
   rows = batching.rows(groups, invalid_penalty=0.1)
   chosen = lambda step, some=rows: {
-    (some[i].group_id, some[i].turn_id) for i in report._sample(some, 8, (0, step))
+    (some[i].group_id, some[i].turn_id) for i in step_lib._sample(some, 8, (0, step))
   }
   assert sorted(group for group, _ in chosen(1)) == [0, 0, 1, 1, 2, 2, 3, 3]
   assert chosen(1) == chosen(1, rows[::-1]) != chosen(2)
   turns = {turn for step in range(20) for _, turn in chosen(step)}
   assert turns == set(range(9))
-  assert len(report._sample(rows, 99, (0, 1))) == len(rows)
+  assert len(step_lib._sample(rows, 99, (0, 1))) == len(rows)
