@@ -16,9 +16,9 @@ import random
 import time
 from pathlib import Path
 
+import textworld_backend
 from absl import app, flags
 
-from sdar_jax.envs.alfworld import textworld_backend
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
 from sdar_jax.envs.alfworld.generated import GeneratedTasks
 from sdar_jax.envs.alfworld.official import OfficialTasks

@@ -96,8 +96,9 @@ def make_teacher(
 ) -> skills.TeacherContext:
   """The privileged context: the skill bank and where it enters the prompt."""
   c = config.skills
+  path = c.path or world.skills_path
   retriever = retrieval.Retriever(
-    skills.SkillBank.load(c.path or world.skills_path),
+    skills.SkillBank.load(path) if path else skills.SkillBank.empty(world.name),
     c.retrieval,
     limit=c.limit,
     ucb_coef=c.ucb_coef,

@@ -39,7 +39,7 @@ class Demonstration:
 
 
 def demonstrations(
-  world: base.TeachableWorld,
+  world: base.World,
   tasks: base.TaskSet,
   *,
   plain: Prompt,
@@ -96,7 +96,7 @@ def demonstrations(
 
 
 def _episode(
-  world: base.TeachableWorld,
+  world: base.World,
   task: base.Task,
   expert: base.Expert,
   prompt: Prompt,

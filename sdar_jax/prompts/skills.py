@@ -170,6 +170,12 @@ class SkillBank:
       _check(path, f'task_types.{name}', skills, 'must not be empty')
     return bank
 
+  @classmethod
+  def empty(cls, world: str) -> 'SkillBank':
+    """The bank of a world without skills: nothing to show, an error to retrieve."""
+    path = f'world {world} without a skill bank (config.skills.path)'
+    return cls('', world, '', '', (), {}, {}, '', path)
+
   def everything(self) -> tuple[Skill, ...]:
     """All skills: general, task types and objects in the order of the file."""
     typed = [skill for skills in self.task_types.values() for skill in skills]

@@ -32,7 +32,7 @@ _TOOLS = {CLEAN: 'SinkBasin', HEAT: 'Microwave', COOL: 'Fridge', LOOK: 'DeskLamp
 
 
 @dataclasses.dataclass(frozen=True)
-class Aim:
+class GameInstruction:
   """What a game asks for, by class names ('Mug' as in PDDL or 'mug' as in text).
 
   Attributes:
@@ -63,10 +63,10 @@ def tool_of(task_type: str) -> str:
   return _TOOLS[task_type] if task_type in _TOOLS else ''
 
 
-def write(aim: Aim, variant: int) -> str:
+def write(asked: GameInstruction, variant: int) -> str:
   """The instruction in the official games' words; `variant` is 0 or 1."""
-  return _WORDS[aim.task_type][variant].format(
-    object=aim.object.lower(), target=aim.target.lower(), tool=aim.tool.lower()
+  return _WORDS[asked.task_type][variant].format(
+    object=asked.object.lower(), target=asked.target.lower(), tool=asked.tool.lower()
   )
 
 
@@ -85,8 +85,8 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
 _PATTERNS = _patterns()
 
 
-def read(goal: str) -> Aim:
-  """The aim that an instruction states, with lower-case class names.
+def read(goal: str) -> GameInstruction:
+  """Reads what an instruction asks for; class names are lower-case.
 
   Raises:
     ValueError: the instruction is in none of the known wordings.
@@ -95,7 +95,7 @@ def read(goal: str) -> Aim:
   for task_type, pattern in _PATTERNS:
     if found := pattern.fullmatch(text):
       parts = {'target': '', 'tool': tool_of(task_type).lower(), **found.groupdict()}
-      return Aim(task_type, **parts)
+      return GameInstruction(task_type, **parts)
   raise ValueError(
     f'goal {goal[:80]!r}: none of the known wordings of an ALFWorld task'
   )

@@ -10,7 +10,7 @@ agent can bring about. A grounded goal is True, False or a tuple:
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Node = Any  # bool or tuple, see above
@@ -210,20 +210,3 @@ def satisfied(node: Node, holds: Callable[[Atom], bool]) -> bool:
   if head == 'not':
     return not satisfied(node[1], holds)
   return holds(node)
-
-
-def alternatives(node: Node) -> Iterator[tuple[Node, ...]]:
-  """The ways to reach a goal: each a tuple of literals that must hold together.
-
-  A literal is an atom or ('not', node). Meant for planners, not for the step loop.
-  """
-  if isinstance(node, bool):
-    yield from [()] if node else []
-  elif node[0] == 'or':
-    for part in node[1:]:
-      yield from alternatives(part)
-  elif node[0] == 'and':
-    for choice in itertools.product(*(list(alternatives(p)) for p in node[1:])):
-      yield tuple(literal for part in choice for literal in part)
-  else:
-    yield (node,)

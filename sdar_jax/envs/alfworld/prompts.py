@@ -8,13 +8,12 @@ has read so far in the episode, boiled down to a few short lines.
 import re
 from collections.abc import Sequence
 
-from sdar_jax.envs import base
+from sdar_jax.envs import base, texts
 from sdar_jax.envs.alfworld.belief import Belief, believe
 from sdar_jax.envs.alfworld.engine import NOTHING_HAPPENS
 from sdar_jax.envs.base import Exchange, Observation, Task
 
 VERSION = 1
-STYLES = ('paper', 'compact')
 PAPER_INSTRUCTION = (
   'First reason step by step about where things stand and what to do next, between '
   '<think> and </think>. Then give the one action you choose, word for word as in the '
@@ -24,11 +23,6 @@ PAPER_INSTRUCTION = (
 _IDLE = frozenset({'help', 'look', 'inventory'})
 # What ends the first observation, and must not be cut from it.
 _GOAL = re.compile(r'\s*Your task is to: .*\Z', re.DOTALL)
-
-
-def instruction(style: str) -> str:
-  """The words that end every message of this style: how to answer."""
-  return PAPER_INSTRUCTION if style == 'paper' else ''
 
 
 def paper(
@@ -44,17 +38,8 @@ def paper(
   """
   parts = ['You act inside a household that exists only as text, one action per turn.']
   turns = len(base.whole(history))
-  if turns:
-    parts.append(f'Your task is to: {task.goal}')
-    shown = history[len(history) - min(length, len(history)) :]
-    first = turns - len(shown) + 1
-    lines = [f'Turns taken so far: {turns}.']
-    if shown:
-      lines[0] += f' The last {len(shown)}:'
-    for number, exchange in enumerate(shown, first):
-      lines.append(f'Turn {number}, you saw: {exchange.observation}')
-      lines.append(f'Turn {number}, you did: {exchange.action}')
-    parts.append('\n'.join(lines))
+  parts += [f'Your task is to: {task.goal}'] if turns else []
+  parts += base.past_turns(history, length)
   parts.append(f'Turn {turns + 1}, you see: {observation.text}')
   actions = '\n'.join(f'- {text}' for text in observation.admissible if text != 'help')
   parts.append(f'Actions possible now:\n{actions}')
@@ -102,7 +87,7 @@ def shorten(observation: Observation, characters: int) -> Observation:
   goal = _GOAL.search(text)
   tail = goal.group() if goal else ''
   told = text[: len(text) - len(tail)]
-  text = base.cut(told, max(characters - len(tail), 0)) + tail
+  text = texts.cut(told, max(characters - len(tail), 0)) + tail
   return Observation(text, observation.admissible)
 
 
@@ -171,15 +156,3 @@ def _seen(task: Task, belief: Belief, recent: str | None) -> str:
     if place != belief.here and (recent is None or re.search(rf'\b{place}\b', recent))
   ]
   return 'seen ' + ', '.join(found) if found else ''
-
-
-def render(
-  style: str,
-  task: Task,
-  history: Sequence[Exchange],
-  observation: Observation,
-  length: int,
-) -> str:
-  """The user message of the next turn in `style`, which shows `length` past turns."""
-  write = paper if style == 'paper' else compact
-  return write(task, history, observation, length)

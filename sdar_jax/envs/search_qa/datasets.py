@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdar_jax import files
-from sdar_jax.envs import records
-from sdar_jax.envs.base import Task
+from sdar_jax.envs import base, records
 from sdar_jax.envs.search_qa import golden
 from sdar_jax.envs.search_qa.retrieval.base import Passage, quoted
 from sdar_jax.files import FileError
@@ -70,8 +69,8 @@ class Question:
   data_source: str
 
 
-class QuestionTasks(Sequence[Task]):
-  """Questions of public data sets as tasks; implements `envs.base.TaskSet`.
+class QuestionTasks(base.Tasks):
+  """Questions of public data sets as tasks.
 
   Reports are broken down by data set (`Task.task_type`); skills are looked up by the
   kind of question (`metadata['task_type']`).
@@ -82,23 +81,17 @@ class QuestionTasks(Sequence[Task]):
   """
 
   def __init__(self, questions: Sequence[Question], split: str):
-    self._questions = questions
-    self._split = split
     digest = hashlib.sha256(split.encode())
     for question in questions:
       digest.update(f'{json.dumps(dataclasses.astuple(question))}\n'.encode())
-    self.digest = digest.hexdigest()
+    super().__init__(split, len(questions), self._make, digest=digest.hexdigest())
+    self._questions = questions
 
-  def __len__(self) -> int:
-    return len(self._questions)
-
-  def __getitem__(self, index: int) -> Task:
-    if not 0 <= index < len(self):
-      raise IndexError(f'question {index}: {self._split} has {len(self)} questions')
+  def _make(self, index: int) -> base.Task:
     question = self._questions[index]
     source = question.data_source
-    return Task(
-      task_id=f'{source}/{self._split}/{question.question_id}',
+    return base.Task(
+      task_id=f'{source}/{self.split}/{question.question_id}',
       task_type=source,
       goal=question.question,
       metadata={'task_type': DATA_SETS[source].task_type, 'object': ''},

@@ -12,10 +12,9 @@ wasted turn. What comes back is a block of documents, two lines each:
   </information>
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from sdar_jax.envs import base
+from sdar_jax.envs import base, texts
 from sdar_jax.envs.search_qa import answers
 from sdar_jax.envs.search_qa.retrieval.base import Passage, Searcher
 
@@ -28,7 +27,6 @@ NO_ACTION = (
   ' up, or <answer>a short answer</answer> to finish.'
 )
 SEARCH, ANSWER = 'search', 'answer'
-_SURROGATES = re.compile('[\ud800-\udfff]')
 
 
 class SearchQAEnv:
@@ -129,7 +127,7 @@ def format_documents(
   titles = [_one_line(passage.title) for passage in passages]
   texts = [_one_line(passage.text) for passage in passages]
   lengths = [len(title) + len(text) for title, text in zip(titles, texts)]
-  limit = base.fair_limit(lengths, max_characters)
+  limit = texts.fair_limit(lengths, max_characters)
   lines = []
   for number, (title, text) in enumerate(zip(titles, texts), start=1):
     title = title[:limit]
@@ -146,10 +144,5 @@ def read_documents(observation: str) -> list[Passage]:
   ]
 
 
-def encodable(text: str) -> str:
-  """Replaces lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
-  return _SURROGATES.sub('\ufffd', text)
-
-
 def _one_line(text: str) -> str:
-  return encodable(' '.join(text.split()))
+  return texts.encodable(' '.join(text.split()))

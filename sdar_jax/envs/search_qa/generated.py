@@ -8,12 +8,10 @@ distractors of the other's.
 
 import dataclasses
 import functools
-import hashlib
-import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from sdar_jax.envs.base import Task
+from sdar_jax.envs import base
 from sdar_jax.envs.search_qa import relations
 from sdar_jax.envs.search_qa.datasets import Question
 from sdar_jax.envs.search_qa.relations import CHAINS, RELATIONS
@@ -204,7 +202,7 @@ def hops(task_type: str) -> str:
   return 'single_hop' if len(CHAINS[task_type]) == 1 else 'multi_hop'
 
 
-class GeneratedTasks(Sequence[Task]):
+class GeneratedTasks(base.Tasks):
   """The questions of one split; task types take turns.
 
   Args:
@@ -212,28 +210,25 @@ class GeneratedTasks(Sequence[Task]):
   """
 
   def __init__(self, split: str):
-    if split not in SPLITS:
-      raise ValueError(f'split {split!r}: generated questions have {", ".join(SPLITS)}')
-    self.split = split
-    truth = json.dumps(['generated', VERSION, library().digest, split, _asked(split)])
-    self.digest = hashlib.sha256(truth.encode()).hexdigest()
+    base.check_split(split, SPLITS)
+    asked = _asked(split)
+    truth = ['generated', VERSION, library().digest, split, asked]
+    make = functools.partial(make_task, split)
+    super().__init__(split, sum(map(len, asked)), make, truth)
 
-  def __len__(self) -> int:
-    return sum(map(len, _asked(self.split)))
 
-  def __getitem__(self, index: int) -> Task:
-    if not 0 <= index < len(self):
-      raise IndexError(f'question {index}: {self.split} has {len(self)}')
-    row, column = divmod(index, len(CHAINS))
-    task_type = list(CHAINS)[column]
-    subject, wording = _asked(self.split)[column][row]
-    task_id = f'generated/{self.split}/{index:06d}'
-    question = relations.ask(CHAINS[task_type], subject, wording)
-    golden = (library().answer(task_type, subject),)
-    return Task(
-      task_id=task_id,
-      task_type=task_type,
-      goal=question,
-      metadata={'task_type': hops(task_type), 'object': task_type},
-      payload=Question(task_id, question, golden, 'generated'),
-    )
+def make_task(split: str, index: int) -> base.Task:
+  """Makes one question of a split."""
+  row, column = divmod(index, len(CHAINS))
+  task_type = list(CHAINS)[column]
+  subject, wording = _asked(split)[column][row]
+  task_id = f'generated/{split}/{index:06d}'
+  question = relations.ask(CHAINS[task_type], subject, wording)
+  golden = (library().answer(task_type, subject),)
+  return base.Task(
+    task_id=task_id,
+    task_type=task_type,
+    goal=question,
+    metadata={'task_type': hops(task_type), 'object': task_type},
+    payload=Question(task_id, question, golden, 'generated'),
+  )

@@ -5,9 +5,9 @@ Either mode gives the action that `engine.SearchQAEnv` plays: `<search>query</se
 """
 
 from sdar_jax.envs.base import ParsedAction
-from sdar_jax.envs.search_qa.engine import ANSWER, SEARCH, encodable, write_action
+from sdar_jax.envs.search_qa.engine import ANSWER, SEARCH, write_action
+from sdar_jax.envs.texts import encodable
 
-MODES = ('reference', 'strict')
 # What a case-blind regular expression takes for ASCII letters, one character for one.
 _FOLD = {**{ord(c): c.lower() for c in map(chr, range(65, 91))}, 0x17F: 's'}
 

@@ -14,7 +14,6 @@ from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.search_qa import engine
 
 VERSION = 1
-STYLES = ('paper', 'compact')
 PAPER_INSTRUCTION = (
   'First think about what is known so far and what is still missing, between <think> '
   'and </think>. Then do one of two things. If something is missing, write a short '
@@ -24,11 +23,6 @@ PAPER_INSTRUCTION = (
 )
 _SENTENCE_END = re.compile(r'[.?!](?= |$)')
 _MAX_WORDS = 16  # Of a document in the compact style.
-
-
-def instruction(style: str) -> str:
-  """The words that end every message of this style: how to answer."""
-  return PAPER_INSTRUCTION if style == 'paper' else ''
 
 
 def _turns(
@@ -129,16 +123,3 @@ def sentences(observation: str) -> list[str]:
     told = first if title in first else f'{title} {first}'
     out.append(' '.join(told.split()[:_MAX_WORDS]))
   return out
-
-
-def render(
-  style: str,
-  task: Task,
-  history: Sequence[Exchange],
-  observation: Observation,
-  length: int,
-  max_turns: int,
-) -> str:
-  """The user message of the next turn in `style`, which shows `length` past turns."""
-  write = paper if style == 'paper' else compact
-  return write(task, history, observation, length, max_turns)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sdar_jax.envs.base import Exchange, Observation
 from sdar_jax.envs.webshop.engine import read_action
-from sdar_jax.envs.webshop.instruction import Wish
+from sdar_jax.envs.webshop.instruction import ShopInstruction
 from sdar_jax.envs.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SEARCH, SEPARATOR
 
 START, RESULTS, ITEM, DETAIL, DONE = 'start', 'results', 'item', 'detail', 'done'
@@ -164,22 +164,22 @@ class Belief:
       if part in values
     }
 
-  def lacks(self, wish: Wish, asin: str) -> str:
+  def lacks(self, asked: ShopInstruction, asin: str) -> str:
     """Something wished for that pages have shown this product not to have, or ''."""
     if asin in self.offered:
-      for value in wish.options.values():
+      for value in asked.options.values():
         if value not in self.offered[asin]:
           return value
     if asin in self.features:
-      for attribute in wish.attributes:
+      for attribute in asked.attributes:
         if attribute not in self.features[asin]:
           return attribute
     return ''
 
-  def confirmed(self, wish: Wish, asin: str) -> bool:
+  def confirmed(self, asked: ShopInstruction, asin: str) -> bool:
     """Whether pages have shown this product to have everything wished for."""
     known = asin in self.offered and asin in self.features
-    return known and not self.lacks(wish, asin)
+    return known and not self.lacks(asked, asin)
 
 
 def believe(history: Sequence[Exchange], observation: Observation) -> Belief:

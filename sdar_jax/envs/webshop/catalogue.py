@@ -42,7 +42,7 @@ class Instruction:
   options: tuple[str, ...] = ()
 
 
-_Known = tuple[tuple[str, ...], Instruction | None]  # Attributes, and instruction.
+Known = tuple[tuple[str, ...], Instruction | None]  # Attributes, and instruction.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,16 +191,6 @@ def own_price(product: Product) -> float:
   return random.Random(f'price/{product.asin}').uniform(*product.prices)
 
 
-def reference_prices(catalogue: Catalogue, rng: random.Random) -> dict[str, float]:
-  """Prices drawn as the original draws them: in row order, from ranges only."""
-  prices = {}
-  for row in range(len(catalogue)):
-    product = catalogue[row]
-    ranged = len(product.prices) > 1
-    prices[product.asin] = rng.uniform(*product.prices) if ranged else product.prices[0]
-  return prices
-
-
 def read_products(
   products_path: str | Path,
   instructions_path: str | Path,
@@ -221,7 +211,7 @@ def read_products(
     FileError: one line that names the file, the record and what is wrong with it.
   """
   omitted = records.Omitted()
-  known = dict(_read_known(instructions_path, omitted))
+  known = dict(read_known(instructions_path, omitted))
   people = dict(_read_people(human_path, omitted)) if human_path else {}
   seen = set()
   for place, raw in itertools.islice(records.items(products_path, 'products'), limit):
@@ -236,7 +226,9 @@ def read_products(
       seen.add(asin)
     with records.naming(f'{place} ({asin})'):
       prices, options = _read_prices(raw, omitted), _read_options(raw, omitted)
-      product = _product(raw, prices, options, known.get(asin), people.get(asin, ()))
+      product = make_product(
+        raw, prices, options, known.get(asin), people.get(asin, ())
+      )
       if product.goals[0] > MAX_CHOICES:
         raise ValueError(f'its options give more than {MAX_CHOICES} goals')
     if product.synthetic and not product.goals[0]:
@@ -249,27 +241,11 @@ def read_products(
   omitted.say(products_path)
 
 
-def read_documents(
-  documents_path: str | Path, instructions_path: str | Path
-) -> Iterator[Product]:
-  """Products of the search engine's documents: JSON lines with a 'product' each."""
-  known = dict(_read_known(instructions_path, records.Omitted()))
-  for place, line in records.lines(documents_path):
-    row = files.parse_json(line, place)
-    with records.naming(place):
-      raw = records.fields(row.get('product'))
-      asin = records.text(raw, 'asin')
-      options = {name: tuple(values) for name, values in raw['options'].items()}
-      people = _people(raw.get('instructions', []), asin, records.Omitted())
-      product = _product(raw, tuple(raw['pricing']), options, known.get(asin), people)
-    yield product
-
-
-def _product(
+def make_product(
   raw: Mapping[str, Any],
   prices: tuple[float, ...],
   options: Mapping[str, tuple[str, ...]],
-  known: _Known | None,
+  known: Known | None,
   people: tuple[Instruction, ...],
 ) -> Product:
   """Puts together what the files say about one product."""
@@ -293,9 +269,9 @@ def _product(
   )
 
 
-def _read_known(
+def read_known(
   path: str | Path, omitted: records.Omitted
-) -> Iterator[tuple[str, _Known]]:
+) -> Iterator[tuple[str, Known]]:
   """The attributes and the instruction of every asin."""
   for place, asin, entry in records.members(path, 'instructions by asin'):
     with records.naming(place):
@@ -316,11 +292,11 @@ def _read_people(
   """The instructions that people wrote for every asin."""
   for place, asin, entries in records.members(path, 'instructions by asin'):
     with records.naming(place):
-      people = _people(entries, asin, omitted)
+      people = human_instructions(entries, asin, omitted)
     yield asin, people
 
 
-def _people(
+def human_instructions(
   entries: Any, asin: str, omitted: records.Omitted
 ) -> tuple[Instruction, ...]:
   """People's instructions for one product; those without attributes are left out."""

@@ -86,11 +86,6 @@ class WebshopEnv:
         self._click(name)
     return base.StepResult(self._observation, 0.0, False, False, score=0.0)
 
-  @property
-  def has_search_bar(self) -> bool:
-    """Whether the page has one; searching works without."""
-    return self._page == 'start'
-
   def _show(self, page: str, text: str, clickables: list[str]) -> base.Observation:
     self._page, self.clickables = page, clickables
     admissible = tuple(f'click[{name}]' for name in clickables)

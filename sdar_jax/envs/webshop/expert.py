@@ -43,7 +43,7 @@ class ShoppingExpert:
         f'expert {self.kind!r} plays the generated shop only: set '
         "config.world.source='generated'"
       )
-    self._wish = asked
+    self._asked = asked
     category = generated.shop()[generated.category_of(asked.kind)]
     self._good = category.lines_with(asked.attributes)
     self._salt = f'{self.seed}/{task.task_id}'
@@ -69,17 +69,17 @@ class ShoppingExpert:
   @property
   def _query(self) -> str:
     """What to search for. The search engine does not know attributes."""
-    known = self._good if self.kind == 'informed' else self._wish.attributes
-    return ' '.join([*known, self._wish.kind, *self._wish.options.values()])
+    known = self._good if self.kind == 'informed' else self._asked.attributes
+    return ' '.join([*known, self._asked.kind, *self._asked.options.values()])
 
   def _search(self) -> tuple[str, str]:
     if self.kind == 'informed':
       return ' or '.join(self._good), f'search[{self._query}]'
-    return f'look for {self._wish.kind}', f'search[{self._query}]'
+    return f'look for {self._asked.kind}', f'search[{self._query}]'
 
   def _fault(self, asin: str) -> str:
     """Why not to buy this product, in a few words; '' if nothing speaks against it."""
-    belief, asked = self.belief, self._wish
+    belief, asked = self.belief, self._asked
     words = belief.listings[asin].words
     if asked.kind not in words:
       return f'no {asked.kind}'
@@ -95,7 +95,7 @@ class ShoppingExpert:
     belief = self.belief
     fitting = [asin for asin in belief.results if not self._fault(asin)]
     if fitting:
-      sure = [asin for asin in fitting if belief.confirmed(self._wish, asin)]
+      sure = [asin for asin in fitting if belief.confirmed(self._asked, asin)]
       asin = (sure or sorted(fitting, key=self._rank))[0]
       listing = belief.listings[asin]
       return f'{listing.words[0]} {listing.dollars} {asin}', f'click[{asin}]'
@@ -116,7 +116,7 @@ class ShoppingExpert:
     if fault:
       return fault, 'click[< prev]'
     chosen = self.belief.chosen(observation).values()
-    for value in self._wish.options.values():
+    for value in self._asked.options.values():
       if value not in chosen:
         return f'choose {value}', f'click[{value}]'
     return 'buy it', 'click[buy now]'

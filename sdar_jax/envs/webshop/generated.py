@@ -16,11 +16,11 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sdar_jax.envs.base import Task
+from sdar_jax.envs import base
 from sdar_jax.envs.webshop import instruction
 from sdar_jax.envs.webshop.catalogue import MemoryCatalogue, Product
 from sdar_jax.envs.webshop.goals import Goal
-from sdar_jax.envs.webshop.instruction import Wish
+from sdar_jax.envs.webshop.instruction import ShopInstruction
 
 VERSION = 1
 # Tasks per split, and twentieths of all possible wishes that belong to it.
@@ -150,7 +150,7 @@ def _hash(text: str) -> int:
 
 
 def _split_of(place: int, name: str) -> str | None:
-  """The split of wish `name` for the product at `place`; None if they do not match."""
+  """The split of asked `name` for the product at `place`; None if they do not match."""
   point = _hash(f'split/{VERSION}/{name}') % sum(_SHARES.values())
   ends = itertools.accumulate(_SHARES.values())
   split = next(split for split, end in zip(_SHARES, ends) if point < end)
@@ -161,7 +161,7 @@ def _split_of(place: int, name: str) -> str | None:
 def _goal(
   product: Product, name: str, wanted: tuple[str, ...], values: Sequence[str]
 ) -> Goal:
-  """The goal of buying `product` as wish `name` has it."""
+  """The goal of buying `product` as asked `name` has it."""
   options = dict(zip(product.options, values, strict=True))
   drawn = _hash(f'goal/{VERSION}/{product.asin}/{name}')
   limit = int(product.prices[0]) // 10 * 10 + _ROOM[drawn % len(_ROOM)]
@@ -174,7 +174,7 @@ def _goal(
     name=product.title,
     product_category=product.product_category,
     instruction_text=instruction.write(
-      Wish(product.query, wanted, options, limit), wording
+      ShopInstruction(product.query, wanted, options, limit), wording
     ),
     attributes=wanted,
     options=tuple(sorted(options.items())),
@@ -186,8 +186,8 @@ def _goal(
 def goals() -> Mapping[str, tuple[Goal, ...]]:
   """The goals of every split.
 
-  A wish is a kind of product, attributes and options. Every wish belongs to one split,
-  so no instruction occurs in two; and the products that goals of the unseen splits are
+  An instruction names a kind of product, attributes and options. Each belongs to one
+  split, so none occurs in two; and the products that goals of the unseen splits are
   made of are those of no goal of the others.
   """
   found: dict[str, dict[str, Goal]] = {split: {} for split in SPLITS}
@@ -219,7 +219,7 @@ def _in_order(every: list[Goal], split: str) -> list[Goal]:
   return [goal for _, goal in placed[: SPLITS[split]]]
 
 
-class GeneratedTasks(Sequence[Task]):
+class GeneratedTasks(base.Tasks):
   """The tasks of one split of the generated shop.
 
   Args:
@@ -228,23 +228,12 @@ class GeneratedTasks(Sequence[Task]):
   """
 
   def __init__(self, split: str):
-    if split not in SPLITS:
-      raise ValueError(f'split {split!r}: the generated shop has {", ".join(SPLITS)}')
-    self.split = split
+    base.check_split(split, SPLITS)
     truth = ['generated', digest(), split, SPLITS[split]]
-    self.digest = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
+    super().__init__(split, SPLITS[split], functools.partial(make_task, split), truth)
 
-  def __len__(self) -> int:
-    return SPLITS[self.split]
 
-  def __getitem__(self, index: int) -> Task:
-    if not 0 <= index < len(self):
-      raise IndexError(f'task {index}: {self.split} has {len(self)} generated tasks')
-    goal = goals()[self.split][index]
-    return Task(
-      task_id=f'generated/{self.split}/{goal.goal_id}',
-      task_type=goal.category,
-      goal=goal.instruction_text,
-      metadata={'task_type': goal.category, 'object': goal.query},
-      payload=goal,
-    )
+def make_task(split: str, index: int) -> base.Task:
+  """Makes one task of a split."""
+  goal = goals()[split][index]
+  return goal.task(f'generated/{split}/{goal.goal_id}')

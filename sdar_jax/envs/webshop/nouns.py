@@ -47,6 +47,12 @@ class NounSource:
       )
     self.name = models[0] if models and source != 'rule' else 'rule'
 
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, NounSource) and self.name == other.name
+
+  def __hash__(self) -> int:
+    return hash(self.name)
+
   def __call__(self, text: str) -> tuple[str, ...]:
     """The nouns of a text in lower case, in order, repetitions included."""
     return _rule(text) if self.name == 'rule' else _tagged(self.name, text)

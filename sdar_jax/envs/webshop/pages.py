@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from sdar_jax.envs import base
+from sdar_jax.envs import base, texts
 from sdar_jax.envs.webshop.catalogue import Product
 
 SEPARATOR = ' [SEP] '
@@ -139,7 +139,7 @@ def shorten(observation: base.Observation, characters: int) -> base.Observation:
     free = free[:1]
   lengths = [len(pieces[i]) for i in free]
   room = sum(lengths) - (len(observation.text) - characters)
-  limit = base.fair_limit(lengths, max(room, 0))
+  limit = texts.fair_limit(lengths, max(room, 0))
   for i in free:
-    pieces[i] = base.cut(pieces[i], limit)
+    pieces[i] = texts.cut(pieces[i], limit)
   return base.Observation(SEPARATOR.join(pieces), observation.admissible)

@@ -5,12 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from oracle import OracleExpert
 from shared import shared_path
 
 from sdar_jax.envs.alfworld import generated, instruction
 from sdar_jax.envs.alfworld.belief import Belief, believe
 from sdar_jax.envs.alfworld.engine import AlfworldEnv, Game
-from sdar_jax.envs.alfworld.expert import ObservingExpert, OracleExpert
+from sdar_jax.envs.alfworld.expert import ObservingExpert
 from sdar_jax.envs.alfworld.generated import GeneratedTasks
 from sdar_jax.envs.alfworld.official import OfficialTasks
 from sdar_jax.envs.base import Exchange, Observation, Task
@@ -21,7 +22,7 @@ def play(task, env, expert, *, turns=50, mistakes=0.0, rng=None):
   observation = env.reset(task)
   expert.reset(task, observation)
   for turn in range(1, turns + 1):
-    action = expert.act(observation)
+    action = expert.plan(observation)[1]
     assert action in observation.admissible
     if rng and rng.random() < mistakes:
       action = rng.choice(observation.admissible) + rng.choice(['', ' 9'])
@@ -90,8 +91,8 @@ def test_advice_depends_on_what_was_observed_and_on_nothing_else():
     leader.reset(task, observation)
     follower.reset(task, observation)
     for _ in range(12):
-      action = leader.act(observation)
-      assert leader.act(observation) == action == follower.act(observation)
+      action = leader.plan(observation)[1]
+      assert leader.plan(observation)[1] == action == follower.plan(observation)[1]
       result = env.step(action)
       observation = result.observation
       leader.observe(action, observation)
@@ -121,7 +122,7 @@ def test_the_observing_expert_cannot_see_through_doors():
     observation = env.reset(variant)
     expert.reset(variant, observation)
     for _ in range(2):
-      actions.append(expert.act(observation))
+      actions.append(expert.plan(observation)[1])
       observation = env.step(actions[-1]).observation
       expert.observe(actions[-1], observation)
   assert actions == ['go to fridge 1', 'open fridge 1'] * 2
@@ -134,7 +135,7 @@ def first_choices(order, seed):
     expert = ObservingExpert(order, seed)
     observation = env.reset(task)
     expert.reset(task, observation)
-    chosen.append(expert.act(observation))
+    chosen.append(expert.plan(observation)[1])
   return chosen
 
 
@@ -170,7 +171,7 @@ def test_the_target_of_a_plain_move_is_searched_last():
     expert = ObservingExpert('likely')
     observation = Observation(intro, admissible)
     expert.reset(task, observation)
-    first[target] = expert.act(observation)
+    first[target] = expert.plan(observation)[1]
   assert first == {'bed': 'go to desk 1', 'desk': 'go to bed 1'}
 
 

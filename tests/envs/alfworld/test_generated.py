@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from oracle import OracleExpert
 
 from sdar_jax.envs.alfworld import generated, instruction, rooms
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
-from sdar_jax.envs.alfworld.expert import OracleExpert
 from sdar_jax.envs.alfworld.generated import GeneratedTasks
 
 # SHA-256 over the first games of every split and size: they are what papers refer to,
@@ -109,8 +109,8 @@ def test_rooms_and_objects_vary():
   games = [generated.layout('small', 'train', i) for i in range(1000)]
   assert {game.room.kind for game in games} == set(rooms.KINDS)
   assert len({furniture(game.room) for game in games}) > 300
-  assert len({game.aim.object for game in games}) > 45
-  assert len({game.aim.target for game in games}) > 20
+  assert len({game.asked.object for game in games}) > 45
+  assert len({game.asked.target for game in games}) > 20
   assert {len(game.room.receptacles) for game in games} == set(range(6, 15))
   full = [generated.layout('full', 'train', i) for i in range(300)]
   sizes = [len(game.room.receptacles) for game in full]
@@ -132,7 +132,7 @@ def test_every_game_is_solvable_and_not_solved_at_the_start(size, split, count):
     assert not env.state.flags['opened']
     expert.reset(task, observation)
     for _ in range(15):
-      result = env.step(expert.act(observation))
+      result = env.step(expert.plan(observation)[1])
       observation = result.observation
       if result.done:
         break
@@ -143,12 +143,12 @@ def test_likely_places_carry_most_of_the_mass():
   likely = total = 0
   for index in range(1000):
     game = generated.layout('small', 'train', index)
-    weights = rooms.HOUSEHOLD.places[game.room.kind, game.aim.object]
+    weights = rooms.HOUSEHOLD.places[game.room.kind, game.asked.object]
     for name, where in game.objects:
-      if name == game.aim.object:
+      if name == game.asked.object:
         total += 1
         likely += where.kind in weights
-        assert where.kind != game.aim.target
+        assert where.kind != game.asked.target
         assert name in rooms.HOUSEHOLD.contains[where.kind]
   assert 0.8 < likely / total < 0.95
 
@@ -167,7 +167,7 @@ def test_the_household_is_consistent():
 @pytest.mark.parametrize('variant', [0, 1])
 def test_goals_are_read_as_they_were_written(task_type, variant):
   target = '' if task_type == instruction.LOOK else 'SideTable'
-  aim = instruction.Aim(
+  aim = instruction.GameInstruction(
     task_type, 'ButterKnife', target, instruction.tool_of(task_type)
   )
   assert instruction.read(instruction.write(aim, variant)).metadata == aim.metadata

@@ -3,6 +3,7 @@ import functools
 import numpy as np
 import pytest
 
+from sdar_jax.envs import benchmark
 from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.webshop import generated, instruction, prompts
 from sdar_jax.envs.webshop.belief import believe, without_instruction
@@ -61,8 +62,8 @@ def test_the_paper_prompt_shows_request_window_page_and_actions():
 
 
 def test_prompts_end_with_the_instruction_and_compact_has_none():
-  assert prompts.instruction('compact') == ''
-  assert prompts.instruction('paper') == prompts.PAPER_INSTRUCTION
+  assert world('compact').instruction == ''
+  assert world('paper').instruction == prompts.PAPER_INSTRUCTION
 
 
 def test_the_compact_prompt_is_terse():
@@ -202,10 +203,10 @@ def test_two_pages_that_need_different_answers_look_different():
   assert all(len(actions) == 1 for actions in answers.values())
 
 
-@pytest.mark.parametrize('style', prompts.STYLES)
+@pytest.mark.parametrize('style', benchmark.STYLES)
 def test_prompts_can_do_without_the_history(style):
   for task, _, observation, _ in turns('blind', 10):
-    assert prompts.render(style, task, (), observation, 2)
+    assert world(style).render(task, (), observation)
 
 
 def test_other_instructions_are_shown_as_they_are():
