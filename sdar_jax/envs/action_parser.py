@@ -1,4 +1,4 @@
-"""Cuts an action out of a response. Every parser here is linear and never raises."""
+"""Cuts an action out of a response; linear in time, never raises."""
 
 import dataclasses
 import re
@@ -55,7 +55,7 @@ def parse_reference(response: str, fallback: int = ALFWORLD_FALLBACK) -> ParsedA
 
 
 def parse_strict(response: str, admits: Callable[[str], bool]) -> ParsedAction:
-  """Parses `<think>...</think>` and then exactly one `<action>...</action>`.
+  """Parses one `<think>` element and then one `<action>` element.
 
   Each of the four tags must occur exactly once, in this order (other text around the
   two elements does no harm), and the action must be admissible, hence not empty.

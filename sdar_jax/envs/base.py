@@ -1,4 +1,4 @@
-"""The types and the base class of every world. Plain Python, no global state.
+"""Types and the base class of every world. No global state.
 
 A world is one folder: an engine (`TextEnv`), tasks, a prompt and a parser, behind one
 subclass of `World`.
@@ -24,7 +24,7 @@ INSTRUCTION = (
 
 
 class EnvironmentFault(RuntimeError):
-  """Infrastructure failed, not the policy: the episode must not be trained on.
+  """A failure of infrastructure, not of the policy: never trained on.
 
   Attributes:
     kind: what failed, one short word for counting, e.g. 'refused' or 'crash'.
@@ -40,12 +40,12 @@ class EnvironmentFault(RuntimeError):
 
 
 class EnvironmentTimeout(EnvironmentFault):
-  """A fault whose cause is a missed deadline."""
+  """A missed deadline."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What to solve. Everything random about its episodes derives from `task_id`.
+  """A thing to solve; its episodes' randomness derives from `task_id`.
 
   Attributes:
     task_id: unique and stable across machines, e.g. 'generated/train/000017'.
@@ -64,7 +64,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-  """What the agent sees: the text, and the actions that would do something."""
+  """An agent's view: the text, and the actions with an effect."""
 
   text: str
   admissible: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ class TextEnv(Protocol):
     """Starts `task` and returns the first observation."""
 
   def step(self, action: str) -> StepResult:
-    """Plays one action. Never raises for wild text: that is a wasted turn.
+    """Plays one action. Never raises for wild text: a wasted turn.
 
     Raises:
       EnvironmentFault: something that the world depends on failed.
@@ -139,14 +139,14 @@ class TaskSet(Protocol):
 
 
 def task_types(tasks: TaskSet) -> Sequence[str]:
-  """The type of each task, in order; makes every task if the set does not say."""
+  """Lists the type of each task; makes all tasks if the set must."""
   if hasattr(tasks, 'task_types'):
     return tasks.task_types
   return [tasks[i].task_type for i in range(len(tasks))]
 
 
 class Tasks(Sequence[Task]):
-  """Tasks of one split, each made when it is asked for; implements `TaskSet`.
+  """Tasks of one split, made on demand; implements `TaskSet`.
 
   Args:
     split: name of the split.
@@ -183,16 +183,16 @@ def check_split(split: str, splits: Iterable[str]) -> None:
 
 
 class Expert(Protocol):
-  """A scripted player that says what to do next from wherever an episode stands."""
+  """A scripted player, able to go on from any state of an episode."""
 
   def reset(self, task: Task, observation: Observation) -> None:
-    """A new episode."""
+    """Starts an episode."""
 
   def plan(self, observation: Observation) -> tuple[str, str]:
-    """A short thought, and the action to play now."""
+    """Gives a short thought, and the action to play now."""
 
   def observe(self, action: str, observation: Observation) -> None:
-    """Told what was played (not always what it planned) and what came of it."""
+    """Takes in the played action (perhaps another's) and its outcome."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +224,7 @@ class World:
   max_turns: int = dataclasses.field(default=50, kw_only=True, metadata={'least': 1})
 
   def __post_init__(self):
-    """Checks all settings; the error names each that is wrong."""
+    """Checks all settings; the error names each wrong one."""
     wrong = []
     for field in dataclasses.fields(self):
       value, limits = getattr(self, field.name), field.metadata
@@ -267,7 +267,7 @@ class World:
     return {}
 
   def read_tasks(self, split: str) -> TaskSet:
-    """Makes the tasks of a split ('train', 'valid_seen', 'valid_unseen', ...)."""
+    """Makes the tasks of a split ('train', 'valid_seen', ...)."""
     check_split(split, self.splits)
     truth = [self.name, self.version, self.settings, split, self.splits[split]]
     make = functools.partial(self.task, split)
@@ -311,7 +311,7 @@ class World:
     )
 
   def admits(self, action: str, observation: Observation) -> bool:
-    """Tells whether an action can do something; any may where none is listed."""
+    """Tests an action for an effect; passes any where none is listed."""
     return action in observation.admissible or not observation.admissible
 
   def prefetch(self, actions: Iterable[str]) -> None:
@@ -322,7 +322,7 @@ class World:
     """
 
   def expert(self, kind: str, seed: int = 0) -> Expert:
-    """Makes a scripted expert; `seed` orders what it does not know better."""
+    """Makes a scripted expert; `seed` orders its guesses."""
     raise ValueError(f'world {self.name} has no expert of kind {kind!r} to imitate')
 
   def response(self, thought: str, action: str) -> str:
@@ -337,14 +337,14 @@ class World:
 
 @runtime_checkable
 class ShorteningWorld(Protocol):
-  """A world that knows how to shorten what it says.
+  """A world with a rule to shorten its observations.
 
   Where a prompt has no room for the newest observation, an episode of any other world
   ends (`Outcome.PROMPT_TOO_LONG`).
   """
 
   def shorten(self, observation: Observation, characters: int) -> Observation:
-    """The observation in about `characters` characters, a mark where text is gone.
+    """Cuts an observation to about `characters`, marking each cut.
 
     Its admissible actions stay, and what cannot be left out: where that is all, the
     result is longer.

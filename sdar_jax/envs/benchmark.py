@@ -46,18 +46,18 @@ class BenchmarkWorld(base.World, abc.ABC):
 
   @property
   def instruction(self) -> str:
-    """The words that end every user message: how to answer."""
+    """The words at the end of every user message: how to answer."""
     return self.prompts.PAPER_INSTRUCTION if self.prompt_style == 'paper' else ''
 
   @property
   def digest(self) -> str:
-    """Hex SHA-256 over everything that decides what episodes consist of."""
+    """Hex SHA-256 over the content of episodes."""
     truth = [self.name, self.tasks('train').digest, self.max_turns, self.parser]
     truth += [*self._rules(), self.prompts.VERSION, self.prompt_style]
     return base.digest_of([*truth, self.history_length])
 
   def _rules(self) -> list[Any]:
-    """Lists what else decides what an agent is shown and paid."""
+    """Lists further settings of a view and its pay, for the digest."""
     return []
 
   def read_tasks(self, split: str) -> base.TaskSet:

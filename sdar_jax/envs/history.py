@@ -1,4 +1,4 @@
-"""The past turns of an episode, and the paragraph that tells them."""
+"""The past turns of an episode, and a paragraph about them."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +14,7 @@ class Exchange:
 
 
 class History(tuple):
-  """The exchanges that a prompt may show: all of an episode, or the last of them.
+  """The exchanges of a prompt: all of an episode, or the last of them.
 
   Attributes:
     whole: all of them, oldest first: what is true of the episode, its turn number
@@ -24,7 +24,7 @@ class History(tuple):
   whole: tuple[Exchange, ...]
 
   def __new__(cls, whole: Iterable[Exchange] = (), shown: int | None = None):
-    """The last `shown` exchanges of `whole`; None shows all."""
+    """Keeps the last `shown` exchanges of `whole`; None shows all."""
     whole = tuple(whole)
     count = len(whole) if shown is None else min(shown, len(whole))
     history = super().__new__(cls, whole[len(whole) - count :])
@@ -36,7 +36,7 @@ class History(tuple):
 
 
 def whole(history: Sequence[Exchange]) -> Sequence[Exchange]:
-  """All turns so far, of which `history` may be the last; a plain sequence is all."""
+  """Gives all turns so far; a plain sequence is all of them."""
   return history.whole if isinstance(history, History) else history
 
 

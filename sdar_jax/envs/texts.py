@@ -1,4 +1,4 @@
-"""Cuts texts to a length and replaces what cannot be encoded."""
+"""Cuts texts to a length and replaces unencodable characters."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def cut(text: str, characters: int) -> str:
 
 
 def fair_limit(lengths: Sequence[int], total: int) -> int:
-  """Finds the largest cap on each length that keeps their sum within `total`."""
+  """Finds the largest cap on lengths to keep their sum within `total`."""
   left, limit = total, 0
   for done, length in enumerate(sorted(lengths)):
     limit = left // (len(lengths) - done)

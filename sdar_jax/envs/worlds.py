@@ -18,7 +18,7 @@ _PLAIN = (bool, int, float, str, tuple)  # What a config can hold.
 
 
 def find(name: str) -> type[base.World]:
-  """Finds the class of a world and checks that it is whole.
+  """Finds and checks the class of a world.
 
   Args:
     name: a key of `WORLDS`, or 'package.module:Class' of a world from elsewhere.
@@ -44,7 +44,7 @@ def find(name: str) -> type[base.World]:
 
 
 def _faults(world: Any) -> Iterator[str]:
-  """Says everything that a class lacks to be a world, or has wrong."""
+  """Lists everything missing or wrong in a world's class."""
   if not (inspect.isclass(world) and issubclass(world, base.World)):
     yield 'must be a subclass of sdar_jax.envs.base.World'
     return
@@ -69,7 +69,7 @@ def _faults(world: Any) -> Iterator[str]:
 
 
 def _call_faults(key: str, method: Any, wanted: inspect.Signature) -> Iterator[str]:
-  """Says whether a method cannot be called as the base class's is."""
+  """Compares a method's parameters with the base class's."""
   required = [p for p in wanted.parameters.values() if p.default is p.empty]
   try:
     inspect.signature(method).bind(*required)
@@ -87,7 +87,7 @@ def settings(name: str) -> dict[str, Any]:
 
 
 def make(name: str, values: Mapping[str, Any]) -> base.World:
-  """Makes a world from its settings, plain values that cross to another process.
+  """Makes a world from its settings, plain values of a config.
 
   Raises:
     ValueError: one line with all that is wrong with its class or its settings.

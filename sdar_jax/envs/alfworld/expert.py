@@ -1,4 +1,4 @@
-"""A scripted expert that acts on what it has observed.
+"""A scripted expert, guided by its observations alone.
 
 It says what to do next from wherever an episode stands, also after actions that it did
 not choose, so it can label any state that a policy gets into.
@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable
 
 from sdar_jax.envs.alfworld import instruction
-from sdar_jax.envs.alfworld.belief import TREATMENTS, Belief, class_of
+from sdar_jax.envs.alfworld.belief import TREATMENTS, RoomBelief, class_of
 from sdar_jax.envs.alfworld.instruction import LOOK, TWO
 from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
 from sdar_jax.envs.base import Observation, Task
@@ -22,7 +22,7 @@ _SIGNS = (('toilet', 'bathroom'), ('fridge', 'kitchen'), ('bed', 'bedroom'))
 
 
 def room_kind(receptacles: Iterable[str]) -> str:
-  """What kind of room has these receptacles ('bed 1', ...)."""
+  """Infers the kind of room from its receptacles ('bed 1', ...)."""
   classes = {class_of(name) for name in receptacles}
   for sign, kind in _SIGNS:
     if sign in classes:
@@ -31,7 +31,7 @@ def room_kind(receptacles: Iterable[str]) -> str:
 
 
 def likely_places(room: str, kind: str) -> dict[str, float]:
-  """Receptacle class -> weight that a receptacle of it holds an object of `kind`.
+  """Weighs receptacle classes as places of an object of `kind`.
 
   Class names are in lower case. Weights come from household.json: those of the room's
   kind, or of all kinds when objects of this class are not at home there.
@@ -75,7 +75,7 @@ class ObservingExpert:
   def reset(self, task: Task, observation: Observation) -> None:
     """Starts an episode from its first observation."""
     self.asked = instruction.read(task.goal)
-    self.belief = Belief()
+    self.belief = RoomBelief()
     self._salt = f'{self.seed}/{task.task_id}'
     self._take_in(observation)
     room = room_kind(self.belief.receptacles)
@@ -85,12 +85,12 @@ class ObservingExpert:
     }
 
   def observe(self, action: str, observation: Observation) -> None:
-    """Takes in the outcome of an action, whoever chose it."""
+    """Takes in the outcome of an action, its own or another's."""
     del action  # The text says what happened.
     self._take_in(observation)
 
   def plan(self, observation: Observation) -> tuple[str, str]:
-    """(what the action is for in a few words, the action)."""
+    """Gives the purpose in a few words, and the action."""
     offered = dict.fromkeys(observation.admissible)
     thought, action = self._decide(offered)
     if action:
@@ -103,7 +103,7 @@ class ObservingExpert:
     self.belief.note_refusals(observation.admissible)
 
   def _decide(self, offered: dict[str, None]) -> tuple[str, str]:
-    """The subgoal at hand and the action towards it; '' if there is none."""
+    """Chooses the subgoal at hand and the action towards it, or ''."""
     belief, asked = self.belief, self.asked
     held = belief.holding
     if held and class_of(held) != asked.object:
@@ -121,12 +121,12 @@ class ObservingExpert:
     return f'put {held} in {asked.target}', self._put(held, offered)
 
   def _reach(self, place: str, offered: dict[str, None]) -> str:
-    """The command that goes to `place`, or '' if it is within reach."""
+    """Gives the command to go to `place`, or '' if it is within reach."""
     command = f'go to {place}'
     return command if command in offered else ''
 
   def _source(self, offered: dict[str, None]) -> tuple[str, str] | None:
-    """A known (object, receptacle) to take the goal's object from; near ones first."""
+    """Chooses the nearest known (object, receptacle) to take from."""
     belief, asked = self.belief, self.asked
     done = self._destination() if asked.task_type == TWO else ''
     options = [
@@ -161,7 +161,7 @@ class ObservingExpert:
     return ''
 
   def _search(self, kind: str, offered: dict[str, None]) -> str:
-    """The next step towards seeing the best place not looked into."""
+    """Gives the next step towards the best place not looked into."""
     belief = self.belief
     options = belief.unsearched
     if not options:  # Something is not where it was seen: go round again.
@@ -191,14 +191,14 @@ class ObservingExpert:
     return (-weight / max(cost, 1), cost, place)
 
   def _lacks_treatment(self, item: str) -> bool:
-    """Whether `item` has to be cleaned, heated or cooled before it will do."""
+    """Tells whether `item` is still to be cleaned, heated or cooled."""
     if self.asked.tool not in TREATMENTS:
       return False
     _, result = TREATMENTS[self.asked.tool]
     return item not in self.belief.states or result not in self.belief.states[item]
 
   def _treat(self, deed: str, offered: dict[str, None]) -> str:
-    """Takes what is held to a tool and does the deed ('clean mug 1') there."""
+    """Takes the held object to a tool and does the deed ('clean mug 1')."""
     tools = [
       name for name in self.belief.receptacles if class_of(name) == self.asked.tool
     ]
@@ -221,7 +221,7 @@ class ObservingExpert:
     return f'find {self.asked.tool}', self._search(self.asked.tool, offered)
 
   def _destination(self) -> str:
-    """The receptacle that the goal's objects are brought to; '' if there is none."""
+    """Chooses the receptacle for the goal's objects; '' for none."""
     belief, asked = self.belief, self.asked
     options = [
       name
@@ -257,7 +257,7 @@ class ObservingExpert:
     return self._reach(place, offered) or self._look_into(place, offered)
 
   def _put_down(self, held: str, offered: dict[str, None]) -> str:
-    """Gets rid of something that is not wanted."""
+    """Gets rid of an unwanted object."""
     for command in offered:
       if command.startswith(f'move {held} to '):
         return command

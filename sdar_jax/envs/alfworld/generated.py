@@ -1,4 +1,4 @@
-"""Generated ALFWorld games: seeded rooms, likely places, six kinds of task.
+"""Generated ALFWorld games: seeded rooms, six kinds of task.
 
 A game is a PDDL problem in the official games' format, so that the same engine (and
 TextWorld) plays it. Everything about game `index` derives from (version, size, split,
@@ -56,7 +56,10 @@ _PROPERTIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """A game before it is written down: who lies where, as (object class, receptacle)."""
+  """A game before it is written: a room and its objects' places.
+
+  `objects` holds (object class, receptacle) pairs.
+  """
 
   asked: GameInstruction
   room: rooms.Room
@@ -72,7 +75,7 @@ def _pick(rng: random.Random, weighted: Sequence[tuple[rooms.Receptacle, int]]):
 def _place(
   rng: random.Random, room: rooms.Room, name: str, banned: set[rooms.Receptacle]
 ) -> rooms.Receptacle | None:
-  """A receptacle for one object: mostly a likely one. None when there is none."""
+  """Draws a receptacle for one object, mostly a likely one, or None."""
   weights = rooms.HOUSEHOLD.places[room.kind, name]
   possible = [
     item
@@ -87,7 +90,7 @@ def _place(
 
 
 def _instructions(room: rooms.Room, task_type: str) -> list[GameInstruction]:
-  """Lists all instructions of a type that make sense in a room."""
+  """Lists all sensible instructions of a type in a room."""
   house = rooms.HOUSEHOLD
   ability = _ABILITY.get(task_type)
   tool = instruction.tool_of(task_type)
@@ -109,7 +112,7 @@ def _instructions(room: rooms.Room, task_type: str) -> list[GameInstruction]:
 def _choose_instruction(
   rng: random.Random, room: rooms.Room, task_type: str
 ) -> GameInstruction | None:
-  """An object class first, then its target, so that no class dominates."""
+  """Draws an object class and then its target: no class dominates."""
   if task_type == LOOK and not any(room.of(name) for name in _LAMP_PLACES):
     return None
   possible = _instructions(room, task_type)
@@ -122,7 +125,7 @@ def _choose_instruction(
 def _fill(
   rng: random.Random, size: str, room: rooms.Room, asked: GameInstruction
 ) -> tuple[tuple[str, rooms.Receptacle], ...] | None:
-  """Places the goal's objects, the lamp and other things. None when it cannot."""
+  """Places the goal's objects, the lamp and others; None if it cannot."""
   crowd: dict[rooms.Receptacle, int] = {item: 0 for item in room.receptacles}
   placed: list[tuple[str, rooms.Receptacle]] = []
 
@@ -150,7 +153,7 @@ def _fill(
 
 
 def layout(size: str, split: str, index: int) -> Layout:
-  """Game `index` of a split, before it is written down."""
+  """Draws game `index` of a split, before it is written."""
   rng = random.Random(f'game/{VERSION}/{rooms.HOUSEHOLD.digest}/{size}/{split}/{index}')
   task_type = CYCLE[index % len(CYCLE)]
   unseen = split == 'valid_unseen'
@@ -165,7 +168,7 @@ def layout(size: str, split: str, index: int) -> Layout:
 
 
 def _goal_pddl(asked: GameInstruction) -> str:
-  """The goal as PDDL."""
+  """Writes the goal as PDDL."""
   here = '(inReceptacle ?o ?r)'
   kinds = f'(objectType ?o {asked.object}Type) (receptacleType ?r {asked.target}Type)'
   if asked.task_type == LOOK:
@@ -192,7 +195,7 @@ def _goal_pddl(asked: GameInstruction) -> str:
 
 
 def _facts(game: Layout, idents: Sequence[str]) -> list[str]:
-  """The initial state as PDDL facts."""
+  """Lists the initial state as PDDL facts."""
   house = rooms.HOUSEHOLD
   facts = ['(atLocation agent1 loc_bar_0)']
   for item in game.room.receptacles:
@@ -219,7 +222,7 @@ def _facts(game: Layout, idents: Sequence[str]) -> list[str]:
 
 
 def pddl(game: Layout, name: str) -> str:
-  """The game as a PDDL problem in the official games' format."""
+  """Writes the game as a PDDL problem in the official games' format."""
   counts: dict[str, int] = {}
   idents = []
   for kind, _ in game.objects:
@@ -248,7 +251,7 @@ def pddl(game: Layout, name: str) -> str:
   )
 
 
-class GeneratedTasks(base.Tasks):
+class GeneratedGames(base.Tasks):
   """The generated games of one split: lazy, deterministic, cheap to index.
 
   Args:
@@ -261,6 +264,9 @@ class GeneratedTasks(base.Tasks):
     self, split: str, size: str = 'small', train_tasks: int = SPLITS['train']
   ):
     base.check_split(split, SPLITS)
+    base.check_choice('size', size, rooms.SIZES)
+    if train_tasks < 1:
+      raise ValueError(f'config.world.train_tasks={train_tasks}: must be at least 1')
     length = train_tasks if split == 'train' else SPLITS[split]
     truth = ['generated', VERSION, rooms.HOUSEHOLD.digest, size, split, length]
     super().__init__(split, length, functools.partial(make_task, size, split), truth)

@@ -1,4 +1,4 @@
-"""Official ALFWorld games, read from where the user put them; nothing is evaluated.
+"""Official ALFWorld games from the user's files; none is evaluated.
 
 Of a game file only the PDDL problem, the goal's words and the `solvable` mark are used.
 Its domain and its grammar (which contains expressions that TextWorld evaluates) are
@@ -45,8 +45,8 @@ def data_root(data_dir: str) -> Path:
   return benchmark.data_root(data_dir, 'ALFWORLD_DATA')
 
 
-class OfficialTasks(base.Tasks):
-  """The playable official games of one split, sorted by id; parsed when played.
+class OfficialGames(base.Tasks):
+  """The playable official games of one split, sorted by id.
 
   As in the official loader, games marked unsolvable or not at all, games with a movable
   receptacle or a sliced object, other task types than the six and folders without a
@@ -98,7 +98,10 @@ class OfficialTasks(base.Tasks):
 
 
 def read_instruction(game_id: str) -> instruction.GameInstruction:
-  """What a game asks for, by its id (split/type-Object-Movable-Target-scene/trial)."""
+  """Reads a game's instruction from its id.
+
+  The id is split/type-Object-Movable-Target-scene/trial.
+  """
   parts = game_id.split('/')[1].split('-')
   if len(parts) != 5:
     raise ValueError(f'its id {game_id[:80]} does not name type, object and target')
@@ -113,7 +116,7 @@ def read_instruction(game_id: str) -> instruction.GameInstruction:
 def _read(
   root: Path, split: str, grammar: str, omitted: records.Omitted
 ) -> Iterator[_Record]:
-  """All playable games of a split, in no particular order."""
+  """Yields all playable games of a split, in no particular order."""
   if root.is_file():
     return _read_packed(root, split, grammar, omitted)
   for folder in (*(root / release for release in RELEASES), root):
@@ -129,7 +132,7 @@ def _read(
 
 
 def _left_out(game_id: str) -> str | None:
-  """Why the official loader would not take a game with this id."""
+  """Gives the official loader's reason to leave out a game, or None."""
   kind = game_id.split('/')[1].partition('-')[0]
   if 'movable' in game_id or 'Sliced' in game_id:
     return 'with a movable receptacle or a sliced object left out'
@@ -139,7 +142,7 @@ def _left_out(game_id: str) -> str | None:
 def _read_folder(
   folder: Path, split: str, grammar: str, omitted: records.Omitted
 ) -> Iterator[_Record]:
-  """Games as alfworld-download lays them out: <split>/<task>/<trial>/game.tw-pddl."""
+  """Yields games from <split>/<task>/<trial>/game.tw-pddl."""
   inside = os.path.realpath(folder)
   for trial in _trials(folder / split, omitted):
     game_id = trial.relative_to(folder).as_posix()
@@ -173,7 +176,7 @@ def _read_folder(
 
 
 def _trials(folder: Path, omitted: records.Omitted) -> Iterator[Path]:
-  """The folders <task>/<trial> that have to do with games, sorted."""
+  """Yields the folders <task>/<trial> of games, sorted."""
   for task in sorted(path for path in folder.iterdir() if path.is_dir()):
     for trial in sorted(path for path in task.iterdir() if path.is_dir()):
       if any(os.path.lexists(trial / name) for name in (GAME_FILE, TRAJECTORY)):
@@ -185,7 +188,7 @@ def _trials(folder: Path, omitted: records.Omitted) -> Iterator[Path]:
 
 
 def _folder_record(game_id: str, game: dict, grammar: str) -> _Record:
-  """Takes from a game file what is played."""
+  """Takes the played parts from a game file."""
   text = records.text(game, 'grammar')
   found = _GOAL.search(text)
   goal = json.loads(f'"{found[1]}"') if found else 'UNKNOWN GOAL'
@@ -221,7 +224,7 @@ def _read_packed(
 
 
 def _checked_id(game_id: str) -> str:
-  """Refuses ids that could mean a path elsewhere."""
+  """Refuses ids in the form of a path elsewhere."""
   parts = game_id.split('/')
   if not _SAFE_ID.fullmatch(game_id) or len(parts) < 2 or {'.', '..'} & set(parts):
     raise ValueError(f'{game_id[:80]!r} is not a game id (letters, digits, _.-/ only)')
@@ -229,7 +232,7 @@ def _checked_id(game_id: str) -> str:
 
 
 def _record(game_id: str, goal: str, grammar: str, problem: str) -> _Record:
-  """Compresses a game after a cheap look at whether it is whole."""
+  """Compresses a game after a cheap check of its completeness."""
   read_instruction(game_id)
   whole = '(:init' in problem and '(:goal' in problem
   if not whole or problem.count('(') != problem.count(')'):

@@ -32,17 +32,17 @@ class AlfworldWorld(benchmark.BenchmarkWorld):
   train_tasks: int = base.setting(generated.SPLITS['train'], least=1)
 
   def _generated(self, split: str) -> base.TaskSet:
-    return generated.GeneratedTasks(split, self.size, train_tasks=self.train_tasks)
+    return generated.GeneratedGames(split, self.size, train_tasks=self.train_tasks)
 
   def _official(self, split: str) -> base.TaskSet:
-    return official.OfficialTasks(self.data_dir, split, self.grammar)
+    return official.OfficialGames(self.data_dir, split, self.grammar)
 
   def make_env(self) -> engine.AlfworldEnv:
     """Makes a fresh environment."""
     return engine.AlfworldEnv()
 
   def shorten(self, observation: base.Observation, characters: int) -> base.Observation:
-    """Leaves out the end of what an observation lists."""
+    """Leaves out the end of an observation's list."""
     return prompts.shorten(observation, characters)
 
   def expert(self, kind: str, seed: int = 0) -> experts.ObservingExpert:
@@ -51,7 +51,7 @@ class AlfworldWorld(benchmark.BenchmarkWorld):
     return experts.ObservingExpert(kind, seed)
 
   def mistake(self, observation: base.Observation, random: Any) -> str:
-    """Draws an admissible action, or one that names something else."""
+    """Draws an admissible action, or one with a wrong name."""
     action = super().mistake(observation, random)
     if random.random() < 0.5:  # Something the world will not understand.
       action = action.rpartition(' ')[0] + f' {int(random.integers(1, 30))}'

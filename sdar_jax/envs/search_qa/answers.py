@@ -13,12 +13,12 @@ _ARTICLES = re.compile(r'\b(a|an|the)\b')
 
 
 def normalize(text: str) -> str:
-  """Lower case without ASCII punctuation and articles, words one space apart."""
+  """Strips case, ASCII punctuation, articles and extra spaces."""
   bare = text.lower().translate(_PUNCTUATION)
   return ' '.join(_ARTICLES.sub(' ', bare).split())
 
 
 def exact_match(text: str, golden: str | Sequence[str]) -> bool:
-  """Whether a text equals any gold answer, both normalised."""
+  """Tests for equality with any gold answer, both normalised."""
   listed = [golden] if isinstance(golden, str) else golden
   return normalize(text) in map(normalize, listed)

@@ -1,4 +1,4 @@
-"""Questions and corpora read from files that the user names.
+"""Questions and corpora from the user's files.
 
 Questions: {id, question, golden_answers, data_source} as Search-R1 has them, or rows as
 each of the seven sets publishes its own (see `golden`). Corpora: {id, contents} with
@@ -54,7 +54,7 @@ DATA_SETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """A question and what counts as its answer.
+  """A question and its gold answers.
 
   Attributes:
     question_id: unique within its data set.
@@ -69,7 +69,7 @@ class Question:
   data_source: str
 
 
-class QuestionTasks(base.Tasks):
+class OfficialQuestions(base.Tasks):
   """Questions of public data sets as tasks.
 
   Reports are broken down by data set (`Task.task_type`); skills are looked up by the
@@ -99,8 +99,10 @@ class QuestionTasks(base.Tasks):
     )
 
 
-def read_split(data_dir: str, split: str, data_sets: Iterable[str]) -> QuestionTasks:
-  """The questions of some data sets, set after set.
+def read_split(
+  data_dir: str, split: str, data_sets: Iterable[str]
+) -> OfficialQuestions:
+  """Reads the questions of some data sets, set after set.
 
   Args:
     data_dir: a folder with `<data set>/<split>.jsonl`, or with one `<split>.jsonl`
@@ -135,11 +137,11 @@ def read_split(data_dir: str, split: str, data_sets: Iterable[str]) -> QuestionT
     questions += mine
   if not questions:
     raise FileError('config.world.data_sets is empty: name at least one')
-  return QuestionTasks(questions, split)
+  return OfficialQuestions(questions, split)
 
 
 def read_questions(path: str | Path, data_source: str = '') -> list[Question]:
-  """Reads a file of questions; those marked as having no answer are counted and said.
+  """Reads a file of questions; logs the number without an answer.
 
   Args:
     path: JSON lines, a JSON list or a table, perhaps compressed.
@@ -199,7 +201,7 @@ def read_corpus(path: str | Path) -> list[Passage]:
 
 
 def _find(folder: Path, split: str) -> Path | None:
-  """The only file of a split, whatever its format."""
+  """Finds the only file of a split, in any format."""
   paths = [folder / f'{split}{suffix}' for suffix in SUFFIXES]
   paths = [path for path in paths if path.is_file()]
   if len(paths) > 1:
@@ -238,7 +240,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 class _Aliases:
-  """Further answers by `answer_id`, from a file beside the questions, if needed."""
+  """Looks up further answers by `answer_id` beside the questions."""
 
   def __init__(self, questions: Path, omitted: records.Omitted):
     self._path = questions.with_name(golden.ALIASES)
@@ -258,7 +260,7 @@ class _Aliases:
 def _question(
   row: Mapping[str, Any], data_source: str, index: int, aliases: golden.Aliases
 ) -> Question | None:
-  """Reads one question; `index` names it where it has no id."""
+  """Reads one question; `index` names it if it has no id."""
   source = data_source
   if 'data_source' in row:
     source = records.text(row, 'data_source').removeprefix('searchR1_')  # As in verl.

@@ -1,4 +1,4 @@
-"""Search-QA as one object: questions, retrieval, engine, prompt, parser and experts."""
+"""Search-QA as one object: questions, retrieval, engine and prompt."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from sdar_jax.envs.search_qa import (
 from sdar_jax.envs.search_qa import expert as experts
 from sdar_jax.envs.search_qa import parser as parsers
 from sdar_jax.envs.search_qa.retrieval import client, wire
-from sdar_jax.envs.search_qa.retrieval.base import Retriever, Searcher
+from sdar_jax.envs.search_qa.retrieval.base import PassageRetriever, Searcher
 from sdar_jax.envs.search_qa.retrieval.bm25 import BM25Retriever
 
 
@@ -73,8 +73,8 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
     """The retriever and its memory, shared by all environments."""
     return Searcher(self._opener(), self.topk)
 
-  def _opener(self) -> Callable[[], Retriever]:
-    """Makes a picklable function that opens the retriever; checks its settings."""
+  def _opener(self) -> Callable[[], PassageRetriever]:
+    """Makes a picklable opener of the retriever; checks its settings."""
     if self.retriever == 'http':
       wire.check_url(self.url)
     elif self.retriever == 'dense':
@@ -97,7 +97,7 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
     return [self.searcher.retriever.digest, self.topk, self.max_characters]
 
   def _generated(self, split: str) -> base.TaskSet:
-    return generated.GeneratedTasks(split)
+    return generated.GeneratedQuestions(split)
 
   def _official(self, split: str) -> base.TaskSet:
     data_sets = self.train_sets if split == 'train' else self.data_sets
@@ -122,7 +122,7 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
     return parsers.parse_reference(response)
 
   def admits(self, action: str, observation: base.Observation) -> bool:
-    """Tells whether an action is a search or an answer."""
+    """Tests for a search or an answer."""
     return engine.read_action(action) != ('', '')
 
   def prefetch(self, actions: Iterable[str]) -> None:
@@ -130,12 +130,15 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
     self.searcher.prefetch(engine.queries(actions))
 
   def expert(self, kind: str, seed: int = 0) -> experts.ScriptedExpert:
-    """Makes a scripted expert for generated questions: 'informed' or 'blind'."""
+    """Makes an expert for generated questions: 'informed' or 'blind'."""
     self._check_kind(kind)
     return experts.ScriptedExpert(kind, seed, self.max_turns)
 
   def response(self, thought: str, action: str) -> str:
-    """Writes an expert's response. The space keeps a name one token in any place."""
+    """Writes an expert's response.
+
+    The space keeps a name one token in any place.
+    """
     kind, text = engine.read_action(action)
     return f'<think>{thought}</think>' + engine.write_action(kind, f' {text}')
 

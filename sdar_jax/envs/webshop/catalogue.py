@@ -1,4 +1,4 @@
-"""Products: what a shop sells, and how to read them from the official files."""
+"""Products: the goods of a shop, and readers of the official files."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ _AMOUNT = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instruction:
-  """What a shopper wants of a product, before prices and options are named.
+  """A shopper's request, before prices and options are named.
 
   Attributes:
     text: the instruction in words.
@@ -116,19 +116,17 @@ class Catalogue(Protocol):
   def __getitem__(self, row: int) -> Product: ...
 
   def row_of(self, asin: str) -> int | None:
-    """The row of a product, or None."""
+    """Finds the row of a product, or None."""
 
   def rows_with(self, field: str, value: str) -> Sequence[int]:
-    """Rows whose 'category' or 'query' is `value`, ascending."""
+    """Lists rows with this 'category' or 'query', ascending."""
 
   def families(self, human: bool) -> tuple[np.ndarray, np.ndarray] | None:
-    """What `goals.find_families` finds in all synthetic or human goals; None if
-    nobody has looked.
-    """
+    """Gives the result of `goals.find_families`; None if not computed."""
 
 
 class MemoryCatalogue:
-  """A catalogue that fits in memory; implements `Catalogue`."""
+  """A catalogue in memory; implements `Catalogue`."""
 
   def __init__(self, products: Iterable[Product]):
     self._products = list(products)
@@ -163,14 +161,14 @@ class MemoryCatalogue:
 
 
 def to_json(product: Product) -> bytes:
-  """One line of JSON."""
+  """Writes a product as one line of JSON."""
   fields = [getattr(product, name) for name in Product.__slots__]
   text = json.dumps(fields, separators=(',', ':'), default=dataclasses.astuple)
   return text.encode() + b'\n'
 
 
 def from_json(line: bytes) -> Product:
-  """The product of a line that `to_json` wrote."""
+  """Reads a line written by `to_json`."""
   fields = files.parse_json(line, 'a product', list)
   fields[3], fields[4], fields[8] = map(tuple, (fields[3], fields[4], fields[8]))
   fields[9] = {name: tuple(values) for name, values in fields[9].items()}
@@ -185,7 +183,7 @@ def _instruction(text: str, attributes: list, options: list) -> Instruction:
 
 
 def own_price(product: Product) -> float:
-  """What a product costs: fixed, or drawn from its range by its asin alone."""
+  """Gives a product's price: fixed, or drawn from its range by its asin."""
   if len(product.prices) == 1:
     return product.prices[0]
   return random.Random(f'price/{product.asin}').uniform(*product.prices)
@@ -248,7 +246,7 @@ def make_product(
   known: Known | None,
   people: tuple[Instruction, ...],
 ) -> Product:
-  """Puts together what the files say about one product."""
+  """Puts together the files' facts about one product."""
   points = raw.get('small_description')
   if not isinstance(points, list):
     points = [records.text(raw, 'small_description', blank=True)]
@@ -272,7 +270,7 @@ def make_product(
 def read_known(
   path: str | Path, omitted: records.Omitted
 ) -> Iterator[tuple[str, Known]]:
-  """The attributes and the instruction of every asin."""
+  """Yields the attributes and the instruction of every asin."""
   for place, asin, entry in records.members(path, 'instructions by asin'):
     with records.naming(place):
       attributes, instruction = _UNKNOWN_ATTRIBUTES, None
@@ -289,7 +287,7 @@ def read_known(
 def _read_people(
   path: str | Path, omitted: records.Omitted
 ) -> Iterator[tuple[str, tuple[Instruction, ...]]]:
-  """The instructions that people wrote for every asin."""
+  """Yields people's instructions for every asin."""
   for place, asin, entries in records.members(path, 'instructions by asin'):
     with records.naming(place):
       people = human_instructions(entries, asin, omitted)
@@ -299,7 +297,7 @@ def _read_people(
 def human_instructions(
   entries: Any, asin: str, omitted: records.Omitted
 ) -> tuple[Instruction, ...]:
-  """People's instructions for one product; those without attributes are left out."""
+  """Reads people's instructions for one product, if with attributes."""
   if not isinstance(entries, list):
     raise ValueError(f'must be a list of instructions, not {records.shown(entries)}')
   people = []
@@ -315,7 +313,7 @@ def human_instructions(
 
 
 def _read_prices(raw: Mapping[str, Any], omitted: records.Omitted) -> tuple[float, ...]:
-  """One price or the first two of '$12.50$1,020.00'; the original's if there is none.
+  """Reads one price or the first two of '$12.50$1,020.00'.
 
   Signs, other currencies and decimal commas are refused: read as the original reads,
   they would be other prices.
@@ -342,7 +340,7 @@ def _read_prices(raw: Mapping[str, Any], omitted: records.Omitted) -> tuple[floa
 def _read_options(
   raw: Mapping[str, Any], omitted: records.Omitted
 ) -> dict[str, tuple[str, ...]]:
-  """Values by option, lower-case; options that are null have none to choose."""
+  """Reads values by option, lower-case; a null option has none."""
   if 'customization_options' not in raw:
     raise ValueError("has no 'customization_options'")
   given = raw['customization_options']

@@ -1,4 +1,4 @@
-"""Scripted experts of the generated shop, which act on the pages they have read.
+"""Scripted experts of the generated shop, guided by the pages read.
 
 What to do depends on the present page and on what the compact prompt shows of the past,
 so whoever reads that prompt can learn it; and any state that a policy gets into can be
@@ -9,14 +9,14 @@ import random
 
 from sdar_jax.envs.base import Observation, Task
 from sdar_jax.envs.webshop import generated, instruction
-from sdar_jax.envs.webshop.belief import DETAIL, ITEM, RESULTS, START, Belief
+from sdar_jax.envs.webshop.belief import DETAIL, ITEM, RESULTS, START, ShopBelief
 
 KINDS = ('informed', 'blind')
 _PAGES = 3  # Of results to look through.
 
 
 class ShoppingExpert:
-  """Buys what an instruction of the generated shop asks for.
+  """Buys the product asked for in the generated shop.
 
   Args:
     kind: 'informed' knows which product lines have which attributes, searches for
@@ -44,18 +44,18 @@ class ShoppingExpert:
         "config.world.source='generated'"
       )
     self._asked = asked
-    category = generated.shop()[generated.category_of(asked.kind)]
+    category = generated.categories()[generated.category_of(asked.kind)]
     self._good = category.lines_with(asked.attributes)
     self._salt = f'{self.seed}/{task.task_id}'
-    self.belief = Belief()
+    self.belief = ShopBelief()
     self.belief.read('', observation.text)
 
   def observe(self, action: str, observation: Observation) -> None:
-    """Takes in the outcome of an action, whoever chose it."""
+    """Takes in the outcome of an action, its own or another's."""
     self.belief.read(action, observation.text)
 
   def plan(self, observation: Observation) -> tuple[str, str]:
-    """(what the action is for in a few words, the action)."""
+    """Gives the purpose in a few words, and the action."""
     if self.belief.page == START:
       return self._search()
     if self.belief.page == RESULTS:
@@ -78,7 +78,7 @@ class ShoppingExpert:
     return f'look for {self._asked.kind}', f'search[{self._query}]'
 
   def _fault(self, asin: str) -> str:
-    """Why not to buy this product, in a few words; '' if nothing speaks against it."""
+    """Names a reason against a product in a few words, or ''."""
     belief, asked = self.belief, self._asked
     words = belief.listings[asin].words
     if asked.kind not in words:
@@ -105,7 +105,7 @@ class ShoppingExpert:
     return 'search again', 'click[back to search]'
 
   def _rank(self, asin: str) -> float:
-    """Sorts products that fit as far as is known: smallest first."""
+    """Sorts fitting products: smallest first."""
     if self.kind == 'informed':
       return self.belief.results.index(asin)
     return random.Random(f'{self._salt}/{asin}').random()

@@ -1,4 +1,4 @@
-"""Goals: what to buy, which options to choose, and what it may cost.
+"""Goals: a product to buy, its options and its price bound.
 
 The original's goals depend on the state of one generator; here a goal's price bound
 derives from its identity, and splits are disjoint in goals and in words.
@@ -63,7 +63,7 @@ def make_goal(
   bound: float | None = None,
   repeat: int = 0,
 ) -> Goal:
-  """A goal of a product, the `repeat`-th that asks for the same.
+  """Makes a goal of a product, the `repeat`-th of its wording.
 
   Its price bound is drawn by its identity unless it is given.
   """
@@ -91,13 +91,13 @@ def make_goal(
 
 
 def draw_bound(price: float, rng: random.Random) -> float:
-  """The larger of two out of the next four multiples of 10 dollars above a price."""
+  """Draws the larger of two of the next four multiples of 10 dollars."""
   above = [bound for bound in _BOUNDS if bound > price][:4]
   return max(rng.sample(above, 2)) if len(above) > 1 else NO_BOUND
 
 
 class Goals(Sequence[Goal]):
-  """All goals of a catalogue, made one at a time; a sequence in catalogue order.
+  """All goals of a catalogue in its order, made one at a time.
 
   Args:
     catalogue: the products.
@@ -159,7 +159,7 @@ class Goals(Sequence[Goal]):
     return {name: np.concatenate(part) for name, part in parts.items()}
 
   def _families(self) -> tuple[np.ndarray, np.ndarray]:
-    """As `find_families` gives them."""
+    """Finds families as `find_families` does."""
     known = self.catalogue.families(self.human)
     if known is not None:
       return known
@@ -169,8 +169,9 @@ class Goals(Sequence[Goal]):
 
 
 def family_keys(product: Product, human: bool) -> Iterator[int]:
-  """Two per goal of a product, 64 bits each: a hash of the goal's words, and one of its
-  product, options and attributes.
+  """Yields two 64-bit keys per goal: of its words, and of its content.
+
+  The content is product, options and attributes.
   """
   for instruction in instructions(product, human):
     for options in choices(product, instruction, human):
@@ -179,7 +180,7 @@ def family_keys(product: Product, human: bool) -> Iterator[int]:
 
 
 def find_families(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Goals that must not be separated: those that share a key, and so on.
+  """Groups inseparable goals: those with a common key, and so on.
 
   Args:
     keys: uint64 [2 * goals], of `family_keys`, product by product.
@@ -210,7 +211,7 @@ def instructions(product: Product, human: bool) -> tuple[Instruction, ...]:
 def choices(
   product: Product, instruction: Instruction, human: bool
 ) -> Iterator[Options]:
-  """What options a goal may ask for: all combinations, or what a person said."""
+  """Yields a goal's possible options: all combinations, or people's."""
   if human:
     yield tuple(('', value) for value in instruction.options)
     return
@@ -220,7 +221,7 @@ def choices(
 
 
 def _choice(product: Product, number: int) -> tuple[Options, int]:
-  """The `number`-th of `choices`, and how many before it are the same."""
+  """Finds the `number`-th of `choices`, and its equals before it."""
   places = []
   for name in sorted(product.options, reverse=True):  # The last name turns fastest.
     number, place = divmod(number, len(product.options[name]))
@@ -235,7 +236,7 @@ def _choice(product: Product, number: int) -> tuple[Options, int]:
 
 
 def _words(instruction: Instruction, options: Options) -> str:
-  """The instruction without its price bound."""
+  """Writes the instruction without its price bound."""
   listed = ', and '.join(f'{name}: {value}' for name, value in options if name)
   return f'{instruction.text} with {listed}' if listed else instruction.text
 

@@ -1,4 +1,4 @@
-"""What an instruction of the generated shop asks for, as words and as parts."""
+"""The instruction of the generated shop, as words and as parts."""
 
 import dataclasses
 import re
@@ -40,7 +40,7 @@ class ShopInstruction:
 
 
 def write(asked: ShopInstruction, wording: int) -> str:
-  """The instruction; `wording` counts from 0 to WORDINGS - 1."""
+  """Writes an instruction; `wording` counts from 0 to WORDINGS - 1."""
   return _WORDINGS[wording].format(
     attributes=' and '.join(asked.attributes),
     kind=asked.kind,
@@ -50,7 +50,7 @@ def write(asked: ShopInstruction, wording: int) -> str:
 
 
 def read(text: str) -> ShopInstruction | None:
-  """The asked in an instruction; None where `write` did not write it."""
+  """Reads an instruction; None if `write` did not write it."""
   for pattern in _PATTERNS:
     match = pattern.fullmatch(text)
     if match:

@@ -1,4 +1,4 @@
-"""The official goals as tasks, made of files that lie where the user put them."""
+"""The official goals as tasks, from the user's files."""
 
 import functools
 from collections.abc import Mapping
@@ -36,12 +36,12 @@ def _open_shop(root: Path, size: str, nouns: NounSource) -> Shop:
 def _split_goals(
   catalogue: Catalogue, human: bool
 ) -> tuple[Goals, Mapping[str, np.ndarray]]:
-  """All goals, and the indices of those of every split; found once per process."""
+  """Finds all goals and the indices of every split, once per process."""
   goals = Goals(catalogue, human)
   return goals, goals.split()
 
 
-class OfficialTasks(base.Tasks):
+class OfficialGoals(base.Tasks):
   """The tasks of one split of the official goals.
 
   Args:

@@ -14,7 +14,7 @@ from sdar_jax.envs.webshop.belief import (
   DETAIL,
   ITEM,
   RESULTS,
-  Belief,
+  ShopBelief,
   argument,
   believe,
   without_instruction,
@@ -35,7 +35,7 @@ _ACTION_WORDS = 3  # Of a past action, in the compact style.
 def paper(
   task: Task, history: Sequence[Exchange], observation: Observation, length: int
 ) -> str:
-  """The prompt for real models.
+  """Writes the prompt for real models.
 
   Args:
     task: for its goal.
@@ -61,7 +61,7 @@ def paper(
 def compact(
   task: Task, history: Sequence[Exchange], observation: Observation, length: int
 ) -> str:
-  """The prompt for the small model: only what the pages so far have told.
+  """Writes the prompt for the small model, from the pages so far.
 
   Lines: the goal; the last actions, '?' marking one that did nothing; the kind of page
   and what it shows. A product is the first words of its title, its price in whole
@@ -93,13 +93,13 @@ def compact(
 
 
 def _goal(asked: ShopInstruction) -> str:
-  """'backpack waterproof padded color red size large under 40'."""
+  """Writes 'backpack waterproof padded color red size large under 40'."""
   options = [word for pair in asked.options.items() for word in pair]
   return ' '.join([asked.kind, *asked.attributes, *options, 'under', str(asked.limit)])
 
 
-def _last(belief: Belief, length: int) -> str:
-  """The last actions in short, oldest first; '?' after one that did nothing."""
+def _last(belief: ShopBelief, length: int) -> str:
+  """Lists the last actions in short, '?' after one without effect."""
   words = []
   for action, idle in belief.past[len(belief.past) - min(length, len(belief.past)) :]:
     text = 'search' if argument(action, 'search') else argument(action, 'click')
@@ -109,9 +109,9 @@ def _last(belief: Belief, length: int) -> str:
 
 
 def _shown(
-  belief: Belief, asin: str, asked: ShopInstruction | None, label: str = ''
+  belief: ShopBelief, asin: str, asked: ShopInstruction | None, label: str = ''
 ) -> str:
-  """'velmo trek 35 no', with `label` before the mark."""
+  """Writes 'velmo trek 35 no', with `label` before the mark."""
   words = ['unknown']
   if asin in belief.listings:
     listing = belief.listings[asin]

@@ -1,4 +1,4 @@
-"""WebShop as one object: shop, tasks, engine, prompt, parser and experts."""
+"""WebShop as one object: shop, tasks, engine, prompt and experts."""
 
 import dataclasses
 import functools
@@ -59,7 +59,7 @@ class WebshopWorld(benchmark.BenchmarkWorld):
 
   @property
   def shop(self) -> Shop:
-    """What all environments share: opened once per process, when it is needed."""
+    """The shop of all environments: opened once per process, on demand."""
     if self.source == 'generated':
       return _generated_shop(self.nouns)
     return official.open_shop(self.data_dir, self.size, self.nouns)
@@ -68,12 +68,12 @@ class WebshopWorld(benchmark.BenchmarkWorld):
     return [self.reward, self.nouns.name]
 
   def _generated(self, split: str) -> base.TaskSet:
-    return generated.GeneratedTasks(split)
+    return generated.GeneratedGoals(split)
 
   def _official(self, split: str) -> base.TaskSet:
     base.check_split(split, official.SPLITS)
     try:
-      return official.OfficialTasks(self.shop.catalogue, split, self.human_goals)
+      return official.OfficialGoals(self.shop.catalogue, split, self.human_goals)
     except ValueError as error:
       root = official.data_root(self.data_dir)
       raise ValueError(f'{root} (size {self.size}): {error}') from None
@@ -83,11 +83,11 @@ class WebshopWorld(benchmark.BenchmarkWorld):
     return engine.WebshopEnv(self.shop, self.reward)
 
   def shorten(self, observation: base.Observation, characters: int) -> base.Observation:
-    """Cuts the long texts of a page; all that can be clicked stays."""
+    """Cuts the long texts of a page; its clickables stay."""
     return pages.shorten(observation, characters)
 
   def admits(self, action: str, observation: base.Observation) -> bool:
-    """Tells whether the page offers an action; any query where it has a search bar."""
+    """Tests an action of a page; any query fits a search bar."""
     return engine.admits(observation.admissible, action)
 
   def expert(self, kind: str, seed: int = 0) -> experts.ShoppingExpert:
@@ -96,7 +96,7 @@ class WebshopWorld(benchmark.BenchmarkWorld):
     return experts.ShoppingExpert(kind, seed)
 
   def mistake(self, observation: base.Observation, random: Any) -> str:
-    """Draws a search that leaves words out, or a link that buys nothing."""
+    """Draws a query without some words, or a harmless link."""
     if engine.SEARCH_TEMPLATE in observation.admissible:
       return f'search[{_careless_query(observation.text, random)}]'
     links = [text for text in observation.admissible if text != 'click[buy now]']

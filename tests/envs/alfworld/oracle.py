@@ -2,7 +2,7 @@
 
 import itertools
 
-from sdar_jax.envs.alfworld.belief import TREATMENTS, Belief
+from sdar_jax.envs.alfworld.belief import TREATMENTS, RoomBelief
 from sdar_jax.envs.alfworld.expert import ObservingExpert
 
 
@@ -30,7 +30,7 @@ def true_belief(env):
   """The belief of one who knows the state of `env`."""
   problem, state = env.problem, env.state
   names = problem.names
-  belief = Belief(
+  belief = RoomBelief(
     receptacles=[names[ident] for ident in problem.receptacles],
     holding=names[state.holding] if state.holding else '',
   )

@@ -13,7 +13,7 @@ from shared import shared_path
 
 from sdar_jax.envs.alfworld import pddl_goal as goals
 from sdar_jax.envs.alfworld.engine import AlfworldEnv, Game
-from sdar_jax.envs.alfworld.official import OfficialTasks
+from sdar_jax.envs.alfworld.official import OfficialGames
 from sdar_jax.envs.alfworld.pddl import ProblemError, parse_problem
 from sdar_jax.envs.base import Task
 
@@ -209,7 +209,7 @@ def test_quantifiers(goal, at_the_start):
 
 
 def test_official_goals_agree_with_the_naive_evaluator():
-  tasks = OfficialTasks(str(shared_path('data/alfworld')), 'valid_seen')
+  tasks = OfficialGames(str(shared_path('data/alfworld')), 'valid_seen')
   for index in range(0, len(tasks), 20):
     text = tasks[index].payload.pddl_problem
     problem, naive = parse_problem(text), Naive(text, root=None)

@@ -214,7 +214,7 @@ def test_mistakes_go_astray_but_do_not_end_the_episode():
 
 def test_a_mistaken_search_names_no_line():
   world, draws = WebshopWorld(**SMALL), np.random.default_rng(2)
-  lines = {line for row in generated.shop().values() for line in row.lines}
+  lines = {line for row in generated.categories().values() for line in row.lines}
   queries = set()
   for index in range(80):
     task = world.tasks('train')[index]
