@@ -14,7 +14,7 @@ real models take the hyperparameters of the paper's released WebShop scripts (ar
 H800.
 
 Generated goals are tuned on `valid_seen` (known products, new instructions) and
-reported on `test` (products that no training goal is made of): the small model was chosen with
+reported on `test` (products of no training goal): the small model was chosen with
 `valid_unseen`, of other such products, in view. Official goals are reported on their
 own `test`.
 """

@@ -66,6 +66,8 @@ def _faults(world: Any) -> Iterator[str]:
   for key, parameter in inspect.signature(world).parameters.items():
     if not isinstance(parameter.default, _PLAIN):
       yield f'needs a bool, int, float, str or tuple as default of its setting {key}'
+    if key != 'max_turns' and hasattr(base.World, key):
+      yield f'has a setting {key}, a name that every world has already'
 
 
 def _call_faults(key: str, method: Any, wanted: inspect.Signature) -> Iterator[str]:

@@ -42,6 +42,15 @@ class Open(base.World):
 
 
 @dataclasses.dataclass(frozen=True)
+class Annotated(Open):
+  """Takes its name for a setting."""
+
+  name: str = 'annotated'
+  doors: int = 0
+  walls: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Bells(base.World):
   """The smallest world that is whole: ring the right one of some bells."""
 
@@ -168,6 +177,7 @@ def test_all_wrong_settings_are_one_line():
       f'{__name__}:Open',
       ['default of its setting doors', 'tuple as default of its setting walls'],
     ),
+    (f'{__name__}:Annotated', ['has a setting name, a name that every world has']),
   ],
 )
 def test_all_that_a_world_lacks_is_one_line(name, words):

@@ -12,8 +12,8 @@ from sdar_jax.envs import base
 Answer = base.Observation | base.StepResult
 
 
-class Calls(NamedTuple):
-  """Calls to make of one environment.
+class PoolJob(NamedTuple):
+  """PoolJob to make of one environment.
 
   Attributes:
     ident: of the episode.
@@ -52,11 +52,11 @@ class Stage:
     for ident in idents:
       self._envs.pop(ident, None)
 
-  def prefetch(self, jobs: Sequence[Calls]) -> None:
+  def prefetch(self, jobs: Sequence[PoolJob]) -> None:
     """Announces the next actions to the world."""
     self._world.prefetch([action for job in jobs for action in job.actions])
 
-  def play(self, job: Calls) -> Iterator[Answer | base.EnvironmentFault | Failure]:
+  def play(self, job: PoolJob) -> Iterator[Answer | base.EnvironmentFault | Failure]:
     """Yields the outcome of each call; a fault or failure is the last."""
     kind = base.StepResult if job.task is None else base.Observation
     for value in self._calls(job):
@@ -70,7 +70,7 @@ class Stage:
         return
       kind = base.StepResult
 
-  def _calls(self, job: Calls) -> Iterator[Any]:
+  def _calls(self, job: PoolJob) -> Iterator[Any]:
     try:
       if job.task is not None:
         self._envs[job.ident] = self._world.make_env()
@@ -112,15 +112,15 @@ class PoolEpisode:
   failure: Failure | None = None
   _heard: list[Answer] = dataclasses.field(default_factory=list)
 
-  def job(self, home: Any) -> Calls:
+  def job(self, home: Any) -> PoolJob:
     """Lists the calls for a process; a new home replays the episode."""
     self._heard = []
     if self.home is home:
-      return Calls(self.ident, None, tuple(self.actions[-1:]))
+      return PoolJob(self.ident, None, tuple(self.actions[-1:]))
     self.home = home
-    return Calls(self.ident, self.task, tuple(self.actions))
+    return PoolJob(self.ident, self.task, tuple(self.actions))
 
-  def hear(self, value: Any, job: Calls) -> bool:
+  def hear(self, value: Any, job: PoolJob) -> bool:
     """Takes in one outcome of `job`; tells whether the job is over.
 
     Raises:

@@ -22,8 +22,8 @@ from sdar_jax.envs.pool.watch import Watch
 Key = Hashable
 
 HANGS = 2  # At the same place of a task, before the task is quarantined.
-DEATHS = 3  # Of every worker, one after another with nothing delivered: no use.
-_LEAST_DEATHS = 10  # Three tasks in a row that kill their one worker are bad luck.
+DEATHS = 3  # Of every worker, in a row and with nothing delivered: give up.
+_LEAST_DEATHS = 10  # Three tasks in a row may each kill the only worker.
 _CLOSE_SECONDS = 3.0  # For workers to end by themselves.
 _QUARANTINED = Failure('quarantined', f'it hung {HANGS} times at the same place')
 
@@ -144,7 +144,9 @@ class Pool(abc.ABC):
     self.last_fault = answer
     episode.tries += 1
     failure = episode.failure
-    if failure is None or failure is _QUARANTINED:  # The world's word, or ours.
+    if (
+      failure is None or failure is _QUARANTINED
+    ):  # The world raised it, or quarantined.
       return answer
     if failure.kind == 'hang':
       place = (episode.task.task_id, *episode.actions)
@@ -157,7 +159,7 @@ class Pool(abc.ABC):
   @property
   @abc.abstractmethod
   def _shares(self) -> int:
-    """Among how many the episodes of a call are divided."""
+    """The number of shares that the episodes of a call are divided into."""
 
   @abc.abstractmethod
   def _exchange(self, episodes: Sequence[PoolEpisode]) -> None:
@@ -241,7 +243,7 @@ class WorkerPool(Pool):
     running = [process for process in self._workers if process is not None]
     self._workers = [None] * len(self._workers)
     for process in running:
-      process.socket.close()  # Which ends a worker that is well.
+      process.socket.close()  # A healthy worker exits at the end of file.
     limit = time.monotonic() + _CLOSE_SECONDS
     for process in running:
       process.end(limit)

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from sdar_jax import files
 from sdar_jax.envs import base
-from sdar_jax.envs.pool.episode import Answer, Calls, Failure, PoolEpisode, Stage
+from sdar_jax.envs.pool.episode import Answer, Failure, PoolEpisode, PoolJob, Stage
 
 _LENGTH = struct.Struct('!Q')
 _START_SECONDS = 60.0  # Allowed to a new worker on top of the deadline.
@@ -88,7 +88,7 @@ class Worker:
     self._deadline = deadline
     self._to_send, self._received = opening, b''
     self._notes = 1  # Lines without content that come before the answers.
-    self._queue: collections.deque[tuple[PoolEpisode, Calls]] = collections.deque()
+    self._queue: collections.deque[tuple[PoolEpisode, PoolJob]] = collections.deque()
     self.due = time.monotonic() + _START_SECONDS
     self.kind: str | None = None
     self.message = ''

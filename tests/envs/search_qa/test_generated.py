@@ -240,7 +240,7 @@ def test_the_library_does_not_depend_on_the_process():
 
 
 def test_what_does_not_exist_is_one_line():
-  with pytest.raises(ValueError, match=r"^split 'test': generated questions have .*$"):
+  with pytest.raises(ValueError, match=r"^split 'test': .*seen, valid_unseen$"):
     GeneratedQuestions('test')
   with pytest.raises(IndexError, match='task 1024: valid_seen has 1024 tasks'):
     GeneratedQuestions('valid_seen')[1024]
