@@ -114,7 +114,9 @@ def test_a_world_without_skills_shows_none(world):
   bank = skills.SkillBank.empty(world.name)
   task = world.tasks('train')[0]
   assert bank.everything() == ()
-  with pytest.raises(skills.SkillError, match=r'world guess without a skill bank'):
+  with pytest.raises(
+    skills.SkillError, match=r'guess \(no config.skills.path\): no skills'
+  ):
     retrieval.Retriever(bank, 'task').check([task])
   with pytest.raises(skills.SkillError, match=r'config\.skills\.path'):
     retrieval.Retriever(bank, 'random').check([task])

@@ -172,9 +172,8 @@ class SkillBank:
 
   @classmethod
   def empty(cls, world: str) -> 'SkillBank':
-    """The bank of a world without skills: nothing to show, an error to retrieve."""
-    path = f'world {world} without a skill bank (config.skills.path)'
-    return cls('', world, '', '', (), {}, {}, '', path)
+    """Makes the bank of a world without skills."""
+    return cls('', world, '', '', (), {}, {}, '', f'{world} (no config.skills.path)')
 
   def everything(self) -> tuple[Skill, ...]:
     """All skills: general, task types and objects in the order of the file."""

@@ -144,9 +144,7 @@ class Pool(abc.ABC):
     self.last_fault = answer
     episode.tries += 1
     failure = episode.failure
-    if (
-      failure is None or failure is _QUARANTINED
-    ):  # The world raised it, or quarantined.
+    if failure is None or failure is _QUARANTINED:  # Raised by the world, or final.
       return answer
     if failure.kind == 'hang':
       place = (episode.task.task_id, *episode.actions)
