@@ -99,8 +99,9 @@ def test_a_world_pickles_as_its_settings():
   world.tasks('train')
   data = pickle.dumps(world)
   copy = pickle.loads(data)
-  assert copy == world and copy.tasks('train')[4] == world.tasks('train')[4]
-  assert len(pickle.dumps(copy)) == len(data) and copy.digest == world.digest
+  assert data == pickle.dumps(Bells(bells=3)), 'tasks do not travel'
+  assert copy == world and copy.digest == world.digest
+  assert copy.tasks('train')[4] == world.tasks('train')[4]
 
 
 def test_the_digest_of_a_world_knows_every_setting():

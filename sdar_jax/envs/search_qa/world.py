@@ -31,8 +31,7 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
     train_sets: data sets of the official training split (ref: NQ and HotpotQA).
     data_sets: data sets of every other official split (ref: all seven).
     retriever: 'bm25', 'dense' or 'http'.
-    corpus: file of passages for 'bm25' and 'dense'; '' means the generated library,
-      which 'bm25' searches.
+    corpus: file of passages; '' means the generated library (for 'bm25' only).
     index: FAISS index or .npy of the passages' embeddings, for 'dense'.
     encoder: 'package.module:function' from texts to embeddings, for 'dense'.
     url: of a `/retrieve` server, for 'http'.

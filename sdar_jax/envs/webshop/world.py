@@ -34,8 +34,7 @@ class WebshopWorld(benchmark.BenchmarkWorld):
     max_turns: turns per episode (ref: 15).
     history_length: past exchanges that a prompt shows (ref: 2).
     prompt_style: 'paper', or 'compact' for the small model.
-    parser: 'reference' or 'strict'. In strict mode a search needs a query, of any
-      words, and a page with a search bar.
+    parser: 'reference' or 'strict' (a search then needs a query and a search bar).
   """
 
   name = 'webshop'
