@@ -7,7 +7,7 @@ import random
 import little_shop
 import pytest
 import webshop_records as records
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_jax.envs.webshop import pages
@@ -227,6 +227,7 @@ ACTIONS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(ACTIONS, max_size=12))
 def test_no_action_breaks_an_episode(actions):
   env = started()
