@@ -16,12 +16,12 @@ import random
 import time
 from pathlib import Path
 
+import textworld_backend
 from absl import app, flags
 
-from sdar_jax.envs.alfworld import textworld_backend
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
-from sdar_jax.envs.alfworld.generated import GeneratedTasks
-from sdar_jax.envs.alfworld.official import OfficialTasks
+from sdar_jax.envs.alfworld.generated import GeneratedGames
+from sdar_jax.envs.alfworld.official import OfficialGames
 
 DATA_DIR = flags.DEFINE_string('data_dir', '', 'official games; empty: generated ones')
 SPLIT = flags.DEFINE_string('split', 'valid_seen', 'which split to play')
@@ -105,9 +105,9 @@ def replay(path, tasks):
 def main(_):
   """Prints the comparison."""
   if DATA_DIR.value:
-    tasks = OfficialTasks(DATA_DIR.value, SPLIT.value)
+    tasks = OfficialGames(DATA_DIR.value, SPLIT.value)
   else:
-    tasks = GeneratedTasks(SPLIT.value, 'full')
+    tasks = GeneratedGames(SPLIT.value, 'full')
   if TRANSCRIPTS.value:
     counts = replay(Path(TRANSCRIPTS.value), tasks)
     print('transcripts: {} games, {} episodes, {} steps, {} mismatches'.format(*counts))

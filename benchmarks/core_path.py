@@ -19,8 +19,8 @@ CORE = (
   'losses/objective learner/learner learner/scoring',
   'learner/optimizer sampler/sampler sampler/decoding sampler/draw models/qwen',
   'models/attention models/sharding prompts/chat prompts/skills prompts/retrieval',
-  'prompts/teacher prompts/fitting envs/base envs/action_parser',
-  'envs/alfworld/world envs/alfworld/prompts',
+  'prompts/teacher prompts/fitting envs/base envs/history envs/action_parser',
+  'envs/benchmark envs/alfworld/world envs/alfworld/prompts',
 )
 _NO_CODE = (
   tokenize.COMMENT,

@@ -15,7 +15,7 @@ import time
 
 from absl import app, flags
 
-from sdar_jax.envs.search_qa.answers import sub_match
+from sdar_jax.envs.search_qa.answers import normalize
 from sdar_jax.envs.search_qa.datasets import read_corpus, read_questions
 from sdar_jax.envs.search_qa.retrieval.base import Passage
 from sdar_jax.envs.search_qa.retrieval.bm25 import BM25Retriever
@@ -43,6 +43,12 @@ def invented(size):
   for number in range(size):
     text = chance.choices(words, cum_weights=weights, k=_WORDS)
     yield Passage(f'title {number}', ' '.join(text))
+
+
+def sub_match(text, golden):
+  """Whether a text contains any gold answer, both normalised."""
+  normal = normalize(text)
+  return any(normalize(gold) in normal for gold in golden)
 
 
 def milliseconds(ask, queries):

@@ -214,7 +214,7 @@ def query(folder: Path) -> None:
   watch = Watch()
   sizes = {}
   for split in official.SPLITS:
-    tasks = official.OfficialTasks(shop.catalogue, split)
+    tasks = official.OfficialGoals(shop.catalogue, split)
     sizes[split] = f'{len(tasks):,} {split}'
   print(f'goals: {", ".join(sizes.values())} in {watch}; digest {tasks.digest[:12]}')
   rng, goals = random.Random(SEED.value), Goals(shop.catalogue)

@@ -12,6 +12,7 @@ the full catalogue.
 import random
 from pathlib import Path
 
+import webshop_reference
 from absl import app, flags
 from watch import Watch
 
@@ -36,7 +37,7 @@ def first_shop():
   documents = sorted(folder.glob('*.jsonl*'))
   if documents:
     instructions = folder / disk_catalogue.OFFICIAL['small'][1]
-    products = catalogue.read_documents(documents[0], instructions)
+    products = webshop_reference.read_documents(documents[0], instructions)
     shop = Shop(catalogue.MemoryCatalogue(products), None, nouns)
   else:
     shop = disk_catalogue.open_official(folder, 'small', nouns)

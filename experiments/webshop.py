@@ -13,8 +13,8 @@ real models take the hyperparameters of the paper's released WebShop scripts (ar
 2605.15155, appendix C; ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 2
 H800.
 
-Generated goals are tuned on `valid_seen` (new wishes for known products) and reported
-on `test` (products that no training goal is made of): the small model was chosen with
+Generated goals are tuned on `valid_seen` (known products, new instructions) and
+reported on `test` (products of no training goal): the small model was chosen with
 `valid_unseen`, of other such products, in view. Official goals are reported on their
 own `test`.
 """

@@ -83,8 +83,9 @@ def make_teacher(
 ) -> skills.TeacherContext:
   """Makes the privileged context: skill bank and place in the prompt."""
   c = config.skills
+  path = c.path or world.skills_path
   retriever = retrieval.Retriever(
-    skills.SkillBank.load(c.path or world.skills_path),
+    skills.SkillBank.load(path) if path else skills.SkillBank.empty(world.name),
     c.retrieval,
     limit=c.limit,
     ucb_coef=c.ucb_coef,

@@ -168,7 +168,7 @@ def _fit(parts: parts_lib.Imitation, batches: Iterator[Any], steps: int) -> Any:
 
 
 def demonstrations(
-  world: base.TeachableWorld,
+  world: base.World,
   tasks: base.TaskSet,
   *,
   plain: Prompt,
@@ -214,7 +214,7 @@ def demonstrations(
 
 
 def _episode(
-  world: base.TeachableWorld,
+  world: base.World,
   task: base.Task,
   expert: base.Expert,
   prompt: Prompt,

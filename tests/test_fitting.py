@@ -11,7 +11,7 @@ import pytest
 from shared import shared_path
 
 from sdar_jax import batching, trajectory
-from sdar_jax.envs import base, worlds
+from sdar_jax.envs import base, texts, worlds
 from sdar_jax.evaluation import evaluate
 from sdar_jax.logs import step as step_lib
 from sdar_jax.prompts import chat, fitting
@@ -180,7 +180,7 @@ def test_an_observation_is_shortened_by_its_worlds_rule(name):
     assert len(shown.text) <= max(characters, 120)
     if name == 'alfworld':
       assert shown.text.endswith('\n\nYour task is to: put a mug in shelf.')
-      assert characters == size or base.CUT in shown.text
+      assert characters == size or texts.CUT in shown.text
     if name == 'webshop':
       assert shown.text.startswith(
         'Instruction: [SEP] a blue shirt [SEP] Back to Search [SEP] < Prev [SEP] '
@@ -259,7 +259,9 @@ class _Notes:
 
 class _Cutting(_Notes):
   def shorten(self, observation, characters):
-    return dataclasses.replace(observation, text=base.cut(observation.text, characters))
+    return dataclasses.replace(
+      observation, text=texts.cut(observation.text, characters)
+    )
 
 
 def _collect(world, limit, group_size=2):
@@ -356,7 +358,7 @@ def test_a_history_is_a_sequence_that_knows_what_came_before():
   ],
 )
 def test_cut(text, characters, want):
-  assert base.cut(text, characters) == want
+  assert texts.cut(text, characters) == want
 
 
 @functools.cache

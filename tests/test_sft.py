@@ -57,7 +57,7 @@ def _first_searches(episodes, **fractions):
 
 
 def test_some_prompts_without_skills_are_answered_by_the_informed_expert():
-  lines = [line for row in generated.shop().values() for line in row.lines]
+  lines = [line for row in generated.categories().values() for line in row.lines]
 
   def informed(query):
     return query.split()[0] in lines

@@ -100,7 +100,7 @@ def test_first_hint_is_the_likeliest_place():
 
 def test_games_carry_the_metadata_that_retrieval_needs():
   bank = skills.SkillBank.load(ALFWORLD)
-  tasks = generated.GeneratedTasks('valid_seen', 'small')
+  tasks = generated.GeneratedGames('valid_seen', 'small')
   for index in range(40):
     metadata = tasks[index].metadata
     found = bank.retrieve(metadata)

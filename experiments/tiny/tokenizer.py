@@ -136,9 +136,7 @@ def save(tokenizer: tokenizers.Tokenizer, output: pathlib.Path) -> None:
   (output / 'tokenizer_config.json').write_text(text)
 
 
-def corpus(
-  world: base.TeachableWorld, games: int = _GAMES
-) -> Iterator[tuple[str, str, str]]:
+def corpus(world: base.World, games: int = _GAMES) -> Iterator[tuple[str, str, str]]:
   """Prompt, thought and action of every turn of `games` training games."""
   tasks = world.tasks('train')
   for index in range(games):
@@ -174,7 +172,7 @@ def names(bank: SkillBank) -> Iterator[str]:
     yield from (f' {name} {number}' for number in _NUMBERS)
 
 
-def build(world: base.TeachableWorld, bank: SkillBank, output: pathlib.Path) -> None:
+def build(world: base.World, bank: SkillBank, output: pathlib.Path) -> None:
   """Reads `world`'s prompts and writes the tokenizer's files to `output`."""
   spelling = SPELLINGS[world.name]
   turns = list(corpus(world))

@@ -1,1 +1,1 @@
-"""Text worlds: interface, registry, records of their files. Host, no JAX."""
+"""Text worlds: interface, registry, readers of records. Host, no JAX."""

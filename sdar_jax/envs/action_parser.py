@@ -1,16 +1,29 @@
-"""Cuts an action out of a response. Every parser here is linear and never raises."""
+"""Cuts an action out of a response; linear in time, never raises."""
 
+import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Callable
 
-from sdar_jax.envs.base import ParsedAction
+from sdar_jax.envs.texts import encodable
 
 MODES = ('reference', 'strict')
 ALFWORLD_FALLBACK = 30  # characters; the reference's alfworld/projection.py
 WEBSHOP_FALLBACK = 20  # characters; the reference's webshop/projection.py
 _TAGS = ('<think>', '</think>', '<action>', '</action>')
 _HAN = re.compile('[\u4e00-\u9fff]')
-_SURROGATES = re.compile('[\ud800-\udfff]')
+
+
+@dataclasses.dataclass(frozen=True)
+class ParsedAction:
+  """An action cut out of a response.
+
+  Attributes:
+    action: the text for the environment; may be empty.
+    valid: the response obeyed the format (and, in strict mode, is admissible).
+  """
+
+  action: str
+  valid: bool
 
 
 def parse_reference(response: str, fallback: int = ALFWORLD_FALLBACK) -> ParsedAction:
@@ -35,21 +48,21 @@ def parse_reference(response: str, fallback: int = ALFWORLD_FALLBACK) -> ParsedA
   lowered = response.lower()
   start, end = lowered.find('<action>'), lowered.find('</action>')
   if start < 0 or end < 0:
-    return ParsedAction(_encodable(lowered[-fallback:]), valid=False)
+    return ParsedAction(encodable(lowered[-fallback:]), valid=False)
   action = lowered[start + len('<action>') : end].strip()
   thought = '<think>' in response and '</think>' in response
-  return ParsedAction(_encodable(action), thought and not _HAN.search(response))
+  return ParsedAction(encodable(action), thought and not _HAN.search(response))
 
 
-def parse_strict(response: str, admissible: Collection[str]) -> ParsedAction:
-  """Parses `<think>...</think>` and then exactly one `<action>...</action>`.
+def parse_strict(response: str, admits: Callable[[str], bool]) -> ParsedAction:
+  """Parses one `<think>` element and then one `<action>` element.
 
   Each of the four tags must occur exactly once, in this order (other text around the
   two elements does no harm), and the action must be admissible, hence not empty.
 
   Args:
     response: what the model wrote.
-    admissible: the commands that do something now.
+    admits: tells whether a command can do something now.
 
   Returns:
     The action as written, stripped, and whether all of this holds. Where it does not,
@@ -58,13 +71,8 @@ def parse_strict(response: str, admissible: Collection[str]) -> ParsedAction:
   """
   _, opened, rest = response.partition('<action>')
   inside, closed, _ = rest.partition('</action>')
-  action = _encodable(inside.strip()) if opened and closed else ''
+  action = encodable(inside.strip()) if opened and closed else ''
   places = [response.find(tag) for tag in _TAGS]
   once = all(response.count(tag) == 1 for tag in _TAGS)
-  valid = once and places == sorted(places) and bool(action) and action in admissible
+  valid = once and places == sorted(places) and bool(action) and admits(action)
   return ParsedAction(action, valid)
-
-
-def _encodable(text: str) -> str:
-  """Replaces lone surrogates, which UTF-8 cannot encode."""
-  return _SURROGATES.sub('\ufffd', text)

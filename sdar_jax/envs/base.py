@@ -1,20 +1,30 @@
-"""The protocol that every world obeys. Plain Python, no JAX, no global state.
+"""Types and the base class of every world. No global state.
 
-A world is one folder: an engine (`TextEnv`), a source of tasks (`TaskSet`), an action
-parser, a prompt and an expert, tied together by one `World` object.
+A world is one folder: an engine (`TextEnv`), tasks, a prompt and a parser, behind one
+subclass of `World`.
 """
 
 import dataclasses
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+import functools
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-CUT = ' ...'  # Ends a text that goes on.
+from sdar_jax.envs import action_parser
+from sdar_jax.envs.action_parser import ParsedAction
+from sdar_jax.envs.history import Exchange, History, past_turns, whole
+
+INSTRUCTION = (
+  'First think, between <think> and </think>. Then give one action, between <action> '
+  'and </action>.'
+)
 
 
 class EnvironmentFault(RuntimeError):
-  """Infrastructure failed, not the policy: the episode must not be trained on.
+  """A failure of infrastructure, not of the policy: never trained on.
 
   Attributes:
     kind: what failed, one short word for counting, e.g. 'refused' or 'crash'.
@@ -25,19 +35,17 @@ class EnvironmentFault(RuntimeError):
     self.kind = kind
     self.message = message
 
-  def __reduce__(
-    self,
-  ) -> Any:  # Exceptions with two arguments do not pickle by default.
+  def __reduce__(self) -> Any:  # The default calls the class with one argument.
     return type(self), (self.kind, self.message)
 
 
 class EnvironmentTimeout(EnvironmentFault):
-  """A fault whose cause is a missed deadline."""
+  """A missed deadline."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What to solve. Everything random about its episodes derives from `task_id`.
+  """A thing to solve; its episodes' randomness derives from `task_id`.
 
   Attributes:
     task_id: unique and stable across machines, e.g. 'generated/train/000017'.
@@ -56,7 +64,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-  """What the agent sees: the text, and the actions that would do something."""
+  """An agent's view: the text, and the actions with an effect."""
 
   text: str
   admissible: tuple[str, ...] = ()
@@ -82,90 +90,23 @@ class StepResult:
   score: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class ParsedAction:
-  """An action cut out of a response.
-
-  Attributes:
-    action: the text for the environment; may be empty.
-    valid: the response obeyed the format (and, in strict mode, is admissible).
-  """
-
-  action: str
-  valid: bool
+def digest_of(value: Any) -> str:
+  """Hashes a value's JSON: hex SHA-256."""
+  return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-@dataclasses.dataclass(frozen=True)
-class Exchange:
-  """One past turn as the prompt's history shows it."""
-
-  observation: str
-  action: str
-
-
-class History(tuple):
-  """The exchanges that a prompt may show: all of an episode, or the last of them.
-
-  Attributes:
-    whole: all of them, oldest first: what is true of the episode, its turn number
-      say, is read here.
-  """
-
-  whole: tuple[Exchange, ...]
-
-  def __new__(cls, whole: Iterable[Exchange] = (), shown: int | None = None):
-    """The last `shown` exchanges of `whole`; None shows all."""
-    whole = tuple(whole)
-    count = len(whole) if shown is None else min(shown, len(whole))
-    history = super().__new__(cls, whole[len(whole) - count :])
-    history.whole = whole
-    return history
-
-  def __reduce__(self) -> Any:
-    return type(self), (self.whole, len(self))
-
-
-def whole(history: Sequence[Exchange]) -> Sequence[Exchange]:
-  """All turns so far, of which `history` may be the last; a plain sequence is all."""
-  return history.whole if isinstance(history, History) else history
-
-
-def cut(text: str, characters: int) -> str:
-  """A text, or its beginning up to a word's end with `CUT` after it.
-
-  Args:
-    text: any.
-    characters: the longest that the result may be; below `len(CUT)` it is `CUT`.
-  """
-  if len(text) <= characters:
-    return text
-  head = text[: max(characters - len(CUT), 0)]
-  if head and not head[-1].isspace() and not text[len(head)].isspace():
-    head = re.sub(r'\s\S*\Z', '', head)  # A text of one word is cut inside it.
-  return head.rstrip() + CUT
-
-
-def fair_limit(lengths: Sequence[int], total: int) -> int:
-  """The largest cap on each length under which their sum is at most `total`."""
-  left, limit = total, 0
-  for done, length in enumerate(sorted(lengths)):
-    limit = left // (len(lengths) - done)
-    if length > limit:
-      return limit
-    left -= length
-  return max(limit, *lengths, 0)
+def setting(
+  default: Any, *, least: int | None = None, choices: Sequence[str] = ()
+) -> Any:
+  """Declares a setting of a world: its default, and its bound or choices."""
+  limits = {'least': least, 'choices': tuple(choices)}
+  return dataclasses.field(default=default, metadata=limits)
 
 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
   """Raises ValueError unless a world's setting is one of `choices`."""
   if value not in choices:
     raise ValueError(f'config.world.{key}={value!r}: must be one of {tuple(choices)}')
-
-
-def check_at_least(key: str, value: int, bound: int) -> None:
-  """Raises ValueError if a world's setting is below `bound`."""
-  if value < bound:
-    raise ValueError(f'config.world.{key}={value}: must be at least {bound}')
 
 
 class TextEnv(Protocol):
@@ -175,7 +116,7 @@ class TextEnv(Protocol):
     """Starts `task` and returns the first observation."""
 
   def step(self, action: str) -> StepResult:
-    """Plays one action. Never raises for wild text: that is a wasted turn.
+    """Plays one action. Never raises for wild text: a wasted turn.
 
     Raises:
       EnvironmentFault: something that the world depends on failed.
@@ -198,44 +139,166 @@ class TaskSet(Protocol):
 
 
 def task_types(tasks: TaskSet) -> Sequence[str]:
-  """The type of each task, in order; makes every task if the set does not say."""
+  """Lists the type of each task; makes all tasks if the set must."""
   if hasattr(tasks, 'task_types'):
     return tasks.task_types
   return [tasks[i].task_type for i in range(len(tasks))]
 
 
-class World(Protocol):
-  """A world, as rollout and evaluation see it. Picklable; made from plain settings.
+class Tasks(Sequence[Task]):
+  """Tasks of one split, made on demand; implements `TaskSet`.
+
+  Args:
+    split: name of the split.
+    size: number of tasks.
+    make: maps an index to its task.
+    truth: everything that decides what the tasks are, as JSON.
+    digest: hex SHA-256 of that; '' computes it.
+  """
+
+  def __init__(
+    self,
+    split: str,
+    size: int,
+    make: Callable[[int], Task],
+    truth: Any = None,
+    digest: str = '',
+  ):
+    self.split, self.size, self.make = split, size, make
+    self.digest = digest or digest_of(truth)
+
+  def __len__(self) -> int:
+    return self.size
+
+  def __getitem__(self, index: int) -> Task:
+    if not 0 <= index < self.size:
+      raise IndexError(f'task {index}: {self.split} has {self.size} tasks')
+    return self.make(index)
+
+
+def check_split(split: str, splits: Iterable[str]) -> None:
+  """Raises ValueError unless a world has tasks of this split."""
+  if split not in splits:
+    raise ValueError(f'split {split!r}: must be one of {", ".join(splits)}')
+
+
+class Expert(Protocol):
+  """A scripted player, able to go on from any state of an episode."""
+
+  def reset(self, task: Task, observation: Observation) -> None:
+    """Starts an episode."""
+
+  def plan(self, observation: Observation) -> tuple[str, str]:
+    """Gives a short thought, and the action to play now."""
+
+  def observe(self, action: str, observation: Observation) -> None:
+    """Takes in the played action (perhaps another's) and its outcome."""
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """Base class of worlds. Picklable; made from plain settings.
+
+  A subclass is a frozen dataclass: its fields are the keys of `config.world`, each with
+  a default (see `setting`). It must have `name`, `make_env` and either `splits` and
+  `task` or `read_tasks`; all else has a default. It pickles as its settings, so what it
+  makes of them belongs into a `functools.cached_property`.
 
   Attributes:
     name: of the world.
-    max_turns: turns per episode.
+    splits: number of tasks by split.
+    version: of the tasks; another version is another digest.
     instruction: the words that end every user message; '' for none.
-    skills_path: the world's own skill bank.
-    digest: hex SHA-256 over everything that decides what episodes consist of.
+    demonstrators: the kinds of expert that teach prompts with skills and without.
+    names: sets of words that could change places and nothing would be done otherwise,
+      as those of people: to be copied, not to be known.
+    max_turns: turns per episode.
   """
 
-  name: str
-  max_turns: int
-  instruction: str
-  skills_path: Path
-  digest: str
+  name: ClassVar[str] = ''
+  splits: ClassVar[Mapping[str, int]] = {}
+  version: ClassVar[int] = 1
+  instruction: ClassVar[str] = INSTRUCTION
+  demonstrators: ClassVar[tuple[str, str]] = ('', '')
+  names: ClassVar[tuple[tuple[str, ...], ...]] = ()
+  max_turns: int = dataclasses.field(default=50, kw_only=True, metadata={'least': 1})
+
+  def __post_init__(self):
+    """Checks all settings; the error names each wrong one."""
+    wrong = []
+    for field in dataclasses.fields(self):
+      value, limits = getattr(self, field.name), field.metadata
+      said = f'config.world.{field.name}={value!r}: must be'
+      if limits.get('choices') and value not in limits['choices']:
+        wrong.append(f'{said} one of {limits["choices"]}')
+      if limits.get('least') is not None and value < limits['least']:
+        wrong.append(f'{said} at least {limits["least"]}')
+    if wrong:
+      raise ValueError('; '.join(wrong))
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """The settings by name."""
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+  def __getstate__(self) -> dict[str, Any]:
+    return self.settings
+
+  @property
+  def skills_path(self) -> pathlib.Path | None:
+    """The skill bank beside the world's module; None if there is none."""
+    path = pathlib.Path(sys.modules[type(self).__module__].__file__)
+    path = path.with_name('skills.json')
+    return path if path.exists() else None
+
+  @property
+  def digest(self) -> str:
+    """Hex SHA-256 over everything that decides what episodes consist of."""
+    return digest_of([self.name, self.tasks('train').digest, self.settings])
 
   def tasks(self, split: str) -> TaskSet:
-    """The tasks of a split ('train', 'valid_seen', 'valid_unseen', ...)."""
+    """Gives the tasks of a split, read once."""
+    if split not in self._read:
+      self._read[split] = self.read_tasks(split)
+    return self._read[split]
+
+  @functools.cached_property
+  def _read(self) -> dict[str, TaskSet]:
+    return {}
+
+  def read_tasks(self, split: str) -> TaskSet:
+    """Makes the tasks of a split ('train', 'valid_seen', ...)."""
+    check_split(split, self.splits)
+    truth = [self.name, self.version, self.settings, split, self.splits[split]]
+    make = functools.partial(self.task, split)
+    return Tasks(split, self.splits[split], make, truth)
+
+  def task(self, split: str, index: int) -> Task:
+    """Makes one task, the same whenever it is asked for."""
+    raise NotImplementedError
 
   def make_env(self) -> TextEnv:
-    """A fresh environment."""
+    """Makes a fresh environment."""
+    raise NotImplementedError
 
   def render(
-    self, task: Task, history: Sequence[Exchange], observation: Observation
+    self,
+    task: Task,
+    history: History | Sequence[Exchange],
+    observation: Observation,
   ) -> str:
-    """The user message of the next turn.
+    """Writes the user message of the next turn.
 
     `history` holds all turns so far or, where those made the prompt too long, the last
     of them (`whole(history)` has all: a message that counts turns counts those). The
     message always names the task and shows the observation, even with no history.
     """
+    number = len(whole(history)) + 1
+    parts = [f'Your task: {task.goal}', *past_turns(history, len(history))]
+    parts.append(f'Turn {number}, you see: {observation.text}')
+    if observation.admissible:
+      parts.append('\n- '.join(['Actions possible now:', *observation.admissible]))
+    return '\n\n'.join([*parts, *filter(None, [self.instruction])])
 
   def parse(self, response: str, observation: Observation) -> ParsedAction:
     """Cuts the action out of a response; never raises.
@@ -243,64 +306,46 @@ class World(Protocol):
     It is also asked about a response with what the chat template wrote before it, such
     as an opening `<think>`: an answer that is valid in either reading is valid.
     """
+    return action_parser.parse_strict(
+      response, lambda action: self.admits(action, observation)
+    )
 
   def admits(self, action: str, observation: Observation) -> bool:
-    """Whether the action can do something where the agent stands."""
+    """Tests an action for an effect; passes any where none is listed."""
+    return action in observation.admissible or not observation.admissible
 
   def prefetch(self, actions: Iterable[str]) -> None:
-    """Told of all actions that are about to be played, before the first of them.
+    """Takes all actions about to be played, before the first of them.
 
     A world whose environments share something slow answers them together here; most
     have nothing to do. Never raises: a fault surfaces in the `step` that meets it.
     """
 
+  def expert(self, kind: str, seed: int = 0) -> Expert:
+    """Makes a scripted expert; `seed` orders its guesses."""
+    raise ValueError(f'world {self.name} has no expert of kind {kind!r} to imitate')
+
+  def response(self, thought: str, action: str) -> str:
+    """Writes a response of this world's format: the inverse of `parse`."""
+    return f'<think>{thought}</think><action>{action}</action>'
+
+  def mistake(self, observation: Observation, random: Any) -> str:
+    """Draws a plausible wrong action with the numpy Generator `random`."""
+    choices = observation.admissible or ('',)
+    return choices[int(random.integers(len(choices)))]
+
 
 @runtime_checkable
 class ShorteningWorld(Protocol):
-  """A world that knows how to shorten what it says.
+  """A world with a rule to shorten its observations.
 
   Where a prompt has no room for the newest observation, an episode of any other world
   ends (`Outcome.PROMPT_TOO_LONG`).
   """
 
   def shorten(self, observation: Observation, characters: int) -> Observation:
-    """The observation in about `characters` characters, a mark where text is gone.
+    """Cuts an observation to about `characters`, marking each cut.
 
     Its admissible actions stay, and what cannot be left out: where that is all, the
     result is longer.
     """
-
-
-class Expert(Protocol):
-  """A scripted player that says what to do next from wherever an episode stands."""
-
-  def reset(self, task: Task, observation: Observation) -> None:
-    """A new episode."""
-
-  def plan(self, observation: Observation) -> tuple[str, str]:
-    """A short thought, and the action to play now."""
-
-  def observe(self, action: str, observation: Observation) -> None:
-    """Told what was played (not always what it planned) and what came of it."""
-
-
-class TeachableWorld(World, Protocol):
-  """A world that also has experts to imitate, for `--mode=sft`.
-
-  Attributes:
-    demonstrators: the kinds of expert that teach prompts with skills and without.
-    names: sets of words that could change places and nothing would be done otherwise,
-      as those of people: to be copied, not to be known.
-  """
-
-  demonstrators: tuple[str, str]
-  names: tuple[tuple[str, ...], ...]
-
-  def expert(self, kind: str, seed: int = 0) -> Expert:
-    """A scripted expert; `seed` orders what it does not know better."""
-
-  def response(self, thought: str, action: str) -> str:
-    """A response of this world's format: the inverse of `parse`."""
-
-  def mistake(self, observation: Observation, random: Any) -> str:
-    """A plausible wrong action, drawn from the numpy Generator `random`."""

@@ -1,4 +1,4 @@
-"""Records of files that others wrote: opened by content, checked field by field.
+"""Records of others' files: opened by content, checked by field.
 
 Whatever is wrong is one line that names the file and the record; whatever is left out
 or filled in is counted and said once.
@@ -46,14 +46,14 @@ _log = logging.getLogger(__name__)
 
 
 class Omitted:
-  """Counts what a reader leaves out or fills in, by reason."""
+  """Counts omitted and filled-in records, by reason."""
 
   def __init__(self) -> None:
     self.counts: Counter[str] = Counter()
     self._first: dict[str, str] = {}
 
   def add(self, reason: str, example: str) -> None:
-    """Counts one record, which may serve as the example of its reason."""
+    """Counts one record, perhaps as the example of its reason."""
     self.counts[reason] += 1
     self._first.setdefault(reason, example[:100])
 
@@ -70,7 +70,7 @@ class Omitted:
 
 
 class naming:  # A class: entered once a record, and a generator is slower.
-  """Turns damage into a FileError of one line that names its place.
+  """Turns damage into a FileError of one line with its place.
 
   Attributes:
     place: may be changed while it goes on.
@@ -90,7 +90,7 @@ class naming:  # A class: entered once a record, and a generator is slower.
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[BinaryIO]:
-  """Opens a file of UTF-8 text, plain or compressed (by content, not by name).
+  """Opens a file of UTF-8 text, plain or compressed, by its content.
 
   Raises:
     FileError: it is missing, empty, no regular file, or not text.
@@ -120,7 +120,7 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
-  """Yields (place, line) of the lines of a file that are not blank."""
+  """Yields (place, line) of a file's lines but blank ones."""
   with opened(path) as file:
     for number in itertools.count(1):
       place = f'{path}, line {number}'
@@ -135,7 +135,7 @@ def lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
 
 
 def table(path: str | Path, delimiter: str) -> Iterator[tuple[str, dict[str, str]]]:
-  """Yields (place, row) of a table whose first line names the columns."""
+  """Yields (place, row) of a table with a header."""
   with opened(path) as file:
     text = io.TextIOWrapper(file, 'utf-8', newline='')
     rows = csv.DictReader(text, delimiter=delimiter, strict=True)
@@ -152,7 +152,7 @@ def table(path: str | Path, delimiter: str) -> Iterator[tuple[str, dict[str, str
 def items(
   path: str | Path, what: str, under: str | None = None
 ) -> Iterator[tuple[str, Any]]:
-  """Yields (place, value) of a JSON list, without reading the whole file at once.
+  """Yields (place, value) of a JSON list, a piece at a time.
 
   Args:
     path: of the file.
@@ -204,7 +204,7 @@ class _Stream:
     self._decode = json.JSONDecoder().raw_decode  # NaN is for who uses the field.
 
   def _more(self) -> bool:
-    """Appends what the file says next to what is not used yet."""
+    """Appends the file's next characters to the unused ones."""
     left = len(self._text) - self._at
     if left > MAX_RECORD:
       raise ValueError(f'is damaged, or longer than {MAX_RECORD} characters')
@@ -213,7 +213,7 @@ class _Stream:
     return bool(more)
 
   def _next(self) -> str:
-    """The next character that is no space; '' at the end."""
+    """Gives the next character but spaces; '' at the end."""
     while True:
       self._at = _SPACE.match(self._text, self._at).end()
       if self._at < len(self._text):
@@ -228,7 +228,7 @@ class _Stream:
     return found
 
   def ended(self, bracket: str, first: bool) -> bool:
-    """Whether a list or object ends here; else steps over the comma before a value."""
+    """Tests for the end of a list or object; else skips a comma."""
     if self.skip(bracket):
       return True
     if not first:
@@ -238,7 +238,7 @@ class _Stream:
     return False
 
   def close(self, inside: bool) -> None:
-    """Checks that nothing follows: at most the rest of the object that it is inside."""
+    """Checks that nothing follows but the rest of an outer object."""
     while inside and not self.ended('}', first=False):
       self.key()
       self.value()
@@ -256,7 +256,7 @@ class _Stream:
     return False
 
   def key(self) -> str:
-    """The next key; then comes its value."""
+    """Reads the next key; then comes its value."""
     self._next()
     key = self.value()
     if not isinstance(key, str) or not self.skip(':'):
@@ -265,7 +265,7 @@ class _Stream:
     return key
 
   def value(self) -> Any:
-    """The next value; spaces before it have been skipped."""
+    """Reads the next value; spaces before it have been skipped."""
     while True:
       try:
         value, end = self._decode(self._text, self._at)
@@ -281,27 +281,27 @@ class _Stream:
 
 
 def shown(value: Any) -> str:
-  """A value as JSON, shortened for an error."""
+  """Writes a value as JSON, shortened for an error."""
   text = json.dumps(value)
   return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def fields(value: Any) -> Mapping[str, Any]:
-  """Checks that a record is an object."""
+  """Checks for an object."""
   if not isinstance(value, dict):
     raise ValueError(f'must be an object, not {shown(value)}')
   return value
 
 
 def text(row: Mapping[str, Any], key: str, blank: bool = False) -> str:
-  """A required text of a record; `blank` if it may say nothing."""
+  """Gives a required text of a record; `blank` permits an empty one."""
   if key not in row:
     raise ValueError(f'has no text {key!r}')
   return checked_text(row[key], key, blank)
 
 
 def checked_text(value: Any, key: str, blank: bool = False) -> str:
-  """Checks that what a record has under a key is a text of whole characters."""
+  """Checks a field's value for a text of whole characters."""
   if not isinstance(value, str):
     raise ValueError(f'has no text {key!r} but {shown(value)}')
   if not blank and not value.strip():
@@ -312,7 +312,7 @@ def checked_text(value: Any, key: str, blank: bool = False) -> str:
 
 
 def texts(row: Mapping[str, Any], key: str, least: int = 0) -> tuple[str, ...]:
-  """A required list of texts of a record, each of which says something."""
+  """Gives a required list of non-empty texts of a record."""
   if key not in row or not isinstance(row[key], list):
     found = f' but {shown(row[key])}' if key in row else ''
     raise ValueError(f'has no list of texts {key!r}{found}')
@@ -324,7 +324,7 @@ def texts(row: Mapping[str, Any], key: str, least: int = 0) -> tuple[str, ...]:
 def checked_texts(
   values: Sequence[Any], key: str, blank: bool = False
 ) -> tuple[str, ...]:
-  """As `checked_text`, of many at once: a full catalogue has tens of millions."""
+  """Checks many texts at once: a full catalogue has tens of millions."""
   try:
     joined = ''.join(values)
     sound = joined.isascii() and (blank or all(map(str.strip, values)))

@@ -170,6 +170,11 @@ class SkillBank:
       _check(path, f'task_types.{name}', skills, 'must not be empty')
     return bank
 
+  @classmethod
+  def empty(cls, world: str) -> 'SkillBank':
+    """Makes the bank of a world without skills."""
+    return cls('', world, '', '', (), {}, {}, '', f'{world} (no config.skills.path)')
+
   def everything(self) -> tuple[Skill, ...]:
     """All skills: general, task types and objects in the order of the file."""
     typed = [skill for skills in self.task_types.values() for skill in skills]

@@ -1,6 +1,6 @@
-"""What an agent can know of an episode from the texts it has read. Nothing hidden.
+"""An agent's knowledge from the texts it has read. Nothing hidden.
 
-The scripted expert acts on a `Belief`, and the compact prompt is a view of one.
+The scripted expert acts on a `RoomBelief`, and the compact prompt is a view of one.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ _RESULTS = dict(TREATMENTS.values())
 
 
 def class_of(name: str) -> str:
-  """'cabinet 3' -> 'cabinet'."""
+  """Strips the number of a name: 'cabinet 3' -> 'cabinet'."""
   return name.rpartition(' ')[0]
 
 
 @dataclasses.dataclass
-class Belief:
+class RoomBelief:
   """What has been observed so far in one episode.
 
   Attributes:
@@ -68,11 +68,11 @@ class Belief:
 
   @property
   def unsearched(self) -> list[str]:
-    """Receptacles whose contents have never been seen."""
+    """Receptacles with contents never seen."""
     return [name for name in self.receptacles if name not in self.contents]
 
   def places(self, kind: str) -> list[tuple[str, str]]:
-    """Known (object, receptacle) pairs of an object class, in order of receptacles."""
+    """Lists known (object, receptacle) pairs of an object class."""
     return [
       (item, name)
       for name in self.receptacles
@@ -127,7 +127,7 @@ class Belief:
       self.holding = found.group(1)
 
   def note_refusals(self, admissible: Sequence[str]) -> None:
-    """Remembers what cannot be taken, put or treated at the place at hand."""
+    """Remembers refused takes, puts and treatments at this place."""
     offered = set(admissible)
     if self.holding and class_of(self.here) in TREATMENTS:
       verb, _ = TREATMENTS[class_of(self.here)]
@@ -144,9 +144,9 @@ class Belief:
         self.refused.add((item, self.here))
 
 
-def believe(history: Sequence[Exchange], observation: Observation) -> Belief:
-  """The belief of an agent that has read this whole history."""
-  belief = Belief()
+def believe(history: Sequence[Exchange], observation: Observation) -> RoomBelief:
+  """Builds the belief of an agent after a whole history."""
+  belief = RoomBelief()
   for exchange in history:
     belief.read(exchange.observation)
   belief.read(observation.text)

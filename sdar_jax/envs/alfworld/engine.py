@@ -1,4 +1,4 @@
-"""The ALFWorld engine: what TextWorld shows and rewards, in plain Python.
+"""The ALFWorld engine: TextWorld's texts and rewards in plain Python.
 
 Facts of the original that look odd are kept on purpose: the text and the list of
 admissible commands must be the original's byte for byte.
@@ -72,7 +72,7 @@ class Game:
 
 @dataclasses.dataclass
 class State:
-  """The true state of a room; for experts that may know it.
+  """The true state of a room.
 
   Attributes:
     location: where the agent is.
@@ -93,7 +93,7 @@ class State:
 
   @classmethod
   def initial(cls, problem: Problem) -> 'State':
-    """The state a problem starts in."""
+    """Makes the initial state of a problem."""
     return cls(
       location=problem.start,
       holding=problem.holding,
@@ -104,7 +104,7 @@ class State:
     )
 
   def holds(self, atom: goals.Atom) -> bool:
-    """Whether a changeable PDDL atom, e.g. ('isclean', id), is true."""
+    """Tests a changeable PDDL atom, e.g. ('isclean', id)."""
     predicate = atom[0]
     if predicate == 'inreceptacle':
       return atom[1] in self.contents[atom[2]]
@@ -169,7 +169,7 @@ class AlfworldEnv:
     return goals.satisfied(self.problem.goal, self.state.holds)
 
   def _listing(self, ids) -> str:
-    """'a mug 1, and a pen 2' in the order given."""
+    """Enumerates names: 'a mug 1, and a pen 2', in the order given."""
     names = self.problem.names
     words = [f'a {names[name]}' for name in ids]
     if len(words) > 1:
@@ -198,7 +198,7 @@ class AlfworldEnv:
     return tuple(sorted(commands))
 
   def _offer_receptacle(self, commands: dict, receptacle: str) -> None:
-    """Adds what can be done at one receptacle within reach."""
+    """Adds the commands for one receptacle within reach."""
     problem, state = self.problem, self.state
     names, shown = problem.names, problem.names[receptacle]
     commands[f'examine {shown}'] = ('inspect', receptacle)
@@ -229,7 +229,7 @@ class AlfworldEnv:
         commands[f'{verb} {names[held]} with {shown}'] = (verb, held, receptacle)
 
   def _offer_slicing(self, commands: dict) -> None:
-    """Adds what the held knife can cut: closed doors do not matter."""
+    """Adds the cuts of the held knife: closed doors do not matter."""
     problem, held = self.problem, self.state.holding
     if problem.kinds.get(held) not in KNIVES:
       return
@@ -239,7 +239,7 @@ class AlfworldEnv:
         commands[text] = ('slice', name, held)
 
   def _apply(self, verb: str, *ids: str) -> str:
-    """Changes the state by an admissible command and says what happened."""
+    """Changes the state by an admissible command and tells the outcome."""
     names, state = self.problem.names, self.state
     if verb == 'go':
       state.location = self.problem.locations[ids[0]]
@@ -293,7 +293,7 @@ class AlfworldEnv:
     return f'You move the {first} to the {second}.'
 
   def _describe(self, verb: str, *ids: str) -> str:
-    """The commands that only look."""
+    """Answers the commands without effect."""
     if verb == 'look':
       return self._look()
     if verb == 'inspect':
@@ -313,7 +313,7 @@ class AlfworldEnv:
     return 'Available commands:\n' + ''.join(lines)
 
   def _view(self, receptacle: str) -> str:
-    """What a receptacle shows: its contents unless it is closed."""
+    """Describes a receptacle: its contents unless it is closed."""
     shown = self.problem.names[receptacle]
     seen = self._listing(sorted(self.state.contents[receptacle]))
     if receptacle not in self.problem.properties['openable']:
@@ -323,7 +323,7 @@ class AlfworldEnv:
     return f'The {shown} is closed.'
 
   def _examine(self, name: str) -> str:
-    """What an object in the hand looks like."""
+    """Describes an object in the hand."""
     problem, flags = self.problem, self.state.flags
     shown = problem.names[name]
     if name in problem.properties['isreceptacleobject']:
@@ -345,7 +345,7 @@ class AlfworldEnv:
     return f"There's nothing special about {shown}."
 
   def _look(self) -> str:
-    """What `look` says: the receptacles here, and what was displaced from them."""
+    """Answers `look`: the receptacles here, and objects moved from them."""
     problem, state = self.problem, self.state
     here = problem.receptacles_at.get(state.location, ())
     if not here:

@@ -1,15 +1,14 @@
-"""Scripted experts: one that acts on what it has observed, one that knows the state.
+"""A scripted expert, guided by its observations alone.
 
-Both say what to do next from wherever an episode stands, also after actions that they
-did not choose, so they can label any state that a policy gets into.
+It says what to do next from wherever an episode stands, also after actions that it did
+not choose, so it can label any state that a policy gets into.
 """
 
 import random
 from collections.abc import Iterable
 
 from sdar_jax.envs.alfworld import instruction
-from sdar_jax.envs.alfworld.belief import TREATMENTS, Belief, class_of
-from sdar_jax.envs.alfworld.engine import AlfworldEnv
+from sdar_jax.envs.alfworld.belief import TREATMENTS, RoomBelief, class_of
 from sdar_jax.envs.alfworld.instruction import LOOK, TWO
 from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
 from sdar_jax.envs.base import Observation, Task
@@ -23,7 +22,7 @@ _SIGNS = (('toilet', 'bathroom'), ('fridge', 'kitchen'), ('bed', 'bedroom'))
 
 
 def room_kind(receptacles: Iterable[str]) -> str:
-  """What kind of room has these receptacles ('bed 1', ...)."""
+  """Infers the kind of room from its receptacles ('bed 1', ...)."""
   classes = {class_of(name) for name in receptacles}
   for sign, kind in _SIGNS:
     if sign in classes:
@@ -32,7 +31,7 @@ def room_kind(receptacles: Iterable[str]) -> str:
 
 
 def likely_places(room: str, kind: str) -> dict[str, float]:
-  """Receptacle class -> weight that a receptacle of it holds an object of `kind`.
+  """Weighs receptacle classes as places of an object of `kind`.
 
   Class names are in lower case. Weights come from household.json: those of the room's
   kind, or of all kinds when objects of this class are not at home there.
@@ -63,8 +62,7 @@ class ObservingExpert:
     seed: of the blind order.
 
   Attributes:
-    thought: what the last action is for, in a few words.
-    aim: what the game asks for.
+    asked: what the game asks for.
     belief: what has been observed.
   """
 
@@ -76,29 +74,23 @@ class ObservingExpert:
 
   def reset(self, task: Task, observation: Observation) -> None:
     """Starts an episode from its first observation."""
-    self.thought = ''
-    self.aim = instruction.read(task.goal)
-    self.belief = Belief()
+    self.asked = instruction.read(task.goal)
+    self.belief = RoomBelief()
     self._salt = f'{self.seed}/{task.task_id}'
     self._take_in(observation)
     room = room_kind(self.belief.receptacles)
-    wanted = 'desklamp' if self.aim.task_type == LOOK else ''
+    wanted = 'desklamp' if self.asked.task_type == LOOK else ''
     self._weights = {
-      kind: likely_places(room, kind) for kind in (self.aim.object, wanted) if kind
+      kind: likely_places(room, kind) for kind in (self.asked.object, wanted) if kind
     }
 
   def observe(self, action: str, observation: Observation) -> None:
-    """Takes in the outcome of an action, whoever chose it."""
+    """Takes in the outcome of an action, its own or another's."""
     del action  # The text says what happened.
     self._take_in(observation)
 
-  def act(self, observation: Observation) -> str:
-    """The next action; `thought` then says what it is for. May be asked repeatedly."""
-    self.thought, action = self.plan(observation)
-    return action
-
   def plan(self, observation: Observation) -> tuple[str, str]:
-    """(what the action is for in a few words, the action)."""
+    """Gives the purpose in a few words, and the action."""
     offered = dict.fromkeys(observation.admissible)
     thought, action = self._decide(offered)
     if action:
@@ -111,38 +103,38 @@ class ObservingExpert:
     self.belief.note_refusals(observation.admissible)
 
   def _decide(self, offered: dict[str, None]) -> tuple[str, str]:
-    """The subgoal at hand and the action towards it; '' if there is none."""
-    belief, aim = self.belief, self.aim
+    """Chooses the subgoal at hand and the action towards it, or ''."""
+    belief, asked = self.belief, self.asked
     held = belief.holding
-    if held and class_of(held) != aim.object:
+    if held and class_of(held) != asked.object:
       return f'put down {held}', self._put_down(held, offered)
     if not held:
       source = self._source(offered)
       if source:
         return f'take {source[0]}', self._take(*source, offered)
-      return f'find {aim.object}', self._search(aim.object, offered)
-    if aim.task_type == LOOK:
+      return f'find {asked.object}', self._search(asked.object, offered)
+    if asked.task_type == LOOK:
       return self._light(offered)
-    if self._lacks_treatment(held) and (held, aim.tool) not in belief.inert:
-      verb, _ = TREATMENTS[aim.tool]
+    if self._lacks_treatment(held) and (held, asked.tool) not in belief.inert:
+      verb, _ = TREATMENTS[asked.tool]
       return f'{verb} {held}', self._treat(f'{verb} {held}', offered)
-    return f'put {held} in {aim.target}', self._put(held, offered)
+    return f'put {held} in {asked.target}', self._put(held, offered)
 
   def _reach(self, place: str, offered: dict[str, None]) -> str:
-    """The command that goes to `place`, or '' if it is within reach."""
+    """Gives the command to go to `place`, or '' if it is within reach."""
     command = f'go to {place}'
     return command if command in offered else ''
 
   def _source(self, offered: dict[str, None]) -> tuple[str, str] | None:
-    """A known (object, receptacle) to take the goal's object from; near ones first."""
-    belief, aim = self.belief, self.aim
-    done = self._destination() if aim.task_type == TWO else ''
+    """Chooses the nearest known (object, receptacle) to take from."""
+    belief, asked = self.belief, self.asked
+    done = self._destination() if asked.task_type == TWO else ''
     options = [
       (item, place)
-      for item, place in belief.places(aim.object)
+      for item, place in belief.places(asked.object)
       if (item, place) not in belief.refused
       and place != done
-      and (aim.tool or class_of(place) != aim.target or aim.task_type == TWO)
+      and (asked.tool or class_of(place) != asked.target or asked.task_type == TWO)
     ]
     return min(
       options,
@@ -169,7 +161,7 @@ class ObservingExpert:
     return ''
 
   def _search(self, kind: str, offered: dict[str, None]) -> str:
-    """The next step towards seeing the best place not looked into."""
+    """Gives the next step towards the best place not looked into."""
     belief = self.belief
     options = belief.unsearched
     if not options:  # Something is not where it was seen: go round again.
@@ -190,7 +182,7 @@ class ObservingExpert:
     weights = self._weights[kind]
     name = class_of(place)
     weight = weights[name] if name in weights else _UNKNOWN
-    if name == self.aim.target and not self.aim.tool:
+    if name == self.asked.target and not self.asked.tool:
       weight *= 0.1  # If it were there, the task would be done.
     closed = place in self.belief.closed or (
       place not in self.belief.visits and name in _OPENABLE
@@ -199,16 +191,16 @@ class ObservingExpert:
     return (-weight / max(cost, 1), cost, place)
 
   def _lacks_treatment(self, item: str) -> bool:
-    """Whether `item` has to be cleaned, heated or cooled before it will do."""
-    if self.aim.tool not in TREATMENTS:
+    """Tells whether `item` is still to be cleaned, heated or cooled."""
+    if self.asked.tool not in TREATMENTS:
       return False
-    _, result = TREATMENTS[self.aim.tool]
+    _, result = TREATMENTS[self.asked.tool]
     return item not in self.belief.states or result not in self.belief.states[item]
 
   def _treat(self, deed: str, offered: dict[str, None]) -> str:
-    """Takes what is held to a tool and does the deed ('clean mug 1') there."""
+    """Takes the held object to a tool and does the deed ('clean mug 1')."""
     tools = [
-      name for name in self.belief.receptacles if class_of(name) == self.aim.tool
+      name for name in self.belief.receptacles if class_of(name) == self.asked.tool
     ]
     for tool in tools:
       command = f'{deed} with {tool}'
@@ -219,28 +211,30 @@ class ObservingExpert:
 
   def _light(self, offered: dict[str, None]) -> tuple[str, str]:
     """Turns on the lamp with the object in hand, once the lamp is found."""
-    lamps = self.belief.places(self.aim.tool)
+    lamps = self.belief.places(self.asked.tool)
     for lamp, _ in lamps:
       if f'use {lamp}' in offered:
         return f'use {lamp}', f'use {lamp}'
     for lamp, place in lamps:
       if command := self._reach(place, offered):
         return f'use {lamp}', command
-    return f'find {self.aim.tool}', self._search(self.aim.tool, offered)
+    return f'find {self.asked.tool}', self._search(self.asked.tool, offered)
 
   def _destination(self) -> str:
-    """The receptacle that the goal's objects are brought to; '' if there is none."""
-    belief, aim = self.belief, self.aim
+    """Chooses the receptacle for the goal's objects; '' for none."""
+    belief, asked = self.belief, self.asked
     options = [
       name
       for name in belief.receptacles
-      if class_of(name) == aim.target and (belief.holding, name) not in belief.refused
+      if class_of(name) == asked.target and (belief.holding, name) not in belief.refused
     ]
     present = {
-      name: sum(class_of(item) == aim.object for item in belief.contents.get(name, ()))
+      name: sum(
+        class_of(item) == asked.object for item in belief.contents.get(name, ())
+      )
       for name in options
     }
-    wanted = aim.task_type == TWO
+    wanted = asked.task_type == TWO
     return min(
       options,
       key=lambda name: (
@@ -263,58 +257,10 @@ class ObservingExpert:
     return self._reach(place, offered) or self._look_into(place, offered)
 
   def _put_down(self, held: str, offered: dict[str, None]) -> str:
-    """Gets rid of something that is not wanted."""
+    """Gets rid of an unwanted object."""
     for command in offered:
       if command.startswith(f'move {held} to '):
         return command
     refused = self.belief.refused
     options = [name for name in self.belief.receptacles if (held, name) not in refused]
     return self._put_into(held, options[0], offered) if options else ''
-
-
-class OracleExpert(ObservingExpert):
-  """Solves games by the true state of the environment it is given.
-
-  Args:
-    env: the environment that plays the episode.
-  """
-
-  def __init__(self, env: AlfworldEnv):
-    super().__init__('likely')
-    self._env = env
-
-  def plan(self, observation: Observation) -> tuple[str, str]:
-    """(what the action is for in a few words, the action)."""
-    self.belief = true_belief(self._env)
-    return super().plan(observation)
-
-  def _take_in(self, observation: Observation) -> None:
-    """Nothing to take in: `plan` reads the state."""
-
-
-def true_belief(env: AlfworldEnv) -> Belief:
-  """The belief of one who knows the state of `env`."""
-  problem, state = env.problem, env.state
-  names = problem.names
-  belief = Belief(
-    receptacles=[names[ident] for ident in problem.receptacles],
-    holding=names[state.holding] if state.holding else '',
-  )
-  facing = problem.receptacles_at.get(state.location, ())
-  belief.here = names[facing[0]] if facing else ''
-  for ident in problem.receptacles:
-    place, kind = names[ident], problem.kinds[ident]
-    items = sorted(state.contents[ident])
-    belief.contents[place] = [names[item] for item in items]
-    if ident in problem.properties['openable'] and ident not in state.flags['opened']:
-      belief.closed.add(place)
-    fixed = [item for item in items if item not in problem.properties['pickupable']]
-    belief.refused |= {(names[item], place) for item in fixed}
-    if (
-      state.holding and (kind, problem.kinds[state.holding]) not in problem.can_contain
-    ):
-      belief.refused.add((belief.holding, place))
-  for _, result in TREATMENTS.values():
-    for ident in state.flags[f'is{result}']:
-      belief.states.setdefault(names[ident], set()).add(result)
-  return belief

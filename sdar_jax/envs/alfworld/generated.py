@@ -1,4 +1,4 @@
-"""Generated ALFWorld games: seeded rooms, likely places, six kinds of task.
+"""Generated ALFWorld games: seeded rooms, six kinds of task.
 
 A game is a PDDL problem in the official games' format, so that the same engine (and
 TextWorld) plays it. Everything about game `index` derives from (version, size, split,
@@ -6,15 +6,22 @@ index); games of valid_unseen take place in room layouts that training never see
 """
 
 import dataclasses
-import hashlib
-import json
+import functools
 import random
 from collections.abc import Sequence
 
+from sdar_jax.envs import base
 from sdar_jax.envs.alfworld import instruction, rooms
 from sdar_jax.envs.alfworld.engine import Game
-from sdar_jax.envs.alfworld.instruction import CLEAN, COOL, HEAT, LOOK, PICK, TWO, Aim
-from sdar_jax.envs.base import Task
+from sdar_jax.envs.alfworld.instruction import (
+  CLEAN,
+  COOL,
+  HEAT,
+  LOOK,
+  PICK,
+  TWO,
+  GameInstruction,
+)
 
 VERSION = 1
 SPLITS = {'train': 100_000, 'valid_seen': 2_000, 'valid_unseen': 2_000}
@@ -49,9 +56,12 @@ _PROPERTIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """A game before it is written down: who lies where, as (object class, receptacle)."""
+  """A game before it is written: a room and its objects' places.
 
-  aim: Aim
+  `objects` holds (object class, receptacle) pairs.
+  """
+
+  asked: GameInstruction
   room: rooms.Room
   objects: tuple[tuple[str, rooms.Receptacle], ...]
   wording: int
@@ -65,7 +75,7 @@ def _pick(rng: random.Random, weighted: Sequence[tuple[rooms.Receptacle, int]]):
 def _place(
   rng: random.Random, room: rooms.Room, name: str, banned: set[rooms.Receptacle]
 ) -> rooms.Receptacle | None:
-  """A receptacle for one object: mostly a likely one. None when there is none."""
+  """Draws a receptacle for one object, mostly a likely one, or None."""
   weights = rooms.HOUSEHOLD.places[room.kind, name]
   possible = [
     item
@@ -79,8 +89,8 @@ def _place(
   return _pick(rng, likely) if likely else None
 
 
-def _aims(room: rooms.Room, task_type: str) -> list[Aim]:
-  """Every aim of this type that makes sense in this room."""
+def _instructions(room: rooms.Room, task_type: str) -> list[GameInstruction]:
+  """Lists all sensible instructions of a type in a room."""
   house = rooms.HOUSEHOLD
   ability = _ABILITY.get(task_type)
   tool = instruction.tool_of(task_type)
@@ -90,30 +100,32 @@ def _aims(room: rooms.Room, task_type: str) -> list[Aim]:
       continue
     likely = set(house.places[room.kind, name]) & set(room.classes)
     if task_type == LOOK:
-      found += [Aim(task_type, name, '', tool)] if likely else []
+      found += [GameInstruction(task_type, name, '', tool)] if likely else []
       continue
     for target in room.classes:
       fits = name in house.contains[target] and target != tool
       if fits and likely - {target}:
-        found.append(Aim(task_type, name, target, tool))
+        found.append(GameInstruction(task_type, name, target, tool))
   return found
 
 
-def _choose_aim(rng: random.Random, room: rooms.Room, task_type: str) -> Aim | None:
-  """An object class first, then its target, so that no class dominates."""
+def _choose_instruction(
+  rng: random.Random, room: rooms.Room, task_type: str
+) -> GameInstruction | None:
+  """Draws an object class and then its target: no class dominates."""
   if task_type == LOOK and not any(room.of(name) for name in _LAMP_PLACES):
     return None
-  possible = _aims(room, task_type)
+  possible = _instructions(room, task_type)
   if not possible:
     return None
-  name = rng.choice(sorted({aim.object for aim in possible}))
-  return rng.choice([aim for aim in possible if aim.object == name])
+  name = rng.choice(sorted({asked.object for asked in possible}))
+  return rng.choice([asked for asked in possible if asked.object == name])
 
 
 def _fill(
-  rng: random.Random, size: str, room: rooms.Room, aim: Aim
+  rng: random.Random, size: str, room: rooms.Room, asked: GameInstruction
 ) -> tuple[tuple[str, rooms.Receptacle], ...] | None:
-  """Places the goal's objects, the lamp and other things. None when it cannot."""
+  """Places the goal's objects, the lamp and others; None if it cannot."""
   crowd: dict[rooms.Receptacle, int] = {item: 0 for item in room.receptacles}
   placed: list[tuple[str, rooms.Receptacle]] = []
 
@@ -121,16 +133,16 @@ def _fill(
     placed.append((name, where))
     crowd[where] += 1
 
-  copies = rng.choice((2, 2, 3)) if aim.task_type == TWO else rng.choice((1, 1, 2))
+  copies = rng.choice((2, 2, 3)) if asked.task_type == TWO else rng.choice((1, 1, 2))
   for _ in range(copies):
-    where = _place(rng, room, aim.object, set(room.of(aim.target)))
+    where = _place(rng, room, asked.object, set(room.of(asked.target)))
     if where is None:
       return None
-    put(aim.object, where)
-  if aim.task_type == LOOK:
+    put(asked.object, where)
+  if asked.task_type == LOOK:
     tables = [item for name in _LAMP_PLACES for item in room.of(name)]
     put('DeskLamp', rng.choice(tables))
-  others = [name for name in rooms.HOUSEHOLD.objects(room.kind) if name != aim.object]
+  others = [name for name in rooms.HOUSEHOLD.objects(room.kind) if name != asked.object]
   for _ in range(round(len(room.receptacles) * _OBJECTS_PER_RECEPTACLE[size])):
     name = rng.choice(others)
     full = {item for item, count in crowd.items() if count >= _CROWD[size]}
@@ -141,7 +153,7 @@ def _fill(
 
 
 def layout(size: str, split: str, index: int) -> Layout:
-  """Game `index` of a split, before it is written down."""
+  """Draws game `index` of a split, before it is written."""
   rng = random.Random(f'game/{VERSION}/{rooms.HOUSEHOLD.digest}/{size}/{split}/{index}')
   task_type = CYCLE[index % len(CYCLE)]
   unseen = split == 'valid_unseen'
@@ -149,25 +161,25 @@ def layout(size: str, split: str, index: int) -> Layout:
     kind = rng.choice(_KINDS[task_type])
     number = rng.randrange(ROOMS_PER_KIND[unseen])
     room = rooms.draw_room(size, kind, unseen, number)
-    aim = _choose_aim(rng, room, task_type)
-    objects = _fill(rng, size, room, aim) if aim else None
+    asked = _choose_instruction(rng, room, task_type)
+    objects = _fill(rng, size, room, asked) if asked else None
     if objects is not None:
-      return Layout(aim, room, objects, rng.randrange(2))
+      return Layout(asked, room, objects, rng.randrange(2))
 
 
-def _goal_pddl(aim: Aim) -> str:
-  """The goal as PDDL."""
+def _goal_pddl(asked: GameInstruction) -> str:
+  """Writes the goal as PDDL."""
   here = '(inReceptacle ?o ?r)'
-  kinds = f'(objectType ?o {aim.object}Type) (receptacleType ?r {aim.target}Type)'
-  if aim.task_type == LOOK:
+  kinds = f'(objectType ?o {asked.object}Type) (receptacleType ?r {asked.target}Type)'
+  if asked.task_type == LOOK:
     return (
       '(and (exists (?ot - object ?r - receptacle ?a - agent ?l - location) (and '
       '(objectType ?ot DeskLampType) (toggleable ?ot) (isToggled ?ot) '
       '(receptacleAtLocation ?r ?l) (atLocation ?a ?l) (inReceptacle ?ot ?r))) '
       '(exists (?o - object ?a - agent) (and '
-      f'(objectType ?o {aim.object}Type) (holds ?a ?o))))'
+      f'(objectType ?o {asked.object}Type) (holds ?a ?o))))'
     )
-  if aim.task_type == TWO:
+  if asked.task_type == TWO:
     second = f'{kinds} {here}'.replace('?o', '?o2')
     inner = f'(exists (?o2 - object) (and (not (= ?o ?o2)) {second}))'
     parts = f'{kinds} {here} {inner}'
@@ -177,13 +189,13 @@ def _goal_pddl(aim: Aim) -> str:
       HEAT: '(heatable ?o) (isHot ?o) ',
       COOL: '(coolable ?o) (isCool ?o) ',
       PICK: '',
-    }[aim.task_type]
+    }[asked.task_type]
     parts = f'{state}{kinds} {here}'
   return f'(and (exists (?r - receptacle) (exists (?o - object) (and {parts}))))'
 
 
 def _facts(game: Layout, idents: Sequence[str]) -> list[str]:
-  """The initial state as PDDL facts."""
+  """Lists the initial state as PDDL facts."""
   house = rooms.HOUSEHOLD
   facts = ['(atLocation agent1 loc_bar_0)']
   for item in game.room.receptacles:
@@ -210,7 +222,7 @@ def _facts(game: Layout, idents: Sequence[str]) -> list[str]:
 
 
 def pddl(game: Layout, name: str) -> str:
-  """The game as a PDDL problem in the official games' format."""
+  """Writes the game as a PDDL problem in the official games' format."""
   counts: dict[str, int] = {}
   idents = []
   for kind, _ in game.objects:
@@ -233,13 +245,13 @@ def pddl(game: Layout, name: str) -> str:
       '(:init',
       *_facts(game, idents),
       ')',
-      f'(:goal {_goal_pddl(game.aim)})',
+      f'(:goal {_goal_pddl(game.asked)})',
       ')',
     ]
   )
 
 
-class GeneratedTasks(Sequence[Task]):
+class GeneratedGames(base.Tasks):
   """The generated games of one split: lazy, deterministic, cheap to index.
 
   Args:
@@ -251,36 +263,29 @@ class GeneratedTasks(Sequence[Task]):
   def __init__(
     self, split: str, size: str = 'small', train_tasks: int = SPLITS['train']
   ):
-    if split not in SPLITS:
-      raise ValueError(f'split {split!r}: generated games have {", ".join(SPLITS)}')
-    if size not in rooms.SIZES:
-      raise ValueError(f'config.world.size={size!r}: must be one of {rooms.SIZES}')
+    base.check_split(split, SPLITS)
+    base.check_choice('size', size, rooms.SIZES)
     if train_tasks < 1:
       raise ValueError(f'config.world.train_tasks={train_tasks}: must be at least 1')
-    self.split = split
-    self.size = size
-    self._length = train_tasks if split == 'train' else SPLITS[split]
-    truth = ['generated', VERSION, rooms.HOUSEHOLD.digest, size, split, self._length]
-    self.digest = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
-
-  def __len__(self) -> int:
-    return self._length
+    length = train_tasks if split == 'train' else SPLITS[split]
+    truth = ['generated', VERSION, rooms.HOUSEHOLD.digest, size, split, length]
+    super().__init__(split, length, functools.partial(make_task, size, split), truth)
 
   @property
   def task_types(self) -> list[str]:
     """The type of each game, without making it."""
     return [CYCLE[index % len(CYCLE)] for index in range(len(self))]
 
-  def __getitem__(self, index: int) -> Task:
-    if not 0 <= index < len(self):
-      raise IndexError(f'game {index}: {self.split} has {len(self)} generated games')
-    game = layout(self.size, self.split, index)
-    goal = instruction.write(game.aim, game.wording)
-    name = f'{self.size}_{self.split}_{index:06d}'
-    return Task(
-      task_id=f'generated/{self.split}/{index:06d}',
-      task_type=game.aim.task_type,
-      goal=goal,
-      metadata=game.aim.metadata,
-      payload=Game(pddl_problem=pddl(game, name), goal=goal),
-    )
+
+def make_task(size: str, split: str, index: int) -> base.Task:
+  """Makes game `index` of a split."""
+  game = layout(size, split, index)
+  goal = instruction.write(game.asked, game.wording)
+  problem = pddl(game, f'{size}_{split}_{index:06d}')
+  return base.Task(
+    task_id=f'generated/{split}/{index:06d}',
+    task_type=game.asked.task_type,
+    goal=goal,
+    metadata=game.asked.metadata,
+    payload=Game(pddl_problem=problem, goal=goal),
+  )

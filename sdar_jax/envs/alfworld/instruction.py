@@ -1,4 +1,4 @@
-"""What a game asks for, and the words for it: written for new games, read from any."""
+"""The instruction of a game, as words and as parts."""
 
 import dataclasses
 import re
@@ -32,8 +32,8 @@ _TOOLS = {CLEAN: 'SinkBasin', HEAT: 'Microwave', COOL: 'Fridge', LOOK: 'DeskLamp
 
 
 @dataclasses.dataclass(frozen=True)
-class Aim:
-  """What a game asks for, by class names ('Mug' as in PDDL or 'mug' as in text).
+class GameInstruction:
+  """A game's instruction in class names ('Mug' in PDDL, 'mug' in text).
 
   Attributes:
     task_type: one of TASK_TYPES.
@@ -49,7 +49,7 @@ class Aim:
 
   @property
   def metadata(self) -> dict[str, str]:
-    """What skill retrieval may look at: nothing that the goal does not say."""
+    """Metadata for skill retrieval: nothing beyond the goal's words."""
     return {
       'task_type': self.task_type,
       'object': self.object.lower(),
@@ -59,19 +59,19 @@ class Aim:
 
 
 def tool_of(task_type: str) -> str:
-  """The class that tasks of this type need as a tool; empty for none."""
+  """Gives the tool class of a task type; empty for none."""
   return _TOOLS[task_type] if task_type in _TOOLS else ''
 
 
-def write(aim: Aim, variant: int) -> str:
-  """The instruction in the official games' words; `variant` is 0 or 1."""
-  return _WORDS[aim.task_type][variant].format(
-    object=aim.object.lower(), target=aim.target.lower(), tool=aim.tool.lower()
+def write(asked: GameInstruction, variant: int) -> str:
+  """Writes an instruction in the official words; `variant` is 0 or 1."""
+  return _WORDS[asked.task_type][variant].format(
+    object=asked.object.lower(), target=asked.target.lower(), tool=asked.tool.lower()
   )
 
 
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
-  """(task type, pattern) for every wording; 'a clean x' before 'a x'."""
+  """Lists (task type, pattern) by wording; 'a clean x' before 'a x'."""
   rows = []
   for task_type in (*_TOOLS, TWO, PICK):
     for words in _WORDS[task_type]:
@@ -85,8 +85,8 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
 _PATTERNS = _patterns()
 
 
-def read(goal: str) -> Aim:
-  """The aim that an instruction states, with lower-case class names.
+def read(goal: str) -> GameInstruction:
+  """Reads an instruction; class names are lower-case.
 
   Raises:
     ValueError: the instruction is in none of the known wordings.
@@ -95,7 +95,7 @@ def read(goal: str) -> Aim:
   for task_type, pattern in _PATTERNS:
     if found := pattern.fullmatch(text):
       parts = {'target': '', 'tool': tool_of(task_type).lower(), **found.groupdict()}
-      return Aim(task_type, **parts)
+      return GameInstruction(task_type, **parts)
   raise ValueError(
     f'goal {goal[:80]!r}: none of the known wordings of an ALFWorld task'
   )

@@ -1,4 +1,4 @@
-"""Official ALFWorld games, read from where the user put them; nothing is evaluated.
+"""Official ALFWorld games from the user's files; none is evaluated.
 
 Of a game file only the PDDL problem, the goal's words and the `solvable` mark are used.
 Its domain and its grammar (which contains expressions that TextWorld evaluates) are
@@ -10,17 +10,16 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from sdar_jax import files
-from sdar_jax.envs import records
-from sdar_jax.envs.alfworld import instruction
-from sdar_jax.envs.alfworld.engine import GRAMMARS, Game
-from sdar_jax.envs.base import Task
+from sdar_jax.envs import base, benchmark, records
+from sdar_jax.envs.alfworld import engine, instruction
 from sdar_jax.files import FileError
 
+GRAMMARS = (*engine.GRAMMARS, 'file')
 RELEASES = ('json_2.1.1', 'json_2.1.2')  # folders that alfworld-download makes
 PACKED = ('.jsonl.xz', '.jsonl.gz', '.jsonl')
 GAME_FILE = 'game.tw-pddl'
@@ -42,25 +41,12 @@ class _Record(NamedTuple):
 
 
 def data_root(data_dir: str) -> Path:
-  """The folder of the official games: `data_dir`, or $ALFWORLD_DATA if it is ''.
-
-  Raises:
-    FileError: neither is given, or there is no such place.
-  """
-  named = data_dir or os.environ.get('ALFWORLD_DATA', '')
-  if not named:
-    raise FileError(
-      'official games: set config.world.data_dir or $ALFWORLD_DATA to the folder that'
-      ' alfworld-download filled (third_party/envs/README.md)'
-    )
-  root = files.local_path(named, 'config.world.data_dir or $ALFWORLD_DATA')
-  if not root.exists():
-    raise FileError(f'official games: {root} does not exist (config.world.data_dir)')
-  return root
+  """Finds the official games: `data_dir`, or $ALFWORLD_DATA."""
+  return benchmark.data_root(data_dir, 'ALFWORLD_DATA')
 
 
-class OfficialTasks(Sequence[Task]):
-  """The playable official games of one split, sorted by id; parsed when played.
+class OfficialGames(base.Tasks):
+  """The playable official games of one split, sorted by id.
 
   As in the official loader, games marked unsolvable or not at all, games with a movable
   receptacle or a sliced object, other task types than the six and folders without a
@@ -78,13 +64,10 @@ class OfficialTasks(Sequence[Task]):
   """
 
   def __init__(self, data_dir: str, split: str, grammar: str = 'new'):
-    if grammar not in (*GRAMMARS, 'file'):
-      raise FileError(f'grammar {grammar!r} must be one of {(*GRAMMARS, "file")}')
+    base.check_choice('grammar', grammar, GRAMMARS)
     if not _SAFE_ID.fullmatch(split) or '/' in split or '..' in split:
       raise FileError(f'split {split!r} is not the name of a folder of games')
-    root = data_root(data_dir)
-    self.split = split
-    omitted = records.Omitted()
+    root, omitted = data_root(data_dir), records.Omitted()
     self._records = sorted(_read(root, split, grammar, omitted))
     if not self._records:
       left_out = f' ({omitted})' if omitted.counts else ''
@@ -98,42 +81,42 @@ class OfficialTasks(Sequence[Task]):
         raise FileError(f'official games: {root} holds {first.game_id} twice')
       truth = [*first[:3], hashlib.sha256(zlib.decompress(first.problem)).hexdigest()]
       digest.update(json.dumps(truth).encode())
-    self.digest = digest.hexdigest()
+    super().__init__(split, len(self._records), self._make, digest=digest.hexdigest())
 
-  def __len__(self) -> int:
-    return len(self._records)
-
-  def __getitem__(self, index: int) -> Task:
-    if not 0 <= index < len(self):
-      raise IndexError(f'game {index}: {self.split} has {len(self)} official games')
+  def _make(self, index: int) -> base.Task:
     record = self._records[index]
-    aim = read_aim(record.game_id)
+    asked = read_instruction(record.game_id)
     task_id = f'official/{record.game_id}'
     problem = zlib.decompress(record.problem).decode()
-    return Task(
+    return base.Task(
       task_id=task_id,
-      task_type=aim.task_type,
+      task_type=asked.task_type,
       goal=record.goal,
-      metadata=aim.metadata,
-      payload=Game(problem, record.goal, record.grammar, source=task_id),
+      metadata=asked.metadata,
+      payload=engine.Game(problem, record.goal, record.grammar, source=task_id),
     )
 
 
-def read_aim(game_id: str) -> instruction.Aim:
-  """What a game asks for, by its id (split/type-Object-Movable-Target-scene/trial)."""
+def read_instruction(game_id: str) -> instruction.GameInstruction:
+  """Reads a game's instruction from its id.
+
+  The id is split/type-Object-Movable-Target-scene/trial.
+  """
   parts = game_id.split('/')[1].split('-')
   if len(parts) != 5:
     raise ValueError(f'its id {game_id[:80]} does not name type, object and target')
   task_type, name, _, target, _ = parts
   if task_type == instruction.LOOK:
-    return instruction.Aim(task_type, name, '', target)
-  return instruction.Aim(task_type, name, target, instruction.tool_of(task_type))
+    return instruction.GameInstruction(task_type, name, '', target)
+  return instruction.GameInstruction(
+    task_type, name, target, instruction.tool_of(task_type)
+  )
 
 
 def _read(
   root: Path, split: str, grammar: str, omitted: records.Omitted
 ) -> Iterator[_Record]:
-  """All playable games of a split, in no particular order."""
+  """Yields all playable games of a split, in no particular order."""
   if root.is_file():
     return _read_packed(root, split, grammar, omitted)
   for folder in (*(root / release for release in RELEASES), root):
@@ -149,7 +132,7 @@ def _read(
 
 
 def _left_out(game_id: str) -> str | None:
-  """Why the official loader would not take a game with this id."""
+  """Gives the official loader's reason to leave out a game, or None."""
   kind = game_id.split('/')[1].partition('-')[0]
   if 'movable' in game_id or 'Sliced' in game_id:
     return 'with a movable receptacle or a sliced object left out'
@@ -159,7 +142,7 @@ def _left_out(game_id: str) -> str | None:
 def _read_folder(
   folder: Path, split: str, grammar: str, omitted: records.Omitted
 ) -> Iterator[_Record]:
-  """Games as alfworld-download lays them out: <split>/<task>/<trial>/game.tw-pddl."""
+  """Yields games from <split>/<task>/<trial>/game.tw-pddl."""
   inside = os.path.realpath(folder)
   for trial in _trials(folder / split, omitted):
     game_id = trial.relative_to(folder).as_posix()
@@ -193,7 +176,7 @@ def _read_folder(
 
 
 def _trials(folder: Path, omitted: records.Omitted) -> Iterator[Path]:
-  """The folders <task>/<trial> that have to do with games, sorted."""
+  """Yields the folders <task>/<trial> of games, sorted."""
   for task in sorted(path for path in folder.iterdir() if path.is_dir()):
     for trial in sorted(path for path in task.iterdir() if path.is_dir()):
       if any(os.path.lexists(trial / name) for name in (GAME_FILE, TRAJECTORY)):
@@ -205,7 +188,7 @@ def _trials(folder: Path, omitted: records.Omitted) -> Iterator[Path]:
 
 
 def _folder_record(game_id: str, game: dict, grammar: str) -> _Record:
-  """Takes from a game file what is played."""
+  """Takes the played parts from a game file."""
   text = records.text(game, 'grammar')
   found = _GOAL.search(text)
   goal = json.loads(f'"{found[1]}"') if found else 'UNKNOWN GOAL'
@@ -241,7 +224,7 @@ def _read_packed(
 
 
 def _checked_id(game_id: str) -> str:
-  """Refuses ids that could mean a path elsewhere."""
+  """Refuses ids in the form of a path elsewhere."""
   parts = game_id.split('/')
   if not _SAFE_ID.fullmatch(game_id) or len(parts) < 2 or {'.', '..'} & set(parts):
     raise ValueError(f'{game_id[:80]!r} is not a game id (letters, digits, _.-/ only)')
@@ -249,8 +232,8 @@ def _checked_id(game_id: str) -> str:
 
 
 def _record(game_id: str, goal: str, grammar: str, problem: str) -> _Record:
-  """Compresses a game after a cheap look at whether it is whole."""
-  read_aim(game_id)
+  """Compresses a game after a cheap check of its completeness."""
+  read_instruction(game_id)
   whole = '(:init' in problem and '(:goal' in problem
   if not whole or problem.count('(') != problem.count(')'):
     raise ValueError('its pddl_problem is not whole')

@@ -1,4 +1,4 @@
-"""PDDL problems of the ALFWorld domain, parsed into an immutable, shareable form."""
+"""PDDL problems of the ALFWorld domain, parsed once and shareable."""
 
 import dataclasses
 import re
@@ -25,12 +25,12 @@ MAX_FACTS = 50_000  # That hold at the start; official problems state up to 613.
 
 
 class ProblemError(ValueError):
-  """A PDDL problem that cannot be played; the message is one line."""
+  """An unplayable PDDL problem; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """One room, its initial state and its goal. Ids are lower-case PDDL names.
+  """One room, its initial state and its goal, in lower-case PDDL ids.
 
   Attributes:
     agent: the agent's id.
@@ -148,7 +148,7 @@ def _facts(section: str, types: Mapping[str, str]) -> frozenset[goals.Atom]:
 
 
 def _shown_names(ids: list[str]) -> dict[str, str]:
-  """Numbers the ids of each class: the first in order gets the highest number."""
+  """Numbers the ids of each class, from the highest number down."""
   classes = {}
   for name in ids:
     head, bar, _ = name.partition('_bar_')
@@ -169,7 +169,7 @@ def _shown_names(ids: list[str]) -> dict[str, str]:
 
 
 def _unique(pairs: list[tuple[str, str]], what: str) -> dict[str, str]:
-  """A dict of pairs, refusing two values for one key."""
+  """Makes a dict of pairs; refuses two values for one key."""
   result = dict(pairs)
   if len(result) < len(pairs):
     seen = set()
@@ -179,7 +179,7 @@ def _unique(pairs: list[tuple[str, str]], what: str) -> dict[str, str]:
 
 
 def _single(values: list, what: str):
-  """The only element of a list."""
+  """Gives the only element of a list."""
   if len(values) != 1:
     raise ValueError(f'there must be exactly one {what}, found {len(values)}')
   return values[0]

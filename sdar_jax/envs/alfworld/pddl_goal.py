@@ -1,4 +1,4 @@
-"""Goals of PDDL problems: grounded once per problem, then cheap to check.
+"""Goals of PDDL problems, grounded once per problem, cheap to check.
 
 A goal is a formula over `and`, `or`, `not`, `imply`, `exists`, `forall`, `=` and
 atoms. Grounding replaces the quantifiers by the objects there are and every atom that
@@ -10,7 +10,7 @@ agent can bring about. A grounded goal is True, False or a tuple:
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Node = Any  # bool or tuple, see above
@@ -95,13 +95,13 @@ class Grounder:
     return disjunction(parts) if head == 'exists' else conjunction(parts)
 
   def _conditions(self, body: list) -> list[list[str]]:
-    """The `_conjuncts` of a body, found once."""
+    """Finds the `_conjuncts` of a body, once."""
     if id(body) not in self._needed:
       self._needed[id(body)] = _conjuncts(body)
     return self._needed[id(body)]
 
   def _candidates(self, name: str, kind: str, needed: list) -> Sequence[str]:
-    """Values of a variable: few, if a needed atom of a rigid predicate names them."""
+    """Lists values of a variable: few, if a rigid atom names them."""
     for predicate, *words in needed:
       variables = [word for word in words if word.startswith('?')]
       if variables == [name] and predicate not in CHANGEABLE:
@@ -115,7 +115,7 @@ class Grounder:
     return self._objects.get(kind, ())
 
   def _indexed(self, predicate: str) -> dict[tuple, list[str]]:
-    """(place, other words) -> the words that facts of a predicate have there."""
+    """Indexes facts of a predicate: (place, other words) -> words there."""
     if predicate not in self._index:
       index = self._index[predicate] = {}
       for fact in self._facts:
@@ -126,7 +126,7 @@ class Grounder:
     return self._index[predicate]
 
   def _possible(self, needed: list, name: str, value: str) -> bool:
-    """False if a needed atom that this value makes ground is rigidly false."""
+    """Tests the needed atoms made ground by a value; False if one fails."""
     self._trials += 1 + len(needed)
     if self._trials > MAX_TRIALS:
       raise ValueError(f'the goal tries more than {MAX_TRIALS} objects and conditions')
@@ -156,7 +156,7 @@ def typed_names(words: list) -> list[tuple[str, str]]:
 
 
 def _conjuncts(formula: list) -> list[list[str]]:
-  """The positive atoms that must hold for a formula to hold."""
+  """Lists the positive atoms implied by a formula."""
   if not isinstance(formula, list) or not formula:
     return []
   if formula[0] == 'and':
@@ -170,7 +170,7 @@ def _conjuncts(formula: list) -> list[list[str]]:
 
 
 def conjunction(parts) -> Node:
-  """The simplified `and` of grounded nodes; stops at the first False."""
+  """Simplifies the `and` of grounded nodes; stops at the first False."""
   kept = []
   for part in parts:
     if part is False:
@@ -181,7 +181,7 @@ def conjunction(parts) -> Node:
 
 
 def disjunction(parts) -> Node:
-  """The simplified `or` of grounded nodes; stops at the first True."""
+  """Simplifies the `or` of grounded nodes; stops at the first True."""
   kept = []
   for part in parts:
     if part is True:
@@ -192,14 +192,14 @@ def disjunction(parts) -> Node:
 
 
 def negation(node: Node) -> Node:
-  """The simplified `not` of a grounded node."""
+  """Simplifies the `not` of a grounded node."""
   if isinstance(node, bool):
     return not node
   return node[1] if node[0] == 'not' else ('not', node)
 
 
 def satisfied(node: Node, holds: Callable[[Atom], bool]) -> bool:
-  """Whether a grounded goal is true, given the truth of its atoms."""
+  """Evaluates a grounded goal, given the truth of its atoms."""
   if isinstance(node, bool):
     return node
   head = node[0]
@@ -210,20 +210,3 @@ def satisfied(node: Node, holds: Callable[[Atom], bool]) -> bool:
   if head == 'not':
     return not satisfied(node[1], holds)
   return holds(node)
-
-
-def alternatives(node: Node) -> Iterator[tuple[Node, ...]]:
-  """The ways to reach a goal: each a tuple of literals that must hold together.
-
-  A literal is an atom or ('not', node). Meant for planners, not for the step loop.
-  """
-  if isinstance(node, bool):
-    yield from [()] if node else []
-  elif node[0] == 'or':
-    for part in node[1:]:
-      yield from alternatives(part)
-  elif node[0] == 'and':
-    for choice in itertools.product(*(list(alternatives(p)) for p in node[1:])):
-      yield tuple(literal for part in choice for literal in part)
-  else:
-    yield (node,)

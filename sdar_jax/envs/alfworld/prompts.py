@@ -8,13 +8,12 @@ has read so far in the episode, boiled down to a few short lines.
 import re
 from collections.abc import Sequence
 
-from sdar_jax.envs import base
-from sdar_jax.envs.alfworld.belief import Belief, believe
+from sdar_jax.envs import base, texts
+from sdar_jax.envs.alfworld.belief import RoomBelief, believe
 from sdar_jax.envs.alfworld.engine import NOTHING_HAPPENS
 from sdar_jax.envs.base import Exchange, Observation, Task
 
 VERSION = 1
-STYLES = ('paper', 'compact')
 PAPER_INSTRUCTION = (
   'First reason step by step about where things stand and what to do next, between '
   '<think> and </think>. Then give the one action you choose, word for word as in the '
@@ -26,15 +25,10 @@ _IDLE = frozenset({'help', 'look', 'inventory'})
 _GOAL = re.compile(r'\s*Your task is to: .*\Z', re.DOTALL)
 
 
-def instruction(style: str) -> str:
-  """The words that end every message of this style: how to answer."""
-  return PAPER_INSTRUCTION if style == 'paper' else ''
-
-
 def paper(
   task: Task, history: Sequence[Exchange], observation: Observation, length: int
 ) -> str:
-  """The prompt for real models.
+  """Writes the prompt for real models.
 
   Args:
     task: for its goal.
@@ -44,17 +38,8 @@ def paper(
   """
   parts = ['You act inside a household that exists only as text, one action per turn.']
   turns = len(base.whole(history))
-  if turns:
-    parts.append(f'Your task is to: {task.goal}')
-    shown = history[len(history) - min(length, len(history)) :]
-    first = turns - len(shown) + 1
-    lines = [f'Turns taken so far: {turns}.']
-    if shown:
-      lines[0] += f' The last {len(shown)}:'
-    for number, exchange in enumerate(shown, first):
-      lines.append(f'Turn {number}, you saw: {exchange.observation}')
-      lines.append(f'Turn {number}, you did: {exchange.action}')
-    parts.append('\n'.join(lines))
+  parts += [f'Your task is to: {task.goal}'] if turns else []
+  parts += base.past_turns(history, length)
   parts.append(f'Turn {turns + 1}, you see: {observation.text}')
   actions = '\n'.join(f'- {text}' for text in observation.admissible if text != 'help')
   parts.append(f'Actions possible now:\n{actions}')
@@ -65,7 +50,7 @@ def paper(
 def compact(
   task: Task, history: Sequence[Exchange], observation: Observation, length: int
 ) -> str:
-  """The prompt for the small model: only what the texts so far have told.
+  """Writes the prompt for the small model, from the texts so far.
 
   Lines, each only where it says something: the goal; the last actions, '?' marking one
   that did nothing; where the agent is and what cannot be taken there; what it holds;
@@ -97,17 +82,17 @@ def compact(
 
 
 def shorten(observation: Observation, characters: int) -> Observation:
-  """The observation with the end of what it lists left out; the goal in it stays."""
+  """Leaves out the end of an observation's list; its goal stays."""
   text = observation.text
   goal = _GOAL.search(text)
   tail = goal.group() if goal else ''
   told = text[: len(text) - len(tail)]
-  text = base.cut(told, max(characters - len(tail), 0)) + tail
+  text = texts.cut(told, max(characters - len(tail), 0)) + tail
   return Observation(text, observation.admissible)
 
 
 def _last(history: Sequence[Exchange], observation: Observation, length: int) -> str:
-  """The last actions, oldest first; '?' after one that did nothing."""
+  """Lists the last actions, oldest first, '?' after one without effect."""
   texts = [exchange.observation for exchange in history] + [observation.text]
   words = [
     exchange.action + ' ?' * (outcome.strip() == NOTHING_HAPPENS)
@@ -117,8 +102,8 @@ def _last(history: Sequence[Exchange], observation: Observation, length: int) ->
   return 'did ' + ', '.join(words) if words else ''
 
 
-def _takes(belief: Belief, offered: Sequence[str]) -> list[str]:
-  """What can be taken from where the agent faces."""
+def _takes(belief: RoomBelief, offered: Sequence[str]) -> list[str]:
+  """Lists the objects within reach to take."""
   ending = f' from {belief.here}'
   return [
     text.removeprefix('take ').removesuffix(ending)
@@ -127,7 +112,7 @@ def _takes(belief: Belief, offered: Sequence[str]) -> list[str]:
   ]
 
 
-def _here(belief: Belief, takes: list[str]) -> str:
+def _here(belief: RoomBelief, takes: list[str]) -> str:
   if not belief.here:
     return 'at start'
   if belief.here in belief.closed:
@@ -138,14 +123,14 @@ def _here(belief: Belief, takes: list[str]) -> str:
   return ' '.join(['at', belief.here, *(['with', *rest] if rest else [])])
 
 
-def _held(belief: Belief) -> str:
-  """'mug 1 clean': what is held, and what was done to it."""
+def _held(belief: RoomBelief) -> str:
+  """Names the held object with its changes: 'mug 1 clean'."""
   states = belief.states[belief.holding] if belief.holding in belief.states else ()
   return ' '.join([belief.holding, *sorted(states)])
 
 
-def _deeds(belief: Belief, offered: Sequence[str]) -> str:
-  """The other admissible actions in full, without those that reveal nothing new."""
+def _deeds(belief: RoomBelief, offered: Sequence[str]) -> str:
+  """Lists the other admissible actions, without idle ones."""
   deeds = []
   for text in offered:
     verb, _, rest = text.partition(' ')
@@ -158,8 +143,8 @@ def _deeds(belief: Belief, offered: Sequence[str]) -> str:
   return 'can ' + ', '.join(deeds) if deeds else ''
 
 
-def _seen(task: Task, belief: Belief, recent: str | None) -> str:
-  """Where things that the goal names were last seen, other than here.
+def _seen(task: Task, belief: RoomBelief, recent: str | None) -> str:
+  """Lists the places of the goal's objects, other than here.
 
   Only places that `recent` texts name, unless that is None.
   """
@@ -171,15 +156,3 @@ def _seen(task: Task, belief: Belief, recent: str | None) -> str:
     if place != belief.here and (recent is None or re.search(rf'\b{place}\b', recent))
   ]
   return 'seen ' + ', '.join(found) if found else ''
-
-
-def render(
-  style: str,
-  task: Task,
-  history: Sequence[Exchange],
-  observation: Observation,
-  length: int,
-) -> str:
-  """The user message of the next turn in `style`, which shows `length` past turns."""
-  write = paper if style == 'paper' else compact
-  return write(task, history, observation, length)

@@ -42,7 +42,7 @@ class Household:
   digest: str
 
   def objects(self, kind: str) -> list[str]:
-    """The object classes at home in rooms of `kind`, sorted."""
+    """Lists the object classes at home in rooms of `kind`, sorted."""
     return sorted(name for room, name in self.places if room == kind)
 
 
@@ -73,7 +73,7 @@ HOUSEHOLD = _load()
 
 @dataclasses.dataclass(frozen=True)
 class Receptacle:
-  """One piece of furniture: its class, and the id that a PDDL problem gives it.
+  """One piece of furniture: its class, PDDL id and location.
 
   Attributes:
     kind: class name, e.g. 'SinkBasin'.
@@ -99,7 +99,7 @@ class Room:
   receptacles: tuple[Receptacle, ...]
 
   def of(self, kind: str) -> list[Receptacle]:
-    """The receptacles of class `kind`."""
+    """Lists the receptacles of class `kind`."""
     return [item for item in self.receptacles if item.kind == kind]
 
   @property
@@ -115,21 +115,21 @@ class Room:
 
   @property
   def unseen(self) -> bool:
-    """Whether this layout is held out of training. A function of the layout only."""
+    """Whether the layout is held out of training, by its hash."""
     counts = [f'{name} {len(self.of(name))}' for name in self.classes]
     digest = hashlib.sha256(' '.join([self.kind, *counts]).encode()).digest()
     return digest[0] < 256 * _UNSEEN_SHARE
 
 
 def _ident(kind: str, number: int) -> str:
-  """A PDDL id in the manner of the official games, basins by their special form."""
+  """Writes a PDDL id in the official form; basins have one of their own."""
   if kind.endswith('Basin'):
     return f'{kind.removesuffix("Basin")}_bar_{number:02d}_bar_{kind}'
   return f'{kind}_bar_{number:02d}'
 
 
 def _furnish(size: str, kind: str, rng: random.Random) -> Room:
-  """One draw of a room of this size and kind."""
+  """Draws a room of this size and kind."""
   receptacles: list[Receptacle] = []
   location = 0
   for name, (percent, least, most) in sorted(HOUSEHOLD.furniture[size, kind].items()):
@@ -146,7 +146,7 @@ def _furnish(size: str, kind: str, rng: random.Random) -> Room:
 
 
 def draw_room(size: str, kind: str, unseen: bool, number: int) -> Room:
-  """Room `number` of this size and kind on the seen or the unseen side.
+  """Draws room `number` of this size and kind on one of two sides.
 
   Which side a room is on is decided by a hash of its furniture, so no layout of the
   unseen side can occur on the seen side, whatever the numbers.

@@ -1,1 +1,1 @@
-"""Environments in processes that may die. Host, no JAX."""
+"""Environments in processes, safe against their death. Host, no JAX."""

@@ -1,18 +1,19 @@
-"""One episode as a pool sees it, and what plays it in whatever process that is."""
+"""One episode in a pool, and its player in any process."""
 
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from sdar_jax import files
 from sdar_jax.envs import base
 
 # What one call of an environment comes to, if it is no fault.
 Answer = base.Observation | base.StepResult
 
 
-class Job(NamedTuple):
-  """Calls to make of one environment.
+class PoolJob(NamedTuple):
+  """PoolJob to make of one environment.
 
   Attributes:
     ident: of the episode.
@@ -26,7 +27,7 @@ class Job(NamedTuple):
 
 
 class Failure(NamedTuple):
-  """What befell an environment, through no fault of what its world depends on.
+  """An environment failure (crash, hang, exception, ...).
 
   Attributes:
     kind: 'crash', 'hang', 'error' (it raised), 'garbage' (what it returned is no
@@ -51,12 +52,12 @@ class Stage:
     for ident in idents:
       self._envs.pop(ident, None)
 
-  def prefetch(self, jobs: Sequence[Job]) -> None:
-    """Tells the world what is about to be played."""
+  def prefetch(self, jobs: Sequence[PoolJob]) -> None:
+    """Announces the next actions to the world."""
     self._world.prefetch([action for job in jobs for action in job.actions])
 
-  def play(self, job: Job) -> Iterator[Answer | base.EnvironmentFault | Failure]:
-    """Yields what each call came to; a fault or failure is the last."""
+  def play(self, job: PoolJob) -> Iterator[Answer | base.EnvironmentFault | Failure]:
+    """Yields the outcome of each call; a fault or failure is the last."""
     kind = base.StepResult if job.task is None else base.Observation
     for value in self._calls(job):
       if isinstance(value, base.EnvironmentFault | Failure):
@@ -69,7 +70,7 @@ class Stage:
         return
       kind = base.StepResult
 
-  def _calls(self, job: Job) -> Iterator[Any]:
+  def _calls(self, job: PoolJob) -> Iterator[Any]:
     try:
       if job.task is not None:
         self._envs[job.ident] = self._world.make_env()
@@ -79,14 +80,14 @@ class Stage:
     except base.EnvironmentFault as fault:
       yield fault
     except TimeoutError as error:  # An environment that keeps a deadline itself.
-      yield Failure('hang', one_line(error))
+      yield Failure('hang', files.one_line(error, 300))
     except Exception as error:  # Whatever it raises is this episode's fault alone.
-      yield Failure('error', f'{type(error).__name__}: {one_line(error)}')
+      yield Failure('error', f'{type(error).__name__}: {files.one_line(error, 300)}')
 
 
 @dataclasses.dataclass(eq=False)
-class Episode:
-  """An episode, where its environment is, and what became of the present call.
+class PoolEpisode:
+  """An episode, its environment's home and its present call.
 
   Attributes:
     ident: unique within the pool.
@@ -111,16 +112,16 @@ class Episode:
   failure: Failure | None = None
   _heard: list[Answer] = dataclasses.field(default_factory=list)
 
-  def job(self, home: Any) -> Job:
-    """The calls that this process has to make; a new home replays the episode."""
+  def job(self, home: Any) -> PoolJob:
+    """Lists the calls for a process; a new home replays the episode."""
     self._heard = []
     if self.home is home:
-      return Job(self.ident, None, tuple(self.actions[-1:]))
+      return PoolJob(self.ident, None, tuple(self.actions[-1:]))
     self.home = home
-    return Job(self.ident, self.task, tuple(self.actions))
+    return PoolJob(self.ident, self.task, tuple(self.actions))
 
-  def hear(self, value: Any, job: Job) -> bool:
-    """Takes what one call of `job` came to; whether that ends the job.
+  def hear(self, value: Any, job: PoolJob) -> bool:
+    """Takes in one outcome of `job`; tells whether the job is over.
 
     Raises:
       ValueError: `value` is no answer.
@@ -175,8 +176,3 @@ def check(value: Any, kind: type[Answer]) -> Answer:
 
 def _is_number(value: Any) -> bool:
   return type(value) in (int, float) and math.isfinite(value)
-
-
-def one_line(error: Exception) -> str:
-  """The error's words without line breaks."""
-  return ' '.join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""Many environments at once, in this process or in worker processes. No JAX.
+"""Many environments at once, here or in worker processes. No JAX.
 
 An environment is a function of its task and the actions played, so a broken one is
 replaced by playing the same actions again in a fresh one, and what comes of an episode
@@ -16,14 +16,14 @@ from typing import Any
 
 from sdar_jax.envs import base
 from sdar_jax.envs.pool import worker
-from sdar_jax.envs.pool.episode import Episode, Failure, Stage
+from sdar_jax.envs.pool.episode import Failure, PoolEpisode, Stage
 from sdar_jax.envs.pool.watch import Watch
 
 Key = Hashable
 
 HANGS = 2  # At the same place of a task, before the task is quarantined.
-DEATHS = 3  # Of every worker, one after another with nothing delivered: no use.
-_LEAST_DEATHS = 10  # Three tasks in a row that kill their one worker are bad luck.
+DEATHS = 3  # Of every worker, in a row and with nothing delivered: give up.
+_LEAST_DEATHS = 10  # Three tasks in a row may each kill the only worker.
 _CLOSE_SECONDS = 3.0  # For workers to end by themselves.
 _QUARANTINED = Failure('quarantined', f'it hung {HANGS} times at the same place')
 
@@ -49,7 +49,7 @@ class Pool(abc.ABC):
     self.world = world
     self.last_fault: base.EnvironmentFault | None = None
     self._retries = retries
-    self._live: dict[Key, Episode] = {}
+    self._live: dict[Key, PoolEpisode] = {}
     self._idents = itertools.count()
     self._counts: collections.Counter[str] = collections.Counter()
     self._hangs: collections.Counter[tuple[str, ...]] = collections.Counter()
@@ -75,7 +75,7 @@ class Pool(abc.ABC):
     for i, (key, task) in enumerate(starts.items()):
       # Neighbours share a worker, hence what an engine keeps of their common task.
       share = (first + i * self._shares // len(starts)) % self._shares
-      self._live[key] = Episode(next(self._idents), task, share)
+      self._live[key] = PoolEpisode(next(self._idents), task, share)
     return self._settle(starts)
 
   def step(
@@ -99,17 +99,17 @@ class Pool(abc.ABC):
         self._forget(episode)
 
   def close(self) -> None:
-    """Drops all episodes and ends what processes there are."""
+    """Drops all episodes and ends the processes."""
     self.release(list(self._live))
 
   def faults(self) -> dict[str, int]:
-    """How many faults of each kind there were since this was last asked."""
+    """Counts faults of each kind since the last call."""
     counts, self._counts = dict(sorted(self._counts.items())), collections.Counter()
     return counts
 
   @property
   def quarantine(self) -> list[str]:
-    """Ids of the tasks that are not played any more: to be saved, and set again."""
+    """Ids of the tasks played no more, for a checkpoint."""
     return sorted(self._quarantine)
 
   @quarantine.setter
@@ -131,8 +131,8 @@ class Pool(abc.ABC):
           self.release([key])
     return out
 
-  def _conclude(self, episode: Episode) -> Any:
-    """What the present call came to; None if it has to be tried (again)."""
+  def _conclude(self, episode: PoolEpisode) -> Any:
+    """Gives the outcome of the present call; None to try (again)."""
     answer, episode.answer = episode.answer, None
     if answer is None:  # Its worker died before its turn came.
       return None
@@ -144,7 +144,7 @@ class Pool(abc.ABC):
     self.last_fault = answer
     episode.tries += 1
     failure = episode.failure
-    if failure is None or failure is _QUARANTINED:  # The world's word, or ours.
+    if failure is None or failure is _QUARANTINED:  # Raised by the world, or final.
       return answer
     if failure.kind == 'hang':
       place = (episode.task.task_id, *episode.actions)
@@ -157,19 +157,19 @@ class Pool(abc.ABC):
   @property
   @abc.abstractmethod
   def _shares(self) -> int:
-    """Among how many the episodes of a call are divided."""
+    """The number of shares that the episodes of a call are divided into."""
 
   @abc.abstractmethod
-  def _exchange(self, episodes: Sequence[Episode]) -> None:
-    """Plays the present call of these episodes; sets the answers it comes to."""
+  def _exchange(self, episodes: Sequence[PoolEpisode]) -> None:
+    """Plays the present call of these episodes; sets their answers."""
 
   @abc.abstractmethod
-  def _forget(self, episode: Episode) -> None:
+  def _forget(self, episode: PoolEpisode) -> None:
     """Drops an environment."""
 
 
 class InProcessPool(Pool):
-  """Plays in this process: for worlds in pure Python, which neither hang nor crash.
+  """Plays in this process: for worlds in pure Python.
 
   A call that takes too long cannot be ended here, but it is named in the log.
 
@@ -191,7 +191,7 @@ class InProcessPool(Pool):
     super().close()
     self._watch.close()
 
-  def _exchange(self, episodes: Sequence[Episode]) -> None:
+  def _exchange(self, episodes: Sequence[PoolEpisode]) -> None:
     jobs = [episode.job(self._stage) for episode in episodes]
     with self._watch('looking up what is played next'):
       self._stage.prefetch(jobs)
@@ -201,12 +201,12 @@ class InProcessPool(Pool):
         for value in self._stage.play(job):
           episode.hear(value, job)
 
-  def _forget(self, episode: Episode) -> None:
+  def _forget(self, episode: PoolEpisode) -> None:
     self._stage.forget([episode.ident])
 
 
 class WorkerPool(Pool):
-  """Plays in worker processes, which are killed and replaced when they misbehave.
+  """Plays in worker processes; kills and replaces failing ones.
 
   Args:
     world: makes the environments; every worker gets a copy.
@@ -232,69 +232,69 @@ class WorkerPool(Pool):
   def _shares(self) -> int:
     return len(self._workers)
 
-  def _forget(self, episode: Episode) -> None:
+  def _forget(self, episode: PoolEpisode) -> None:
     self._forgotten[episode.share].append(episode.ident)
 
   def close(self) -> None:
     """Drops all episodes and ends the processes."""
     super().close()
-    running = [each for each in self._workers if each is not None]
+    running = [process for process in self._workers if process is not None]
     self._workers = [None] * len(self._workers)
-    for each in running:
-      each.socket.close()  # Which ends a worker that is well.
+    for process in running:
+      process.socket.close()  # A healthy worker exits at the end of file.
     limit = time.monotonic() + _CLOSE_SECONDS
-    for each in running:
-      each.end(limit)
+    for process in running:
+      process.end(limit)
 
-  def _exchange(self, episodes: Sequence[Episode]) -> None:
+  def _exchange(self, episodes: Sequence[PoolEpisode]) -> None:
     shares = collections.defaultdict(list)
     for episode in episodes:
       shares[episode.share].append(episode)
     with selectors.DefaultSelector() as selector:
       busy = {}
       for share, members in shares.items():
-        each = self._ask(share, members)
-        busy[each] = share
+        process = self._ask(share, members)
+        busy[process] = share
         both = selectors.EVENT_READ | selectors.EVENT_WRITE
-        selector.register(each.socket, both, each)
+        selector.register(process.socket, both, process)
       while busy:
-        patience = min(each.due for each in busy) - time.monotonic()
+        patience = min(process.due for process in busy) - time.monotonic()
         for key, events in selector.select(max(patience, 0.0)):
           if events & selectors.EVENT_WRITE and key.data.write():
             selector.modify(key.fileobj, selectors.EVENT_READ, key.data)
           if events & selectors.EVENT_READ:
             key.data.read()
-        for each in [each for each in busy if each.check()]:
-          selector.unregister(each.socket)
-          self._finish(each, busy.pop(each))
+        for process in [process for process in busy if process.check()]:
+          selector.unregister(process.socket)
+          self._finish(process, busy.pop(process))
 
-  def _ask(self, share: int, episodes: Sequence[Episode]) -> worker.Worker:
-    each = self._workers[share]
-    if each is None:
-      each = self._workers[share] = worker.Worker(self._opening, self._deadline)
-    each.ask(self._forgotten[share], episodes)
+  def _ask(self, share: int, episodes: Sequence[PoolEpisode]) -> worker.Worker:
+    process = self._workers[share]
+    if process is None:
+      process = self._workers[share] = worker.Worker(self._opening, self._deadline)
+    process.ask(self._forgotten[share], episodes)
     self._forgotten[share] = []
-    return each
+    return process
 
-  def _finish(self, each: worker.Worker, share: int) -> None:
-    """Takes note of what a worker delivered, and drops it if it failed."""
-    if each.delivered:
+  def _finish(self, process: worker.Worker, share: int) -> None:
+    """Counts a worker's answers and failures; drops it if it failed."""
+    if process.delivered:
       self._fruitless = []
-    if each.kind is None:
+    if process.kind is None:
       return
     self._workers[share], self._forgotten[share] = None, []
-    each.end(0.0)
-    if each.culprit is None:
-      self._counts[each.kind] += 1
+    process.end(0.0)
+    if process.culprit is None:
+      self._counts[process.kind] += 1
       self._fruitless.append(None)
     else:
-      if each.culprit.tries == 0:
-        self._fruitless.append(each.culprit.task.task_id)
-      each.culprit.fail(Failure(each.kind, each.message))
-    self._check_use(each)
+      if process.culprit.tries == 0:
+        self._fruitless.append(process.culprit.task.task_id)
+      process.culprit.fail(Failure(process.kind, process.message))
+    self._check_use(process)
 
   def _check_use(self, last: worker.Worker) -> None:
-    """Raises PoolError if workers die whatever they do, not just of a few tasks."""
+    """Raises PoolError if workers die whatever they do."""
     deaths, limit = self._fruitless, DEATHS * self._shares
     of_tasks = len(deaths) >= max(limit, _LEAST_DEATHS) and len(set(deaths)) > 2
     if of_tasks or deaths.count(None) >= limit:
@@ -306,7 +306,7 @@ class WorkerPool(Pool):
 
 
 def make(world: base.World, *, workers: int, deadline: float, retries: int) -> Pool:
-  """A pool of so many worker processes; 0 plays in this process.
+  """Makes a pool of so many worker processes; 0 plays in this process.
 
   Args:
     world: makes the environments.

@@ -1,4 +1,4 @@
-"""Names what takes too long where it cannot be ended. No JAX."""
+"""Names slow calls in the log. No JAX."""
 
 import logging
 import threading
@@ -8,7 +8,7 @@ _log = logging.getLogger(__name__)
 
 
 class Watch:
-  """Logs one line when something takes too long: `with watch('task 3'): ...`.
+  """Logs one line about a slow call: `with watch('task 3'): ...`.
 
   Args:
     seconds: that are too long.

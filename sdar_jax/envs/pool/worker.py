@@ -1,4 +1,4 @@
-"""One worker process: its own side, the parent's side, and the wire between them.
+"""One worker process: its side, the parent's side, and the wire.
 
 A worker is told what to play in pickles, which only its parent can write. It answers
 in lines of JSON, one per environment call: an answer is data that the parent checks,
@@ -21,8 +21,9 @@ from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, BinaryIO
 
+from sdar_jax import files
 from sdar_jax.envs import base
-from sdar_jax.envs.pool.episode import Answer, Episode, Failure, Job, Stage, one_line
+from sdar_jax.envs.pool.episode import Answer, Failure, PoolEpisode, PoolJob, Stage
 
 _LENGTH = struct.Struct('!Q')
 _START_SECONDS = 60.0  # Allowed to a new worker on top of the deadline.
@@ -47,7 +48,7 @@ worker.serve(int(sys.argv[1]))
 
 
 def opening(world: base.World) -> bytes:
-  """The message that a worker starts with."""
+  """Writes the first message for a worker."""
   name = f'{type(world).__module__}.{type(world).__qualname__}'
   if type(world).__module__ == '__main__':
     raise ValueError(f'world {name}: put it in a module, for workers to import')
@@ -55,7 +56,8 @@ def opening(world: base.World) -> bytes:
     return _pack(world)
   except Exception as error:  # Pickling raises whatever the object's parts raise.
     raise ValueError(
-      f'world {name} does not pickle ({one_line(error)}): config.pool.workers must be 0'
+      f'world {name} does not pickle ({files.one_line(error, 300)}):'
+      ' config.pool.workers must be 0'
     ) from None
 
 
@@ -86,18 +88,18 @@ class Worker:
     self._deadline = deadline
     self._to_send, self._received = opening, b''
     self._notes = 1  # Lines without content that come before the answers.
-    self._queue: collections.deque[tuple[Episode, Job]] = collections.deque()
+    self._queue: collections.deque[tuple[PoolEpisode, PoolJob]] = collections.deque()
     self.due = time.monotonic() + _START_SECONDS
     self.kind: str | None = None
     self.message = ''
     self.delivered = False
 
   @property
-  def culprit(self) -> Episode | None:
-    """The episode that it is playing; None while it starts, prefetches or rests."""
+  def culprit(self) -> PoolEpisode | None:
+    """The episode being played; None while it starts or rests."""
     return self._queue[0][0] if self._queue and not self._notes else None
 
-  def ask(self, forgotten: Sequence[int], episodes: Sequence[Episode]) -> None:
+  def ask(self, forgotten: Sequence[int], episodes: Sequence[PoolEpisode]) -> None:
     """Queues a message with the present calls of these episodes."""
     jobs = [episode.job(self) for episode in episodes]
     self._queue.extend(zip(episodes, jobs))
@@ -108,13 +110,13 @@ class Worker:
     self.delivered = False
 
   def check(self) -> bool:
-    """Whether it has answered everything or failed."""
+    """Tells whether it has answered everything or failed."""
     if self.kind is None and self._queue and time.monotonic() > self.due:
       self._fail('hang', f'no answer in {self._deadline} s')
     return self.kind is not None or not self._queue
 
   def write(self) -> bool:
-    """Sends what it takes; whether that was all."""
+    """Sends a part of the queue; tells whether it was the rest."""
     try:
       sent = self.socket.send(self._to_send)
     except BlockingIOError:
@@ -126,7 +128,7 @@ class Worker:
     return not self._to_send
 
   def read(self) -> None:
-    """Takes what has arrived."""
+    """Reads the answers received so far."""
     try:
       data = self.socket.recv(1 << 18)
     except BlockingIOError:
@@ -142,7 +144,7 @@ class Worker:
       if len(self._received) > _LONGEST_LINE:
         raise ValueError(f'a line of more than {_LONGEST_LINE} bytes')
     except (ValueError, RecursionError) as error:
-      self._fail('garbage', one_line(error))
+      self._fail('garbage', files.one_line(error, 300))
 
   def _hear(self, fields: Any) -> None:
     self.due = time.monotonic() + self._deadline
@@ -177,13 +179,13 @@ class Worker:
 
 
 def _pack(message: Any) -> bytes:
-  """What `serve` reads as one message."""
+  """Writes one message for `serve`."""
   data = bytes(ForkingPickler.dumps(message))
   return _LENGTH.pack(len(data)) + data
 
 
 def _encode(ident: int, value: Answer | base.EnvironmentFault | Failure) -> bytes:
-  """One line for what a call came to."""
+  """Writes the line for the outcome of a call."""
   if isinstance(value, Failure):
     content = ['failure', *value]
   elif isinstance(value, base.EnvironmentFault):
@@ -199,7 +201,7 @@ def _encode(ident: int, value: Answer | base.EnvironmentFault | Failure) -> byte
 
 
 def _decode(fields: Any) -> tuple[int, Any]:
-  """The episode and what `_encode` was given, still to be checked.
+  """Reads the episode and outcome of a line, still to be checked.
 
   Raises:
     ValueError: no such line was ever encoded.
@@ -219,7 +221,7 @@ def _decode(fields: Any) -> tuple[int, Any]:
 
 
 def serve(descriptor: int) -> None:
-  """Plays what the parent asks for until the parent is gone.
+  """Plays the parent's requests until the parent is gone.
 
   The first message is the world, answered by `null`. Every other is (episodes to
   forget, jobs), answered by `null` after the prefetch and a line per call; after
@@ -245,7 +247,7 @@ def serve(descriptor: int) -> None:
 
 
 def _receive(requests: BinaryIO) -> Any:
-  """The next message; None when the parent is gone."""
+  """Reads the next message; None once the parent is gone."""
   header = requests.read(_LENGTH.size)
   if len(header) < _LENGTH.size:
     return None
@@ -255,7 +257,7 @@ def _receive(requests: BinaryIO) -> Any:
 
 
 def _follow(descriptor: int) -> None:
-  """Ends a worker, and what it started, when its parent dies while it hangs."""
+  """Ends a hanging worker and its children after the parent's death."""
   hung_up = select.poll()
   hung_up.register(descriptor, 0)  # Wakes up for POLLHUP only.
   hung_up.poll()

@@ -1,4 +1,4 @@
-"""Questions and corpora read from files that the user names.
+"""Questions and corpora from the user's files.
 
 Questions: {id, question, golden_answers, data_source} as Search-R1 has them, or rows as
 each of the seven sets publishes its own (see `golden`). Corpora: {id, contents} with
@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdar_jax import files
-from sdar_jax.envs import records
-from sdar_jax.envs.base import Task
+from sdar_jax.envs import base, records
 from sdar_jax.envs.search_qa import golden
 from sdar_jax.envs.search_qa.retrieval.base import Passage, quoted
 from sdar_jax.files import FileError
@@ -55,7 +54,7 @@ DATA_SETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """A question and what counts as its answer.
+  """A question and its gold answers.
 
   Attributes:
     question_id: unique within its data set.
@@ -70,8 +69,8 @@ class Question:
   data_source: str
 
 
-class QuestionTasks(Sequence[Task]):
-  """Questions of public data sets as tasks; implements `envs.base.TaskSet`.
+class OfficialQuestions(base.Tasks):
+  """Questions of public data sets as tasks.
 
   Reports are broken down by data set (`Task.task_type`); skills are looked up by the
   kind of question (`metadata['task_type']`).
@@ -82,23 +81,17 @@ class QuestionTasks(Sequence[Task]):
   """
 
   def __init__(self, questions: Sequence[Question], split: str):
-    self._questions = questions
-    self._split = split
     digest = hashlib.sha256(split.encode())
     for question in questions:
       digest.update(f'{json.dumps(dataclasses.astuple(question))}\n'.encode())
-    self.digest = digest.hexdigest()
+    super().__init__(split, len(questions), self._make, digest=digest.hexdigest())
+    self._questions = questions
 
-  def __len__(self) -> int:
-    return len(self._questions)
-
-  def __getitem__(self, index: int) -> Task:
-    if not 0 <= index < len(self):
-      raise IndexError(f'question {index}: {self._split} has {len(self)} questions')
+  def _make(self, index: int) -> base.Task:
     question = self._questions[index]
     source = question.data_source
-    return Task(
-      task_id=f'{source}/{self._split}/{question.question_id}',
+    return base.Task(
+      task_id=f'{source}/{self.split}/{question.question_id}',
       task_type=source,
       goal=question.question,
       metadata={'task_type': DATA_SETS[source].task_type, 'object': ''},
@@ -106,8 +99,10 @@ class QuestionTasks(Sequence[Task]):
     )
 
 
-def read_split(data_dir: str, split: str, data_sets: Iterable[str]) -> QuestionTasks:
-  """The questions of some data sets, set after set.
+def read_split(
+  data_dir: str, split: str, data_sets: Iterable[str]
+) -> OfficialQuestions:
+  """Reads the questions of some data sets, set after set.
 
   Args:
     data_dir: a folder with `<data set>/<split>.jsonl`, or with one `<split>.jsonl`
@@ -142,11 +137,11 @@ def read_split(data_dir: str, split: str, data_sets: Iterable[str]) -> QuestionT
     questions += mine
   if not questions:
     raise FileError('config.world.data_sets is empty: name at least one')
-  return QuestionTasks(questions, split)
+  return OfficialQuestions(questions, split)
 
 
 def read_questions(path: str | Path, data_source: str = '') -> list[Question]:
-  """Reads a file of questions; those marked as having no answer are counted and said.
+  """Reads a file of questions; logs the number without an answer.
 
   Args:
     path: JSON lines, a JSON list or a table, perhaps compressed.
@@ -206,7 +201,7 @@ def read_corpus(path: str | Path) -> list[Passage]:
 
 
 def _find(folder: Path, split: str) -> Path | None:
-  """The only file of a split, whatever its format."""
+  """Finds the only file of a split, in any format."""
   paths = [folder / f'{split}{suffix}' for suffix in SUFFIXES]
   paths = [path for path in paths if path.is_file()]
   if len(paths) > 1:
@@ -245,7 +240,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 class _Aliases:
-  """Further answers by `answer_id`, from a file beside the questions, if needed."""
+  """Looks up further answers by `answer_id` beside the questions."""
 
   def __init__(self, questions: Path, omitted: records.Omitted):
     self._path = questions.with_name(golden.ALIASES)
@@ -265,7 +260,7 @@ class _Aliases:
 def _question(
   row: Mapping[str, Any], data_source: str, index: int, aliases: golden.Aliases
 ) -> Question | None:
-  """Reads one question; `index` names it where it has no id."""
+  """Reads one question; `index` names it if it has no id."""
   source = data_source
   if 'data_source' in row:
     source = records.text(row, 'data_source').removeprefix('searchR1_')  # As in verl.

@@ -12,10 +12,9 @@ wasted turn. What comes back is a block of documents, two lines each:
   </information>
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from sdar_jax.envs import base
+from sdar_jax.envs import base, texts
 from sdar_jax.envs.search_qa import answers
 from sdar_jax.envs.search_qa.retrieval.base import Passage, Searcher
 
@@ -28,7 +27,6 @@ NO_ACTION = (
   ' up, or <answer>a short answer</answer> to finish.'
 )
 SEARCH, ANSWER = 'search', 'answer'
-_SURROGATES = re.compile('[\ud800-\udfff]')
 
 
 class SearchQAEnv:
@@ -83,13 +81,13 @@ class SearchQAEnv:
 
 
 def question_text(question: str) -> str:
-  """The question as it is shown: stripped, ending in a question mark."""
+  """Strips a question and ends it in a question mark."""
   question = question.strip()
   return question if question.endswith('?') else f'{question}?'
 
 
 def read_action(action: str) -> tuple[str, str]:
-  """What an action does: ('search', query), ('answer', text) or ('', '').
+  """Reads an action as ('search', query), ('answer', text), ('', '').
 
   An empty query does nothing; an empty answer is an answer.
   """
@@ -104,12 +102,12 @@ def read_action(action: str) -> tuple[str, str]:
 
 
 def write_action(kind: str, text: str) -> str:
-  """The action of a kind: the inverse of `read_action`."""
+  """Writes the action of a kind: the inverse of `read_action`."""
   return f'<{kind}>{text}</{kind}>'
 
 
 def queries(actions: Iterable[str]) -> Iterator[str]:
-  """The queries among actions, as `Searcher.prefetch` wants them."""
+  """Yields the queries among actions, for `Searcher.prefetch`."""
   for action in actions:
     kind, text = read_action(action)
     if kind == SEARCH:
@@ -119,37 +117,28 @@ def queries(actions: Iterable[str]) -> Iterator[str]:
 def format_documents(
   passages: Sequence[Passage], max_characters: int = MAX_OBSERVATION
 ) -> str:
-  """The block of documents that an agent reads.
+  """Writes the block of documents for the agent.
 
   White space within a title or text becomes single spaces, so each is one line. Where
   all of it exceeds `max_characters`, the longest documents are cut first.
   """
   if not passages:
     return f'<information>\n{NO_DOCUMENTS}\n</information>'
-  titles = [_one_line(passage.title) for passage in passages]
-  texts = [_one_line(passage.text) for passage in passages]
-  lengths = [len(title) + len(text) for title, text in zip(titles, texts)]
-  limit = base.fair_limit(lengths, max_characters)
+  one_line = lambda text: texts.encodable(' '.join(text.split()))
+  found = [(one_line(passage.title), one_line(passage.text)) for passage in passages]
+  lengths = [len(title) + len(text) for title, text in found]
+  limit = texts.fair_limit(lengths, max_characters)
   lines = []
-  for number, (title, text) in enumerate(zip(titles, texts), start=1):
+  for number, (title, text) in enumerate(found, start=1):
     title = title[:limit]
     lines += [f'Doc {number}: {title}', text[: limit - len(title)]]
   return '\n'.join(['<information>', *lines, '</information>'])
 
 
 def read_documents(observation: str) -> list[Passage]:
-  """The documents of an observation: the inverse of `format_documents`."""
+  """Reads an observation: the inverse of `format_documents`."""
   lines = observation.split('\n')[1:-1]
   return [
     Passage(head.partition(': ')[2], text)
     for head, text in zip(lines[::2], lines[1::2])
   ]
-
-
-def encodable(text: str) -> str:
-  """Replaces lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
-  return _SURROGATES.sub('\ufffd', text)
-
-
-def _one_line(text: str) -> str:
-  return encodable(' '.join(text.split()))

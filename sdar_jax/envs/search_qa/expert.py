@@ -1,4 +1,4 @@
-"""Scripted experts for the generated library, which act on what they have read.
+"""Scripted experts for the generated library, guided by its texts.
 
 Both take a question apart hop by hop and know a fact when they read it. What they
 differ in is what skills teach: the word that finds the passage. The informed expert
@@ -24,7 +24,7 @@ KINDS = ('informed', 'blind')
 
 
 class ScriptedExpert:
-  """Answers generated questions from the documents that it was shown.
+  """Answers generated questions from the documents shown to it.
 
   Args:
     kind: 'informed' or 'blind'.
@@ -38,7 +38,7 @@ class ScriptedExpert:
     self._max_turns = max_turns
 
   def reset(self, task: Task, observation: Observation) -> None:
-    """A new question.
+    """Starts a question.
 
     Raises:
       ValueError: it is not about the generated library.
@@ -57,7 +57,7 @@ class ScriptedExpert:
     self._read: list[str] = []
 
   def observe(self, action: str, observation: Observation) -> None:
-    """Takes in what came of an action, whoever chose it."""
+    """Takes in the outcome of an action, its own or another's."""
     self._turns += 1
     kind, text = read_action(action)
     if kind == SEARCH:
@@ -65,7 +65,7 @@ class ScriptedExpert:
     self._read += prompts.sentences(observation.text)
 
   def plan(self, observation: Observation) -> tuple[str, str]:
-    """(what is known and what is needed in a few words, the action)."""
+    """Gives the known and the needed in a few words, and the action."""
     del observation  # `observe` has seen it.
     found, hop = self._follow()
     known = f'found {found}' if hop else ''
@@ -78,7 +78,7 @@ class ScriptedExpert:
     return f'{known} need {key}'.strip(), write_action(SEARCH, f'{found} {key}')
 
   def _follow(self) -> tuple[str, int]:
-    """How far what was read leads: the entity reached, and after how many hops."""
+    """Follows the chain through the read facts: entity and hops."""
     entity = self._subject
     for hop, relation in enumerate(self._chain):
       value = self._value(entity, relation)
@@ -88,13 +88,13 @@ class ScriptedExpert:
     return entity, len(self._chain)
 
   def _value(self, entity: str, relation: Relation) -> str:
-    """What a sentence tells of an entity; '' if none of those read does."""
+    """Finds a fact about an entity in the read texts, or ''."""
     head = f'{entity} {relation.tells} '
     told = [text.removeprefix(head) for text in self._read if text.startswith(head)]
     return told[0] if told else ''
 
   def _key(self, entity: str, relation: Relation) -> str:
-    """The word to search for together with an entity: one that was not tried yet."""
+    """Chooses an untried word to search for together with an entity."""
     keys = [other.key for other in relations.of_kind(relation.subject)]
     random.Random(f'{self._salt}/{entity}').shuffle(keys)
     if self.kind == 'informed':
@@ -103,7 +103,7 @@ class ScriptedExpert:
     return (fresh or keys)[0]
 
   def _guess(self, entity: str) -> str:
-    """What was last read of an entity and has the right kind; else the entity."""
+    """Guesses a value of the right kind from the texts; else the entity."""
     wanted = self._chain[-1].object
     guesses = [
       self._value(entity, relation)

@@ -1,4 +1,4 @@
-"""A library of our own: invented people, companies, books and towns, and questions.
+"""A library of our own: invented people, companies, books and towns.
 
 Everything derives from VERSION. The entities live on two sides that never mention each
 other: questions of valid_unseen are about people, places and things that no question of
@@ -8,12 +8,10 @@ distractors of the other's.
 
 import dataclasses
 import functools
-import hashlib
-import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from sdar_jax.envs.base import Task
+from sdar_jax.envs import base
 from sdar_jax.envs.search_qa import relations
 from sdar_jax.envs.search_qa.datasets import Question
 from sdar_jax.envs.search_qa.relations import CHAINS, RELATIONS
@@ -72,21 +70,21 @@ class Library:
   digest: str
 
   def answer(self, task_type: str, subject: str) -> str:
-    """What lies at the end of a task type's chain, seen from `subject`."""
+    """Follows a task type's chain from `subject` to its end."""
     for relation in CHAINS[task_type]:
       subject = self.facts[relation.name, subject]
     return subject
 
 
 def _word(rng: random.Random, ending: bool) -> str:
-  """Two syllables, capitalised: 'Velka', or 'Velkar' with an ending."""
+  """Invents two syllables: 'Velka', or 'Velkar' with an ending."""
   text = rng.choice(_CONSONANTS) + rng.choice(_VOWELS) + rng.choice('lnrs')
   text += rng.choice(_CONSONANTS) + rng.choice(_VOWELS)
   return (text + rng.choice(_ENDS) * ending).capitalize()
 
 
 def _invented(rng: random.Random) -> dict[str, list[str]]:
-  """Invented words by use; none serves two uses."""
+  """Invents words by use; none serves two uses."""
   used: set[str] = set()
   words: dict[str, list[str]] = {}
   for use, count in _INVENTED.items():
@@ -100,7 +98,7 @@ def _invented(rng: random.Random) -> dict[str, list[str]]:
 
 
 def _names(rng: random.Random) -> dict[tuple[str, str], tuple[str, ...]]:
-  """(side, kind) -> names of two words each, no name twice."""
+  """Makes (side, kind) -> names of two words each, no name twice."""
   words = _invented(rng)
   parts = {
     'person': (words['given'], words['family']),
@@ -122,7 +120,7 @@ def _names(rng: random.Random) -> dict[tuple[str, str], tuple[str, ...]]:
 
 @functools.cache
 def words() -> tuple[tuple[str, ...], ...]:
-  """The words that names are made of, in lower case, one set for each place."""
+  """Lists the words of names in lower case, one set for each place."""
   places: dict[tuple[str, int], list[str]] = {}
   for (_, kind), every in library().entities.items():
     for name in every:
@@ -134,7 +132,7 @@ def words() -> tuple[tuple[str, ...], ...]:
 def _facts(
   rng: random.Random, names: Mapping[tuple[str, str], tuple[str, ...]]
 ) -> dict[tuple[str, str], str]:
-  """One value for every relation of every entity; an entity's values all differ."""
+  """Draws a value for every relation of every entity, no value twice."""
   facts = {}
   for side in SIDES:
     for kind in relations.KINDS:
@@ -150,7 +148,7 @@ def _facts(
 
 
 def _letters(rng: random.Random, subject: str, kind: str) -> list[Passage]:
-  """Passages that use a question's words about `subject` and tell nothing."""
+  """Writes passages with a question's words about `subject` only."""
   asked = [relation for relation in relations.of_kind(kind) if relation.wordings]
   out = []
   for relation in rng.sample(asked, min(LETTERS, len(asked))):
@@ -161,7 +159,7 @@ def _letters(rng: random.Random, subject: str, kind: str) -> list[Passage]:
 
 @functools.cache
 def library() -> Library:
-  """The library, made once per process."""
+  """Makes the library, once per process."""
   rng = random.Random(f'search_qa/{VERSION}')
   names = _names(rng)
   facts = _facts(rng, names)
@@ -178,13 +176,13 @@ def library() -> Library:
 
 
 def passages() -> tuple[Passage, ...]:
-  """The passages of the library."""
+  """Gives the passages of the library."""
   return library().passages
 
 
 @functools.cache
 def _asked(split: str) -> tuple[tuple[tuple[str, int], ...], ...]:
-  """(subject, wording) of all questions of a split, for each task type in order."""
+  """Lists (subject, wording) of a split's questions by task type."""
   side = 'unseen' if split == 'valid_unseen' else 'seen'
   columns = []
   for task_type, chain in CHAINS.items():
@@ -200,11 +198,11 @@ def _asked(split: str) -> tuple[tuple[tuple[str, int], ...], ...]:
 
 
 def hops(task_type: str) -> str:
-  """The kind of question that a task type is, as the public data sets have them."""
+  """Names a task type's kind of question as the public sets do."""
   return 'single_hop' if len(CHAINS[task_type]) == 1 else 'multi_hop'
 
 
-class GeneratedTasks(Sequence[Task]):
+class GeneratedQuestions(base.Tasks):
   """The questions of one split; task types take turns.
 
   Args:
@@ -212,28 +210,25 @@ class GeneratedTasks(Sequence[Task]):
   """
 
   def __init__(self, split: str):
-    if split not in SPLITS:
-      raise ValueError(f'split {split!r}: generated questions have {", ".join(SPLITS)}')
-    self.split = split
-    truth = json.dumps(['generated', VERSION, library().digest, split, _asked(split)])
-    self.digest = hashlib.sha256(truth.encode()).hexdigest()
+    base.check_split(split, SPLITS)
+    asked = _asked(split)
+    truth = ['generated', VERSION, library().digest, split, asked]
+    make = functools.partial(make_task, split)
+    super().__init__(split, sum(map(len, asked)), make, truth)
 
-  def __len__(self) -> int:
-    return sum(map(len, _asked(self.split)))
 
-  def __getitem__(self, index: int) -> Task:
-    if not 0 <= index < len(self):
-      raise IndexError(f'question {index}: {self.split} has {len(self)}')
-    row, column = divmod(index, len(CHAINS))
-    task_type = list(CHAINS)[column]
-    subject, wording = _asked(self.split)[column][row]
-    task_id = f'generated/{self.split}/{index:06d}'
-    question = relations.ask(CHAINS[task_type], subject, wording)
-    golden = (library().answer(task_type, subject),)
-    return Task(
-      task_id=task_id,
-      task_type=task_type,
-      goal=question,
-      metadata={'task_type': hops(task_type), 'object': task_type},
-      payload=Question(task_id, question, golden, 'generated'),
-    )
+def make_task(split: str, index: int) -> base.Task:
+  """Makes one question of a split."""
+  row, column = divmod(index, len(CHAINS))
+  task_type = list(CHAINS)[column]
+  subject, wording = _asked(split)[column][row]
+  task_id = f'generated/{split}/{index:06d}'
+  question = relations.ask(CHAINS[task_type], subject, wording)
+  golden = (library().answer(task_type, subject),)
+  return base.Task(
+    task_id=task_id,
+    task_type=task_type,
+    goal=question,
+    metadata={'task_type': hops(task_type), 'object': task_type},
+    payload=Question(task_id, question, golden, 'generated'),
+  )

@@ -37,7 +37,7 @@ Aliases = Callable[[str], tuple[str, ...]]
 
 
 def answers(row: Mapping[str, Any], aliases: Aliases) -> tuple[str, ...] | None:
-  """All gold answers of a row, the first as the set has it; None: it has no answer.
+  """Lists all gold answers of a row; None if it has no answer.
 
   Args:
     row: of a question set.
@@ -74,7 +74,7 @@ def read_aliases(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _flag(row: Mapping[str, Any], key: str) -> bool | None:
-  """A flag of a row, which tables hold as text."""
+  """Reads a flag of a row, perhaps written as text."""
   value = row.get(key)
   value = {'true': True, 'false': False}.get(str(value).lower(), value)
   if value not in (None, '') and not isinstance(value, bool):
@@ -83,7 +83,7 @@ def _flag(row: Mapping[str, Any], key: str) -> bool | None:
 
 
 def _values(value: Any, key: str, none: bool = False) -> list[str]:
-  """The texts of a field that holds a text, a list, or a list as text."""
+  """Reads the texts of a field: a text, a list, or a list as text."""
   if none and value in (None, '', []):
     return []
   if isinstance(value, dict):
@@ -101,7 +101,7 @@ def _values(value: Any, key: str, none: bool = False) -> list[str]:
 
 
 def _trivia(answer: Mapping[str, Any], key: str) -> list[str]:
-  """All wordings of an answer of TriviaQA, each once."""
+  """Lists all wordings of an answer of TriviaQA, each once."""
   parts = [name for name in _TRIVIA if answer.get(name) not in (None, [])]
   if not parts:
     raise ValueError(f'its {key!r} has none of {", ".join(_TRIVIA[:4])}')
@@ -110,7 +110,7 @@ def _trivia(answer: Mapping[str, Any], key: str) -> list[str]:
 
 
 def decoded(text: str) -> list[str] | None:
-  """The texts of a list as JSON, Python or NumPy print it; None for other text."""
+  """Reads a list of texts printed by JSON, Python or NumPy, or None."""
   whole = _ARRAY.fullmatch(text.strip())
   text = whole[1].strip() if whole else text.strip()
   if not (text.startswith('[') and text.endswith(']')):

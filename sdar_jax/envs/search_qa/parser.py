@@ -1,13 +1,13 @@
-"""Cuts a search or an answer out of a response; linear in time, never raises.
+"""Cuts a search or an answer out of a response; never raises.
 
 Either mode gives the action that `engine.SearchQAEnv` plays: `<search>query</search>`,
 `<answer>text</answer>`, or '' where there is none.
 """
 
 from sdar_jax.envs.base import ParsedAction
-from sdar_jax.envs.search_qa.engine import ANSWER, SEARCH, encodable, write_action
+from sdar_jax.envs.search_qa.engine import ANSWER, SEARCH, write_action
+from sdar_jax.envs.texts import encodable
 
-MODES = ('reference', 'strict')
 # What a case-blind regular expression takes for ASCII letters, one character for one.
 _FOLD = {**{ord(c): c.lower() for c in map(chr, range(65, 91))}, 0x17F: 's'}
 
@@ -43,7 +43,7 @@ def parse_reference(response: str) -> ParsedAction:
 
 
 def parse_strict(response: str) -> ParsedAction:
-  """Parses `<think>...</think>` and then one search or one answer that is not empty.
+  """Parses a `<think>` element and then one non-empty search or answer.
 
   Each tag must occur exactly once and in this order, in lower case, and the other
   kind's tags not at all; other text around the two elements does no harm.
@@ -68,7 +68,7 @@ def parse_strict(response: str) -> ParsedAction:
 
 
 def _cut(text: str) -> str:
-  """The text up to and with the first closing tag; a search's goes first."""
+  """Cuts a text after its first closing tag; a search's goes first."""
   for tag in ('</search>', '</answer>'):
     before, closed, _ = text.partition(tag)
     if closed:
@@ -77,12 +77,12 @@ def _cut(text: str) -> str:
 
 
 def _between(text: str, folded: str, kind: str) -> str | None:
-  """What the first complete element of a kind holds; `folded` is searched for tags."""
+  """Gives the inside of the first complete element of a kind."""
   start = folded.find(f'<{kind}>')
   end = folded.find(f'</{kind}>', start) if start >= 0 else -1
   return text[start + len(kind) + 2 : end].strip() if end >= 0 else None
 
 
 def _action(kind: str, text: str) -> str:
-  """An action that UTF-8 can encode."""
+  """Writes an action in encodable characters."""
   return write_action(kind, encodable(text))

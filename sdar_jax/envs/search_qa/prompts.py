@@ -14,7 +14,6 @@ from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.search_qa import engine
 
 VERSION = 1
-STYLES = ('paper', 'compact')
 PAPER_INSTRUCTION = (
   'First think about what is known so far and what is still missing, between <think> '
   'and </think>. Then do one of two things. If something is missing, write a short '
@@ -26,15 +25,10 @@ _SENTENCE_END = re.compile(r'[.?!](?= |$)')
 _MAX_WORDS = 16  # Of a document in the compact style.
 
 
-def instruction(style: str) -> str:
-  """The words that end every message of this style: how to answer."""
-  return PAPER_INSTRUCTION if style == 'paper' else ''
-
-
 def _turns(
   history: Sequence[Exchange], observation: Observation, length: int
 ) -> Iterator[tuple[int, str | None, str]]:
-  """(turn, action, what came of it) of the last `length` turns.
+  """Yields (turn, action, outcome) of the last `length` turns.
 
   The newest result is shown even where its turn is not: then the action is None.
   """
@@ -54,7 +48,7 @@ def paper(
   length: int,
   max_turns: int,
 ) -> str:
-  """The prompt for real models.
+  """Writes the prompt for real models.
 
   Args:
     task: for its question.
@@ -90,7 +84,7 @@ def compact(
   length: int,
   max_turns: int,
 ) -> str:
-  """The prompt for the small model.
+  """Writes the prompt for the small model.
 
   Lines: the question; for each past turn `query` and what was searched for, then `doc`
   and a sentence for each document (`query` alone where nothing was searched, or where
@@ -107,7 +101,7 @@ def compact(
 
 
 def shorten(observation: Observation, characters: int) -> Observation:
-  """The observation with its longest documents cut first; other texts stay."""
+  """Cuts an observation's documents, longest first; other texts stay."""
   found = engine.read_documents(observation.text)
   if not found:
     return observation
@@ -117,7 +111,7 @@ def shorten(observation: Observation, characters: int) -> Observation:
 
 
 def sentences(observation: str) -> list[str]:
-  """What the compact style says of an observation's documents, one line each.
+  """Writes the compact style's line for each document.
 
   The first sentence in lower case, without its final mark and without what lies beyond
   its sixteenth word, headed by the document's title where it does not name it.
@@ -129,16 +123,3 @@ def sentences(observation: str) -> list[str]:
     told = first if title in first else f'{title} {first}'
     out.append(' '.join(told.split()[:_MAX_WORDS]))
   return out
-
-
-def render(
-  style: str,
-  task: Task,
-  history: Sequence[Exchange],
-  observation: Observation,
-  length: int,
-  max_turns: int,
-) -> str:
-  """The user message of the next turn in `style`, which shows `length` past turns."""
-  write = paper if style == 'paper' else compact
-  return write(task, history, observation, length, max_turns)

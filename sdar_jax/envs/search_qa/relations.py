@@ -1,4 +1,4 @@
-"""What the generated library can be asked, and in which words it tells it.
+"""Questions about the generated library, and its wording of facts.
 
 Every relation has one key: the word that its passages use and that no question uses.
 Whoever searches for an entity together with the right key finds the fact; the words of
@@ -34,7 +34,7 @@ class Relation:
   phrase: str = ''
 
   def sentence(self, subject: str, value: str) -> str:
-    """The fact in the library's words."""
+    """Writes the fact in the library's words."""
     return f'{subject} {self.tells} {value}.'
 
 
@@ -122,19 +122,19 @@ WORDINGS = 2
 
 
 def of_kind(kind: str) -> tuple[Relation, ...]:
-  """The relations whose subject is of a kind."""
+  """Lists the relations about subjects of a kind."""
   return tuple(relation for relation in _ALL if relation.subject == kind)
 
 
 def ask(chain: tuple[Relation, ...], subject: str, wording: int) -> str:
-  """The question for what lies at a chain's end, seen from `subject`."""
+  """Writes the question for the end of a chain, seen from `subject`."""
   for relation in chain[:-1]:
     subject = relation.phrase.format(subject)
   return chain[-1].wordings[wording].format(subject)
 
 
 def read(question: str) -> tuple[str, str] | None:
-  """(task type, subject in lower case) of a question; the inverse of `ask`.
+  """Reads (task type, lower-case subject): the inverse of `ask`.
 
   Args:
     question: in any case.

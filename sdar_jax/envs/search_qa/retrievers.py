@@ -3,7 +3,7 @@
 from sdar_jax.envs.base import check_choice
 from sdar_jax.envs.search_qa.datasets import read_corpus
 from sdar_jax.envs.search_qa.retrieval import dense
-from sdar_jax.envs.search_qa.retrieval.base import Retriever
+from sdar_jax.envs.search_qa.retrieval.base import PassageRetriever
 from sdar_jax.envs.search_qa.retrieval.bm25 import BM25Retriever
 from sdar_jax.envs.search_qa.retrieval.client import HttpRetriever
 
@@ -18,7 +18,7 @@ def open_retriever(
   encoder: str = '',
   url: str = '',
   shape: str = 'batch',
-) -> Retriever:
+) -> PassageRetriever:
   """Opens a retriever; reads its files, but asks no server anything yet.
 
   Args:

@@ -1,4 +1,4 @@
-"""Our own `/retrieve` server, for an index too large for the machines that train.
+"""Our own `/retrieve` server, for an index on another machine.
 
   python -m sdar_jax.envs.search_qa.server --corpus=wiki.jsonl.gz --port=8000
   python -m sdar_jax.envs.search_qa.server --corpus=wiki.jsonl \
@@ -27,7 +27,7 @@ from absl import app, flags
 
 from sdar_jax import files
 from sdar_jax.envs.base import EnvironmentFault
-from sdar_jax.envs.search_qa.retrieval.base import Passage, Retriever
+from sdar_jax.envs.search_qa.retrieval.base import Passage, PassageRetriever
 from sdar_jax.envs.search_qa.retrievers import open_retriever
 from sdar_jax.process.flags import parse_absl
 
@@ -69,7 +69,7 @@ _PORT = flags.DEFINE_integer('port', 8000, 'Port to listen on; 0 takes a free on
 
 
 class Refused(Exception):
-  """A request that is not answered, with the status that says so."""
+  """A refused request, with its HTTP status."""
 
   def __init__(self, status: int, message: str):
     super().__init__(message)
@@ -92,7 +92,7 @@ class Server(http.server.ThreadingHTTPServer):
   def __init__(
     self,
     address: tuple[str, int],
-    retriever: Retriever,
+    retriever: PassageRetriever,
     limits: Limits = Limits(),
     clock: Callable[[], float] = time.monotonic,
   ):
@@ -106,7 +106,7 @@ class Server(http.server.ThreadingHTTPServer):
     super().__init__(address, _Handler)
 
   def process_request(self, request: Any, client_address: Any) -> None:
-    """Starts a thread for a connection, if there is room or room can be made."""
+    """Starts a thread for a connection, if room can be made."""
     if self._admit(request):
       super().process_request(request, client_address)
       return
@@ -116,7 +116,7 @@ class Server(http.server.ThreadingHTTPServer):
     self.shutdown_request(request)
 
   def _admit(self, request: socket.socket) -> bool:
-    """Counts a connection in; hangs up the oldest silent one if there is no room."""
+    """Counts a connection in; ends the oldest silent one for room."""
     oldest = None
     with self._lock:
       if len(self._silent) >= self._most:
@@ -131,7 +131,7 @@ class Server(http.server.ThreadingHTTPServer):
     return True
 
   def set_silent(self, connection: socket.socket, silent: bool) -> None:
-    """Told whether a connection is waited for, or served."""
+    """Notes whether a connection is waited for, or served."""
     with self._lock:
       if self._silent.pop(connection, None) is not None:
         self._silent[connection] = silent
@@ -143,7 +143,7 @@ class Server(http.server.ThreadingHTTPServer):
     super().shutdown_request(request)
 
   def handle_error(self, request: Any, client_address: Any) -> None:
-    """A client that went away is no error of ours."""
+    """Ignores a client's departure, reports other errors."""
     if not isinstance(sys.exception(), ConnectionError):
       super().handle_error(request, client_address)
 
@@ -210,7 +210,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.wfile.write(content)
 
   def _answer(self, body: bytes) -> bytes:
-    """The reply to a request, found when it is this request's turn."""
+    """Finds the reply to a request, when it is this request's turn."""
     until = self.server.clock() + self.server.limits.answer_seconds
     if not self.server.turns.acquire(timeout=self.server.limits.answer_seconds):
       raise Refused(503, 'busy: no turn in time')
@@ -222,7 +222,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _reply(
     self, queries: Sequence[str], topk: int, scored: bool, until: float
   ) -> bytes:
-    """Searches and writes in pieces, so that a reply too large is never held whole."""
+    """Searches and writes in pieces, never holding too large a reply."""
     limits, written, size = self.server.limits, [], 0
     for start in range(0, len(queries), _PIECE):
       if self.server.clock() > until:
@@ -254,7 +254,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def read_request(body: bytes) -> tuple[list[str], int, bool]:
-  """The queries, topk, and whether scores are wanted.
+  """Reads the queries, topk, and the wish for scores.
 
   Raises:
     Refused: one line that says what is wrong with the request.

@@ -1,4 +1,4 @@
-"""From text to search terms, exactly as the original's search engine does it.
+"""Splits a text into the original search engine's terms, exactly.
 
 The chain is Anserini's DefaultEnglishAnalyzer: Unicode word segmentation (UAX #29 of
 Unicode 9 with the emoji rules of UTS #51), possessives, lower case, 33 stop words,
@@ -74,7 +74,7 @@ def _ranges(text: str) -> list[range]:
 
 
 def _classify(code: int) -> str:
-  """The class of a character that `_LISTED` does not name."""
+  """Finds the class of a character outside `_LISTED`."""
   if any(code in pictographs for pictographs in _ranges(_PICTOGRAPHS)):
     return 'P'
   if 0x1F1E6 <= code <= 0x1F1FF:
@@ -118,7 +118,7 @@ _CLASSES = _Classes(
 
 
 def _pattern() -> re.Pattern:
-  """Words over the string of classes; what no branch matches separates words."""
+  """Compiles the pattern of words over the string of classes."""
   extend = '[XZkVUF]*+'  # Marks that belong to the character before them.
   letter, digit = f'[LH]{extend}', f'D{extend}'
   kana, joiner = f'K{extend}', f'E{extend}'
@@ -138,7 +138,7 @@ _WORD = _pattern()
 
 
 def words(text: str) -> list[str]:
-  """The words of a text as they stand there."""
+  """Splits a text into its words, unchanged."""
   classes = text.translate(_CLASSES)
   found = []
   for match in _WORD.finditer(classes):
@@ -153,7 +153,7 @@ def words(text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1 << 18)
 def _term(word: str) -> str:
-  """The search term of a word; '' if it is not searched for."""
+  """Gives the search term of a word; '' for none."""
   word = _POSSESSIVE.sub('', word)
   # One letter for one, as Java does it: 'İ' becomes 'i'.
   word = word.lower() if word.isascii() else ''.join(c.lower()[0] for c in word)
@@ -162,10 +162,10 @@ def _term(word: str) -> str:
 
 @functools.lru_cache(maxsize=1 << 18)
 def _terms(chunk: str) -> tuple[str, ...]:
-  """The terms between two spaces; most chunks are met again and again."""
+  """Lists the terms between two spaces; most chunks come up often."""
   return tuple(term for word in words(chunk) if (term := _term(word)))
 
 
 def analyze(text: str) -> list[str]:
-  """The search terms of a text, in order, repetitions included."""
+  """Lists the search terms of a text, in order, with repetitions."""
   return [term for chunk in text.split(' ') for term in _terms(chunk)]

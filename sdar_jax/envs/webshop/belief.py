@@ -1,4 +1,4 @@
-"""What an agent has learnt from the pages it has read, which it cannot see at once."""
+"""An agent's knowledge from the pages it has read."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sdar_jax.envs.base import Exchange, Observation
 from sdar_jax.envs.webshop.engine import read_action
-from sdar_jax.envs.webshop.instruction import Wish
+from sdar_jax.envs.webshop.instruction import ShopInstruction
 from sdar_jax.envs.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SEARCH, SEPARATOR
 
 START, RESULTS, ITEM, DETAIL, DONE = 'start', 'results', 'item', 'detail', 'done'
@@ -19,13 +19,13 @@ _IDLE = frozenset({'a', 'an', 'and', 'for', 'in', 'of', 'the', 'to', 'with'})
 
 
 def argument(action: str, verb: str) -> str:
-  """'red' of 'click[Red]' for verb 'click'; '' if the action is not of that verb."""
+  """Gives 'red' of 'click[Red]' for verb 'click'; '' for other verbs."""
   played = read_action(action)
   return played[1] if played and played[0] == verb else ''
 
 
 def without_instruction(text: str) -> str:
-  """A page's text without the heading that repeats the instruction."""
+  """Strips a page's heading with the instruction."""
   parts = text.split(SEPARATOR)
   if 'Instruction:' not in parts[:2]:
     return text
@@ -33,21 +33,21 @@ def without_instruction(text: str) -> str:
 
 
 def instruction_in(text: str) -> str:
-  """The instruction that a page repeats; '' if it does not."""
+  """Reads the instruction in a page's heading; '' for none."""
   parts = text.split(SEPARATOR)
   return parts[parts.index('Instruction:') + 1] if 'Instruction:' in parts[:2] else ''
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Listing:
-  """A product as results and item pages show it; `price` is the most it may cost."""
+  """A product as pages show it; `price` is the most it may cost."""
 
   title: str
   price: float
 
   @property
   def words(self) -> list[str]:
-    """The words of the title that mean something, in lower case."""
+    """The meaningful words of the title, in lower case."""
     return [word for word in self.title.lower().split() if word not in _IDLE]
 
   @property
@@ -61,7 +61,7 @@ def _listing(title: str, price: str) -> Listing:
 
 
 @dataclasses.dataclass
-class Belief:
+class ShopBelief:
   """What the pages of an episode have told.
 
   Attributes:
@@ -93,7 +93,7 @@ class Belief:
   _text: str = ''
 
   def read(self, action: str, text: str) -> None:
-    """Takes in the page that came of `action`; '' for an episode's first page."""
+    """Takes in the page after `action`; '' for an episode's first page."""
     clicked = argument(action, 'click')
     picks = self.page == ITEM and clicked in self.offered[self.item]
     if self._text:  # Not the first page.
@@ -145,7 +145,7 @@ class Belief:
       self.features[self.item] = ' '.join(lines).lower()
 
   def options(self, observation: Observation) -> dict[str, list[str]]:
-    """The open item's options, name -> values. Only values can be clicked."""
+    """Lists the open item's options, name -> values."""
     options: dict[str, list[str]] = {}
     for part in self.offered[self.item]:
       if f'click[{part}]' not in observation.admissible:
@@ -155,7 +155,7 @@ class Belief:
     return options
 
   def chosen(self, observation: Observation) -> dict[str, str]:
-    """The open item's chosen options, name -> value."""
+    """Lists the open item's chosen options, name -> value."""
     options = self.options(observation)
     return {
       name: part
@@ -164,27 +164,27 @@ class Belief:
       if part in values
     }
 
-  def lacks(self, wish: Wish, asin: str) -> str:
-    """Something wished for that pages have shown this product not to have, or ''."""
+  def lacks(self, asked: ShopInstruction, asin: str) -> str:
+    """Names something asked for but missing by the pages read, or ''."""
     if asin in self.offered:
-      for value in wish.options.values():
+      for value in asked.options.values():
         if value not in self.offered[asin]:
           return value
     if asin in self.features:
-      for attribute in wish.attributes:
+      for attribute in asked.attributes:
         if attribute not in self.features[asin]:
           return attribute
     return ''
 
-  def confirmed(self, wish: Wish, asin: str) -> bool:
-    """Whether pages have shown this product to have everything wished for."""
+  def confirmed(self, asked: ShopInstruction, asin: str) -> bool:
+    """Tells whether the pages read show everything asked for."""
     known = asin in self.offered and asin in self.features
-    return known and not self.lacks(wish, asin)
+    return known and not self.lacks(asked, asin)
 
 
-def believe(history: Sequence[Exchange], observation: Observation) -> Belief:
-  """The belief of one who has been through `history` and now sees `observation`."""
-  belief = Belief()
+def believe(history: Sequence[Exchange], observation: Observation) -> ShopBelief:
+  """Builds the belief of an agent after a whole history."""
+  belief = ShopBelief()
   texts = [exchange.observation for exchange in history] + [observation.text]
   actions = ['', *(exchange.action for exchange in history)]
   for action, text in zip(actions, texts, strict=True):

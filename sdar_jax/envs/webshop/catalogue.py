@@ -1,4 +1,4 @@
-"""Products: what a shop sells, and how to read them from the official files."""
+"""Products: the goods of a shop, and readers of the official files."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ _AMOUNT = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instruction:
-  """What a shopper wants of a product, before prices and options are named.
+  """A shopper's request, before prices and options are named.
 
   Attributes:
     text: the instruction in words.
@@ -42,7 +42,7 @@ class Instruction:
   options: tuple[str, ...] = ()
 
 
-_Known = tuple[tuple[str, ...], Instruction | None]  # Attributes, and instruction.
+Known = tuple[tuple[str, ...], Instruction | None]  # Attributes, and instruction.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,19 +116,17 @@ class Catalogue(Protocol):
   def __getitem__(self, row: int) -> Product: ...
 
   def row_of(self, asin: str) -> int | None:
-    """The row of a product, or None."""
+    """Finds the row of a product, or None."""
 
   def rows_with(self, field: str, value: str) -> Sequence[int]:
-    """Rows whose 'category' or 'query' is `value`, ascending."""
+    """Lists rows with this 'category' or 'query', ascending."""
 
   def families(self, human: bool) -> tuple[np.ndarray, np.ndarray] | None:
-    """What `goals.find_families` finds in all synthetic or human goals; None if
-    nobody has looked.
-    """
+    """Gives the result of `goals.find_families`; None if not computed."""
 
 
 class MemoryCatalogue:
-  """A catalogue that fits in memory; implements `Catalogue`."""
+  """A catalogue in memory; implements `Catalogue`."""
 
   def __init__(self, products: Iterable[Product]):
     self._products = list(products)
@@ -163,14 +161,14 @@ class MemoryCatalogue:
 
 
 def to_json(product: Product) -> bytes:
-  """One line of JSON."""
+  """Writes a product as one line of JSON."""
   fields = [getattr(product, name) for name in Product.__slots__]
   text = json.dumps(fields, separators=(',', ':'), default=dataclasses.astuple)
   return text.encode() + b'\n'
 
 
 def from_json(line: bytes) -> Product:
-  """The product of a line that `to_json` wrote."""
+  """Reads a line written by `to_json`."""
   fields = files.parse_json(line, 'a product', list)
   fields[3], fields[4], fields[8] = map(tuple, (fields[3], fields[4], fields[8]))
   fields[9] = {name: tuple(values) for name, values in fields[9].items()}
@@ -185,20 +183,10 @@ def _instruction(text: str, attributes: list, options: list) -> Instruction:
 
 
 def own_price(product: Product) -> float:
-  """What a product costs: fixed, or drawn from its range by its asin alone."""
+  """Gives a product's price: fixed, or drawn from its range by its asin."""
   if len(product.prices) == 1:
     return product.prices[0]
   return random.Random(f'price/{product.asin}').uniform(*product.prices)
-
-
-def reference_prices(catalogue: Catalogue, rng: random.Random) -> dict[str, float]:
-  """Prices drawn as the original draws them: in row order, from ranges only."""
-  prices = {}
-  for row in range(len(catalogue)):
-    product = catalogue[row]
-    ranged = len(product.prices) > 1
-    prices[product.asin] = rng.uniform(*product.prices) if ranged else product.prices[0]
-  return prices
 
 
 def read_products(
@@ -221,7 +209,7 @@ def read_products(
     FileError: one line that names the file, the record and what is wrong with it.
   """
   omitted = records.Omitted()
-  known = dict(_read_known(instructions_path, omitted))
+  known = dict(read_known(instructions_path, omitted))
   people = dict(_read_people(human_path, omitted)) if human_path else {}
   seen = set()
   for place, raw in itertools.islice(records.items(products_path, 'products'), limit):
@@ -236,7 +224,9 @@ def read_products(
       seen.add(asin)
     with records.naming(f'{place} ({asin})'):
       prices, options = _read_prices(raw, omitted), _read_options(raw, omitted)
-      product = _product(raw, prices, options, known.get(asin), people.get(asin, ()))
+      product = make_product(
+        raw, prices, options, known.get(asin), people.get(asin, ())
+      )
       if product.goals[0] > MAX_CHOICES:
         raise ValueError(f'its options give more than {MAX_CHOICES} goals')
     if product.synthetic and not product.goals[0]:
@@ -249,30 +239,14 @@ def read_products(
   omitted.say(products_path)
 
 
-def read_documents(
-  documents_path: str | Path, instructions_path: str | Path
-) -> Iterator[Product]:
-  """Products of the search engine's documents: JSON lines with a 'product' each."""
-  known = dict(_read_known(instructions_path, records.Omitted()))
-  for place, line in records.lines(documents_path):
-    row = files.parse_json(line, place)
-    with records.naming(place):
-      raw = records.fields(row.get('product'))
-      asin = records.text(raw, 'asin')
-      options = {name: tuple(values) for name, values in raw['options'].items()}
-      people = _people(raw.get('instructions', []), asin, records.Omitted())
-      product = _product(raw, tuple(raw['pricing']), options, known.get(asin), people)
-    yield product
-
-
-def _product(
+def make_product(
   raw: Mapping[str, Any],
   prices: tuple[float, ...],
   options: Mapping[str, tuple[str, ...]],
-  known: _Known | None,
+  known: Known | None,
   people: tuple[Instruction, ...],
 ) -> Product:
-  """Puts together what the files say about one product."""
+  """Puts together the files' facts about one product."""
   points = raw.get('small_description')
   if not isinstance(points, list):
     points = [records.text(raw, 'small_description', blank=True)]
@@ -293,10 +267,10 @@ def _product(
   )
 
 
-def _read_known(
+def read_known(
   path: str | Path, omitted: records.Omitted
-) -> Iterator[tuple[str, _Known]]:
-  """The attributes and the instruction of every asin."""
+) -> Iterator[tuple[str, Known]]:
+  """Yields the attributes and the instruction of every asin."""
   for place, asin, entry in records.members(path, 'instructions by asin'):
     with records.naming(place):
       attributes, instruction = _UNKNOWN_ATTRIBUTES, None
@@ -313,17 +287,17 @@ def _read_known(
 def _read_people(
   path: str | Path, omitted: records.Omitted
 ) -> Iterator[tuple[str, tuple[Instruction, ...]]]:
-  """The instructions that people wrote for every asin."""
+  """Yields people's instructions for every asin."""
   for place, asin, entries in records.members(path, 'instructions by asin'):
     with records.naming(place):
-      people = _people(entries, asin, omitted)
+      people = human_instructions(entries, asin, omitted)
     yield asin, people
 
 
-def _people(
+def human_instructions(
   entries: Any, asin: str, omitted: records.Omitted
 ) -> tuple[Instruction, ...]:
-  """People's instructions for one product; those without attributes are left out."""
+  """Reads people's instructions for one product, if with attributes."""
   if not isinstance(entries, list):
     raise ValueError(f'must be a list of instructions, not {records.shown(entries)}')
   people = []
@@ -339,7 +313,7 @@ def _people(
 
 
 def _read_prices(raw: Mapping[str, Any], omitted: records.Omitted) -> tuple[float, ...]:
-  """One price or the first two of '$12.50$1,020.00'; the original's if there is none.
+  """Reads one price or the first two of '$12.50$1,020.00'.
 
   Signs, other currencies and decimal commas are refused: read as the original reads,
   they would be other prices.
@@ -366,7 +340,7 @@ def _read_prices(raw: Mapping[str, Any], omitted: records.Omitted) -> tuple[floa
 def _read_options(
   raw: Mapping[str, Any], omitted: records.Omitted
 ) -> dict[str, tuple[str, ...]]:
-  """Values by option, lower-case; options that are null have none to choose."""
+  """Reads values by option, lower-case; a null option has none."""
   if 'customization_options' not in raw:
     raise ValueError("has no 'customization_options'")
   given = raw['customization_options']

@@ -1,4 +1,4 @@
-"""A shop on disk, for catalogues of a million products: built once, then mapped.
+"""A shop on disk, for a million products: built once, then mapped.
 
 Also the way from a folder of official files to a shop.
 """
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class DiskCatalogue:
-  """A catalogue in a folder that `build` wrote; implements `catalogue.Catalogue`."""
+  """A catalogue in a folder made by `build`; implements `Catalogue`."""
 
   def __init__(self, directory: str | Path):
     self.directory = Path(directory)
@@ -119,7 +119,7 @@ class _Writer:
         yield product.search_text
 
   def finish(self, source: Mapping[str, Any]) -> None:
-    """Writes what is known once all products have been seen."""
+    """Writes the arrays over all products."""
     asins = np.array(self.asins)
     arrays = {
       'ends': np.array(self._ends, np.int64),
@@ -181,7 +181,7 @@ def _beside(directory: Path, ending: str) -> Path:
 
 
 def open_shop(directory: str | Path, nouns: NounSource | None = None) -> Shop:
-  """The shop in a folder that `build` wrote.
+  """Opens the shop in a folder made by `build`.
 
   Raises:
     FileError: one line that names the folder, what is wrong and what to delete.
@@ -193,7 +193,7 @@ def open_shop(directory: str | Path, nouns: NounSource | None = None) -> Shop:
 
 @contextlib.contextmanager
 def _rebuildable(directory: Path) -> Iterator[None]:
-  """Turns damage of what `build` wrote into one line that says how to mend it."""
+  """Turns damage of a built folder into one line with the cure."""
   try:
     yield
   except (ValueError, OSError, EOFError, LookupError, TypeError, AttributeError) as e:
@@ -204,7 +204,7 @@ def _rebuildable(directory: Path) -> Iterator[None]:
 
 
 def _facts(directory: Path) -> dict[str, Any]:
-  """What shop.json says, once it is sure that its files are there and whole in size.
+  """Reads shop.json after a check of its files' presence and sizes.
 
   Raises:
     FileError: it is of another version, or a file is missing or of another size.
@@ -224,7 +224,7 @@ def _facts(directory: Path) -> dict[str, Any]:
 def open_official(
   data_dir: str | Path, size: str = 'small', nouns: NounSource | None = None
 ) -> Shop:
-  """The shop of the official files in a folder.
+  """Opens the shop of the official files in a folder.
 
   The 1,000 products of 'small' are read into memory (seconds). The 1.18 million of
   'full' are first turned into a folder (`FOLDER`) beside the files (minutes): once,
@@ -269,7 +269,7 @@ def _wait_for(directory: Path, holder: str) -> None:
 
 
 def _is_current(directory: Path, paths: Sequence[Path]) -> bool:
-  """Whether a folder holds the shop of these files, by their sizes and dates."""
+  """Compares a folder's shop with these files by sizes and dates."""
   source = _source(directory)
   return source is not None and source['stamps'] == _stamps(paths)
 
@@ -290,13 +290,13 @@ def _make_current(directory: Path, paths: Sequence[Path]) -> None:
 
 
 def _stamps(paths: Sequence[Path]) -> dict[str, list[int]]:
-  """By name, bytes and the time of the last change in nanoseconds."""
+  """Gives bytes and nanoseconds of the last change, by name."""
   stats = {path.name: path.stat() for path in paths}
   return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def _source(directory: Path) -> dict[str, Any] | None:
-  """What the shop in a folder was made of; None if there is none that can be used."""
+  """Gives the source of a folder's shop; None if it is unusable."""
   if not (directory / 'shop.json').exists():
     return None
   try:

@@ -1,4 +1,4 @@
-"""The WebShop engine: what the shop shows and pays, in plain Python.
+"""The WebShop engine: the shop's pages and pay in plain Python.
 
 Facts of the original that look odd are kept on purpose: the pages and their clickables
 must be the original's, character for character. Where the original would crash, the
@@ -12,7 +12,7 @@ import re
 from sdar_jax.envs import base
 from sdar_jax.envs.webshop import pages
 from sdar_jax.envs.webshop.goals import Goal
-from sdar_jax.envs.webshop.reward import Score
+from sdar_jax.envs.webshop.reward import PurchaseScore
 from sdar_jax.envs.webshop.shop import Shop
 
 REWARDS = ('success', 'score')
@@ -22,13 +22,13 @@ _ACTION = re.compile(r'(.+)\[(.+)\]')
 
 
 def read_action(text: str) -> tuple[str, str] | None:
-  """The name and the lower-case argument of 'name[argument]'; None for other text."""
+  """Splits 'name[argument]', the argument lower-case, or gives None."""
   match = _ACTION.match(text)
   return None if match is None else (match[1], match[2].lower())
 
 
 def admits(admissible: tuple[str, ...], action: str) -> bool:
-  """Whether an action is among admissible ones; any query fits the search template.
+  """Tests an action; any query fits the search template.
 
   The engine itself searches on every page: this is for parsers that are strict.
   """
@@ -41,7 +41,7 @@ def admits(admissible: tuple[str, ...], action: str) -> bool:
 
 
 class WebshopEnv:
-  """Shops; implements `envs.base.TextEnv`. The payload of its tasks is a `Goal`.
+  """Shops for a task's `Goal`; implements `envs.base.TextEnv`.
 
   Args:
     shop: the shop, shared by all environments.
@@ -55,7 +55,7 @@ class WebshopEnv:
   """
 
   clickables: list[str]
-  purchase: Score | None
+  purchase: PurchaseScore | None
   options: dict[str, str]
 
   def __init__(
@@ -75,7 +75,7 @@ class WebshopEnv:
     return self._show_start()
 
   def step(self, action: str) -> base.StepResult:
-    """Plays one action; text that is none, and clicks on nothing, do nothing."""
+    """Plays one action; unparsable text is a no-op."""
     self._turn += 1
     match read_action(action):
       case 'search', query:
@@ -85,11 +85,6 @@ class WebshopEnv:
           return self._buy()
         self._click(name)
     return base.StepResult(self._observation, 0.0, False, False, score=0.0)
-
-  @property
-  def has_search_bar(self) -> bool:
-    """Whether the page has one; searching works without."""
-    return self._page == 'start'
 
   def _show(self, page: str, text: str, clickables: list[str]) -> base.Observation:
     self._page, self.clickables = page, clickables
@@ -104,7 +99,7 @@ class WebshopEnv:
     return self._show('start', *pages.start(self._head))
 
   def _search(self, keywords: list[str]) -> None:
-    """Shows the first page of what a query finds, or stays where it is."""
+    """Shows the first page of a query's results, or stays."""
     found = self._find(keywords)
     if found is not None:
       self._keywords = keywords
@@ -117,7 +112,7 @@ class WebshopEnv:
     return self.shop.find(keywords, rng)
 
   def _show_results(self, number: int, found=None) -> None:
-    """Shows a page of results; the original asks the search engine every time."""
+    """Shows a page of results; the original searches anew every time."""
     found = self._find(self._keywords) if found is None else found
     self._number, self._row, self.options = number, None, {}
     window = slice((number - 1) * pages.PER_PAGE, number * pages.PER_PAGE)
@@ -149,8 +144,10 @@ class WebshopEnv:
       self.options[self.shop.item(self._row)[2][name]] = name
 
   def _go_back(self) -> None:
-    """One page up. The original reads the kind of page out of an address that holds
-    the query and the options, so these can pretend to be another page's name.
+    """Goes one page up.
+
+    The original reads the kind of page out of an address that holds the query and the
+    options, so these can pretend to be another page's name.
     """
     address = '+'.join(self._keywords) + json.dumps(self.options)
     if self._page == 'results' or 'search_results' in address:

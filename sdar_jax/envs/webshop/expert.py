@@ -1,4 +1,4 @@
-"""Scripted experts of the generated shop, which act on the pages they have read.
+"""Scripted experts of the generated shop, guided by the pages read.
 
 What to do depends on the present page and on what the compact prompt shows of the past,
 so whoever reads that prompt can learn it; and any state that a policy gets into can be
@@ -9,14 +9,14 @@ import random
 
 from sdar_jax.envs.base import Observation, Task
 from sdar_jax.envs.webshop import generated, instruction
-from sdar_jax.envs.webshop.belief import DETAIL, ITEM, RESULTS, START, Belief
+from sdar_jax.envs.webshop.belief import DETAIL, ITEM, RESULTS, START, ShopBelief
 
 KINDS = ('informed', 'blind')
 _PAGES = 3  # Of results to look through.
 
 
 class ShoppingExpert:
-  """Buys what an instruction of the generated shop asks for.
+  """Buys the product asked for in the generated shop.
 
   Args:
     kind: 'informed' knows which product lines have which attributes, searches for
@@ -43,19 +43,19 @@ class ShoppingExpert:
         f'expert {self.kind!r} plays the generated shop only: set '
         "config.world.source='generated'"
       )
-    self._wish = asked
-    category = generated.shop()[generated.category_of(asked.kind)]
+    self._asked = asked
+    category = generated.categories()[generated.category_of(asked.kind)]
     self._good = category.lines_with(asked.attributes)
     self._salt = f'{self.seed}/{task.task_id}'
-    self.belief = Belief()
+    self.belief = ShopBelief()
     self.belief.read('', observation.text)
 
   def observe(self, action: str, observation: Observation) -> None:
-    """Takes in the outcome of an action, whoever chose it."""
+    """Takes in the outcome of an action, its own or another's."""
     self.belief.read(action, observation.text)
 
   def plan(self, observation: Observation) -> tuple[str, str]:
-    """(what the action is for in a few words, the action)."""
+    """Gives the purpose in a few words, and the action."""
     if self.belief.page == START:
       return self._search()
     if self.belief.page == RESULTS:
@@ -69,17 +69,17 @@ class ShoppingExpert:
   @property
   def _query(self) -> str:
     """What to search for. The search engine does not know attributes."""
-    known = self._good if self.kind == 'informed' else self._wish.attributes
-    return ' '.join([*known, self._wish.kind, *self._wish.options.values()])
+    known = self._good if self.kind == 'informed' else self._asked.attributes
+    return ' '.join([*known, self._asked.kind, *self._asked.options.values()])
 
   def _search(self) -> tuple[str, str]:
     if self.kind == 'informed':
       return ' or '.join(self._good), f'search[{self._query}]'
-    return f'look for {self._wish.kind}', f'search[{self._query}]'
+    return f'look for {self._asked.kind}', f'search[{self._query}]'
 
   def _fault(self, asin: str) -> str:
-    """Why not to buy this product, in a few words; '' if nothing speaks against it."""
-    belief, asked = self.belief, self._wish
+    """Names a reason against a product in a few words, or ''."""
+    belief, asked = self.belief, self._asked
     words = belief.listings[asin].words
     if asked.kind not in words:
       return f'no {asked.kind}'
@@ -95,7 +95,7 @@ class ShoppingExpert:
     belief = self.belief
     fitting = [asin for asin in belief.results if not self._fault(asin)]
     if fitting:
-      sure = [asin for asin in fitting if belief.confirmed(self._wish, asin)]
+      sure = [asin for asin in fitting if belief.confirmed(self._asked, asin)]
       asin = (sure or sorted(fitting, key=self._rank))[0]
       listing = belief.listings[asin]
       return f'{listing.words[0]} {listing.dollars} {asin}', f'click[{asin}]'
@@ -105,7 +105,7 @@ class ShoppingExpert:
     return 'search again', 'click[back to search]'
 
   def _rank(self, asin: str) -> float:
-    """Sorts products that fit as far as is known: smallest first."""
+    """Sorts fitting products: smallest first."""
     if self.kind == 'informed':
       return self.belief.results.index(asin)
     return random.Random(f'{self._salt}/{asin}').random()
@@ -116,7 +116,7 @@ class ShoppingExpert:
     if fault:
       return fault, 'click[< prev]'
     chosen = self.belief.chosen(observation).values()
-    for value in self._wish.options.values():
+    for value in self._asked.options.values():
       if value not in chosen:
         return f'choose {value}', f'click[{value}]'
     return 'buy it', 'click[buy now]'

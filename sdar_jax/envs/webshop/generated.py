@@ -1,4 +1,4 @@
-"""The generated shop: a seeded catalogue of our own, and what people want from it.
+"""The generated shop: a seeded catalogue and goals of our own.
 
 `shop.json` states what exists. In every category five product lines, named by a title's
 first word, have two attributes each; attributes stand on the features page only, where
@@ -16,14 +16,14 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sdar_jax.envs.base import Task
+from sdar_jax.envs import base
 from sdar_jax.envs.webshop import instruction
 from sdar_jax.envs.webshop.catalogue import MemoryCatalogue, Product
 from sdar_jax.envs.webshop.goals import Goal
-from sdar_jax.envs.webshop.instruction import Wish
+from sdar_jax.envs.webshop.instruction import ShopInstruction
 
 VERSION = 1
-# Tasks per split, and twentieths of all possible wishes that belong to it.
+# Tasks per split, and twentieths of all possible instructions that belong to it.
 SPLITS = {'train': 5000, 'valid_seen': 500, 'valid_unseen': 500, 'test': 500}
 _SHARES = {'train': 10, 'valid_seen': 2, 'valid_unseen': 4, 'test': 4}
 _UNSEEN = ('valid_unseen', 'test')
@@ -61,15 +61,15 @@ class Category:
   extras: tuple[str, ...]
 
   def lines_with(self, attributes: Sequence[str]) -> tuple[str, ...]:
-    """The lines that have all `attributes`."""
+    """Lists the lines with all `attributes`."""
     return tuple(
       line for line, has in self.lines.items() if set(attributes) <= set(has)
     )
 
 
 @functools.cache
-def shop() -> Mapping[str, Category]:
-  """The categories of shop.json by name."""
+def categories() -> Mapping[str, Category]:
+  """Reads the categories of shop.json by name."""
   table = json.loads(_FILE.read_text())
   return {
     name: Category(
@@ -87,35 +87,37 @@ def shop() -> Mapping[str, Category]:
 
 
 def category_of(kind: str) -> str:
-  """The name of the category that a kind of product belongs to."""
-  return next(name for name, row in shop().items() if kind in row.nouns)
+  """Finds the category of a kind of product."""
+  return next(name for name, row in categories().items() if kind in row.nouns)
 
 
 @functools.cache
 def digest() -> str:
-  """SHA-256 over everything that decides what the shop sells and what is wanted."""
+  """Hashes everything behind goods and goals: hex SHA-256."""
   truth = f'{VERSION}/{hashlib.sha256(_FILE.read_bytes()).hexdigest()}'
   return hashlib.sha256(truth.encode()).hexdigest()
 
 
 @functools.cache
 def catalogue() -> MemoryCatalogue:
-  """All products, made once per process."""
+  """Makes all products, once per process."""
   return MemoryCatalogue(
-    product for number, name in enumerate(shop()) for product in _products(name, number)
+    product
+    for number, name in enumerate(categories())
+    for product in _products(name, number)
   )
 
 
 def _products(name: str, number: int) -> Iterator[Product]:
-  """The products of one category, the `number`-th.
+  """Yields the products of one category, the `number`-th.
 
   In an asin the first two syllables tell the category's products apart, and the last
   two are the category's.
   """
-  row = shop()[name]
+  row = categories()[name]
   words = [a + b for a, b in itertools.product(_STARTS, _ENDS)]
   random.Random(f'asins/{VERSION}').shuffle(words)
-  ending, words = words[number], words[len(shop()) :]
+  ending, words = words[number], words[len(categories()) :]
   kinds = list(itertools.product(row.nouns, row.lines, range(_PER_LINE)))
   rng = random.Random(f'products/{VERSION}/{name}')
   for word, (noun, line, _) in zip(rng.sample(words[: len(kinds)], len(kinds)), kinds):
@@ -123,7 +125,7 @@ def _products(name: str, number: int) -> Iterator[Product]:
 
 
 def _product(rng: random.Random, name: str, noun: str, line: str, asin: str) -> Product:
-  row = shop()[name]
+  row = categories()[name]
   style, purpose = rng.choice(row.styles), rng.choice(row.purposes)
   options = {}
   for option, values in row.options.items():
@@ -150,7 +152,7 @@ def _hash(text: str) -> int:
 
 
 def _split_of(place: int, name: str) -> str | None:
-  """The split of wish `name` for the product at `place`; None if they do not match."""
+  """Finds the split of an instruction for the product at `place`."""
   point = _hash(f'split/{VERSION}/{name}') % sum(_SHARES.values())
   ends = itertools.accumulate(_SHARES.values())
   split = next(split for split, end in zip(_SHARES, ends) if point < end)
@@ -161,7 +163,7 @@ def _split_of(place: int, name: str) -> str | None:
 def _goal(
   product: Product, name: str, wanted: tuple[str, ...], values: Sequence[str]
 ) -> Goal:
-  """The goal of buying `product` as wish `name` has it."""
+  """Makes the goal of buying `product` by instruction `name`."""
   options = dict(zip(product.options, values, strict=True))
   drawn = _hash(f'goal/{VERSION}/{product.asin}/{name}')
   limit = int(product.prices[0]) // 10 * 10 + _ROOM[drawn % len(_ROOM)]
@@ -174,7 +176,7 @@ def _goal(
     name=product.title,
     product_category=product.product_category,
     instruction_text=instruction.write(
-      Wish(product.query, wanted, options, limit), wording
+      ShopInstruction(product.query, wanted, options, limit), wording
     ),
     attributes=wanted,
     options=tuple(sorted(options.items())),
@@ -184,10 +186,10 @@ def _goal(
 
 @functools.cache
 def goals() -> Mapping[str, tuple[Goal, ...]]:
-  """The goals of every split.
+  """Makes the goals of every split.
 
-  A wish is a kind of product, attributes and options. Every wish belongs to one split,
-  so no instruction occurs in two; and the products that goals of the unseen splits are
+  An instruction names a kind of product, attributes and options. Each belongs to one
+  split, so none occurs in two; and the products that goals of the unseen splits are
   made of are those of no goal of the others.
   """
   found: dict[str, dict[str, Goal]] = {split: {} for split in SPLITS}
@@ -208,9 +210,9 @@ def goals() -> Mapping[str, tuple[Goal, ...]]:
 
 
 def _in_order(every: list[Goal], split: str) -> list[Goal]:
-  """As many goals as the split has, in an order that takes categories in turns."""
+  """Takes a split's number of goals, categories in turns."""
   every.sort(key=lambda goal: _hash(f'order/{goal.goal_id}'))
-  ranks: dict[str, int] = {name: 0 for name in shop()}
+  ranks: dict[str, int] = {name: 0 for name in categories()}
   placed = []
   for goal in every:
     placed.append((ranks[goal.category], goal))
@@ -219,32 +221,21 @@ def _in_order(every: list[Goal], split: str) -> list[Goal]:
   return [goal for _, goal in placed[: SPLITS[split]]]
 
 
-class GeneratedTasks(Sequence[Task]):
+class GeneratedGoals(base.Tasks):
   """The tasks of one split of the generated shop.
 
   Args:
-    split: 'train', 'valid_seen' (new wishes for known products), 'valid_unseen' or
-      'test' (new wishes for products that no other goal is made of).
+    split: 'train', 'valid_seen' (known products, new instructions), 'valid_unseen' or
+      'test' (new instructions for products that no other goal is made of).
   """
 
   def __init__(self, split: str):
-    if split not in SPLITS:
-      raise ValueError(f'split {split!r}: the generated shop has {", ".join(SPLITS)}')
-    self.split = split
+    base.check_split(split, SPLITS)
     truth = ['generated', digest(), split, SPLITS[split]]
-    self.digest = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
+    super().__init__(split, SPLITS[split], functools.partial(make_task, split), truth)
 
-  def __len__(self) -> int:
-    return SPLITS[self.split]
 
-  def __getitem__(self, index: int) -> Task:
-    if not 0 <= index < len(self):
-      raise IndexError(f'task {index}: {self.split} has {len(self)} generated tasks')
-    goal = goals()[self.split][index]
-    return Task(
-      task_id=f'generated/{self.split}/{goal.goal_id}',
-      task_type=goal.category,
-      goal=goal.instruction_text,
-      metadata={'task_type': goal.category, 'object': goal.query},
-      payload=goal,
-    )
+def make_task(split: str, index: int) -> base.Task:
+  """Makes one task of a split."""
+  goal = goals()[split][index]
+  return goal.task(f'generated/{split}/{goal.goal_id}')

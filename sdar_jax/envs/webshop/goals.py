@@ -1,8 +1,7 @@
-"""Goals: what to buy, which options to choose, and what it may cost.
+"""Goals: a product to buy, its options and its price bound.
 
-Two ways to draw what is random about a goal. `reference_goals` repeats the original,
-whose goals depend on the state of one generator. `Goals` is ours: the price bound
-derives from the goal's identity, and splits are disjoint in goals and in words.
+The original's goals depend on the state of one generator; here a goal's price bound
+derives from its identity, and splits are disjoint in goals and in words.
 """
 
 import dataclasses
@@ -10,11 +9,11 @@ import hashlib
 import itertools
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from sdar_jax.envs.base import Task
 from sdar_jax.envs.webshop.catalogue import Catalogue, Instruction, Product, own_price
 
 NO_BOUND = 1_000_000.0
@@ -38,7 +37,6 @@ class Goal:
     options: (name, value) pairs in the order of names; the name is '' in goals that
       people wrote, which state values only.
     price_upper: the most it may cost, in dollars; `NO_BOUND` for no limit.
-    weight: relative frequency where goals are drawn at random.
   """
 
   goal_id: str
@@ -51,7 +49,11 @@ class Goal:
   attributes: tuple[str, ...]
   options: Options
   price_upper: float
-  weight: float = 1.0
+
+  def task(self, task_id: str) -> Task:
+    """Makes the task of reaching this goal."""
+    metadata = {'task_type': self.category, 'object': self.query}
+    return Task(task_id, self.category, self.instruction_text, metadata, self)
 
 
 def make_goal(
@@ -61,7 +63,7 @@ def make_goal(
   bound: float | None = None,
   repeat: int = 0,
 ) -> Goal:
-  """A goal of a product, the `repeat`-th that asks for the same.
+  """Makes a goal of a product, the `repeat`-th of its wording.
 
   Its price bound is drawn by its identity unless it is given.
   """
@@ -89,49 +91,13 @@ def make_goal(
 
 
 def draw_bound(price: float, rng: random.Random) -> float:
-  """The larger of two out of the next four multiples of 10 dollars above a price."""
+  """Draws the larger of two of the next four multiples of 10 dollars."""
   above = [bound for bound in _BOUNDS if bound > price][:4]
   return max(rng.sample(above, 2)) if len(above) > 1 else NO_BOUND
 
 
-def reference_goals(
-  catalogue: Catalogue,
-  prices: Mapping[str, float],
-  rng: random.Random,
-  shuffle_seed: int = 233,
-  human: bool = False,
-) -> list[Goal]:
-  """All goals with the original's draws, in the original's order.
-
-  Args:
-    catalogue: the products.
-    prices: of every product, drawn from the same generator just before.
-    rng: the generator; left as the original leaves its own.
-    shuffle_seed: 233 in the original, the environment's seed in SDAR's copy.
-    human: the goals that people wrote instead of the synthetic ones.
-  """
-  goals, said = [], Counter()
-  for row in range(len(catalogue)):
-    product = catalogue[row]
-    for instruction in _instructions(product, human):
-      bound = draw_bound(prices[product.asin], rng)
-      for options in _choices(product, instruction, human):
-        goals.append(make_goal(product, instruction, options, bound))
-        said.update(instruction.attributes)
-  if not human:
-    goals = [dataclasses.replace(goal, weight=_weight(goal, said)) for goal in goals]
-  rng.seed(shuffle_seed)
-  rng.shuffle(goals)
-  return goals
-
-
-def _weight(goal: Goal, said: Counter) -> float:
-  """Rare attributes weigh more: the mean of one over how many goals say them."""
-  return sum(1.0 / said[name] for name in goal.attributes) / len(goal.attributes)
-
-
 class Goals(Sequence[Goal]):
-  """All goals of a catalogue, made one at a time; a sequence in catalogue order.
+  """All goals of a catalogue in its order, made one at a time.
 
   Args:
     catalogue: the products.
@@ -154,7 +120,7 @@ class Goals(Sequence[Goal]):
     product = self.catalogue[int(self._rows[source])]
     if self.human:
       instruction = product.human[number]
-      options = next(_choices(product, instruction, human=True))
+      options = next(choices(product, instruction, human=True))
       repeat = product.human[:number].count(instruction)
     else:
       instruction = product.synthetic
@@ -193,7 +159,7 @@ class Goals(Sequence[Goal]):
     return {name: np.concatenate(part) for name, part in parts.items()}
 
   def _families(self) -> tuple[np.ndarray, np.ndarray]:
-    """As `find_families` gives them."""
+    """Finds families as `find_families` does."""
     known = self.catalogue.families(self.human)
     if known is not None:
       return known
@@ -203,17 +169,18 @@ class Goals(Sequence[Goal]):
 
 
 def family_keys(product: Product, human: bool) -> Iterator[int]:
-  """Two per goal of a product, 64 bits each: a hash of the goal's words, and one of its
-  product, options and attributes.
+  """Yields two 64-bit keys per goal: of its words, and of its content.
+
+  The content is product, options and attributes.
   """
-  for instruction in _instructions(product, human):
-    for options in _choices(product, instruction, human):
+  for instruction in instructions(product, human):
+    for options in choices(product, instruction, human):
       yield _hash(_words(instruction, options), 8)
       yield _hash((product.asin, options, instruction.attributes), 8)
 
 
 def find_families(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Goals that must not be separated: those that share a key, and so on.
+  """Groups inseparable goals: those with a common key, and so on.
 
   Args:
     keys: uint64 [2 * goals], of `family_keys`, product by product.
@@ -234,16 +201,17 @@ def find_families(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return counts, np.lexsort((sames, families))
 
 
-def _instructions(product: Product, human: bool) -> tuple[Instruction, ...]:
+def instructions(product: Product, human: bool) -> tuple[Instruction, ...]:
+  """Lists the instructions of a product, people's or the synthetic one."""
   if human:
     return product.human
   return () if product.synthetic is None else (product.synthetic,)
 
 
-def _choices(
+def choices(
   product: Product, instruction: Instruction, human: bool
 ) -> Iterator[Options]:
-  """What options a goal may ask for: all combinations, or what a person said."""
+  """Yields a goal's possible options: all combinations, or people's."""
   if human:
     yield tuple(('', value) for value in instruction.options)
     return
@@ -253,7 +221,7 @@ def _choices(
 
 
 def _choice(product: Product, number: int) -> tuple[Options, int]:
-  """The `number`-th of `_choices`, and how many before it are the same."""
+  """Finds the `number`-th of `choices`, and its equals before it."""
   places = []
   for name in sorted(product.options, reverse=True):  # The last name turns fastest.
     number, place = divmod(number, len(product.options[name]))
@@ -268,7 +236,7 @@ def _choice(product: Product, number: int) -> tuple[Options, int]:
 
 
 def _words(instruction: Instruction, options: Options) -> str:
-  """The instruction without its price bound."""
+  """Writes the instruction without its price bound."""
   listed = ', and '.join(f'{name}: {value}' for name, value in options if name)
   return f'{instruction.text} with {listed}' if listed else instruction.text
 

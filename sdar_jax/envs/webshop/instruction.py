@@ -1,4 +1,4 @@
-"""What an instruction of the generated shop asks for, as words and as parts."""
+"""The instruction of the generated shop, as words and as parts."""
 
 import dataclasses
 import re
@@ -23,7 +23,7 @@ _PATTERNS = tuple(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Wish:
+class ShopInstruction:
   """What to buy.
 
   Attributes:
@@ -39,22 +39,22 @@ class Wish:
   limit: int
 
 
-def write(wish: Wish, wording: int) -> str:
-  """The instruction; `wording` counts from 0 to WORDINGS - 1."""
+def write(asked: ShopInstruction, wording: int) -> str:
+  """Writes an instruction; `wording` counts from 0 to WORDINGS - 1."""
   return _WORDINGS[wording].format(
-    attributes=' and '.join(wish.attributes),
-    kind=wish.kind,
-    options=', '.join(f'{name} {value}' for name, value in wish.options.items()),
-    limit=wish.limit,
+    attributes=' and '.join(asked.attributes),
+    kind=asked.kind,
+    options=', '.join(f'{name} {value}' for name, value in asked.options.items()),
+    limit=asked.limit,
   )
 
 
-def read(text: str) -> Wish | None:
-  """The wish in an instruction; None where `write` did not write it."""
+def read(text: str) -> ShopInstruction | None:
+  """Reads an instruction; None if `write` did not write it."""
   for pattern in _PATTERNS:
     match = pattern.fullmatch(text)
     if match:
-      return Wish(
+      return ShopInstruction(
         kind=match['kind'],
         attributes=tuple(match['attributes'].split(' and ')),
         options=dict(pair.split(' ') for pair in match['options'].split(', ')),

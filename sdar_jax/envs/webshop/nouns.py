@@ -1,4 +1,4 @@
-"""Nouns of product names: part of the reward, from spaCy or from a rule of our own.
+"""Nouns of product names, for the reward: spaCy's or by a rule.
 
 The original tags names with spaCy's en_core_web_lg. Where that model is not installed,
 a word is taken for a noun unless it is one of the function words below. Full marks do
@@ -26,7 +26,7 @@ _FUNCTION_WORDS = frozenset(
 
 
 class NounSource:
-  """Finds the nouns of a name. Picklable; a model is loaded where it is first used.
+  """Finds the nouns of a name. Picklable; loads a model at first use.
 
   Args:
     source: 'spacy', 'rule', or 'auto' for spaCy if one of `MODELS` is installed.
@@ -47,8 +47,14 @@ class NounSource:
       )
     self.name = models[0] if models and source != 'rule' else 'rule'
 
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, NounSource) and self.name == other.name
+
+  def __hash__(self) -> int:
+    return hash(self.name)
+
   def __call__(self, text: str) -> tuple[str, ...]:
-    """The nouns of a text in lower case, in order, repetitions included."""
+    """Lists the nouns of a text in lower case, with repetitions."""
     return _rule(text) if self.name == 'rule' else _tagged(self.name, text)
 
 

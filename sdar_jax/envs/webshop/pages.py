@@ -1,4 +1,4 @@
-"""The shop's pages as text, and what can be clicked on them.
+"""The shop's pages as text, with their clickables.
 
 The wording is the original's in its text mode, misspellings included: what an agent
 reads must be what was published. A page is the pieces of text that a browser would
@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from sdar_jax.envs import base
+from sdar_jax.envs import base, texts
 from sdar_jax.envs.webshop.catalogue import Product
 
 SEPARATOR = ' [SEP] '
@@ -54,29 +54,29 @@ _RECEIPT_TAIL = (
 
 
 def join(pieces: Iterable[str]) -> str:
-  """One text of the pieces; a browser shows neither empty ones nor lone line ends."""
+  """Joins pieces as a browser shows them, without empty ones."""
   return SEPARATOR.join(piece.strip() for piece in pieces if piece not in ('', '\n'))
 
 
 def instruction(text: str) -> str:
-  """How every page but the last one begins."""
+  """Writes the beginning of every page but the last."""
   return join(('Instruction:', text))
 
 
 def start(head: str) -> tuple[str, list[str]]:
-  """The page with the search bar; `head` is `instruction(text)`."""
+  """Writes the page with the search bar; `head` is `instruction(text)`."""
   return join(('WebShop', head, SEARCH)), [SEARCH.lower()]
 
 
 def entry(product: Product) -> str:
-  """A product among results."""
+  """Writes a product among results."""
   return join((product.asin, product.title, product.price_text))
 
 
 def results(
   head: str, number: int, total: int, shown: Sequence[tuple[str, str]]
 ) -> tuple[str, list[str]]:
-  """Page `number` of results; `shown` holds the asin and the entry of each product."""
+  """Writes page `number` of results; `shown` holds (asin, entry) pairs."""
   buttons = [BACK, PREVIOUS, NEXT] if number > 1 else [BACK, NEXT]
   found = f'Page {number} (Total results: {total})'
   entries = [text for _, text in shown]
@@ -86,7 +86,7 @@ def results(
 
 
 def item(product: Product) -> tuple[str, list[str]]:
-  """A product's own page, without the instruction at its head."""
+  """Writes a product's own page, without the instruction."""
   options = [
     piece for name, values in product.options.items() for piece in (name, *values)
   ]
@@ -98,7 +98,7 @@ def item(product: Product) -> tuple[str, list[str]]:
 
 
 def sub_page(product: Product, name: str) -> tuple[str, list[str]]:
-  """Description, features or (no) reviews, without the instruction at its head."""
+  """Writes description, features or (no) reviews."""
   text = join((BACK, PREVIOUS, product.description if name == 'description' else ''))
   if name == 'features':  # Here empty lines are shown.
     text = SEPARATOR.join((text, *(line.strip() for line in product.bullet_points)))
@@ -106,7 +106,7 @@ def sub_page(product: Product, name: str) -> tuple[str, list[str]]:
 
 
 def receipt(asin: str, options: Mapping[str, str], score: float) -> str:
-  """The last page, on which nothing can be clicked."""
+  """Writes the last page, without clickables."""
   chosen = json.dumps(dict(options), sort_keys=True)
   for sign in "<>&'":  # Safe inside HTML, as the original's templates write it.
     chosen = chosen.replace(sign, f'\\u{ord(sign):04x}')
@@ -116,7 +116,7 @@ def receipt(asin: str, options: Mapping[str, str], score: float) -> str:
 
 
 def shorten(observation: base.Observation, characters: int) -> base.Observation:
-  """A page with its longest texts cut, or a sub page with its end left out.
+  """Cuts a page's longest texts, or the end of a sub page.
 
   What can be clicked, the instruction and what gives a page its form stay.
 
@@ -139,7 +139,7 @@ def shorten(observation: base.Observation, characters: int) -> base.Observation:
     free = free[:1]
   lengths = [len(pieces[i]) for i in free]
   room = sum(lengths) - (len(observation.text) - characters)
-  limit = base.fair_limit(lengths, max(room, 0))
+  limit = texts.fair_limit(lengths, max(room, 0))
   for i in free:
-    pieces[i] = base.cut(pieces[i], limit)
+    pieces[i] = texts.cut(pieces[i], limit)
   return base.Observation(SEPARATOR.join(pieces), observation.admissible)

@@ -14,15 +14,14 @@ from sdar_jax.envs.webshop.belief import (
   DETAIL,
   ITEM,
   RESULTS,
-  Belief,
+  ShopBelief,
   argument,
   believe,
   without_instruction,
 )
-from sdar_jax.envs.webshop.instruction import Wish
+from sdar_jax.envs.webshop.instruction import ShopInstruction
 
 VERSION = 1
-STYLES = ('paper', 'compact')
 PAPER_INSTRUCTION = (
   'First think about what the request demands, what the page shows and which action '
   'brings you closer, between <think> and </think>. Then give the one action you '
@@ -33,15 +32,10 @@ _TITLE_WORDS = 2  # Of a title, in the compact style.
 _ACTION_WORDS = 3  # Of a past action, in the compact style.
 
 
-def instruction(style: str) -> str:
-  """The words that end every message of this style: how to answer."""
-  return PAPER_INSTRUCTION if style == 'paper' else ''
-
-
 def paper(
   task: Task, history: Sequence[Exchange], observation: Observation, length: int
 ) -> str:
-  """The prompt for real models.
+  """Writes the prompt for real models.
 
   Args:
     task: for its goal.
@@ -55,16 +49,7 @@ def paper(
     f'The request: {task.goal}',
   ]
   turns = len(base.whole(history))
-  if turns:
-    shown = history[len(history) - min(length, len(history)) :]
-    lines = [f'Turns taken so far: {turns}.']
-    if shown:
-      lines[0] += f' The last {len(shown)}:'
-    for number, exchange in enumerate(shown, turns - len(shown) + 1):
-      page = without_instruction(exchange.observation)
-      lines.append(f'Turn {number}, the page: {page}')
-      lines.append(f'Turn {number}, you did: {exchange.action}')
-    parts.append('\n'.join(lines))
+  parts += base.past_turns(history, length, 'the page', without_instruction)
   page = without_instruction(observation.text)
   parts.append(f'Turn {turns + 1}, the page: {page}')
   actions = '\n'.join(f'- {text}' for text in observation.admissible)
@@ -76,7 +61,7 @@ def paper(
 def compact(
   task: Task, history: Sequence[Exchange], observation: Observation, length: int
 ) -> str:
-  """The prompt for the small model: only what the pages so far have told.
+  """Writes the prompt for the small model, from the pages so far.
 
   Lines: the goal; the last actions, '?' marking one that did nothing; the kind of page
   and what it shows. A product is the first words of its title, its price in whole
@@ -107,14 +92,14 @@ def compact(
   return '\n'.join(line for line in lines if line)
 
 
-def _goal(asked: Wish) -> str:
-  """'backpack waterproof padded color red size large under 40'."""
+def _goal(asked: ShopInstruction) -> str:
+  """Writes 'backpack waterproof padded color red size large under 40'."""
   options = [word for pair in asked.options.items() for word in pair]
   return ' '.join([asked.kind, *asked.attributes, *options, 'under', str(asked.limit)])
 
 
-def _last(belief: Belief, length: int) -> str:
-  """The last actions in short, oldest first; '?' after one that did nothing."""
+def _last(belief: ShopBelief, length: int) -> str:
+  """Lists the last actions in short, '?' after one without effect."""
   words = []
   for action, idle in belief.past[len(belief.past) - min(length, len(belief.past)) :]:
     text = 'search' if argument(action, 'search') else argument(action, 'click')
@@ -123,8 +108,10 @@ def _last(belief: Belief, length: int) -> str:
   return 'did ' + ', '.join(words) if words else ''
 
 
-def _shown(belief: Belief, asin: str, asked: Wish | None, label: str = '') -> str:
-  """'velmo trek 35 no', with `label` before the mark."""
+def _shown(
+  belief: ShopBelief, asin: str, asked: ShopInstruction | None, label: str = ''
+) -> str:
+  """Writes 'velmo trek 35 no', with `label` before the mark."""
   words = ['unknown']
   if asin in belief.listings:
     listing = belief.listings[asin]
@@ -136,15 +123,3 @@ def _shown(belief: Belief, asin: str, asked: Wish | None, label: str = '') -> st
     elif belief.confirmed(asked, asin):
       words.append('yes')
   return ' '.join(words)
-
-
-def render(
-  style: str,
-  task: Task,
-  history: Sequence[Exchange],
-  observation: Observation,
-  length: int,
-) -> str:
-  """The user message of the next turn in `style`, which shows `length` past turns."""
-  write = paper if style == 'paper' else compact
-  return write(task, history, observation, length)

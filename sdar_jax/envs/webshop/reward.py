@@ -1,4 +1,4 @@
-"""What a purchase is worth: kind of product, attributes, options and price.
+"""The worth of a purchase: kind, attributes, options and price.
 
 score = r_type * (attributes met + options met + [price <= bound])
         / (attributes + options + 1)
@@ -33,7 +33,7 @@ COLORS = tuple(
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class PurchaseScore:
   """A purchase's score and its parts.
 
   Attributes:
@@ -69,7 +69,7 @@ def score_purchase(
   price: float,
   goal: Goal,
   nouns: Callable[[str], Sequence[str]],
-) -> Score:
+) -> PurchaseScore:
   """Scores a purchase.
 
   Args:
@@ -94,7 +94,7 @@ def score_purchase(
   options = _count_options(chosen.values(), goal.options)
   r_price = price <= goal.price_upper
   parts = len(goal.attributes) + len(goal.options) + 1
-  return Score(
+  return PurchaseScore(
     total=(attributes + options + r_price) / parts * r_type,
     r_type=r_type,
     r_att=attributes / len(goal.attributes),
@@ -112,7 +112,7 @@ def score_purchase(
 def _score_type(
   product: Product, goal: Goal, nouns: Callable[[str], Sequence[str]]
 ) -> tuple[bool, bool, float, float]:
-  """Query match, category match, title score and r_type."""
+  """Scores query match, category match, title and r_type."""
   query_match = product.query == goal.query
   ours, theirs = (
     _categories(product.product_category),
@@ -137,7 +137,7 @@ def _categories(path: str) -> set[str]:
 
 
 def _count_attributes(product: Product, wanted: Sequence[str]) -> int:
-  """How many wanted attributes the product has or mentions."""
+  """Counts the wanted attributes of the product or in its texts."""
   texts = None
   met = 0
   for attribute in wanted:
@@ -152,7 +152,7 @@ def _count_attributes(product: Product, wanted: Sequence[str]) -> int:
 
 
 def _count_options(chosen: Iterable[str], wanted: Options) -> int:
-  """How many wanted options were chosen."""
+  """Counts the chosen ones among wanted options."""
   chosen = [simplify_color(value) for value in chosen]
   met = 0
   for name, value in wanted:
@@ -163,19 +163,19 @@ def _count_options(chosen: Iterable[str], wanted: Options) -> int:
 
 
 def simplify_color(value: str) -> str:
-  """The first colour word that a value contains, or the value."""
+  """Gives the first colour word in a value, or the value."""
   return next((color for color in COLORS if color in value), value)
 
 
 def _simplify_pair(name: str, value: str) -> str:
-  """A colour if the name or the value is exactly one; else the pair as Python text."""
+  """Gives a colour if name or value is one; else the pair as text."""
   pair = (name, value)
   return next((color for color in COLORS if color in pair), str(pair))
 
 
 @functools.lru_cache(maxsize=1 << 18)
 def alike(first: str, second: str) -> bool:
-  """Whether two texts share enough words: token set ratio above 85 per cent.
+  """Compares two texts: token set ratio above 85 per cent.
 
   The ratio is the best of three similarities between the sorted shared words, and
   these followed by the other words of either text (thefuzz 0.19 over difflib).
@@ -193,12 +193,12 @@ def alike(first: str, second: str) -> bool:
 
 
 def _plain_words(text: str) -> set[str]:
-  """Lower-case words; Latin-1 letters beyond ASCII vanish, signs separate."""
+  """Splits into lower-case words without Latin-1 letters or signs."""
   return set(re.sub(r'\W', ' ', text.translate(_LATIN_1)).lower().split())
 
 
 def _ratio(first: str, second: str) -> int:
-  """Similarity in per cent, as difflib matches blocks."""
+  """Measures similarity in per cent, as difflib matches blocks."""
   matcher = difflib.SequenceMatcher(None, first, second)
   if round(100 * matcher.real_quick_ratio()) <= _ALIKE:  # An upper bound.
     return 0

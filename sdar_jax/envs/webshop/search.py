@@ -1,4 +1,4 @@
-"""Full-text search: BM25 as Lucene computes it, to the last bit of its float32 scores.
+"""Full-text search: Lucene's BM25 to the last bit of its scores.
 
 With q_t how often the query says term t, f how often the product does, N products of
 which n_t say t, and L the product's length kept to four significant bits:
@@ -86,7 +86,7 @@ class SearchIndex:
 
   @classmethod
   def load(cls, directory: str | Path) -> 'SearchIndex':
-    """Maps an index that `save` wrote."""
+    """Maps an index written by `save`."""
     directory = Path(directory)
     arrays = [np.load(directory / f'{name}.npy', mmap_mode='r') for name in _ARRAYS]
     terms = files.read_json(directory / 'terms.json', list, limit=_MAX_TERMS)
@@ -134,7 +134,7 @@ class SearchIndex:
 
 
 def _least(scores: np.ndarray, hits: int) -> np.float32:
-  """The `hits`-th best of some scores; 0 if there are no more."""
+  """Finds the `hits`-th best of some scores; 0 if there are fewer."""
   return np.partition(scores, -hits)[-hits] if len(scores) > hits else np.float32(0)
 
 
@@ -146,7 +146,7 @@ def _ranks(asins: Sequence[str]) -> np.ndarray:
 
 
 def _count(pending: array, lengths: array, start: int) -> tuple[np.ndarray, ...]:
-  """Terms, rows and frequencies of one batch, by term and then by row."""
+  """Counts terms of one batch: sorted terms, rows and frequencies."""
   terms = np.frombuffer(pending, np.int32).astype(np.int64)
   rows = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
   pairs, frequencies = np.unique(terms << 32 | rows, return_counts=True)
@@ -155,7 +155,10 @@ def _count(pending: array, lengths: array, start: int) -> tuple[np.ndarray, ...]
 
 
 def _kept_lengths(lengths: np.ndarray) -> np.ndarray:
-  """Lengths as one byte keeps them: exact below 40, then four significant bits."""
+  """Rounds lengths as one byte keeps them.
+
+  Exact below 40, then four significant bits.
+  """
   above = np.maximum(lengths.astype(np.int64) - 24, 0)
   bits = np.maximum(np.frexp(above.astype(np.float64))[1] - 4, 0)
   return np.where(lengths < 24, lengths, 24 + (above >> bits << bits))
@@ -164,7 +167,7 @@ def _kept_lengths(lengths: np.ndarray) -> np.ndarray:
 def _invert(
   batches: list[tuple[np.ndarray, ...]], lengths: np.ndarray, terms: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Offsets, rows, dividers and weights from the batches, which it empties."""
+  """Inverts the batches, emptying them: offsets, rows and weights."""
   one = np.float32(1)
   documents = np.count_nonzero(lengths)
   mean = np.float32(lengths.sum(dtype=np.int64) / max(documents, 1))

@@ -1,4 +1,4 @@
-"""A shop: what all environments of a world share. Immutable and picklable."""
+"""A shop, shared by all environments. Immutable and picklable."""
 
 import functools
 import random
@@ -8,7 +8,7 @@ from sdar_jax.envs.webshop import pages, search
 from sdar_jax.envs.webshop.catalogue import Catalogue, Product, own_price
 from sdar_jax.envs.webshop.goals import Goal
 from sdar_jax.envs.webshop.nouns import NounSource
-from sdar_jax.envs.webshop.reward import Score, score_purchase
+from sdar_jax.envs.webshop.reward import PurchaseScore, score_purchase
 
 _PAGES = 20_000  # Products whose pages are kept.
 _QUERIES = 4_096  # Queries whose results are kept.
@@ -45,12 +45,12 @@ class Shop:
     return type(self), (self.catalogue, self.index, self.nouns, self.prices)
 
   def _entry(self, row: int) -> tuple[str, str]:
-    """The asin and the entry among results of a product."""
+    """Gives the asin and the entry among results of a product."""
     product = self.catalogue[row]
     return product.asin, pages.entry(product)
 
   def _item(self, row: int) -> tuple[str, list[str], Mapping[str, str]]:
-    """A product's page, its clickables, and the option name of each value."""
+    """Gives a product's page, its clickables, and option names by value."""
     product = self.catalogue[row]
     names = {
       value: name for name, values in product.options.items() for value in values
@@ -83,10 +83,10 @@ class Shop:
     return self._search(' '.join(keywords))
 
   def price(self, product: Product) -> float:
-    """What a product costs, in dollars."""
+    """Gives a product's price in dollars."""
     return own_price(product) if self.prices is None else self.prices[product.asin]
 
-  def score(self, row: int, chosen: Mapping[str, str], goal: Goal) -> Score:
-    """What buying a product with the chosen options is worth."""
+  def score(self, row: int, chosen: Mapping[str, str], goal: Goal) -> PurchaseScore:
+    """Scores the purchase of a product with the chosen options."""
     product = self.catalogue[row]
     return score_purchase(product, chosen, self.price(product), goal, self.nouns)

@@ -1,4 +1,4 @@
-"""Porter's stemmer with the two departures that its author made later.
+"""Porter's stemmer with its author's two later departures.
 
 Source: M. F. Porter, 'An algorithm for suffix stripping', Program 14(3), 1980; the
 departures are 'bli' and 'logi' in step 2. Anything but a, e, i, o, u, y counts as a
@@ -46,7 +46,7 @@ _STEP_4 = dict.fromkeys(
 
 
 def _shape(word: str) -> str:
-  """The word as a string of 'c' (consonants) and 'v' (vowels)."""
+  """Maps a word to a string of 'c' (consonants) and 'v' (vowels)."""
   shape = ''
   for letter in word:
     if letter in 'aeiou' or (letter == 'y' and shape[-1:] == 'c'):
@@ -57,7 +57,7 @@ def _shape(word: str) -> str:
 
 
 def _measure(stem: str) -> int:
-  """How often a vowel is followed by a consonant."""
+  """Counts vowels followed by a consonant."""
   return _shape(stem).count('vc')
 
 
@@ -72,7 +72,7 @@ def _ends_double(word: str) -> bool:
 
 
 def _step_1(word: str) -> str:
-  """Plurals, -ed and -ing, and a final y."""
+  """Strips plurals, -ed and -ing, and turns a final y into i."""
   if word.endswith(('sses', 'ies')):
     word = word[:-2]
   elif word.endswith('s') and not word.endswith('ss'):
@@ -92,7 +92,7 @@ def _step_1(word: str) -> str:
 
 
 def _mend(stem: str) -> str:
-  """What is left of a word that lost its -ed or -ing."""
+  """Mends a word stripped of its -ed or -ing."""
   if stem.endswith(('at', 'bl', 'iz')):
     return stem + 'e'
   if _ends_double(stem):
@@ -103,7 +103,7 @@ def _mend(stem: str) -> str:
 
 
 def _strip(word: str, suffixes: dict[str, str], least: int) -> str:
-  """Replaces the longest suffix if the stem before it measures at least `least`."""
+  """Replaces the longest suffix of a stem with measure >= `least`."""
   for size in range(min(7, len(word)), 1, -1):
     suffix = word[-size:]
     if suffix in suffixes:
@@ -115,7 +115,7 @@ def _strip(word: str, suffixes: dict[str, str], least: int) -> str:
 
 
 def stem(word: str) -> str:
-  """The stem of a lower-case word; words of one or two letters stay as they are."""
+  """Stems a lower-case word of at least three letters."""
   if len(word) < 3:
     return word
   word = _step_1(word)

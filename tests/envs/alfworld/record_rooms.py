@@ -14,8 +14,8 @@ from pathlib import Path
 
 import problems
 
+from benchmarks.textworld_backend import TextWorldEnv
 from sdar_jax.envs.alfworld.engine import Game
-from sdar_jax.envs.alfworld.textworld_backend import TextWorldEnv
 from sdar_jax.envs.base import Task
 
 TARGET = Path(__file__).parents[2] / 'golden/alfworld_rooms.jsonl.xz'

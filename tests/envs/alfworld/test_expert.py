@@ -5,14 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from oracle import OracleExpert
 from shared import shared_path
 
 from sdar_jax.envs.alfworld import generated, instruction
-from sdar_jax.envs.alfworld.belief import Belief, believe
+from sdar_jax.envs.alfworld.belief import RoomBelief, believe
 from sdar_jax.envs.alfworld.engine import AlfworldEnv, Game
-from sdar_jax.envs.alfworld.expert import ObservingExpert, OracleExpert
-from sdar_jax.envs.alfworld.generated import GeneratedTasks
-from sdar_jax.envs.alfworld.official import OfficialTasks
+from sdar_jax.envs.alfworld.expert import ObservingExpert
+from sdar_jax.envs.alfworld.generated import GeneratedGames
+from sdar_jax.envs.alfworld.official import OfficialGames
 from sdar_jax.envs.base import Exchange, Observation, Task
 
 
@@ -21,7 +22,7 @@ def play(task, env, expert, *, turns=50, mistakes=0.0, rng=None):
   observation = env.reset(task)
   expert.reset(task, observation)
   for turn in range(1, turns + 1):
-    action = expert.act(observation)
+    action = expert.plan(observation)[1]
     assert action in observation.admissible
     if rng and rng.random() < mistakes:
       action = rng.choice(observation.admissible) + rng.choice(['', ' 9'])
@@ -50,19 +51,19 @@ def blind(env):
 @pytest.fixture(scope='module')
 def official():
   folder = str(shared_path('data/alfworld'))
-  splits = [OfficialTasks(folder, name) for name in ('valid_seen', 'valid_train')]
+  splits = [OfficialGames(folder, name) for name in ('valid_seen', 'valid_train')]
   return [task for split in splits for task in split]
 
 
 @pytest.mark.parametrize('split', generated.SPLITS)
 @pytest.mark.parametrize(('size', 'count'), [('small', 300), ('full', 100)])
 def test_the_observing_expert_solves_generated_games(size, split, count):
-  tasks = [GeneratedTasks(split, size)[i] for i in range(count)]
+  tasks = [GeneratedGames(split, size)[i] for i in range(count)]
   assert success(tasks, likely) >= 0.95
 
 
 def test_knowing_likely_places_helps():
-  tasks = [GeneratedTasks('valid_unseen')[i] for i in range(200)]
+  tasks = [GeneratedGames('valid_unseen')[i] for i in range(200)]
   knowing, exploring = success(tasks, likely, turns=12), success(tasks, blind, turns=12)
   assert knowing >= 0.9
   assert 0.3 <= exploring <= 0.7
@@ -76,7 +77,7 @@ def test_the_experts_solve_official_games(official):
 
 @pytest.mark.parametrize('make', [likely, blind, OracleExpert])
 def test_experts_recover_from_mistakes(make):
-  tasks = [GeneratedTasks('valid_seen')[i] for i in range(150)]
+  tasks = [GeneratedGames('valid_seen')[i] for i in range(150)]
   rng = random.Random(5)
   assert success(tasks, make, turns=100, mistakes=0.3, rng=rng) >= 0.98
 
@@ -84,14 +85,14 @@ def test_experts_recover_from_mistakes(make):
 def test_advice_depends_on_what_was_observed_and_on_nothing_else():
   env = AlfworldEnv()
   for index in range(20):
-    task = GeneratedTasks('train')[index]
+    task = GeneratedGames('train')[index]
     observation = env.reset(task)
     leader, follower = ObservingExpert('blind', 7), ObservingExpert('blind', 7)
     leader.reset(task, observation)
     follower.reset(task, observation)
     for _ in range(12):
-      action = leader.act(observation)
-      assert leader.act(observation) == action == follower.act(observation)
+      action = leader.plan(observation)[1]
+      assert leader.plan(observation)[1] == action == follower.plan(observation)[1]
       result = env.step(action)
       observation = result.observation
       leader.observe(action, observation)
@@ -111,7 +112,7 @@ def emptied(task, receptacle):
 def test_the_observing_expert_cannot_see_through_doors():
   task = next(
     task
-    for task in GeneratedTasks('train')
+    for task in GeneratedGames('train')
     if 'Fridge_bar_01)' in task.payload.pddl_problem.split('(inReceptacle', 1)[1]
     and task.metadata['object'] == 'apple'
   )
@@ -121,7 +122,7 @@ def test_the_observing_expert_cannot_see_through_doors():
     observation = env.reset(variant)
     expert.reset(variant, observation)
     for _ in range(2):
-      actions.append(expert.act(observation))
+      actions.append(expert.plan(observation)[1])
       observation = env.step(actions[-1]).observation
       expert.observe(actions[-1], observation)
   assert actions == ['go to fridge 1', 'open fridge 1'] * 2
@@ -130,11 +131,11 @@ def test_the_observing_expert_cannot_see_through_doors():
 def first_choices(order, seed):
   env, chosen = AlfworldEnv(), []
   for index in range(30):
-    task = GeneratedTasks('train')[index]
+    task = GeneratedGames('train')[index]
     expert = ObservingExpert(order, seed)
     observation = env.reset(task)
     expert.reset(task, observation)
-    chosen.append(expert.act(observation))
+    chosen.append(expert.plan(observation)[1])
   return chosen
 
 
@@ -170,7 +171,7 @@ def test_the_target_of_a_plain_move_is_searched_last():
     expert = ObservingExpert('likely')
     observation = Observation(intro, admissible)
     expert.reset(task, observation)
-    first[target] = expert.act(observation)
+    first[target] = expert.plan(observation)[1]
   assert first == {'bed': 'go to desk 1', 'desk': 'go to bed 1'}
 
 
@@ -186,7 +187,7 @@ INTRO = (
 )
 
 
-def read(*texts) -> Belief:
+def read(*texts) -> RoomBelief:
   history = [Exchange(text, 'whatever') for text in texts[:-1]]
   return believe(history, Observation(texts[-1]))
 

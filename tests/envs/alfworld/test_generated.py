@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from oracle import OracleExpert
 
 from sdar_jax.envs.alfworld import generated, instruction, rooms
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
-from sdar_jax.envs.alfworld.expert import OracleExpert
-from sdar_jax.envs.alfworld.generated import GeneratedTasks
+from sdar_jax.envs.alfworld.generated import GeneratedGames
 
 # SHA-256 over the first games of every split and size: they are what papers refer to,
 # so a change of theirs needs a new generated.VERSION and then a new value here.
@@ -21,7 +21,7 @@ def fingerprint() -> str:
   digest = hashlib.sha256()
   for size in rooms.SIZES:
     for split in generated.SPLITS:
-      tasks = GeneratedTasks(split, size)
+      tasks = GeneratedGames(split, size)
       digest.update(tasks.digest.encode())
       for index in range(25):
         task = tasks[index]
@@ -49,11 +49,11 @@ def test_games_do_not_depend_on_the_process(hash_seed):
 
 
 def test_a_task_does_not_depend_on_what_was_asked_before():
-  tasks = GeneratedTasks('train')
+  tasks = GeneratedGames('train')
   late = tasks[777]
   assert tasks[776] != late
   assert tasks[777] == late
-  assert GeneratedTasks('train', train_tasks=800)[777] == late
+  assert GeneratedGames('train', train_tasks=800)[777] == late
   assert pickle.loads(pickle.dumps(late)) == late
 
 
@@ -84,7 +84,7 @@ def test_splits_draw_from_their_side():
 def test_validation_games_are_not_training_games():
   problems = [
     {
-      GeneratedTasks(split)[i].payload.pddl_problem.split('\n', 1)[1]
+      GeneratedGames(split)[i].payload.pddl_problem.split('\n', 1)[1]
       for i in range(400)
     }
     for split in ('train', 'valid_seen')
@@ -93,7 +93,7 @@ def test_validation_games_are_not_training_games():
 
 
 def test_task_types_come_in_the_stated_proportions():
-  tasks = GeneratedTasks('valid_unseen')
+  tasks = GeneratedGames('valid_unseen')
   counts = collections.Counter(tasks[i].task_type for i in range(500))
   assert counts == {
     instruction.PICK: 125,
@@ -109,8 +109,8 @@ def test_rooms_and_objects_vary():
   games = [generated.layout('small', 'train', i) for i in range(1000)]
   assert {game.room.kind for game in games} == set(rooms.KINDS)
   assert len({furniture(game.room) for game in games}) > 300
-  assert len({game.aim.object for game in games}) > 45
-  assert len({game.aim.target for game in games}) > 20
+  assert len({game.asked.object for game in games}) > 45
+  assert len({game.asked.target for game in games}) > 20
   assert {len(game.room.receptacles) for game in games} == set(range(6, 15))
   full = [generated.layout('full', 'train', i) for i in range(300)]
   sizes = [len(game.room.receptacles) for game in full]
@@ -124,7 +124,7 @@ def test_rooms_and_objects_vary():
 def test_every_game_is_solvable_and_not_solved_at_the_start(size, split, count):
   env = AlfworldEnv()
   expert = OracleExpert(env)
-  tasks = GeneratedTasks(split, size)
+  tasks = GeneratedGames(split, size)
   for index in range(count):
     task = tasks[index]
     observation = env.reset(task)
@@ -132,7 +132,7 @@ def test_every_game_is_solvable_and_not_solved_at_the_start(size, split, count):
     assert not env.state.flags['opened']
     expert.reset(task, observation)
     for _ in range(15):
-      result = env.step(expert.act(observation))
+      result = env.step(expert.plan(observation)[1])
       observation = result.observation
       if result.done:
         break
@@ -143,12 +143,12 @@ def test_likely_places_carry_most_of_the_mass():
   likely = total = 0
   for index in range(1000):
     game = generated.layout('small', 'train', index)
-    weights = rooms.HOUSEHOLD.places[game.room.kind, game.aim.object]
+    weights = rooms.HOUSEHOLD.places[game.room.kind, game.asked.object]
     for name, where in game.objects:
-      if name == game.aim.object:
+      if name == game.asked.object:
         total += 1
         likely += where.kind in weights
-        assert where.kind != game.aim.target
+        assert where.kind != game.asked.target
         assert name in rooms.HOUSEHOLD.contains[where.kind]
   assert 0.8 < likely / total < 0.95
 
@@ -167,14 +167,14 @@ def test_the_household_is_consistent():
 @pytest.mark.parametrize('variant', [0, 1])
 def test_goals_are_read_as_they_were_written(task_type, variant):
   target = '' if task_type == instruction.LOOK else 'SideTable'
-  aim = instruction.Aim(
+  asked = instruction.GameInstruction(
     task_type, 'ButterKnife', target, instruction.tool_of(task_type)
   )
-  assert instruction.read(instruction.write(aim, variant)).metadata == aim.metadata
+  assert instruction.read(instruction.write(asked, variant)).metadata == asked.metadata
 
 
 def test_goals_of_games_agree_with_their_metadata():
-  tasks = GeneratedTasks('valid_seen')
+  tasks = GeneratedGames('valid_seen')
   for index in range(100):
     task = tasks[index]
     assert instruction.read(task.goal).metadata == task.metadata
@@ -188,25 +188,25 @@ def test_an_unknown_goal_is_refused_in_one_line():
 
 def test_digests_tell_task_sets_apart():
   digests = [
-    GeneratedTasks('train').digest,
-    GeneratedTasks('train', 'full').digest,
-    GeneratedTasks('valid_seen').digest,
-    GeneratedTasks('valid_unseen').digest,
-    GeneratedTasks('train', train_tasks=10).digest,
+    GeneratedGames('train').digest,
+    GeneratedGames('train', 'full').digest,
+    GeneratedGames('valid_seen').digest,
+    GeneratedGames('valid_unseen').digest,
+    GeneratedGames('train', train_tasks=10).digest,
   ]
   assert len(set(digests)) == 5
-  assert GeneratedTasks('train').digest == digests[0]
+  assert GeneratedGames('train').digest == digests[0]
 
 
 def test_wrong_requests_are_one_line():
   with pytest.raises(ValueError, match=r"^split 'test'.*valid_unseen$"):
-    GeneratedTasks('test')
+    GeneratedGames('test')
   with pytest.raises(ValueError, match=r"^config\.world\.size='tiny'"):
-    GeneratedTasks('train', 'tiny')
+    GeneratedGames('train', 'tiny')
   with pytest.raises(ValueError, match=r'^config\.world\.train_tasks=0'):
-    GeneratedTasks('train', train_tasks=0)
-  tasks = GeneratedTasks('train', train_tasks=5)
+    GeneratedGames('train', train_tasks=0)
+  tasks = GeneratedGames('train', train_tasks=5)
   assert len(list(tasks)) == len(tasks) == 5
   for index in (5, -1):
-    with pytest.raises(IndexError, match='train has 5 generated games'):
+    with pytest.raises(IndexError, match='train has 5 tasks'):
       tasks[index]

@@ -11,7 +11,7 @@ import pytest
 from shared import shared_path
 
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
-from sdar_jax.envs.alfworld.official import OfficialTasks, data_root
+from sdar_jax.envs.alfworld.official import OfficialGames, data_root
 from sdar_jax.files import FileError
 
 PICK = 'pick_and_place_simple-Apple-None-Desk-7'
@@ -67,7 +67,7 @@ def test_a_folder_as_the_download_lays_it_out(tmp_path):
   write(tmp_path, 'train/juggle-Apple-None-Desk-7/t1', game())
   write(tmp_path, f'valid_seen/{PICK}/t1', game())
   (tmp_path / 'json_2.1.1/train/empty-A-B-C-1/t1').mkdir(parents=True)
-  tasks = OfficialTasks(str(tmp_path), 'train')
+  tasks = OfficialGames(str(tmp_path), 'train')
   assert [task.task_id for task in tasks] == [f'official/{row["id"]}' for row in ROWS]
   assert [task.goal for task in tasks] == [row['task'] for row in ROWS]
   assert tasks[0].task_type == 'look_at_obj_in_light'
@@ -78,7 +78,7 @@ def test_a_folder_as_the_download_lays_it_out(tmp_path):
     'tool': 'desklamp',
   }
   assert tasks[2].metadata['target'] == 'desk' and tasks[2].metadata['tool'] == ''
-  assert len(tasks) == 3 and len(OfficialTasks(str(tmp_path), 'valid_seen')) == 1
+  assert len(tasks) == 3 and len(OfficialGames(str(tmp_path), 'valid_seen')) == 1
   for index in (3, -1):
     with pytest.raises(IndexError):
       tasks[index]
@@ -98,7 +98,7 @@ def test_what_is_left_out_is_said_once(tmp_path, caplog):
   write(tmp_path, f'train/train/{PICK}/t9', game())  # Unpacked into itself.
   (tmp_path / 'json_2.1.1/train/notes').mkdir()
   (tmp_path / 'json_2.1.1/train/.DS_Store').write_text('')
-  assert len(OfficialTasks(str(tmp_path), 'train')) == 1
+  assert len(OfficialGames(str(tmp_path), 'train')) == 1
   (line,) = caplog.messages
   assert line.startswith(f'{tmp_path}, train: 1 games to play: ') and '\n' not in line
   for count in (
@@ -116,7 +116,7 @@ def test_a_split_without_a_usable_game_is_one_line(tmp_path):
   write(tmp_path, f'train/{PICK}/t1', game(solvable=False))
   os.unlink(write(tmp_path, f'train/{PICK}/t2', ''))
   with pytest.raises(FileError, match=r"no playable game of 'train' \(1 marked") as e:
-    OfficialTasks(str(tmp_path), 'train')
+    OfficialGames(str(tmp_path), 'train')
   assert '1 without game.tw-pddl' in str(e.value) and '\n' not in str(e.value)
 
 
@@ -125,16 +125,16 @@ def test_links_that_lead_nowhere_and_pipes_are_named(tmp_path):
   os.unlink(path)
   os.symlink('nowhere', path)
   with pytest.raises(FileError, match=r't1/game\.tw-pddl: No such file'):
-    OfficialTasks(str(tmp_path), 'train')
+    OfficialGames(str(tmp_path), 'train')
   os.unlink(path)
   os.mkfifo(path)
   with pytest.raises(FileError, match=r't1/game\.tw-pddl: is no regular file'):
-    OfficialTasks(str(tmp_path), 'train')
+    OfficialGames(str(tmp_path), 'train')
 
 
 def test_remote_places_are_refused():
   with pytest.raises(FileError, match=r'gs://bucket/games.*not supported'):
-    OfficialTasks('gs://bucket/games', 'train')
+    OfficialGames('gs://bucket/games', 'train')
 
 
 @pytest.mark.parametrize('name', ['train.jsonl', 'train.jsonl.gz', 'train.jsonl.xz'])
@@ -144,9 +144,9 @@ def test_packed_files_are_the_same_games(tmp_path, name):
     write(tmp_path / 'laid_out', row['id'], game(goal, problem=problem))
   (tmp_path / 'packed').mkdir()
   path = pack(tmp_path / 'packed' / name, reversed(ROWS))
-  laid_out = OfficialTasks(str(tmp_path / 'laid_out'), 'train')
-  packed = OfficialTasks(str(tmp_path / 'packed'), 'train')
-  assert list(packed) == list(laid_out) == list(OfficialTasks(str(path), 'train'))
+  laid_out = OfficialGames(str(tmp_path / 'laid_out'), 'train')
+  packed = OfficialGames(str(tmp_path / 'packed'), 'train')
+  assert list(packed) == list(laid_out) == list(OfficialGames(str(path), 'train'))
   assert packed.digest == laid_out.digest
   assert pickle.loads(pickle.dumps(packed)).digest == packed.digest
 
@@ -158,8 +158,8 @@ def test_the_digest_covers_everything_that_is_played(tmp_path):
   digests = []
   for number, rows in enumerate(variants):
     path = pack(tmp_path / f'{number}.jsonl', rows)
-    digests.append(OfficialTasks(str(path), 'train').digest)
-  digests.append(OfficialTasks(str(tmp_path / '0.jsonl'), 'train', 'old').digest)
+    digests.append(OfficialGames(str(path), 'train').digest)
+  digests.append(OfficialGames(str(tmp_path / '0.jsonl'), 'train', 'old').digest)
   assert len(set(digests)) == len(digests)
 
 
@@ -171,26 +171,26 @@ def test_both_generations_of_grammar(tmp_path):
     ('old', ['old', 'old']),
     ('file', ['new', 'old']),
   ):
-    tasks = OfficialTasks(str(tmp_path), 'train', grammar)
+    tasks = OfficialGames(str(tmp_path), 'train', grammar)
     assert [task.payload.grammar for task in tasks] == expected
   texts = []
-  for task in OfficialTasks(str(tmp_path), 'train', 'file'):
+  for task in OfficialGames(str(tmp_path), 'train', 'file'):
     env = AlfworldEnv()
     env.reset(task)
     texts.append(env.step('go to desk 1').observation.text.split('. ')[0])
   assert texts == ['You arrive at desk 1', 'You arrive at loc 1']
   write(tmp_path, f'train/{PICK}/t3', game(grammar='"Your task is to: {}"'))
   with pytest.raises(FileError, match=r't3.*has neither'):
-    OfficialTasks(str(tmp_path), 'train', 'file')
-  with pytest.raises(FileError, match="grammar 'both'"):
-    OfficialTasks(str(tmp_path), 'train', 'both')
+    OfficialGames(str(tmp_path), 'train', 'file')
+  with pytest.raises(ValueError, match=r"config\.world\.grammar='both'"):
+    OfficialGames(str(tmp_path), 'train', 'both')
 
 
 def test_nothing_in_a_game_file_is_evaluated(tmp_path):
   trap = tmp_path / 'sprung'
   evil = f"{{__import__('pathlib').Path('{trap}').touch()}}"
   written = write(tmp_path, f'train/{PICK}/t1', game(evil, NEW + evil))
-  task = OfficialTasks(str(tmp_path), 'train')[0]
+  task = OfficialGames(str(tmp_path), 'train')[0]
   env = AlfworldEnv()
   assert env.reset(task).text.endswith(evil)
   env.step('look')
@@ -200,7 +200,7 @@ def test_nothing_in_a_game_file_is_evaluated(tmp_path):
 def test_goals_by_people_keep_their_characters(tmp_path):
   words = 'Put the "red" apple\ton\\the desk \u2013 caf\u00e9.'
   write(tmp_path, f'train/{PICK}/t1', game(json.dumps(words)[1:-1]))
-  assert OfficialTasks(str(tmp_path), 'train')[0].goal == words
+  assert OfficialGames(str(tmp_path), 'train')[0].goal == words
 
 
 @pytest.mark.parametrize(
@@ -226,13 +226,13 @@ def test_damaged_files_are_named_in_one_line(tmp_path, content, message):
   write(tmp_path, f'train/{PICK}/t1', game())
   path = write(tmp_path, f'train/{PICK}/t2', content)
   with pytest.raises(FileError, match=message) as caught:
-    OfficialTasks(str(tmp_path), 'train')
+    OfficialGames(str(tmp_path), 'train')
   assert str(path) in str(caught.value) and '\n' not in str(caught.value)
 
 
 def test_a_game_that_only_parsing_finds_damaged_is_named(tmp_path):
   write(tmp_path, f'train/{PICK}/t1', game(problem='(define (:init) (:goal (and)))'))
-  task = OfficialTasks(str(tmp_path), 'train')[0]
+  task = OfficialGames(str(tmp_path), 'train')[0]
   with pytest.raises(ValueError, match=f'official/train/{PICK}/t1: PDDL problem'):
     AlfworldEnv().reset(task)
 
@@ -250,20 +250,20 @@ def test_damaged_packed_files_are_named(tmp_path, spoil, message, suffix):
   path = pack(tmp_path / f'train.jsonl{suffix}', ROWS)
   path.write_bytes(spoil(path.read_bytes()))
   with pytest.raises(FileError, match=message) as caught:
-    OfficialTasks(str(tmp_path), 'train')
+    OfficialGames(str(tmp_path), 'train')
   assert str(tmp_path) in str(caught.value) and '\n' not in str(caught.value)
 
 
 def test_damaged_packed_lines_are_numbered(tmp_path):
   path = pack(tmp_path / 'train.jsonl', [ROWS[0], {'id': ROWS[1]['id']}])
   with pytest.raises(FileError, match=r'train\.jsonl, line 2: .*no text'):
-    OfficialTasks(str(tmp_path), 'train')
+    OfficialGames(str(tmp_path), 'train')
   pack(path, [ROWS[0], ROWS[0]])
   with pytest.raises(FileError, match=f'{ROWS[0]["id"]} twice'):
-    OfficialTasks(str(tmp_path), 'train')
+    OfficialGames(str(tmp_path), 'train')
   pack(path, ROWS)
   with pytest.raises(FileError, match='carry no grammar'):
-    OfficialTasks(str(tmp_path), 'train', 'file')
+    OfficialGames(str(tmp_path), 'train', 'file')
 
 
 @pytest.mark.parametrize(
@@ -273,22 +273,22 @@ def test_damaged_packed_lines_are_numbered(tmp_path):
 def test_unsafe_ids_are_refused(tmp_path, name):
   pack(tmp_path / 'train.jsonl', [{**ROWS[0], 'id': name}])
   with pytest.raises(FileError, match=r'train\.jsonl, line 1: .* is not a game id'):
-    OfficialTasks(str(tmp_path), 'train')
+    OfficialGames(str(tmp_path), 'train')
 
 
 @pytest.mark.parametrize('split', ['..', '../x', '/', 'a/b', '', 'a\x00b', 'a b'])
 def test_unsafe_splits_are_refused(tmp_path, split):
   with pytest.raises(FileError, match='is not the name'):
-    OfficialTasks(str(tmp_path), split)
+    OfficialGames(str(tmp_path), split)
 
 
 def test_names_of_folders_are_checked(tmp_path):
   write(tmp_path, f'train/{PICK}/t 1', game())
   with pytest.raises(FileError, match=r't 1/game\.tw-pddl: .* is not a game id'):
-    OfficialTasks(str(tmp_path), 'train')
+    OfficialGames(str(tmp_path), 'train')
   write(tmp_path, 'valid_seen/pick_and_place_simple-Apple/t1', game())
   with pytest.raises(FileError, match='does not name type, object and target'):
-    OfficialTasks(str(tmp_path), 'valid_seen')
+    OfficialGames(str(tmp_path), 'valid_seen')
 
 
 def test_links_out_of_the_data_are_refused(tmp_path):
@@ -297,10 +297,10 @@ def test_links_out_of_the_data_are_refused(tmp_path):
   link = tmp_path / f'inside/json_2.1.1/train/{PICK}/t2'
   link.symlink_to(outside.parent)
   with pytest.raises(FileError, match='leads out of'):
-    OfficialTasks(str(tmp_path / 'inside'), 'train')
+    OfficialGames(str(tmp_path / 'inside'), 'train')
   os.unlink(link)
   link.symlink_to(tmp_path / f'inside/json_2.1.1/train/{PICK}/t1')
-  assert len(OfficialTasks(str(tmp_path / 'inside'), 'train')) == 2
+  assert len(OfficialGames(str(tmp_path / 'inside'), 'train')) == 2
 
 
 def test_where_the_games_lie(tmp_path, monkeypatch):
@@ -312,15 +312,15 @@ def test_where_the_games_lie(tmp_path, monkeypatch):
   with pytest.raises(FileError, match='does not exist'):
     data_root(str(tmp_path / 'nowhere'))
   with pytest.raises(FileError, match=r'json_2\.1\.1/train'):
-    OfficialTasks('', 'train')
+    OfficialGames('', 'train')
   write(tmp_path, f'train/{PICK}/t1', game(), release='json_2.1.2')
-  assert len(OfficialTasks('', 'train')) == 1
-  assert len(OfficialTasks(str(tmp_path / 'json_2.1.2'), 'train')) == 1
+  assert len(OfficialGames('', 'train')) == 1
+  assert len(OfficialGames(str(tmp_path / 'json_2.1.2'), 'train')) == 1
 
 
 def test_the_public_games():
   for split, count in (('valid_seen', 140), ('valid_train', 200)):
-    tasks = OfficialTasks(str(shared_path('data/alfworld')), split)
+    tasks = OfficialGames(str(shared_path('data/alfworld')), split)
     ids = [task.task_id for task in tasks]
     assert len(ids) == count and ids == sorted(ids)
     assert all(task.task_type in task.task_id for task in tasks)

@@ -4,6 +4,7 @@ import pickle
 import random
 import re
 
+import oracle
 import problems
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from shared import shared_path
 
 from sdar_jax.envs.alfworld import pddl_goal as goals
 from sdar_jax.envs.alfworld.engine import AlfworldEnv, Game
-from sdar_jax.envs.alfworld.official import OfficialTasks
+from sdar_jax.envs.alfworld.official import OfficialGames
 from sdar_jax.envs.alfworld.pddl import ProblemError, parse_problem
 from sdar_jax.envs.base import Task
 
@@ -115,7 +116,7 @@ def walked(text, seed, steps, goal='do it.'):
 def test_goals_of_rooms_agree_with_the_naive_evaluator(name, text, script):
   naive = Naive(text, root=None)
   for env in walked(text, 3, 60):
-    ways = goals.alternatives(env.problem.goal)
+    ways = oracle.alternatives(env.problem.goal)
     reached = any(
       all(goals.satisfied(literal, env.state.holds) for literal in way) for way in ways
     )
@@ -208,11 +209,11 @@ def test_quantifiers(goal, at_the_start):
 
 
 def test_official_goals_agree_with_the_naive_evaluator():
-  tasks = OfficialTasks(str(shared_path('data/alfworld')), 'valid_seen')
+  tasks = OfficialGames(str(shared_path('data/alfworld')), 'valid_seen')
   for index in range(0, len(tasks), 20):
     text = tasks[index].payload.pddl_problem
     problem, naive = parse_problem(text), Naive(text, root=None)
-    for way in list(goals.alternatives(problem.goal))[:1]:
+    for way in list(oracle.alternatives(problem.goal))[:1]:
       env = AlfworldEnv()
       env.reset(tasks[index])
       assert not env.won and not naive.true(env)
@@ -230,7 +231,7 @@ def test_official_goals_agree_with_the_naive_evaluator():
 
 def test_goals_are_small_and_do_not_depend_on_hash_seeds():
   problem = parse_problem(problems.build('two', 'Pot', 'StoveBurner'))
-  ways = list(goals.alternatives(problem.goal))
+  ways = list(oracle.alternatives(problem.goal))
   assert len(ways) == 2 * 3
   assert ways[0] == (
     ('inreceptacle', 'pot_bar_1', 'stoveburner_bar_1'),

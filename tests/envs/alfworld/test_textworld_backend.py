@@ -5,10 +5,10 @@ import pickle
 import problems
 import pytest
 
-from sdar_jax.envs.alfworld import textworld_backend
+from benchmarks import textworld_backend
+from benchmarks.textworld_backend import BackendError, TextWorldEnv
 from sdar_jax.envs.alfworld.engine import AlfworldEnv, Game
 from sdar_jax.envs.alfworld.pddl import parse_problem
-from sdar_jax.envs.alfworld.textworld_backend import BackendError, TextWorldEnv
 from sdar_jax.envs.base import Task
 
 PROBLEM = problems.build('pick', 'Apple', 'Desk')

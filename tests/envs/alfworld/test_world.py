@@ -4,8 +4,8 @@ import re
 import pytest
 from shared import shared_path
 
-from sdar_jax.envs.alfworld import prompts
-from sdar_jax.envs.alfworld.expert import ObservingExpert, OracleExpert
+from sdar_jax.envs import benchmark
+from sdar_jax.envs.alfworld.expert import ObservingExpert
 from sdar_jax.envs.alfworld.world import AlfworldWorld
 from sdar_jax.envs.base import Exchange, Observation, ParsedAction
 
@@ -26,7 +26,7 @@ def episodes(world, count, kind='blind'):
     observation = env.reset(task)
     expert.reset(task, observation)
     for turn in range(world.max_turns):
-      action = expert.act(observation)
+      action = expert.plan(observation)[1]
       yield task, history, observation, expert
       if turn % 5 == 3:
         action = 'sing loudly'
@@ -60,7 +60,7 @@ def test_official_games_are_the_same_kind_of_world():
   env, expert = world.make_env(), world.expert('likely')
   observation = env.reset(tasks[0])
   expert.reset(tasks[0], observation)
-  assert expert.act(observation) in world.render(tasks[0], (), observation)
+  assert expert.plan(observation)[1] in world.render(tasks[0], (), observation)
 
 
 def test_the_digest_knows_every_setting():
@@ -92,20 +92,17 @@ def test_experts_by_kind():
   world = AlfworldWorld(**SMALL)
   assert world.expert('blind', 4).seed == 4
   assert type(world.expert('likely')) is ObservingExpert
-  assert type(world.expert('oracle', env=world.make_env())) is OracleExpert
-  with pytest.raises(ValueError, match='give it env='):
-    world.expert('oracle')
   with pytest.raises(ValueError, match="expert 'wise'"):
     world.expert('wise')
 
 
-@pytest.mark.parametrize('style', prompts.STYLES)
+@pytest.mark.parametrize('style', benchmark.STYLES)
 def test_an_expert_in_the_answer_format_is_valid_in_both_parsers(style):
   for parser in ('reference', 'strict'):
     world = AlfworldWorld(**{**SMALL, 'prompt_style': style, 'parser': parser})
     for _, _, observation, expert in episodes(world, 5):
-      action = expert.act(observation)
-      response = f'<think>{expert.thought}</think><action>{action}</action>'
+      thought, action = expert.plan(observation)
+      response = f'<think>{thought}</think><action>{action}</action>'
       assert world.parse(response, observation) == ParsedAction(action, True)
 
 
@@ -206,7 +203,7 @@ def test_the_compact_prompt_keeps_hands_and_treatments():
   assert states == {'clean', 'hot', 'cool'}
 
 
-@pytest.mark.parametrize('style', prompts.STYLES)
+@pytest.mark.parametrize('style', benchmark.STYLES)
 def test_prompts_can_do_without_the_history(style):
   world = AlfworldWorld(**{**SMALL, 'prompt_style': style})
   for task, _, observation, _ in episodes(world, 5):

@@ -10,14 +10,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_path
 
-from sdar_jax.envs.search_qa.answers import (
-  exact_match,
-  last_answer,
-  normalize,
-  sub_match,
-)
+from sdar_jax.envs.search_qa.answers import exact_match, normalize
 
 SAMPLE = Path(__file__).parents[2] / 'golden/exact_match.jsonl.xz'
+
+
+def last_answer(text, at_least=1):
+  """What the last `<answer>...</answer>` of a text holds, stripped; case-sensitive.
+
+  Args:
+    text: a response, or a whole conversation.
+    at_least: how many answers there must be; 2 where a prompt that shows one is part
+      of the text.
+
+  Returns:
+    The answer, or None if there are fewer than `at_least`.
+  """
+  found, start = [], text.find('<answer>')
+  while start >= 0 and (end := text.find('</answer>', start)) >= 0:
+    found.append(text[start + len('<answer>') : end].strip())
+    start = text.find('<answer>', end)
+  return found[-1] if len(found) >= at_least else None
+
+
+def sub_match(text, golden):
+  """Whether a text contains any gold answer, both normalised."""
+  listed, normal = [golden] if isinstance(golden, str) else golden, normalize(text)
+  return any(normalize(gold) in normal for gold in listed)
 
 
 def scored(text, golden, at_least):

@@ -7,7 +7,7 @@ import random
 import pytest
 from shared import shared_path
 
-from sdar_jax.envs.search_qa.answers import sub_match
+from benchmarks.search_qa_retrieval import sub_match
 from sdar_jax.envs.search_qa.datasets import read_corpus, read_questions
 from sdar_jax.envs.search_qa.retrieval.base import Passage
 from sdar_jax.envs.search_qa.retrieval.bm25 import STOP_WORDS, BM25Retriever, tokenize

@@ -8,7 +8,7 @@ import lzma
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_path
 
@@ -252,6 +252,7 @@ def test_a_missing_file_of_aliases_is_said(tmp_path, caplog):
   assert '1 answers without their aliases: there is no ' in line
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
 def test_lists_as_text_are_read_back(items):
   arrays = np.empty(len(items), object)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sdar_jax.envs.search_qa import generated, relations, world
-from sdar_jax.envs.search_qa.generated import GeneratedTasks
+from sdar_jax.envs.search_qa.generated import GeneratedQuestions
 
 SPLITS = ('train', 'valid_seen', 'valid_unseen')
 # What the texts say, written down apart from the generator: relation -> text.
@@ -104,7 +104,7 @@ def path(task, told):
 
 def test_sizes():
   assert len(generated.passages()) == 300 * (4 * 6 + 7)
-  assert {name: len(GeneratedTasks(name)) for name in SPLITS} == {
+  assert {name: len(GeneratedQuestions(name)) for name in SPLITS} == {
     'train': 7296,
     'valid_seen': 1024,
     'valid_unseen': 1280,
@@ -113,7 +113,7 @@ def test_sizes():
 
 def test_every_question_is_answered_by_the_texts(told):
   for split in SPLITS:
-    for task in GeneratedTasks(split):
+    for task in GeneratedQuestions(split):
       assert task.payload.golden_answers == (path(task, told)[-1],)
       assert task.payload.question == task.goal
 
@@ -131,17 +131,17 @@ def test_questions_read_back():
 
 def test_splits_are_disjoint(told):
   asked = {
-    split: {(task.task_type, subject_of(task)) for task in GeneratedTasks(split)}
+    split: {(task.task_type, subject_of(task)) for task in GeneratedQuestions(split)}
     for split in SPLITS
   }
   assert not asked['train'] & asked['valid_seen']
   entities = {
-    split: {name for task in GeneratedTasks(split) for name in path(task, told)}
+    split: {name for task in GeneratedQuestions(split) for name in path(task, told)}
     for split in SPLITS
   }
   assert not entities['valid_unseen'] & (entities['train'] | entities['valid_seen'])
-  ids = [task.task_id for split in SPLITS for task in GeneratedTasks(split)]
-  goals = [task.goal for split in SPLITS for task in GeneratedTasks(split)]
+  ids = [task.task_id for split in SPLITS for task in GeneratedQuestions(split)]
+  goals = [task.goal for split in SPLITS for task in GeneratedQuestions(split)]
   assert len(set(ids)) == len(set(goals)) == len(ids)
 
 
@@ -160,7 +160,7 @@ def test_the_sides_never_mention_each_other():
 
 
 def test_task_types_take_turns():
-  tasks = GeneratedTasks('valid_seen')
+  tasks = GeneratedQuestions('valid_seen')
   types = [tasks[index].task_type for index in range(160)]
   assert types[:16] * 10 == types and len(set(types[:16])) == 16
   for task in (tasks[0], tasks[1]):
@@ -187,7 +187,7 @@ def test_a_key_is_a_word_of_its_own_relations_texts_and_of_no_question():
     words = set(re.findall(r'[a-z]+', passage.text.lower()))
     assert len(words & keys) == (0 if '?' in passage.text else 1)
   for split in SPLITS:
-    for task in GeneratedTasks(split):
+    for task in GeneratedQuestions(split):
       assert not set(re.findall(r'[a-z]+', task.goal.lower())) & keys
 
 
@@ -222,7 +222,7 @@ def test_the_right_word_finds_the_fact_and_the_questions_words_do_not(retriever,
 
 
 def digests():
-  tasks = [GeneratedTasks(split) for split in SPLITS]
+  tasks = [GeneratedQuestions(split) for split in SPLITS]
   return [generated.library().digest, *(task.digest for task in tasks)]
 
 
@@ -240,7 +240,7 @@ def test_the_library_does_not_depend_on_the_process():
 
 
 def test_what_does_not_exist_is_one_line():
-  with pytest.raises(ValueError, match=r"^split 'test': generated questions have .*$"):
-    GeneratedTasks('test')
-  with pytest.raises(IndexError, match='question 1024: valid_seen has 1024'):
-    GeneratedTasks('valid_seen')[1024]
+  with pytest.raises(ValueError, match=r"^split 'test': .*seen, valid_unseen$"):
+    GeneratedQuestions('test')
+  with pytest.raises(IndexError, match='task 1024: valid_seen has 1024 tasks'):
+    GeneratedQuestions('valid_seen')[1024]

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from sdar_jax.envs import benchmark
 from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.search_qa import engine, prompts, relations
 from sdar_jax.envs.search_qa.retrieval.base import Passage
@@ -83,8 +84,9 @@ def test_the_paper_prompt_cuts_the_history_at_the_window():
 
 
 def test_a_question_gets_its_mark():
-  for style in prompts.STYLES:
-    text = prompts.render(style, TASK, [], Observation('anything'), 4, 4)
+  for style in benchmark.STYLES:
+    world = SearchQAWorld(prompt_style=style)
+    text = world.render(TASK, [], Observation('anything'))
     assert 'who was the first to climb k2?' in text.lower()
 
 
@@ -144,7 +146,7 @@ def test_the_compact_prompt_is_short():
   assert max(lengths) <= 130 and sum(lengths) / len(lengths) <= 60
 
 
-@pytest.mark.parametrize('style', prompts.STYLES)
+@pytest.mark.parametrize('style', benchmark.STYLES)
 def test_prompts_can_do_without_the_history(style):
   world = SearchQAWorld(prompt_style=style)
   for task, _, observation, _, _ in episodes(world, 20):

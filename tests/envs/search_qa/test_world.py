@@ -167,14 +167,14 @@ def test_mistakes_are_plausible_searches():
 
 def test_a_turns_searches_are_answered_together():
   world, calls = SearchQAWorld(), []
-  retriever = world._searcher.retriever
+  retriever = world.searcher.retriever
 
   class Counting:
     def search_many(self, queries, topk):
       calls.append(list(queries))
       return retriever.search_many(queries, topk)
 
-  world._searcher._retriever = Counting()
+  world.searcher._retriever = Counting()
   tasks = world.tasks('train')
   envs, actions = [], []
   for index in range(12):

@@ -2,7 +2,7 @@
 
 import pytest
 import webshop_records as records
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_jax.envs.webshop.analyzer import analyze, words
@@ -100,6 +100,7 @@ def test_stems_are_those_of_the_paper(word, expected):
   assert stem(word) == expected
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_words_stand_in_the_text_in_order(text):
   place = 0
@@ -107,6 +108,7 @@ def test_words_stand_in_the_text_in_order(text):
     place = text.index(word, place) + len(word)
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_spaces_separate(first, second):
   assert words(f'{first} {second}') == words(first) + words(second)

@@ -8,11 +8,11 @@ from shared import shared_path
 from sdar_jax.envs.base import Exchange, Observation
 from sdar_jax.envs.webshop import belief as beliefs
 from sdar_jax.envs.webshop.belief import believe
-from sdar_jax.envs.webshop.generated import GeneratedTasks
-from sdar_jax.envs.webshop.instruction import Wish
+from sdar_jax.envs.webshop.generated import GeneratedGoals
+from sdar_jax.envs.webshop.instruction import ShopInstruction
 from sdar_jax.envs.webshop.world import WebshopWorld
 
-WISH = Wish('drum', ('loud',), {'color': 'red', 'size': 'big'}, 40)
+ASKED = ShopInstruction('drum', ('loud',), {'color': 'red', 'size': 'big'}, 40)
 HEAD = 'Instruction: [SEP] Buy a drum. [SEP] '
 START = 'WebShop [SEP] Instruction: [SEP] Buy a drum. [SEP] Search'
 RESULTS = (
@@ -94,21 +94,21 @@ def test_options_stay_chosen_on_detail_pages_only():
 
 
 def test_what_a_product_lacks():
-  assert opened(ITEM).lacks(WISH, 'b0aaaaaaaa') == ''
-  assert not opened(ITEM).confirmed(WISH, 'b0aaaaaaaa')
-  assert opened(SMALL).lacks(WISH, 'b0aaaaaaaa') == 'big'
+  assert opened(ITEM).lacks(ASKED, 'b0aaaaaaaa') == ''
+  assert not opened(ITEM).confirmed(ASKED, 'b0aaaaaaaa')
+  assert opened(SMALL).lacks(ASKED, 'b0aaaaaaaa') == 'big'
   soft = opened(ITEM, 'click[features]', SOFT)
-  assert soft.lacks(WISH, 'b0aaaaaaaa') == 'loud'
+  assert soft.lacks(ASKED, 'b0aaaaaaaa') == 'loud'
   loud = opened(ITEM, 'click[features]', LOUD)
-  assert loud.lacks(WISH, 'b0aaaaaaaa') == '' and loud.confirmed(WISH, 'b0aaaaaaaa')
-  assert loud.lacks(WISH, 'b0bbbbbbbb') == ''
-  assert not loud.confirmed(WISH, 'b0bbbbbbbb')
-  assert not opened(SMALL, 'click[features]', LOUD).confirmed(WISH, 'b0aaaaaaaa')
+  assert loud.lacks(ASKED, 'b0aaaaaaaa') == '' and loud.confirmed(ASKED, 'b0aaaaaaaa')
+  assert loud.lacks(ASKED, 'b0bbbbbbbb') == ''
+  assert not loud.confirmed(ASKED, 'b0bbbbbbbb')
+  assert not opened(SMALL, 'click[features]', LOUD).confirmed(ASKED, 'b0aaaaaaaa')
 
 
 def test_the_description_is_not_the_features_page():
   belief = opened(ITEM, 'click[description]', SOFT)
-  assert belief.detail == 'description' and belief.lacks(WISH, 'b0aaaaaaaa') == ''
+  assert belief.detail == 'description' and belief.lacks(ASKED, 'b0aaaaaaaa') == ''
 
 
 def test_actions_that_did_nothing():
@@ -164,9 +164,9 @@ def test_belief_agrees_with_the_engine():
   names = {'start': 'start', 'results': 'results', 'item': 'item', 'sub': 'detail'}
   pages = set()
   for index in range(60):
-    task, env = GeneratedTasks('train')[index], world.make_env()
+    task, env = GeneratedGoals('train')[index], world.make_env()
     observation = env.reset(task)
-    belief = beliefs.Belief()
+    belief = beliefs.ShopBelief()
     belief.read('', observation.text)
     for _ in range(15):
       action = world.mistake(observation, draws)
@@ -188,7 +188,7 @@ def test_the_official_pages_can_be_read():
       walk = json.loads(line)
       if walk['kind'].startswith('script'):
         continue
-      belief = beliefs.Belief()
+      belief = beliefs.ShopBelief()
       for step in walk['steps']:
         if 'obs' not in step or belief.page == beliefs.DONE:
           break

@@ -12,7 +12,7 @@ from sdar_jax.envs.base import Task
 from sdar_jax.envs.webshop import generated, instruction
 from sdar_jax.envs.webshop.engine import admits
 from sdar_jax.envs.webshop.expert import ShoppingExpert
-from sdar_jax.envs.webshop.generated import GeneratedTasks
+from sdar_jax.envs.webshop.generated import GeneratedGoals
 from sdar_jax.envs.webshop.world import WebshopWorld
 
 
@@ -42,7 +42,7 @@ def play(task, expert, *, mistakes=0.0, seed=0, turns=15):
 
 @functools.cache
 def episodes(kind, split, count):
-  tasks = GeneratedTasks(split)
+  tasks = GeneratedGoals(split)
   return [play(tasks[i], ShoppingExpert(kind, i)) for i in range(count)]
 
 
@@ -67,7 +67,7 @@ def test_two_attributes_are_harder_to_guess_than_one():
   """One attribute leaves two lines of five, two leave one."""
   solved = collections.defaultdict(list)
   for split in generated.SPLITS:
-    for task, (done, _) in zip(GeneratedTasks(split), episodes('blind', split, 300)):
+    for task, (done, _) in zip(GeneratedGoals(split), episodes('blind', split, 300)):
       solved[len(task.payload.attributes)].append(done)
   one, two = (sum(solved[count]) / len(solved[count]) for count in (1, 2))
   assert 0.4 < one < 0.6 and 0.2 < two < 0.4
@@ -75,7 +75,7 @@ def test_two_attributes_are_harder_to_guess_than_one():
 
 @pytest.mark.parametrize(('kind', 'least'), [('informed', 0.97), ('blind', 0.3)])
 def test_experts_recover_from_mistakes(kind, least):
-  tasks = GeneratedTasks('valid_seen')
+  tasks = GeneratedGoals('valid_seen')
   results = [
     play(tasks[i], ShoppingExpert(kind, i), mistakes=0.25, seed=i, turns=30)
     for i in range(300)
@@ -86,7 +86,7 @@ def test_experts_recover_from_mistakes(kind, least):
 def test_advice_depends_on_what_was_read_and_on_nothing_else():
   draws = np.random.default_rng(3)
   for index in range(40):
-    task, env = GeneratedTasks('train')[index], world().make_env()
+    task, env = GeneratedGoals('train')[index], world().make_env()
     observation = env.reset(task)
     leader, follower = ShoppingExpert('blind', 7), ShoppingExpert('blind', 7)
     leader.reset(task, observation)
@@ -106,7 +106,7 @@ def test_advice_depends_on_what_was_read_and_on_nothing_else():
 @pytest.mark.parametrize('kind', ['informed', 'blind'])
 def test_experts_know_the_instruction_and_not_the_goal(kind):
   """The engine scores another goal; the expert plays on as if nothing had changed."""
-  tasks = GeneratedTasks('train')
+  tasks = GeneratedGoals('train')
   for index in range(20):
     task = tasks[index]
     words_only = Task(task.task_id, '', task.goal, {}, None)
@@ -126,7 +126,7 @@ def test_experts_know_the_instruction_and_not_the_goal(kind):
 
 def first_choices(kind, seed):
   return [
-    play(GeneratedTasks('train')[i], ShoppingExpert(kind, seed))[1][:2]
+    play(GeneratedGoals('train')[i], ShoppingExpert(kind, seed))[1][:2]
     for i in range(30)
   ]
 
@@ -154,7 +154,7 @@ def test_the_blind_order_does_not_depend_on_the_process():
 
 
 def test_the_blind_choice_is_spread_over_what_fits():
-  task = GeneratedTasks('train')[0]
+  task = GeneratedGoals('train')[0]
   chosen = {play(task, ShoppingExpert('blind', seed))[1][1] for seed in range(60)}
   assert len(chosen) >= 4
 
@@ -163,7 +163,7 @@ def test_every_goal_can_be_met_within_one_page_of_results():
   """By the engine's own search and judge, with no expert's help."""
   shop = world().shop
   for split in generated.SPLITS:
-    for task in GeneratedTasks(split):
+    for task in GeneratedGoals(split):
       goal = task.payload
       row = shop.catalogue.row_of(goal.asin)
       assert shop.score(row, dict(goal.options), goal).total == 1.0
@@ -179,9 +179,9 @@ def test_only_the_right_line_price_and_options_score_fully():
   rows = collections.defaultdict(list)
   for row in range(len(shop.catalogue)):
     rows[shop.catalogue[row].query].append(row)
-  for task in [GeneratedTasks('train')[i] for i in range(120)]:
+  for task in [GeneratedGoals('train')[i] for i in range(120)]:
     goal, asked = task.payload, instruction.read(task.goal)
-    good = generated.shop()[goal.category].lines_with(goal.attributes)
+    good = generated.categories()[goal.category].lines_with(goal.attributes)
     for row in rows[goal.query]:
       product = shop.catalogue[row]
       if any(v not in product.options[name] for name, v in goal.options):
@@ -201,7 +201,7 @@ def test_a_features_page_settles_a_blind_doubt():
   """Whoever reads that an attribute is missing leaves, and does not come back."""
   left = bought = 0
   for index in range(60):
-    task, env = GeneratedTasks('train')[index], world().make_env()
+    task, env = GeneratedGoals('train')[index], world().make_env()
     expert, observation = ShoppingExpert('blind', index), env.reset(task)
     expert.reset(task, observation)
     for turn in range(3):
@@ -233,5 +233,5 @@ def test_wrong_requests_are_one_line():
   task = Task('x', 'beauty', 'i need a red lipstick', {}, None)
   with pytest.raises(ValueError, match=r"set config\.world\.source='generated'$"):
     ShoppingExpert('informed').reset(
-      task, world().make_env().reset(GeneratedTasks('test')[0])
+      task, world().make_env().reset(GeneratedGoals('test')[0])
     )

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from sdar_jax.envs.webshop import generated, instruction
-from sdar_jax.envs.webshop.generated import GeneratedTasks
-from sdar_jax.envs.webshop.instruction import Wish
+from sdar_jax.envs.webshop.generated import GeneratedGoals
+from sdar_jax.envs.webshop.instruction import ShopInstruction
 from sdar_jax.prompts.skills import SkillBank
 
 # SHA-256 over the catalogue and all goals: they are what results refer to, so a change
 # of theirs needs a new generated.VERSION and then a new value here.
-PINNED = '662f5295c79bb688fda7ebb6169ca2290176dc856fc38d2c6f53382d394cc234'
+PINNED = '46dee05a8d74951699fa50b81d1592686d625d8d10c53130f610b11940058591'
 TINY = Path(__file__).parents[3] / 'experiments/tiny/webshop/skills.json'
 
 
@@ -26,7 +26,7 @@ def fingerprint() -> str:
   for product in generated.catalogue():
     digest.update(repr(product).encode())
   for split in generated.SPLITS:
-    tasks = GeneratedTasks(split)
+    tasks = GeneratedGoals(split)
     digest.update(tasks.digest.encode())
     for task in tasks:
       digest.update(repr((task.task_id, task.metadata, task.payload)).encode())
@@ -58,15 +58,15 @@ def test_the_catalogue_is_as_large_as_promised():
   products = list(generated.catalogue())
   assert len(products) == 960
   assert collections.Counter(p.category for p in products) == {
-    name: 120 for name in generated.shop()
+    name: 120 for name in generated.categories()
   }
-  assert len(generated.shop()) == 8
+  assert len(generated.categories()) == 8
   assert len({p.query for p in products}) == 24
 
 
 def test_products_look_like_products():
   for product in generated.catalogue():
-    row = generated.shop()[product.category]
+    row = generated.categories()[product.category]
     assert re.fullmatch(r'B0[A-Z]{8}', product.asin)
     line, style, noun, _, purpose = product.title.lower().split()
     assert noun == product.query and noun in row.nouns
@@ -82,7 +82,7 @@ def test_products_look_like_products():
 def test_asins_differ_early():
   asins = [product.asin for product in generated.catalogue()]
   assert len(set(asins)) == len(asins)
-  for name in generated.shop():
+  for name in generated.categories():
     own = [p.asin for p in generated.catalogue() if p.category == name]
     assert len({asin[:6] for asin in own}) == len(own)
     assert len({asin[6:] for asin in own}) == 1
@@ -95,7 +95,7 @@ def test_the_vocabulary_is_small():
     words |= set(re.findall('[a-z]+', text.lower()))
     words |= {product.asin[2:6], product.asin[6:]}
   for split in generated.SPLITS:
-    for task in GeneratedTasks(split):
+    for task in GeneratedGoals(split):
       words |= set(re.findall('[a-z0-9]+', task.goal.lower()))
   assert len(words) <= 900
 
@@ -103,7 +103,7 @@ def test_the_vocabulary_is_small():
 def test_attributes_are_told_by_features_pages_and_by_nothing_else():
   attributes = {
     attribute
-    for row in generated.shop().values()
+    for row in generated.categories().values()
     for has in row.lines.values()
     for attribute in has
   }
@@ -116,7 +116,7 @@ def test_attributes_are_told_by_features_pages_and_by_nothing_else():
 
 
 def test_every_attribute_belongs_to_two_lines_and_every_wish_to_one_or_two():
-  for row in generated.shop().values():
+  for row in generated.categories().values():
     attributes = {attribute for has in row.lines.values() for attribute in has}
     assert len(row.lines) == len(attributes) == 5
     for attribute in attributes:
@@ -127,7 +127,7 @@ def test_every_attribute_belongs_to_two_lines_and_every_wish_to_one_or_two():
 
 def test_words_mean_one_thing():
   kinds, lines = collections.Counter(), collections.Counter()
-  for row in generated.shop().values():
+  for row in generated.categories().values():
     kinds.update(row.nouns)
     lines.update(list(row.lines))
     values = [value for group in row.options.values() for value in group]
@@ -138,10 +138,10 @@ def test_words_mean_one_thing():
 
 def test_splits_have_their_sizes_and_all_categories():
   for split, size in generated.SPLITS.items():
-    tasks = GeneratedTasks(split)
+    tasks = GeneratedGoals(split)
     assert len(tasks) == len(list(tasks)) == size
     counts = collections.Counter(tasks[i].task_type for i in range(160))
-    assert counts == {name: 20 for name in generated.shop()}
+    assert counts == {name: 20 for name in generated.categories()}
 
 
 def test_no_wish_instruction_or_goal_occurs_in_two_splits():
@@ -189,7 +189,7 @@ def test_instructions_say_the_whole_goal():
 
 
 def test_both_wordings_occur():
-  starts = collections.Counter(task.goal[:5] for task in GeneratedTasks('test'))
+  starts = collections.Counter(task.goal[:5] for task in GeneratedGoals('test'))
   assert len(starts) == instruction.WORDINGS and min(starts.values()) > 150
 
 
@@ -197,7 +197,7 @@ def test_both_wordings_occur():
 @pytest.mark.parametrize('attributes', [('light',), ('light', 'loud')])
 @pytest.mark.parametrize('options', [{'color': 'red'}, {'color': 'red', 'size': 'big'}])
 def test_wishes_are_read_as_they_were_written(wording, attributes, options):
-  asked = Wish('drum', attributes, options, 40)
+  asked = ShopInstruction('drum', attributes, options, 40)
   assert instruction.read(instruction.write(asked, wording)) == asked
 
 
@@ -209,7 +209,7 @@ def test_other_instructions_are_not_wishes():
 
 
 def test_tasks_tell_retrieval_no_more_than_the_instruction_does():
-  for task in GeneratedTasks('valid_unseen'):
+  for task in GeneratedGoals('valid_unseen'):
     assert task.metadata == {
       'task_type': task.task_type,
       'object': instruction.read(task.goal).kind,
@@ -218,23 +218,23 @@ def test_tasks_tell_retrieval_no_more_than_the_instruction_does():
 
 
 def test_tasks_pickle():
-  task = GeneratedTasks('train')[77]
+  task = GeneratedGoals('train')[77]
   assert pickle.loads(pickle.dumps(task)) == task
   assert task.task_id == f'generated/train/{task.payload.goal_id}'
 
 
 def test_digests_tell_splits_apart():
-  digests = [GeneratedTasks(split).digest for split in generated.SPLITS]
+  digests = [GeneratedGoals(split).digest for split in generated.SPLITS]
   assert len(set(digests)) == len(digests)
-  assert GeneratedTasks('train').digest == digests[0]
+  assert GeneratedGoals('train').digest == digests[0]
 
 
 def test_wrong_requests_are_one_line():
   with pytest.raises(ValueError, match=r"^split 'dev': .*valid_unseen, test$"):
-    GeneratedTasks('dev')
-  tasks = GeneratedTasks('test')
+    GeneratedGoals('dev')
+  tasks = GeneratedGoals('test')
   for index in (500, -1):
-    with pytest.raises(IndexError, match='test has 500 generated tasks'):
+    with pytest.raises(IndexError, match='test has 500 tasks'):
       tasks[index]
 
 
@@ -242,8 +242,8 @@ def test_both_skill_banks_know_the_lines():
   own = SkillBank.load(Path(generated.__file__).with_name('skills.json'))
   tiny = SkillBank.load(TINY)
   assert own.world == tiny.world == 'webshop'
-  assert set(tiny.task_types) == set(generated.shop())
-  for name, row in generated.shop().items():
+  assert set(tiny.task_types) == set(generated.categories())
+  for name, row in generated.categories().items():
     told = ' '.join(skill.principle for skill in own.task_types[name])
     for line, has in row.lines.items():
       assert f'{line.title()} is {" and ".join(has)}' in told
@@ -258,6 +258,6 @@ def test_both_skill_banks_know_the_lines():
 def test_the_bank_covers_the_official_categories():
   own = SkillBank.load(Path(generated.__file__).with_name('skills.json'))
   official = {'beauty', 'electronics', 'fashion', 'garden', 'grocery'}
-  assert set(own.task_types) == official | set(generated.shop())
+  assert set(own.task_types) == official | set(generated.categories())
   text = json.dumps([skill.text for skill in own.general])
   assert 'Velmo' not in text

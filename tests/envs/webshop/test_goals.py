@@ -7,13 +7,9 @@ import little_shop
 import pytest
 import webshop_records as records
 
+from benchmarks import webshop_reference
 from sdar_jax.envs.webshop import goals
-from sdar_jax.envs.webshop.catalogue import (
-  Instruction,
-  MemoryCatalogue,
-  own_price,
-  reference_prices,
-)
+from sdar_jax.envs.webshop.catalogue import Instruction, MemoryCatalogue, own_price
 from sdar_jax.envs.webshop.goals import NO_BOUND, Goals, draw_bound
 
 
@@ -24,14 +20,14 @@ def recorded_goals():
   return rows
 
 
-def told(goal, human):
+def told(goal, weight, human):
   options = [value for _, value in goal.options] if human else dict(goal.options)
   return {
     'asin': goal.asin,
     'goal_options': options,
     'attributes': list(goal.attributes),
     'price_upper': goal.price_upper,
-    'weight': goal.weight,
+    'weight': weight,
     'instruction_text': goal.instruction_text,
   }
 
@@ -41,19 +37,26 @@ def test_reference_draws_are_the_recorded_ones():
   for (setting, what), rows in recorded_goals().items():
     human = setting[-1]
     if what == 'prices':
-      prices = reference_prices(records.products(), random.Random(setting[1]))
+      prices = webshop_reference.draw_prices(
+        records.products(), random.Random(setting[1])
+      )
       assert all(prices[asin] == price for asin, price in rows[0]['prices'].items())
       continue
     _, listed = records.original(*setting)
     counts[setting[0], human] = len(listed)
     for record in rows:
-      goal = told(listed[record['index']], human)
+      goal = told(*listed[record['index']], human)
       assert {key: record[key] for key in goal} == goal
     assert len(rows) == len(listed)
   expected = {False: 6910, True: 13}
   assert counts == {
     (v, h): expected[h] for v in ('princeton', 'sdar') for h in expected
   }
+
+
+def drawn(variant, seed):
+  """The synthetic goals as the original draws them."""
+  return [goal for goal, _ in records.original(variant, seed, False)[1]]
 
 
 def identity(goal):
@@ -84,14 +87,14 @@ def test_official_splits_share_nothing_while_the_reference_leaks():
   assert sorted(i for part in indices.values() for i in part.tolist()) == [*range(6910)]
   assert leaks(parts) == [0, 0]
   assert len({goal.goal_id for part in parts.values() for goal in part}) == 6910
-  _, listed = records.original('sdar', 42, False)
+  listed = drawn('sdar', 42)
   reference = {'test': listed[:500], 'train': listed[500:]}
   assert min(leaks(reference)) > 0
 
 
 def test_a_worker_tests_on_what_another_trains_on_where_each_shuffles_by_itself():
-  tested = records.original('sdar', 42, False)[1][:500]
-  trained = records.original('sdar', 43, False)[1][500:]
+  tested = drawn('sdar', 42)[:500]
+  trained = drawn('sdar', 43)[500:]
   known = {identity(goal) for goal in trained}
   texts = {goal.instruction_text for goal in trained}
   assert sum(identity(goal) in known for goal in tested) == 455
@@ -100,8 +103,8 @@ def test_a_worker_tests_on_what_another_trains_on_where_each_shuffles_by_itself(
 
 
 def test_own_goals_are_those_of_the_original_but_for_the_bound():
-  listed = [told(goal, False) for goal in records.original('princeton', 42, False)[1]]
-  own = [told(goal, False) for goal in Goals(records.products())]
+  listed = [told(goal, 0, False) for goal in drawn('princeton', 42)]
+  own = [told(goal, 0, False) for goal in Goals(records.products())]
   for goal in (*listed, *own):
     del goal['weight'], goal['price_upper']
     goal['instruction_text'] = goal['instruction_text'].split(', and price lower')[0]

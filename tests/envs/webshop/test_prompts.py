@@ -3,10 +3,11 @@ import functools
 import numpy as np
 import pytest
 
+from sdar_jax.envs import benchmark
 from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.webshop import generated, instruction, prompts
 from sdar_jax.envs.webshop.belief import believe, without_instruction
-from sdar_jax.envs.webshop.generated import GeneratedTasks
+from sdar_jax.envs.webshop.generated import GeneratedGoals
 from sdar_jax.envs.webshop.world import WebshopWorld
 
 TAGS = ('<think>', '</think>', '<action>', '</action>')
@@ -22,7 +23,7 @@ def turns(kind, count, mistakes=0.3):
   """(task, history, observation, action to play) before every turn of episodes."""
   found = []
   for index in range(count):
-    task, shop = GeneratedTasks('train')[index], world('paper')
+    task, shop = GeneratedGoals('train')[index], world('paper')
     env, expert, draws = shop.make_env(), shop.expert(kind, index), np.random
     draws = draws.default_rng(index)
     observation, history = env.reset(task), []
@@ -61,8 +62,8 @@ def test_the_paper_prompt_shows_request_window_page_and_actions():
 
 
 def test_prompts_end_with_the_instruction_and_compact_has_none():
-  assert prompts.instruction('compact') == ''
-  assert prompts.instruction('paper') == prompts.PAPER_INSTRUCTION
+  assert world('compact').instruction == ''
+  assert world('paper').instruction == prompts.PAPER_INSTRUCTION
 
 
 def test_the_compact_prompt_is_terse():
@@ -87,7 +88,7 @@ def parts(text):
 
 
 def test_the_compact_goal_holds_the_whole_wish():
-  for task in GeneratedTasks('valid_unseen'):
+  for task in GeneratedGoals('valid_unseen'):
     observation = world('compact').make_env().reset(task)
     goal, lines, _ = parts(world('compact').render(task, (), observation))
     asked = instruction.read(task.goal)
@@ -163,7 +164,7 @@ def test_an_item_shows_options_and_what_is_chosen():
 
 
 def test_a_features_page_shows_its_lines():
-  task, env = GeneratedTasks('train')[0], world('compact').make_env()
+  task, env = GeneratedGoals('train')[0], world('compact').make_env()
   observation, history = env.reset(task), []
   expert = world('compact').expert('informed')
   expert.reset(task, observation)
@@ -180,7 +181,7 @@ def test_a_features_page_shows_its_lines():
 
 
 def test_past_actions_are_short_and_marked_when_they_did_nothing():
-  task, env = GeneratedTasks('train')[0], world('compact').make_env()
+  task, env = GeneratedGoals('train')[0], world('compact').make_env()
   observation, history = env.reset(task), []
   for action in ('search[a b c]', 'click[5]', 'sing a very long song', ''):
     history.append(Exchange(observation.text, action))
@@ -202,10 +203,10 @@ def test_two_pages_that_need_different_answers_look_different():
   assert all(len(actions) == 1 for actions in answers.values())
 
 
-@pytest.mark.parametrize('style', prompts.STYLES)
+@pytest.mark.parametrize('style', benchmark.STYLES)
 def test_prompts_can_do_without_the_history(style):
   for task, _, observation, _ in turns('blind', 10):
-    assert prompts.render(style, task, (), observation, 2)
+    assert world(style).render(task, (), observation)
 
 
 def test_other_instructions_are_shown_as_they_are():
@@ -216,6 +217,6 @@ def test_other_instructions_are_shown_as_they_are():
 
 
 def test_every_kind_of_product_has_its_skills_by_metadata():
-  for name, row in generated.shop().items():
+  for name, row in generated.categories().items():
     for kind in row.nouns:
       assert generated.category_of(kind) == name

@@ -7,7 +7,7 @@ import re
 import little_shop
 import pytest
 import webshop_records as records
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_jax.envs.webshop import nouns
@@ -181,12 +181,14 @@ WORDS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS)
 def test_alike_is_the_similarity_above_85(first, second):
   first, second = ' '.join(first), ' '.join(second)
   assert alike(first, second) == (slow_similarity(first, second) > 85)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_alike_takes_any_text(first, second):
   assert alike(first, second) == (slow_similarity(first, second) > 85)

@@ -7,6 +7,7 @@ import random
 
 from shared import shared_path
 
+from benchmarks import webshop_reference
 from sdar_jax.envs.webshop import catalogue, goals
 from sdar_jax.envs.webshop.nouns import NounSource
 from sdar_jax.envs.webshop.shop import Shop
@@ -33,7 +34,7 @@ def instructions_path():
 def products():
   documents_path = shared_path('data/webshop/products_1k.jsonl.xz')
   return catalogue.MemoryCatalogue(
-    catalogue.read_documents(documents_path, instructions_path())
+    webshop_reference.read_documents(documents_path, instructions_path())
   )
 
 
@@ -44,12 +45,12 @@ def shop():
 
 @functools.cache
 def original(variant, seed, human):
-  """The shop and the goals as the original draws them from one generator."""
+  """The shop, and (goal, weight) as the original draws them from one generator."""
   rng = random.Random(seed)
-  prices = catalogue.reference_prices(products(), rng)
+  prices = webshop_reference.draw_prices(products(), rng)
   shuffle_seed = SHUFFLE_SEED if variant == 'princeton' else seed
-  listed = goals.reference_goals(products(), prices, rng, shuffle_seed, human)
-  return Shop(products(), shop().index, NounSource('rule'), prices), listed
+  pairs = webshop_reference.draw_goals(products(), prices, rng, shuffle_seed, human)
+  return Shop(products(), shop().index, NounSource('rule'), prices), pairs
 
 
 def setting(record):
@@ -71,5 +72,4 @@ def goal_of(record):
     attributes=tuple(record['attributes']),
     options=tuple(tuple(pair) for pair in named),
     price_upper=record['price_upper'],
-    weight=record['weight'],
   )

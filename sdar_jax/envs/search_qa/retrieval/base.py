@@ -1,4 +1,4 @@
-"""What retrieval is: passages, the protocol of a retriever, and one shared by all.
+"""Passages, the protocol of a retriever, and one shared by all.
 
 A retriever answers many queries at once and gives each its own outcome: passages, or
 the fault that befell this query. So one lost query never costs another its answer, and
@@ -34,14 +34,14 @@ class Passage(NamedTuple):
 
   @classmethod
   def from_contents(cls, contents: str, score: float = 0.0) -> 'Passage':
-    """The inverse of `contents`; the marks around titles in wiki-18 are dropped."""
+    """Reads `contents`; drops the marks around wiki-18's titles."""
     title, _, text = contents.partition('\n')
     title = title.strip()
     return cls(title[1:-1] if quoted(title) else title, text, score)
 
 
 def quoted(title: str) -> bool:
-  """Whether one pair of quotation marks encloses a whole title.
+  """Tests for one pair of quotation marks around a whole title.
 
   It does not where the first mark is closed before the end: "Heroes" and "Villains".
   """
@@ -52,11 +52,11 @@ def quoted(title: str) -> bool:
   return not before or before[-1].isspace() or before[-1] in '([{-/'
 
 
-Answer = tuple[Passage, ...] | EnvironmentFault
+Retrieved = tuple[Passage, ...] | EnvironmentFault
 
 
-class Retriever(Protocol):
-  """Finds passages. Its answer to a query depends on that query alone.
+class PassageRetriever(Protocol):
+  """Finds passages, for each query by itself.
 
   Attributes:
     digest: identifies what decides its answers, as far as it can be known.
@@ -64,12 +64,12 @@ class Retriever(Protocol):
 
   digest: str
 
-  def search_many(self, queries: Sequence[str], topk: int) -> list[Answer]:
-    """One answer per query, in order; each has at most `topk` passages, best first."""
+  def search_many(self, queries: Sequence[str], topk: int) -> list[Retrieved]:
+    """Answers each query with at most `topk` passages, best first."""
 
 
 def corpus_digest(passages: Iterable[Passage]) -> str:
-  """Hex SHA-256 over titles and texts in order."""
+  """Hashes titles and texts in order: hex SHA-256."""
   total = hashlib.sha256()
   for passage in passages:
     total.update(f'{json.dumps(passage[:2])}\n'.encode())
@@ -88,7 +88,7 @@ class Searcher:
   """
 
   def __init__(
-    self, make: Callable[[], Retriever], topk: int = 3, capacity: int = 4096
+    self, make: Callable[[], PassageRetriever], topk: int = 3, capacity: int = 4096
   ):
     self._make = make
     self.topk = topk
@@ -96,7 +96,7 @@ class Searcher:
     self._forget()
 
   def _forget(self) -> None:
-    self._retriever: Retriever | None = None
+    self._retriever: PassageRetriever | None = None
     self._found: collections.OrderedDict[str, tuple[Passage, ...]] = (
       collections.OrderedDict()
     )
@@ -110,14 +110,14 @@ class Searcher:
     self.__init__(**state)
 
   @property
-  def retriever(self) -> Retriever:
+  def retriever(self) -> PassageRetriever:
     """The retriever, opened at first use."""
     if self._retriever is None:
       self._retriever = self._make()
     return self._retriever
 
   def prefetch(self, queries: Iterable[str]) -> None:
-    """Answers all queries that are about to be searched, in one batch.
+    """Answers all queries of the next turn in one batch.
 
     A query's fault is remembered as often as the query occurs here, so that every step
     of this turn meets the same fault and a later attempt asks anew.
@@ -138,7 +138,7 @@ class Searcher:
       self._found.popitem(last=False)
 
   def search(self, query: str) -> tuple[Passage, ...]:
-    """The passages for a query.
+    """Gives the passages for a query.
 
     Raises:
       EnvironmentFault: the retriever failed on this query.
@@ -156,5 +156,5 @@ class Searcher:
       raise type(answer)(answer.kind, answer.message)
     return answer
 
-  def _ask(self, queries: Sequence[str]) -> list[Answer]:
+  def _ask(self, queries: Sequence[str]) -> list[Retrieved]:
     return self.retriever.search_many(queries, self.topk)

@@ -1,4 +1,4 @@
-"""BM25 over passages held in memory: numpy, exact, the same for a batch as for one.
+"""BM25 over passages in memory: exact, the same in any batch.
 
 For corpora up to about a million passages; larger ones belong behind a server. A ready
 library (bm25s) is not used here because importing it starts JAX and with it takes hold
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sdar_jax.envs.search_qa.retrieval.base import Answer, Passage, corpus_digest
+from sdar_jax.envs.search_qa.retrieval.base import Passage, Retrieved, corpus_digest
 
 _WORD = re.compile(r'\w+')
 # The words that Lucene's English analyzer drops.
@@ -26,7 +26,7 @@ STOP_WORDS = frozenset(
 
 
 def tokenize(text: str) -> list[str]:
-  """Lower-case words without accents and stop words, as they stand: no stemming."""
+  """Splits into lower-case words, no accents, stop words or stemming."""
   if not text.isascii():
     parts = unicodedata.normalize('NFKD', text)
     text = ''.join(c for c in parts if not unicodedata.combining(c))
@@ -34,7 +34,7 @@ def tokenize(text: str) -> list[str]:
 
 
 class BM25Retriever:
-  """Lexical search over title and text; implements `retrieval.Retriever`.
+  """Searches title and text by words; implements `PassageRetriever`.
 
   score(q, d) = sum over words w of q, repeats counted, of
     ln(1 + (N - n_w + 1/2) / (n_w + 1/2)) * f / (f + k1 (1 - b + b |d| / mean |d|))
@@ -66,7 +66,7 @@ class BM25Retriever:
     self._index(np.array(words, np.int64), np.array(lengths, np.int64), k1, b)
 
   def _index(self, words: np.ndarray, lengths: np.ndarray, k1: float, b: float) -> None:
-    """Postings sorted by word and passage: `_documents`, `_weights`, `_starts`."""
+    """Sorts postings by word and passage."""
     total = len(lengths)
     keys = words * total + np.repeat(np.arange(total), lengths)
     keys, counts = np.unique(keys, return_counts=True)
@@ -78,8 +78,8 @@ class BM25Retriever:
     self._documents = documents.astype(np.int32)
     self._starts = np.concatenate([[0], np.cumsum(holding)])
 
-  def search_many(self, queries: Sequence[str], topk: int) -> list[Answer]:
-    """The best passages of each query; only ones that share a word with it."""
+  def search_many(self, queries: Sequence[str], topk: int) -> list[Retrieved]:
+    """Finds the best passages with a word of each query."""
     return [self._search(query, topk) for query in queries]
 
   def _search(self, query: str, topk: int) -> tuple[Passage, ...]:

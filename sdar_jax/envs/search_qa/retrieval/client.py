@@ -1,4 +1,4 @@
-"""A retriever that asks a `/retrieve` server over HTTP and trusts nothing it says.
+"""A retriever behind a `/retrieve` server, trusted in nothing.
 
 Whatever goes wrong becomes an `EnvironmentFault` of a kind that is counted; text of an
 error never becomes an observation.
@@ -16,7 +16,7 @@ from typing import Any
 from sdar_jax import files
 from sdar_jax.envs.base import EnvironmentFault, check_choice
 from sdar_jax.envs.search_qa.retrieval import wire
-from sdar_jax.envs.search_qa.retrieval.base import Answer, Passage
+from sdar_jax.envs.search_qa.retrieval.base import Passage, Retrieved
 
 SHAPES = ('batch', 'single')
 # Of these the server said nothing about a query, so one alone would fare no better.
@@ -26,7 +26,7 @@ _PASSING = (408, 425, 429)  # HTTP statuses below 500 that may pass.
 
 
 class HttpRetriever:
-  """Asks a server; implements `retrieval.Retriever`. May be used by several threads.
+  """Asks a server; implements `PassageRetriever`; safe for threads.
 
   Request shapes: 'batch' posts {"queries": [...], "topk": k, "return_scores": true},
   'single' posts {"query": "...", ...} per query. The reply to either is
@@ -82,8 +82,8 @@ class HttpRetriever:
     # What the server searches cannot be known from here, wherever it listens.
     self.digest = hashlib.sha256(b'http/1').hexdigest()
 
-  def search_many(self, queries: Sequence[str], topk: int) -> list[Answer]:
-    """One answer per query, in order, within the deadline."""
+  def search_many(self, queries: Sequence[str], topk: int) -> list[Retrieved]:
+    """Answers each query, in order, within the deadline."""
     until = time.monotonic() + self._deadline
     parts = [
       queries[start : start + self._batch]
@@ -96,7 +96,9 @@ class HttpRetriever:
       answers = pool.map(lambda part: self._answers(part, topk, until), parts)
       return [answer for part in answers for answer in part]
 
-  def _answers(self, queries: Sequence[str], topk: int, until: float) -> list[Answer]:
+  def _answers(
+    self, queries: Sequence[str], topk: int, until: float
+  ) -> list[Retrieved]:
     try:
       return self._request(queries, topk, until)
     except EnvironmentFault as fault:
@@ -104,8 +106,10 @@ class HttpRetriever:
         return [fault] * len(queries)
     return [self._answers([query], topk, until)[0] for query in queries]
 
-  def _request(self, queries: Sequence[str], topk: int, until: float) -> list[Answer]:
-    """One request, tried several times; raises the last fault."""
+  def _request(
+    self, queries: Sequence[str], topk: int, until: float
+  ) -> list[Retrieved]:
+    """Sends one request, several times; raises the last fault."""
     pause = self._pause
     for left in range(self._tries, 0, -1):
       self._circuit.check()
@@ -124,7 +128,7 @@ class HttpRetriever:
     self._circuit.failed()
     raise fault
 
-  def _try(self, queries: Sequence[str], topk: int, until: float) -> list[Answer]:
+  def _try(self, queries: Sequence[str], topk: int, until: float) -> list[Retrieved]:
     batch = self._shape == 'batch'
     asked = {'queries': list(queries)} if batch else {'query': queries[0]}
     body = json.dumps({**asked, 'topk': topk, 'return_scores': True}).encode()
@@ -138,7 +142,7 @@ class HttpRetriever:
 
 
 class Circuit:
-  """Stops asking a server that failed several times in a row; safe for threads."""
+  """Stops asking a server after several failures; safe for threads."""
 
   def __init__(self, patience: int, cooldown: float, name: str = 'the server'):
     self._patience = patience
@@ -156,13 +160,13 @@ class Circuit:
         raise EnvironmentFault('open_circuit', f'{self._name}: {message}')
 
   def succeeded(self) -> None:
-    """A request was answered."""
+    """Notes an answered request."""
     with self._lock:
       self._failures, self._until = 0, -math.inf
       self._pause = min(FIRST_PAUSE, self._cooldown)
 
   def failed(self) -> None:
-    """A request was given up."""
+    """Notes a failed request."""
     with self._lock:
       self._failures += 1
       now = time.monotonic()
@@ -172,8 +176,8 @@ class Circuit:
         self._pause = min(2 * self._pause, self._cooldown)
 
 
-def read_reply(content: bytes, count: int, topk: int) -> list[Answer]:
-  """The passages in a reply to `count` queries.
+def read_reply(content: bytes, count: int, topk: int) -> list[Retrieved]:
+  """Reads the passages in a reply to `count` queries.
 
   Raises:
     EnvironmentFault: 'garbage' (no JSON), 'schema' (not the shape that is agreed), or
@@ -195,7 +199,7 @@ def read_reply(content: bytes, count: int, topk: int) -> list[Answer]:
     return [tuple(_passage(hit) for hit in hits) for hits in result]
   except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
     message = f"a hit is not {{'document': {{'contents': ...}}, 'score': ...}}: {error}"
-    raise EnvironmentFault('schema', ' '.join(message.split())[:200]) from None
+    raise EnvironmentFault('schema', files.one_line(ValueError(message))) from None
 
 
 def _passage(hit: Any) -> Passage:
@@ -209,6 +213,6 @@ def _passage(hit: Any) -> Passage:
 
 
 def _may_pass(fault: EnvironmentFault) -> bool:
-  """Whether the same request may fare better in a moment."""
+  """Tells whether the same request may fare better in a moment."""
   status = fault.kind.removeprefix('http_')
   return not status.isdigit() or int(status) >= 500 or int(status) in _PASSING

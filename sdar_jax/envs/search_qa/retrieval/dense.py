@@ -1,4 +1,4 @@
-"""Dense retrieval over given embeddings, by FAISS: `pip install 'sdar-jax[dense]'`."""
+"""Dense retrieval by FAISS: `pip install 'sdar-jax[dense]'`."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 
 from sdar_jax import files
 from sdar_jax.envs.base import EnvironmentFault
-from sdar_jax.envs.search_qa.retrieval.base import Answer, Passage, corpus_digest
+from sdar_jax.envs.search_qa.retrieval.base import Passage, Retrieved, corpus_digest
 
 # Texts to [n, d] embeddings. For e5-base-v2 that is the mean of the last hidden states,
 # normalised, of 'query: ' and the text.
@@ -20,7 +20,7 @@ Encoder = Callable[[Sequence[str]], np.ndarray]
 
 
 class DenseRetriever:
-  """Search by inner product of embeddings; implements `retrieval.Retriever`.
+  """Searches by inner product; implements `PassageRetriever`.
 
   Scores and near ties may differ in rounding between batches of different sizes:
   FAISS multiplies large batches in another order.
@@ -46,12 +46,12 @@ class DenseRetriever:
 
   @functools.cached_property
   def digest(self) -> str:
-    """Of the corpus and the index's size: vectors and encoder are not hashed."""
+    """Hash of the corpus and the index's size, not of vectors or encoder."""
     truth = [corpus_digest(self._passages), 'dense/1', self._index.ntotal]
     return hashlib.sha256(json.dumps([*truth, self._index.d]).encode()).hexdigest()
 
-  def search_many(self, queries: Sequence[str], topk: int) -> list[Answer]:
-    """The passages with the largest inner products, or one fault of the encoder."""
+  def search_many(self, queries: Sequence[str], topk: int) -> list[Retrieved]:
+    """Finds the largest inner products, or gives the encoder's fault."""
     if not queries:
       return []
     try:
@@ -72,7 +72,7 @@ class DenseRetriever:
     try:
       vectors = np.ascontiguousarray(self._encode(queries), np.float32)
     except Exception as error:  # Whatever the user's encoder raises is a fault.
-      raise EnvironmentFault('encoder', ' '.join(str(error).split())[:200]) from error
+      raise EnvironmentFault('encoder', files.one_line(error)) from error
     expected = (len(queries), self._index.d)
     if vectors.shape != expected or not np.isfinite(vectors).all():
       message = f'gave shape {vectors.shape} or non-finite values, not {expected}'
@@ -81,7 +81,7 @@ class DenseRetriever:
 
 
 def open_index(path: str | Path) -> Any:
-  """A FAISS index from its file, or an exact one over the rows of an .npy file.
+  """Opens a FAISS index, or makes an exact one of an .npy file.
 
   Raises:
     ValueError: FAISS is not installed, or (FileError) the file is not such an index.
@@ -107,7 +107,7 @@ def open_index(path: str | Path) -> Any:
 
 
 def load_encoder(name: str) -> Encoder:
-  """The function that 'package.module:function' names.
+  """Imports the function named by 'package.module:function'.
 
   Raises:
     ValueError: there is none.

@@ -1,4 +1,4 @@
-"""One HTTP exchange that cannot take longer, or bring more, than it may."""
+"""One HTTP exchange with a limit on its time and its bytes."""
 
 import http.client
 import io
@@ -19,7 +19,7 @@ class TooLarge(Exception):
 
 
 def post(url: str, body: bytes, until: float, max_bytes: int) -> tuple[int, bytes]:
-  """Posts JSON and reads the reply. Redirects are not followed, proxies not used.
+  """Posts JSON and reads the reply. Follows no redirect, uses no proxy.
 
   Args:
     url: checked by `check_url`.
@@ -88,7 +88,7 @@ def _post(
 
 
 def _read(response: http.client.HTTPResponse, max_bytes: int) -> tuple[int, bytes]:
-  """Reads in pieces: a length that a server merely claims is never allocated."""
+  """Reads in pieces: a merely claimed length is never allocated."""
   if response.length is not None and response.length > max_bytes:
     raise TooLarge
   pieces = []
@@ -115,7 +115,7 @@ def _connect(host: str, port: int, until: float) -> socket.socket:
 
 
 def _addresses(host: str, port: int, until: float) -> list[tuple]:
-  """Looks up a host in a thread of its own: the system's look-up has no deadline."""
+  """Looks up a host in a thread: the system's look-up has no deadline."""
   found: list[list[tuple] | Exception] = []
 
   def look_up() -> None:
@@ -143,7 +143,7 @@ def _left(until: float) -> float:
 
 
 class _Bounded:
-  """What http.client needs of a socket, every call within the time that is left."""
+  """A socket for http.client with every call within the time left."""
 
   def __init__(self, sock: socket.socket, until: float, max_bytes: int):
     self._sock = sock
@@ -163,11 +163,11 @@ class _Bounded:
     return self._sock.recv_into(buffer)
 
   def close(self) -> None:
-    """Leaves it open: http.client closes before it reads a reply that ends so."""
+    """Leaves it open: http.client closes before it reads such a reply."""
 
 
 class _Reader(io.RawIOBase):
-  """Counts what comes in."""
+  """Counts received bytes."""
 
   def __init__(self, receive: Callable[[memoryview], int], left: int):
     super().__init__()

@@ -15,7 +15,7 @@ from sdar_jax.envs.webshop import disk_catalogue, goals
 from sdar_jax.envs.webshop.catalogue import Instruction, MemoryCatalogue
 from sdar_jax.envs.webshop.goals import Goals
 from sdar_jax.envs.webshop.nouns import NounSource
-from sdar_jax.envs.webshop.official import SPLITS, OfficialTasks
+from sdar_jax.envs.webshop.official import SPLITS, OfficialGoals
 
 
 @pytest.fixture
@@ -176,16 +176,16 @@ def test_official_splits_are_found_once_and_are_those_in_memory(tmp_path, monkey
     )
   )
   memory = read()
-  expected = [told(OfficialTasks(memory, split)) for split in SPLITS]
+  expected = [told(OfficialGoals(memory, split)) for split in SPLITS]
   shelf = disk_catalogue.open_official(tmp_path, 'full').catalogue
   monkeypatch.setattr(goals, 'family_keys', None)  # Nothing is hashed any more.
-  assert [told(OfficialTasks(shelf, split)) for split in SPLITS] == expected
+  assert [told(OfficialGoals(shelf, split)) for split in SPLITS] == expected
   monkeypatch.undo()
   write_official(tmp_path, 'full', 1601)
   shelf = disk_catalogue.open_official(tmp_path, 'full').catalogue
-  changed = [told(OfficialTasks(shelf, split)) for split in SPLITS]
+  changed = [told(OfficialGoals(shelf, split)) for split in SPLITS]
   memory = read()
-  assert changed == [told(OfficialTasks(memory, split)) for split in SPLITS]
+  assert changed == [told(OfficialGoals(memory, split)) for split in SPLITS]
   assert not {digest for _, digest, _ in changed} & {
     digest for _, digest, _ in expected
   }
@@ -194,16 +194,19 @@ def test_official_splits_are_found_once_and_are_those_in_memory(tmp_path, monkey
 # Opens a shop; argument 2 is how many seconds every product takes to be read.
 OPEN = """
 import sys, time
-from sdar_jax.envs.webshop import store
-read = store.catalogue.read_products
+from sdar_jax.envs.webshop import disk_catalogue
+read = disk_catalogue.catalogue.read_products
 def slow(*paths):
   for product in read(*paths):
     time.sleep(float(sys.argv[2]))
     yield product
-store.catalogue.read_products = slow
-digest = store.files.digest
-store.files.digest = lambda path: print('hashed', file=sys.stderr) or digest(path)
-shop = store.open_official(sys.argv[1], 'full')
+disk_catalogue.catalogue.read_products = slow
+digest = disk_catalogue.files.digest
+def told(path):
+  print('hashed', file=sys.stderr)
+  return digest(path)
+disk_catalogue.files.digest = told
+shop = disk_catalogue.open_official(sys.argv[1], 'full')
 print(len(shop.catalogue), shop.catalogue.digest, shop.index.search('lamp 7')[0])
 """
 

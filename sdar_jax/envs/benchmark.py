@@ -1,0 +1,124 @@
+"""Base class of the benchmark worlds: ALFWorld, WebShop and Search-QA.
+
+Each has generated tasks of our own and official ones read from files, a prompt for real
+models and one for a small model, the reference's parser and a strict one.
+"""
+
+import abc
+import dataclasses
+import os
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sdar_jax import files
+from sdar_jax.envs import action_parser, base
+
+SOURCES = ('generated', 'official')
+STYLES = ('paper', 'compact')
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkWorld(base.World, abc.ABC):
+  """A world with two sources of tasks, two prompt styles and two parsers.
+
+  Attributes:
+    prompts: module with `VERSION`, `PAPER_INSTRUCTION`, `paper` and `compact`.
+    fallback: characters at a response's end that the reference's parser takes for the
+      action where there is none.
+    source: 'generated' or 'official' tasks.
+    data_dir: folder of the official files.
+    max_turns: turns per episode.
+    history_length: past turns that a prompt shows.
+    prompt_style: 'paper', or 'compact' for the small model.
+    parser: 'reference' or 'strict'.
+  """
+
+  prompts: ClassVar[types.ModuleType]
+  fallback: ClassVar[int] = action_parser.ALFWORLD_FALLBACK
+  source: str = base.setting('generated', choices=SOURCES)
+  data_dir: str = ''
+  _: dataclasses.KW_ONLY
+  history_length: int = base.setting(2, least=0)
+  prompt_style: str = base.setting('paper', choices=STYLES)
+  parser: str = base.setting('reference', choices=action_parser.MODES)
+
+  @property
+  def instruction(self) -> str:
+    """The words at the end of every user message: how to answer."""
+    return self.prompts.PAPER_INSTRUCTION if self.prompt_style == 'paper' else ''
+
+  @property
+  def digest(self) -> str:
+    """Hex SHA-256 over the content of episodes."""
+    truth = [self.name, self.tasks('train').digest, self.max_turns, self.parser]
+    truth += [*self._rules(), self.prompts.VERSION, self.prompt_style]
+    return base.digest_of([*truth, self.history_length])
+
+  def _rules(self) -> list[Any]:
+    """Lists further settings of a view and its pay, for the digest."""
+    return []
+
+  def read_tasks(self, split: str) -> base.TaskSet:
+    """Makes the generated tasks of a split, or reads the official ones."""
+    if self.source == 'generated':
+      return self._generated(split)
+    return self._official(split)
+
+  @abc.abstractmethod
+  def _generated(self, split: str) -> base.TaskSet:
+    """Makes the generated tasks of a split."""
+
+  @abc.abstractmethod
+  def _official(self, split: str) -> base.TaskSet:
+    """Reads the official tasks of a split."""
+
+  def render(
+    self,
+    task: base.Task,
+    history: base.History | Sequence[base.Exchange],
+    observation: base.Observation,
+  ) -> str:
+    """Writes the user message of the next turn in the prompt's style."""
+    write = self.prompts.paper if self.prompt_style == 'paper' else self.prompts.compact
+    return write(task, history, observation, *self._window())
+
+  def _window(self) -> tuple[int, ...]:
+    """Gives the prompt's further arguments: how many past turns to show."""
+    return (self.history_length,)
+
+  def parse(self, response: str, observation: base.Observation) -> base.ParsedAction:
+    """Cuts the action out of a response; never raises."""
+    if self.parser == 'reference':
+      return action_parser.parse_reference(response, self.fallback)
+    return super().parse(response, observation)
+
+  def _check_kind(self, kind: str) -> None:
+    """Raises ValueError unless there is an expert of this kind."""
+    if kind not in self.demonstrators:
+      raise ValueError(f'expert {kind!r}: must be one of {self.demonstrators}')
+
+
+def data_root(data_dir: str, variable: str) -> Path:
+  """Finds the official files of a world.
+
+  Args:
+    data_dir: where they lie; '' means the environment variable.
+    variable: its name.
+
+  Raises:
+    FileError: neither names a place that exists.
+  """
+  named = data_dir or os.environ.get(variable, '')
+  if not named:
+    raise files.FileError(
+      f"config.world.source='official': set config.world.data_dir or ${variable} to the"
+      ' folder of the official files (third_party/envs/README.md)'
+    )
+  root = files.local_path(named, f'config.world.data_dir or ${variable}')
+  if not root.exists():
+    raise files.FileError(
+      f'{root}: does not exist; set config.world.data_dir or ${variable}'
+    )
+  return root
