@@ -10,7 +10,7 @@ import pytest
 
 from sdar_jax import compare, files, main
 from sdar_jax.cli import command_line, describe
-from sdar_jax.process import flags, terminal
+from sdar_jax.process import terminal
 from sdar_jax.process.flags import Parser, UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -188,7 +188,7 @@ def test_where_a_result_goes_is_checked_first(tmp_path):
 
 
 def test_other_programs_read_flags_alike(tmp_path, capsys):
-  parser = Parser(prog='program')
+  parser = Parser('program', 'Does something.')
   parser.add_argument('--baseline')
   parser.add_argument('runs', nargs='*')
   for words, says in (
@@ -221,12 +221,12 @@ def test_describe_names_every_key_with_its_meaning():
 
 
 def test_exit_codes_and_tracebacks(capsys, monkeypatch):
-  assert main._main([CONFIG]) == 2
+  assert main.main([CONFIG]) == 2
   error = capsys.readouterr().err
   assert error.startswith('error: --workdir is missing') and error.count('\n') == 1
   monkeypatch.setenv('SDAR_TRACEBACK', '1')
   with pytest.raises(UsageError):
-    main._main([CONFIG])
+    main.main([CONFIG])
 
 
 def _python(code, *, shell='{}', **environment):
@@ -242,7 +242,7 @@ def _python(code, *, shell='{}', **environment):
 
 _RUN = """
 import os, signal, sys
-from sdar_jax import terminal
+from sdar_jax.process import terminal
 def main(argv):
   {}
   return 0
@@ -285,26 +285,3 @@ def test_checks_of_places_leave_nothing(tmp_path):
   files.check_file(tmp_path / 'a/b', '--x')
   assert list(tmp_path.iterdir()) == []
   assert not isinstance(terminal.Stopped(15), Exception)
-
-
-@pytest.mark.parametrize(
-  'words, says',
-  [
-    (['corpus=a'], 'corpus=a: no flags'),
-    (['--corpus=a', '--corpus=b'], '--corpus is given 2 times'),
-    (['--corpus='], '--corpus= is empty'),
-    (['--corpse=a'], "Unknown command line flag 'corpse'"),
-    (['--undefok=corpse', '--corpse=a'], '--undefok=corpse: no such flag'),
-  ],
-)
-def test_programs_of_absl_ignore_nothing(words, says, capsys):
-  from sdar_jax.envs.search_qa import server
-
-  assert server.parse_absl is flags.parse_absl
-  try:
-    with pytest.raises(SystemExit) as caught:
-      flags.parse_absl(['server', *words])
-  finally:
-    flags.flags.FLAGS.unparse_flags()
-  error = capsys.readouterr().err
-  assert caught.value.code == 2 and says in error and error.count('\n') == 1
