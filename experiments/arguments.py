@@ -7,7 +7,6 @@ from typing import Any
 import ml_collections
 
 from sdar_jax.methods import table
-from sdar_jax.models.presets import PRESETS
 
 HUB = {
   'qwen2.5-0.5b': 'Qwen/Qwen2.5-0.5B-Instruct',
@@ -19,7 +18,6 @@ HUB = {
   'qwen3-4b': 'Qwen/Qwen3-4B',
   'qwen3-8b': 'Qwen/Qwen3-8B',
 }
-assert set(HUB) == set(PRESETS)
 # What official data can be evaluated on.
 _OFFICIAL_SPLITS = {
   'alfworld': ('valid_seen', 'valid_unseen'),
