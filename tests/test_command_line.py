@@ -1,7 +1,9 @@
 """A wrong command line is one line that says what to write; no word is ignored."""
 
+import collections
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +11,9 @@ import sys
 import pytest
 
 from sdar_jax import compare, files, main
+from sdar_jax import config as config_lib
 from sdar_jax.cli import command_line, describe
+from sdar_jax.envs import worlds
 from sdar_jax.process import terminal
 from sdar_jax.process.flags import Parser, UsageError
 
@@ -214,10 +218,32 @@ def test_other_programs_read_flags_alike(tmp_path, capsys):
 def test_describe_names_every_key_with_its_meaning():
   config = command_line.parse([CONFIG, '--mode=describe', '--config.seed=3']).config
   lines = describe.table(config).splitlines()[1:]
-  for name, meaning in zip(lines[::2], lines[1::2], strict=True):
-    assert ' = ' in name
-    assert meaning.strip() or name.split()[-3] == 'world.name', name
+  names = [line[2:].partition(' = ')[0] for line in lines[::2]]
+  assert names == list(config_lib.flatten(config))
+  assert all(meaning.strip() for meaning in lines[1::2])
   assert '* seed = 3' in lines and '  algorithm.clip_low = 0.2' in lines
+  turns = lines[lines.index('* world.max_turns = 12') + 1].strip()
+  assert turns.startswith('turns per episode') and turns.endswith('; ref: 50')
+
+
+def test_the_reference_has_every_key_of_every_world_once():
+  text = describe.markdown()
+  rows = [line for line in text.splitlines() if line.startswith('| `')]
+  cells = [re.split(r'(?<!\\)\|', row)[1:-1] for row in rows]
+  assert {len(row) for row in cells} == {5}
+  assert all(row[3].strip() for row in cells)
+  named = collections.Counter(row[0].strip(' `') for row in cells)
+  wanted = set()
+  for world in worlds.WORLDS:
+    wanted |= config_lib.flatten(config_lib.default(world)).keys()
+  settings = [worlds.settings(world) for world in worlds.WORLDS]
+  shared = collections.Counter(f'world.{key}' for own in settings for key in own)
+  for key, count in named.items():
+    assert count == (3 if key == 'world.name' else shared.get(key, 1)), key
+  assert set(named) == wanted
+  assert any("library, which 'bm25'" in row for row in rows)  # Two lines there.
+  row = next(row for row in rows if row.startswith('| `optimizer.b1`'))
+  assert "`0.9` | [0, 0.99999] | decay of Adam's first moment" in row
 
 
 def test_exit_codes_and_tracebacks(capsys, monkeypatch):
