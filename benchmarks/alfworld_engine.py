@@ -17,18 +17,12 @@ import time
 from pathlib import Path
 
 import textworld_backend
-from absl import app, flags
 
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
 from sdar_jax.envs.alfworld.generated import GeneratedGames
 from sdar_jax.envs.alfworld.official import OfficialGames
+from sdar_jax.process import flags, terminal
 
-DATA_DIR = flags.DEFINE_string('data_dir', '', 'official games; empty: generated ones')
-SPLIT = flags.DEFINE_string('split', 'valid_seen', 'which split to play')
-GAMES = flags.DEFINE_integer('games', 4, 'how many games, spread over the split')
-STEPS = flags.DEFINE_integer('steps', 50, 'steps per game')
-SEED = flags.DEFINE_integer('seed', 0, 'of the walks')
-TRANSCRIPTS = flags.DEFINE_string('transcripts', '', 'recorded episodes to replay')
 NONSENSE = ('', 'dance', 'go to shelf 99', 'LOOK', ' look ')
 
 
@@ -102,30 +96,45 @@ def replay(path, tasks):
   return games, episodes, steps, mismatches
 
 
-def main(_):
+def arguments(argv):
+  """Reads the flags."""
+  parser = flags.Parser('python benchmarks/alfworld_engine.py', __doc__)
+  parser.add_argument('--data_dir', help='official games (default: generated ones)')
+  parser.add_argument('--split', default='valid_seen', help='which split to play')
+  parser.add_argument('--games', type=int, default=4, help='spread over the split')
+  parser.add_argument('--steps', type=int, default=50, help='steps per game')
+  parser.add_argument('--seed', type=int, default=0, help='of the walks')
+  parser.add_argument('--transcripts', help='recorded episodes to replay')
+  return parser.parse_all(argv)
+
+
+@terminal.program
+def main(argv):
   """Prints the comparison."""
-  if DATA_DIR.value:
-    tasks = OfficialGames(DATA_DIR.value, SPLIT.value)
+  options = arguments(argv)
+  if options.data_dir:
+    tasks = OfficialGames(options.data_dir, options.split)
   else:
-    tasks = GeneratedGames(SPLIT.value, 'full')
-  if TRANSCRIPTS.value:
-    counts = replay(Path(TRANSCRIPTS.value), tasks)
+    tasks = GeneratedGames(options.split, 'full')
+  if options.transcripts:
+    counts = replay(Path(options.transcripts), tasks)
     print('transcripts: {} games, {} episodes, {} steps, {} mismatches'.format(*counts))
-  number = min(GAMES.value, len(tasks))
+  number = min(options.games, len(tasks))
   chosen = [tasks[i * len(tasks) // number] for i in range(number)]
-  walks = [walk(AlfworldEnv(), task, SEED.value, STEPS.value) for task in chosen]
+  walks = [walk(AlfworldEnv(), task, options.seed, options.steps) for task in chosen]
   commands, answers = zip(*walks)
   ours, reset = speed(chosen, commands)
   print(f'ours: {ours:.0f} steps/s, reset {reset:.3f} ms')
   if not textworld_backend.available():
     print("TextWorld: not installed (pip install 'sdar-jax[textworld]')")
-    return
+    return 0
   mismatches, theirs = compare(chosen, commands, answers)
   print(f'TextWorld: {theirs:.1f} steps/s; ours is {ours / theirs:.0f} times as fast')
   print(
-    f'parity: {number} games, {number * STEPS.value} steps, {mismatches} mismatches'
+    f'parity: {number} games, {number * options.steps} steps, {mismatches} mismatches'
   )
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

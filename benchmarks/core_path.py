@@ -9,6 +9,9 @@ import ast
 import io
 import pathlib
 import tokenize
+from collections.abc import Sequence
+
+from sdar_jax.process import flags, terminal
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
@@ -60,10 +63,13 @@ def files() -> list[pathlib.Path]:
   return [PACKAGE / f'{name}.py' for line in CORE for name in line.split()]
 
 
-def main() -> None:
+@terminal.program
+def main(argv: Sequence[str]) -> int:
   """Prints the three numbers of the core path and of the package."""
+  flags.Parser('python benchmarks/core_path.py', __doc__).parse_all(argv)
   for name, paths in (('core path', files()), ('package', [*PACKAGE.rglob('*.py')])):
     print('{}: {} files, {:,} lines, {:,} of code'.format(name, *count(paths)))
+  return 0
 
 
 if __name__ == '__main__':

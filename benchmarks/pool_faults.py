@@ -14,8 +14,6 @@ import sys
 import tempfile
 import time
 
-from absl import app, flags
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests'), str(ROOT / 'tests/envs')]
 
@@ -24,11 +22,8 @@ import faulty  # noqa: E402
 from sdar_jax.envs import base  # noqa: E402
 from sdar_jax.envs.alfworld.world import AlfworldWorld  # noqa: E402
 from sdar_jax.envs.pool import pool  # noqa: E402
+from sdar_jax.process import flags, terminal  # noqa: E402
 
-EPISODES = flags.DEFINE_integer('episodes', 200, 'episodes, each of a task of its own')
-WORKERS = flags.DEFINE_integer('workers', 2, 'worker processes')
-DEADLINE = flags.DEFINE_float('deadline', 5.0, 'seconds for one call')
-RATES = flags.DEFINE_list('rates', ['0', '0.01', '0.05', '0.2'], 'chances per call')
 KINDS = {'crash': 6, 'hang': 1, 'error': 4, 'garbage': 3, 'wire': 2}
 
 
@@ -56,24 +51,36 @@ def play(environments, world, tasks):
   return transcripts
 
 
-def main(_):
+def arguments(argv):
+  """Reads the flags."""
+  parser = flags.Parser('python benchmarks/pool_faults.py', __doc__)
+  parser.add_argument('--episodes', type=int, default=200, help='each of its own task')
+  parser.add_argument('--workers', type=int, default=2, help='worker processes')
+  parser.add_argument('--deadline', type=float, default=5.0, help='s for one call')
+  parser.add_argument('--rates', default='0,0.01,0.05,0.2', help='chances per call')
+  return parser.parse_all(argv)
+
+
+@terminal.program
+def main(argv):
   """Prints the table."""
+  options = arguments(argv)
   world = AlfworldWorld(size='small', max_turns=12)
-  tasks = [world.tasks('train')[i] for i in range(EPISODES.value)]
+  tasks = [world.tasks('train')[i] for i in range(options.episodes)]
   with pool.InProcessPool(world, retries=0) as environments:
     expected = play(environments, world, tasks)
   calls = sum(map(len, expected))
-  print(f'{len(tasks)} episodes, {calls} calls, {WORKERS.value} workers')
+  print(f'{len(tasks)} episodes, {calls} calls, {options.workers} workers')
   print('| rate | requested | delivered | injected | counted | identical | seconds |')
   print('|---|---|---|---|---|---|---|')
-  for rate in map(float, RATES.value):
+  for rate in map(float, options.rates.split(',')):
     with tempfile.TemporaryDirectory() as folder:
       faults = faulty.Faults(folder, rate, KINDS)
       start = time.perf_counter()
       with pool.WorkerPool(
         faulty.Injected(world, faults),
-        workers=WORKERS.value,
-        deadline=DEADLINE.value,
+        workers=options.workers,
+        deadline=options.deadline,
         retries=2,
       ) as environments:
         played = play(environments, world, tasks)
@@ -85,6 +92,7 @@ def main(_):
     same = 'yes' if played == expected else 'NO'
     cells += [_row(counted), same, f'{seconds:.0f}']
     print('| ' + ' | '.join(map(str, cells)) + ' |', flush=True)
+  return 0
 
 
 def _row(counts):
@@ -93,4 +101,4 @@ def _row(counts):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

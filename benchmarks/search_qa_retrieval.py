@@ -13,22 +13,14 @@ import resource
 import threading
 import time
 
-from absl import app, flags
-
 from sdar_jax.envs.search_qa.answers import normalize
 from sdar_jax.envs.search_qa.datasets import read_corpus, read_questions
 from sdar_jax.envs.search_qa.retrieval.base import Passage
 from sdar_jax.envs.search_qa.retrieval.bm25 import BM25Retriever
 from sdar_jax.envs.search_qa.retrieval.client import HttpRetriever
 from sdar_jax.envs.search_qa.server import Server
+from sdar_jax.process import flags, terminal
 
-_PASSAGES = flags.DEFINE_string(
-  'passages', '', 'file of passages; empty: invented ones'
-)
-_QUESTIONS = flags.DEFINE_string('questions', '', 'file of questions')
-_DATA_SET = flags.DEFINE_string('data_set', '2wikimultihopqa', 'of the questions')
-_SIZE = flags.DEFINE_integer('size', 6119, 'how many passages to invent')
-_TOPK = flags.DEFINE_integer('topk', 3, 'passages per query')
 _WORDS = 80  # per invented passage
 
 
@@ -61,18 +53,31 @@ def milliseconds(ask, queries):
   return 1000 * min(times) / len(queries)
 
 
-def main(_):
+def arguments(argv):
+  """Reads the flags."""
+  parser = flags.Parser('python benchmarks/search_qa_retrieval.py', __doc__)
+  parser.add_argument('--passages', help='file of passages (default: invented ones)')
+  parser.add_argument('--questions', help='file of questions')
+  parser.add_argument('--data_set', default='2wikimultihopqa', help='of the questions')
+  parser.add_argument('--size', type=int, default=6119, help='passages to invent')
+  parser.add_argument('--topk', type=int, default=3, help='passages per query')
+  return parser.parse_all(argv)
+
+
+@terminal.program
+def main(argv):
   """Prints the figures."""
-  corpus, topk = _PASSAGES.value, _TOPK.value
-  passages = read_corpus(corpus) if corpus else list(invented(_SIZE.value))
+  options = arguments(argv)
+  corpus, topk = options.passages, options.topk
+  passages = read_corpus(corpus) if corpus else list(invented(options.size))
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   start = time.perf_counter()
   retriever = BM25Retriever(passages)
   seconds = time.perf_counter() - start
   grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
   print(f'{len(passages):,} passages indexed in {seconds:.2f} s, {grown:.0f} MiB more')
-  if _QUESTIONS.value:
-    questions = read_questions(_QUESTIONS.value, _DATA_SET.value)
+  if options.questions:
+    questions = read_questions(options.questions, options.data_set)
     queries = [question.question for question in questions]
   else:
     queries = [' '.join(p.text.split()[:8]) for p in passages[::20]][:1000]
@@ -92,14 +97,15 @@ def main(_):
     ' ms/query'
   )
   server.shutdown()
-  if _QUESTIONS.value:
+  if options.questions:
     found = retriever.search_many(queries, topk)
     hits = sum(
       any(sub_match(passage.contents, question.golden_answers) for passage in answer)
       for question, answer in zip(questions, found)
     )
     print(f'top {topk} contains the answer: {hits} of {len(found)}')
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

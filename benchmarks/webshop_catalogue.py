@@ -20,6 +20,7 @@ other has. What instructions always say, like 'price lower than', is about as fr
 in products as it is in the official ones.
 """
 
+import argparse
 import json
 import random
 import resource
@@ -27,24 +28,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
 from watch import Watch
 
 from sdar_jax.envs.webshop import disk_catalogue, official
 from sdar_jax.envs.webshop.goals import Goals
 from sdar_jax.envs.webshop.nouns import NounSource
 from sdar_jax.envs.webshop.shop import Shop
-
-PRODUCTS = flags.DEFINE_integer('products', 1_180_000, 'how many to invent', 2000)
-DIRECTORY = flags.DEFINE_string('directory', '', 'where to; empty: a temporary folder')
-QUERIES = flags.DEFINE_integer('queries', 200, 'queries of each kind', 20)
-SEED = flags.DEFINE_integer('seed', 0, 'of products and queries')
-STEP = flags.DEFINE_enum('step', '', ['', 'invent', 'build', 'query'], 'only this one')
+from sdar_jax.process import flags, terminal
 
 GIBIBYTE = 1 << 30
 BYTES = 10_000  # Of disk per product: files, catalogue and index.
@@ -171,18 +166,18 @@ class Inventor:
     return options
 
 
-def invent(folder: Path) -> None:
+def invent(folder: Path, options: argparse.Namespace) -> None:
   """Writes the two official files."""
   watch = Watch()
   names = disk_catalogue.OFFICIAL['full']
-  products = Inventor(SEED.value).products(PRODUCTS.value)
+  products = Inventor(options.seed).products(options.products)
   with open(folder / names[0], 'w') as items, open(folder / names[1], 'w') as asked:
     for number, (entry, known) in enumerate(products):
       items.write(f'{", " if number else "["}{json.dumps(entry)}')
       asked.write(f'{", " if number else "{"}"{entry["asin"]}": {json.dumps(known)}')
     items.write(']')
     asked.write('}')
-  print(f'{PRODUCTS.value:,} products invented in {watch}, {size(folder):.2f} GiB')
+  print(f'{options.products:,} products invented in {watch}, {size(folder):.2f} GiB')
 
 
 def size(folder: Path) -> float:
@@ -198,7 +193,7 @@ def memory() -> str:
   return f'peak {peak:.2f} GiB of memory, {own:.2f} GiB now without mapped files'
 
 
-def build(folder: Path) -> None:
+def build(folder: Path, options: argparse.Namespace) -> None:
   """Opens the folder for the first time."""
   watch = Watch()
   disk_catalogue.open_official(folder, 'full', NounSource('rule'))
@@ -206,7 +201,7 @@ def build(folder: Path) -> None:
   print(f'index and catalogue: {size(folder / disk_catalogue.FOLDER):.2f} GiB on disk')
 
 
-def query(folder: Path) -> None:
+def query(folder: Path, options: argparse.Namespace) -> None:
   """Opens the folder again and searches."""
   watch = Watch()
   shop = disk_catalogue.open_official(folder, 'full', NounSource('rule'))
@@ -217,8 +212,8 @@ def query(folder: Path) -> None:
     tasks = official.OfficialGoals(shop.catalogue, split)
     sizes[split] = f'{len(tasks):,} {split}'
   print(f'goals: {", ".join(sizes.values())} in {watch}; digest {tasks.digest[:12]}')
-  rng, goals = random.Random(SEED.value), Goals(shop.catalogue)
-  draw = lambda things: [rng.randrange(len(things)) for _ in range(QUERIES.value)]
+  rng, goals = random.Random(options.seed), Goals(shop.catalogue)
+  draw = lambda things: [rng.randrange(len(things)) for _ in range(options.queries)]
   texts = [goals[n].instruction_text for n in draw(goals)]
   halves = [' '.join(w for w in text.split() if rng.random() < 0.5) for text in texts]
   rows = draw(shop.catalogue)
@@ -247,31 +242,50 @@ def ask(shop: Shop, name: str, texts: list[str]) -> list[list[int]]:
   return found
 
 
-def main(arguments):
-  """Takes the step that the flags name, or all of them, each in its own process."""
-  if len(arguments) > 1:
-    raise app.UsageError(f'unexpected argument {arguments[1]!r}')
-  if STEP.value:
-    {'invent': invent, 'build': build, 'query': query}[STEP.value](
-      Path(DIRECTORY.value)
-    )
-    return
+STEPS = {'invent': invent, 'build': build, 'query': query}
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+  """Reads the flags."""
+  parser = flags.Parser('python benchmarks/webshop_catalogue.py', __doc__)
+  parser.add_argument('--products', type=int, default=1_180_000, help='to be invented')
+  parser.add_argument('--directory', help='where to (default: a temporary folder)')
+  parser.add_argument('--queries', type=int, default=200, help='of each kind')
+  parser.add_argument('--seed', type=int, default=0, help='of products and queries')
+  parser.add_argument('--step', choices=STEPS, help='only this one, in --directory')
+  options = parser.parse_all(argv)
+  for name, least in (('products', 2000), ('queries', 20)):
+    if getattr(options, name) < least:
+      raise ValueError(f'--{name}={getattr(options, name)}: must be at least {least}')
+  if options.step and not options.directory:
+    raise ValueError(f'--directory is missing: --step={options.step} needs it')
+  return options
+
+
+@terminal.program
+def main(argv: Sequence[str]) -> int:
+  """Takes one step, or all of them, each in a process of its own."""
+  options = arguments(argv)
+  if options.step:
+    STEPS[options.step](Path(options.directory), options)
+    return 0
   with tempfile.TemporaryDirectory() as temporary:
-    folder = Path(DIRECTORY.value or temporary)
+    folder = Path(options.directory or temporary)
     folder.mkdir(parents=True, exist_ok=True)
-    needed, free = PRODUCTS.value * BYTES, shutil.disk_usage(folder).free
+    needed, free = options.products * BYTES, shutil.disk_usage(folder).free
     if free < needed:
-      sys.exit(
-        f'{folder}: {free / GIBIBYTE:.0f} GiB free, --products={PRODUCTS.value} needs '
-        f'{needed / GIBIBYTE:.0f} GiB'
+      raise ValueError(
+        f'--products={options.products}: needs {needed / GIBIBYTE:.0f} GiB, {folder}'
+        f' has {free / GIBIBYTE:.0f}'
       )
     for step in ('invent', 'build', 'query'):
       command = [sys.executable, __file__, f'--step={step}', f'--directory={folder}']
-      for flag in (PRODUCTS, QUERIES, SEED):
-        command.append(f'--{flag.name}={flag.value}')
+      for name in ('products', 'queries', 'seed'):
+        command.append(f'--{name}={getattr(options, name)}')
       if subprocess.run(command).returncode:
-        sys.exit(f'step {step} failed')
+        raise ValueError(f'step {step} failed')
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

@@ -13,7 +13,6 @@ import random
 from pathlib import Path
 
 import webshop_reference
-from absl import app, flags
 from watch import Watch
 
 from sdar_jax.envs import base
@@ -22,18 +21,15 @@ from sdar_jax.envs.webshop.engine import WebshopEnv
 from sdar_jax.envs.webshop.goals import Goals
 from sdar_jax.envs.webshop.nouns import NounSource
 from sdar_jax.envs.webshop.shop import Shop
-
-DATA_DIR = flags.DEFINE_string('data_dir', '', 'official files; empty: generated shop')
-EPISODES = flags.DEFINE_integer('episodes', 2000, 'episodes to play')
-SEED = flags.DEFINE_integer('seed', 0, 'of the walks')
+from sdar_jax.process import flags, terminal
 
 
-def first_shop():
+def first_shop(data_dir):
   """The shop in memory, and its goals."""
   nouns = NounSource('rule')
-  if not DATA_DIR.value:
+  if not data_dir:
     return Shop(generated.catalogue(), None, nouns), generated.goals()['train']
-  folder = Path(DATA_DIR.value)
+  folder = Path(data_dir)
   documents = sorted(folder.glob('*.jsonl*'))
   if documents:
     instructions = folder / disk_catalogue.OFFICIAL['small'][1]
@@ -69,9 +65,9 @@ def queries(goals, count, rng):
     yield ' '.join(words[place] for place in kept)
 
 
-def measure(shop, goals, episodes):
+def measure(shop, goals, episodes, seed):
   """Prints the speed of steps, and of searches alone."""
-  rng = random.Random(SEED.value)
+  rng = random.Random(seed)
   chosen = [goals[rng.randrange(len(goals))] for _ in range(episodes)]
   asked = list(queries(goals, episodes, rng))
   env, watch = WebshopEnv(shop), Watch()
@@ -99,19 +95,24 @@ def measure_search(shop, asked):
   )
 
 
-def main(arguments):
+@terminal.program
+def main(argv):
   """Measures what the flags ask for."""
-  if len(arguments) > 1:
-    raise app.UsageError(f'unexpected argument {arguments[1]!r}')
+  parser = flags.Parser('python benchmarks/webshop_engine.py', __doc__)
+  parser.add_argument('--data_dir', help='official files (default: generated shop)')
+  parser.add_argument('--episodes', type=int, default=2000, help='episodes to play')
+  parser.add_argument('--seed', type=int, default=0, help='of the walks')
+  options = parser.parse_all(argv)
   watch = Watch()
-  shop, goals = first_shop()
+  shop, goals = first_shop(options.data_dir)
   clock, processor = watch.read()
   print(
     f'{len(shop.catalogue)} products: read and indexed in {processor:.1f} s '
     f'({clock:.1f} s by the clock)'
   )
-  measure(shop, goals, EPISODES.value)
+  measure(shop, goals, options.episodes, options.seed)
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

@@ -1,4 +1,4 @@
-"""The cells of a study: what they train, where, and what is already there."""
+"""Makes the cells of a study: what they train, where, and what is there."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,7 @@ from typing import Any
 from experiments import alfworld, arguments, search_qa, webshop
 from sdar_jax import config as config_lib
 from sdar_jax import files
-from sdar_jax.cli import command_line
+from sdar_jax.cli import config_file
 from sdar_jax.process.flags import UsageError
 from sdar_jax.storage import workdir as workdir_lib
 
@@ -104,7 +104,7 @@ class Cell:
 
 
 def training_command(cell: Cell) -> list[str]:
-  """The command that trains a cell."""
+  """Makes the command that trains a cell."""
   config = arguments.shipped(f'experiments/{cell.world}.py')
   return [
     *(sys.executable, '-m', 'sdar_jax.main'),
@@ -115,7 +115,7 @@ def training_command(cell: Cell) -> list[str]:
 
 
 def load(name: str) -> Any:
-  """The study of this name or path.
+  """Loads the study of this name or path.
 
   Raises:
     StudyError: there is none, or its `get_config` is missing or fails.
@@ -127,7 +127,7 @@ def load(name: str) -> Any:
       known = ', '.join(sorted(file.stem for file in _STUDIES.glob('*.py')))
       raise StudyError(f'--study={name}: {path} is not there; there is {known}')
   try:
-    return command_line.call_file(path, f'--study={path}')
+    return config_file.call_file(path, f'--study={path}')
   except UsageError as error:
     raise StudyError(str(error)) from error
 
@@ -167,7 +167,7 @@ def _is_method(name: str) -> bool:
 
 
 def make_cells(study: Any, output: pathlib.Path) -> list[Cell]:
-  """All cells, seed by seed, so that an interrupted study is balanced.
+  """Makes all cells, seed by seed: an interrupted study is balanced.
 
   Raises:
     StudyError: a world, method, key or value that there is not.
@@ -202,5 +202,5 @@ def _flatten(overrides: Any) -> dict[str, Any]:
 
 
 def directory_name(method: str) -> str:
-  """A method's name as one for files: no two methods share it, upper case or lower."""
+  """Makes a folder's name of a method's; no two share one, in any case."""
   return re.sub('[^a-z0-9+-]', lambda match: f'_{ord(match[0]):x}_', method)

@@ -7,13 +7,11 @@ Every cell follows from the results.csv of a folder; `--study` prints the one ta
 study, without single runs.
 """
 
-import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from sdar_jax import compare, files
-from sdar_jax.evaluation import comparison
+from sdar_jax.evaluation import comparison, presentation, results
+from sdar_jax.process import flags, terminal
 
 RESULTS = pathlib.Path(__file__).with_name('results')
 WORLDS = {'alfworld': 'ALFWorld', 'search_qa': 'Search-QA', 'webshop': 'WebShop'}
@@ -25,26 +23,28 @@ def compared(folder: pathlib.Path) -> comparison.Comparison:
   Raises:
     ValueError: they cannot be read or compared.
   """
-  return comparison.compare(compare.read(str(folder)))
+  return comparison.compare(results.load(str(folder)))
 
 
 def runs_table(folders: Sequence[pathlib.Path]) -> list[str]:
   """Every run's success before, between and after, in lines of Markdown."""
-  return _joined(folders, compare.run_headings, compare.run_cells)
+  return _joined(folders, presentation.run_headings, presentation.run_cells)
 
 
 def methods_table(folders: Sequence[pathlib.Path]) -> list[str]:
   """Methods against the baseline by success, in lines of Markdown."""
-  return _joined(folders, lambda got: compare.headings('success'), _success)
+  return _joined(folders, lambda got: presentation.headings('success'), _success)
 
 
 def study_table(folder: pathlib.Path) -> list[str]:
   """The methods of one study by success, in lines of Markdown."""
-  return compare.table(compare.headings('success'), _success(compared(folder)))
+  return presentation.table(
+    presentation.headings('success'), _success(compared(folder))
+  )
 
 
 def _success(got: comparison.Comparison) -> list[list[str]]:
-  return [compare.cells(row) for row in got.rows if row.metric == 'success']
+  return [presentation.cells(row) for row in got.rows if row.metric == 'success']
 
 
 def _joined(folders: Sequence[pathlib.Path], headings, cells) -> list[str]:
@@ -57,28 +57,25 @@ def _joined(folders: Sequence[pathlib.Path], headings, cells) -> list[str]:
     for name, one in got.items()
     for row in cells(one)
   ]
-  return compare.table(['world', *names.pop()], rows)
+  return presentation.table(['world', *names.pop()], rows)
 
 
+@terminal.program
 def main(argv: Sequence[str]) -> int:
-  """Entry point; returns the exit code."""
-  parser = argparse.ArgumentParser(prog='python -m experiments.tables')
-  parser.description = "Prints README's tables of results from the raw files."
-  default = [RESULTS / name for name in WORLDS]
-  parser.add_argument('folders', nargs='*', type=pathlib.Path, default=default)
+  """Prints the tables that a command line asks for; returns the exit code."""
+  parser = flags.Parser('python -m experiments.tables', __doc__)
+  default = [str(RESULTS / name) for name in WORLDS]
+  parser.add_argument('folders', nargs='*', metavar='FOLDER', default=default)
   parser.add_argument('--study', action='store_true', help='of one study each')
-  options = parser.parse_args(argv)
-  try:
-    if options.study:
-      tables = [study_table(folder) for folder in options.folders]
-    else:
-      tables = [runs_table(options.folders), methods_table(options.folders)]
-  except (ValueError, OSError) as error:
-    print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
-    return 2
+  options = parser.parse_all(argv)
+  folders = [pathlib.Path(name) for name in options.folders]
+  if options.study:
+    tables = [study_table(folder) for folder in folders]
+  else:
+    tables = [runs_table(folders), methods_table(folders)]
   print('\n\n'.join('\n'.join(lines) for lines in tables))
   return 0
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  main()

@@ -1,4 +1,4 @@
-"""Compares runs: `python -m sdar_jax.compare RUN... [--baseline NAME]`. No JAX.
+"""Compares runs: `sdar-compare RUN... [--baseline=NAME]`. Host, no JAX.
 
 A RUN is a work directory, or a results.csv that an earlier comparison wrote (the file,
 or the folder that holds it). Runs are grouped by method over seeds; the tables go to
@@ -9,313 +9,25 @@ the terminal and, with --output, to a directory:
   results.csv/.json  every episode of all evaluations compared, and of what they are
   curves.png/.svg    success over steps with 95 % bands; needs matplotlib
 
-Exit codes: 0 done, 2 the runs cannot be compared, in one line on stderr.
+Exit codes: 0 done; 2 the runs cannot be compared, or wrong input; 74 the disk refuses a
+file.
 """
 
 import argparse
-import math
-import pathlib
-import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
-
-import rich.box
-import rich.console
-import rich.table
+from collections.abc import Sequence
 
 from sdar_jax import files
-from sdar_jax.evaluation import comparison as comparison_lib
-from sdar_jax.evaluation import panels, plot, results, runs, statistics
-from sdar_jax.evaluation.comparison import Comparison, Paired, Row
-from sdar_jax.evaluation.runs import Evaluation
-from sdar_jax.evaluation.statistics import Estimate
 from sdar_jax.process import flags, terminal
-
-_HEADINGS = (
-  'method (seeds)',
-  'mean',
-  'area',
-  'difference',
-  'P(win)',
-  'detects',
-  'verdict',
-)
-_UNBROKEN = ('detects', 'verdict')
-_STEPS = 4  # Of a single run that are shown; of more the first, a middle and the last.
-_PADDING = 3  # Characters that a column of the terminal's table needs besides.
-_DISPENSABLE = ('P(win)', 'area')  # Where a terminal is narrow, in this order.
-
-
-def headings(metric: str) -> list[str]:
-  """Of the table of methods."""
-  return [metric if heading == 'mean' else heading for heading in _HEADINGS]
-
-
-def cells(row: Row) -> list[str]:
-  """A row of the table as text, in the order of its headings."""
-  name = f'{row.method} ({len(row.seeds)})'
-  # Of one evaluation there is no curve.
-  area = _percent(row.area) if len(row.curve) > 1 else ''
-  out = [name, _percent(row.final), area]
-  if row.paired is None:
-    return out + [''] * (len(_HEADINGS) - len(out))
-  pair = row.paired
-  chance, low, high = pair.improvement
-  return [
-    *out,
-    _percent(pair.difference, sign='+'),
-    f'{chance:.2f} [{low:.2f}, {high:.2f}]',
-    '-' if math.isnan(pair.detectable) else f'{100 * pair.detectable:.1f}',
-    pair.verdict,
-  ]
-
-
-def _percent(estimate: Estimate, sign: str = '') -> str:
-  mean = f'{100 * estimate.mean:{sign}.1f}'
-  if math.isnan(estimate.low):
-    return mean
-  return f'{mean} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]'
-
-
-def run_headings(comparison: Comparison) -> list[str]:
-  """Of the table of single runs: the first, a middle and the last evaluation."""
-  return ['method', 'seed', *map(_at, _few(comparison.steps))]
-
-
-def run_cells(comparison: Comparison) -> list[list[str]]:
-  """The rows of that table as text: success in % with its interval for new tasks."""
-  return [
-    [
-      method,
-      str(run.seed),
-      *(_rate(run.evaluations[step]) for step in _few(comparison.steps)),
-    ]
-    for method, members in comparison.methods.items()
-    for run in members
-  ]
-
-
-def _few(steps: Sequence[int]) -> Sequence[int]:
-  if len(steps) <= _STEPS:
-    return steps
-  return steps[0], steps[len(steps) // 2], steps[-1]
-
-
-def _at(step: int) -> str:
-  return f'step {step}' if step else 'before'
-
-
-def _rate(evaluation: Evaluation) -> str:
-  tries: dict[str, list[bool]] = {}
-  for result in evaluation.results:
-    if not result.outcome.is_fault:
-      tries.setdefault(result.task_id, []).append(result.success)
-  won, played = [sum(t) for t in tries.values()], [len(t) for t in tries.values()]
-  low, high = (100 * end for end in statistics.rate_interval(won, played))
-  return f'{100 * sum(won) / sum(played):.1f} % [{low:.1f}, {high:.1f}]'
-
-
-def title(comparison: Comparison) -> str:
-  """What was compared, in one line."""
-  e = comparison.evaluation
-  composition = panels.composed(e.composition)
-  played = f'{len(comparison.tasks)} tasks x {e.attempts}'
-  if e.panel == results.UNKNOWN:
-    where = f'{played} of a panel that no {results.ABOUT} names'
-  else:
-    panel = f'panel {e.panel} ({e.panel_digest[:12]})'
-    where = f'{panel}, {played}, temperature {e.temperature}'
-  return f'step {comparison.step}, {where}; {composition}'
-
-
-def notes(comparison: Comparison) -> list[str]:
-  """How to read the table, one line each."""
-  first, last = comparison.steps[0], comparison.steps[-1]
-  area = f' Area: under the learning curve from step {first} to {last}, as its mean'
-  out = [
-    f'Mean: in %, at step {comparison.step} of every run: none is taken at its best.'
-    + (f'{area} height.' if first < last else ''),
-    'Brackets: 95 % intervals for new seeds and new tasks drawn like these (two-way'
-    ' random effects, few-seed degrees of freedom), tasks treated as independent: where'
-    ' several share a room, a product or a person, those of levels are somewhat too'
-    ' narrow. With one seed there is none.',
-    'Single runs: intervals for new tasks drawn like these, of these weights'
-    ' (Wilson; attempts at one task are no further tasks).',
-  ]
-  others = max(
-    (row.paired.comparisons for row in comparison.rows if row.paired), default=0
-  )
-  if not others:
-    return out
-  out += [
-    f'Difference: method minus {comparison.baseline} on the same seeds and tasks, in'
-    ' percentage points. The verdict asks that its interval excludes 0, and that'
-    ' flipping the signs of tasks, the seeds as they are, does so too (p < 0.05).',
-    f'P(win): chance that a new seed beats a new seed of {comparison.baseline} on'
-    ' this panel, ties half (Mann-Whitney).',
-    'Detects: the true difference, in points, that these seeds and tasks find with'
-    ' probability 0.8 at the 5 % level, if the variances are those seen here; few seeds'
-    ' tell little of theirs.',
-  ]
-  if others > 1:
-    out.append(
-      f'{others} comparisons: intervals and what is detected are those of each by'
-      ' itself. A verdict that would not hold at 5 % divided by their number'
-      ' (Bonferroni) is called uncorrected.'
-    )
-  return out
-
-
-def markdown(comparison: Comparison) -> str:
-  """The table, notes and warnings."""
-  lines = ['# Comparison', '', f'{_escape(title(comparison))}.', '']
-  world = comparison.evaluation.world_digest
-  lines += [f'World {world[:12]}. Baseline: {_escape(comparison.baseline)}.', '']
-  for metric in dict.fromkeys(row.metric for row in comparison.rows):
-    rows = [cells(row) for row in comparison.rows if row.metric == metric]
-    lines += [*table(headings(metric), rows), '']
-  lines += [*table(run_headings(comparison), run_cells(comparison)), '']
-  lines += [f'- {_escape(note)}' for note in notes(comparison)]
-  lines += [f'- Warning: {_escape(warning)}.' for warning in comparison.warnings]
-  return '\n'.join(lines) + '\n'
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-  """The lines of a table in Markdown."""
-  return [_line(headings), _line(['---'] * len(headings)), *map(_line, rows)]
-
-
-def _line(texts: Iterable[str]) -> str:
-  return '| ' + ' | '.join(map(_escape, texts)) + ' |'
-
-
-def _escape(text: str) -> str:
-  return ''.join('\\' + c if c in '\\|*_`<' else c for c in text)
-
-
-def show(comparison: Comparison, console: rich.console.Console) -> None:
-  """Prints the same to a terminal; a narrow one has no room for some columns."""
-  console.print(title(comparison), soft_wrap=True)
-  for metric in dict.fromkeys(row.metric for row in comparison.rows):
-    lines = [cells(row) for row in comparison.rows if row.metric == metric]
-    columns = [_Column(*column) for column in zip(headings(metric), zip(*lines))]
-    kept = _that_fit(columns, console.width)
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in kept:
-      table.add_column(column.heading, overflow='fold', no_wrap=not column.breaks)
-    for line in zip(*(column.texts for column in kept)):
-      table.add_row(*line)
-    console.print(table)
-    if len(kept) < len(columns):
-      dropped = ', '.join(_DISPENSABLE[: len(columns) - len(kept)])
-      console.print(f'No room here, but in comparison.md (--output): {dropped}.')
-  runs_table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-  for heading in run_headings(comparison):
-    runs_table.add_column(heading, overflow='fold')
-  for line in run_cells(comparison):
-    runs_table.add_row(*line)
-  console.print(runs_table)
-  for line in (*notes(comparison), *(f'warning: {w}' for w in comparison.warnings)):
-    console.print(line, soft_wrap=True)
-
-
-class _Column(NamedTuple):
-  heading: str
-  texts: tuple[str, ...]
-
-  @property
-  def breaks(self) -> bool:
-    """Whether its texts may go over several lines."""
-    return self.heading not in _UNBROKEN
-
-  @property
-  def width(self) -> int:
-    """Characters that it needs."""
-    texts = (self.heading, *self.texts)
-    if self.breaks:
-      return max(len(word) for text in texts for word in text.split())
-    return max(map(len, texts))
-
-
-def _that_fit(columns: Sequence[_Column], width: int) -> Sequence[_Column]:
-  """The columns without as many of the dispensable ones as are too many."""
-  for name in _DISPENSABLE:
-    if sum(column.width + _PADDING for column in columns) + _PADDING <= width:
-      break
-    columns = [column for column in columns if column.heading != name]
-  return columns
-
-
-def summary_csv(comparison: Comparison) -> str:
-  """Every number of the table; fractions, and an empty field for what there is not."""
-  records = []
-  for row in comparison.rows:
-    record = {
-      'metric': row.metric,
-      'method': row.method,
-      'step': comparison.step,
-      'tasks': len(comparison.tasks),
-      'seeds': ' '.join(map(str, row.seeds)),
-      **_columns('mean', row.final),
-      **_columns('area', row.area),
-      'baseline': comparison.baseline,
-    }
-    records.append(record | (_paired_columns(row.paired) if row.paired else {}))
-  return _csv(records)
-
-
-def _paired_columns(pair: Paired) -> dict[str, Any]:
-  chance, low, high = pair.improvement
-  return {
-    'paired_seeds': ' '.join(map(str, pair.seeds)),
-    **_columns('difference', pair.difference),
-    **_columns('area_difference', pair.area),
-    'p_seeds': pair.p_seeds,
-    'win': chance,
-    'win_low': low,
-    'win_high': high,
-    'detectable': pair.detectable,
-    **_columns('corrected', pair.corrected),
-    'verdict': pair.verdict,
-  }
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-  ends = {f'{name}_low': estimate.low, f'{name}_high': estimate.high}
-  return {name: estimate.mean, **ends}
-
-
-def _csv(records: Sequence[dict[str, Any]]) -> str:
-  """CSV whose columns are those of the record with most, which hold all others'."""
-  known = [
-    {k: v for k, v in record.items() if not (isinstance(v, float) and math.isnan(v))}
-    for record in records
-  ]
-  return results.table(known, max(records, key=len))
-
-
-def write(comparison: Comparison, directory: pathlib.Path) -> list[str]:
-  """Writes all files; returns their names, or a line for what could not be drawn."""
-  directory.mkdir(parents=True, exist_ok=True)
-  texts = {
-    'comparison.md': markdown(comparison),
-    'comparison.csv': summary_csv(comparison),
-    **results.write(comparison.methods, comparison.steps),
-  }
-  for name, text in texts.items():
-    files.write_atomic(directory / name, text.encode())
-  try:
-    drawn = plot.learning_curves(comparison)
-  except plot.PlotError as error:
-    return [*texts, str(error)]
-  for name, data in drawn.items():
-    files.write_atomic(directory / name, data)
-  return [*texts, *drawn]
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-  parser = flags.Parser(prog='python -m sdar_jax.compare')
-  parser.description = 'Compares runs by method over seeds, with intervals.'
+  parser = flags.Parser(
+    'sdar-compare',
+    'Compares runs by method over seeds, with intervals (also: python -m'
+    ' sdar_jax.compare).',
+    'exit codes: 0 done; 2 the runs cannot be compared, or wrong input; 74 the disk'
+    ' refuses a file.',
+  )
   parser.add_argument('runs', nargs='+', metavar='RUN', help='directory or results.csv')
   parser.add_argument(
     '--baseline', metavar='NAME', help='method to compare others with'
@@ -327,43 +39,32 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   return parser.parse_all(argv)
 
 
+@terminal.program
 def main(argv: Sequence[str]) -> int:
-  """Entry point; returns the exit code."""
-  output = None
-  try:
-    arguments = _arguments(argv)
-    if arguments.output is not None:
-      output = files.local_path(arguments.output, '--output')
-      files.check_directory(output, '--output')
-    found = [run for path in arguments.runs for run in read(path)]
-    comparison = comparison_lib.compare(found, arguments.baseline, arguments.step)
-  except (ValueError, OSError) as error:
-    print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
-    return 2
+  """Compares the runs that a command line names; returns the exit code."""
+  options, output = _arguments(argv), None
+  if options.output is not None:
+    output = files.local_path(options.output, '--output')
+    files.check_directory(output, '--output')
+  # Slow to import: --help does without.
+  import rich.console
+
+  from sdar_jax.evaluation import comparison, presentation, results
+
+  found = [run for path in options.runs for run in results.load(path)]
+  compared = comparison.compare(found, options.baseline, options.step)
   console = rich.console.Console(markup=False, highlight=False)
-  show(comparison, console)  # Before it is written, which may fail.
+  presentation.show(compared, console)  # Before it is written, which may fail.
   if output is None:
     return 0
   try:
-    written = write(comparison, output)
+    written = presentation.write(compared, output)
   except OSError as error:
-    what = files.one_line(error, 1000)
-    print(f'error: --output={output}: {what}; the table is above', file=sys.stderr)
-    return 2
+    code = getattr(error, 'exit_code', terminal.WRONG_INPUT)
+    return terminal.fail(error, code, 'the table is above')
   console.print(f'in {output}: {", ".join(written)}', soft_wrap=True)
   return 0
 
 
-def read(path: str) -> list[runs.Run]:
-  """The run of a work directory, or the runs of a results.csv.
-
-  Raises:
-    ValueError: it is neither, or a file is damaged.
-  """
-  local = files.local_path(path, 'RUN')
-  episodes = results.find(local)
-  return [runs.read(local)] if episodes is None else results.read(episodes)
-
-
 if __name__ == '__main__':
-  terminal.run(main)
+  main()

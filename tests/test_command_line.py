@@ -1,7 +1,9 @@
 """A wrong command line is one line that says what to write; no word is ignored."""
 
+import collections
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +11,10 @@ import sys
 import pytest
 
 from sdar_jax import compare, files, main
+from sdar_jax import config as config_lib
 from sdar_jax.cli import command_line, describe
-from sdar_jax.process import flags, terminal
+from sdar_jax.envs import worlds
+from sdar_jax.process import terminal
 from sdar_jax.process.flags import Parser, UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -188,7 +192,7 @@ def test_where_a_result_goes_is_checked_first(tmp_path):
 
 
 def test_other_programs_read_flags_alike(tmp_path, capsys):
-  parser = Parser(prog='program')
+  parser = Parser('program', 'Does something.')
   parser.add_argument('--baseline')
   parser.add_argument('runs', nargs='*')
   for words, says in (
@@ -214,19 +218,41 @@ def test_other_programs_read_flags_alike(tmp_path, capsys):
 def test_describe_names_every_key_with_its_meaning():
   config = command_line.parse([CONFIG, '--mode=describe', '--config.seed=3']).config
   lines = describe.table(config).splitlines()[1:]
-  for name, meaning in zip(lines[::2], lines[1::2], strict=True):
-    assert ' = ' in name
-    assert meaning.strip() or name.split()[-3] == 'world.name', name
+  names = [line[2:].partition(' = ')[0] for line in lines[::2]]
+  assert names == list(config_lib.flatten(config))
+  assert all(meaning.strip() for meaning in lines[1::2])
   assert '* seed = 3' in lines and '  algorithm.clip_low = 0.2' in lines
+  turns = lines[lines.index('* world.max_turns = 12') + 1].strip()
+  assert turns.startswith('turns per episode') and turns.endswith('; ref: 50')
+
+
+def test_the_reference_has_every_key_of_every_world_once():
+  text = describe.markdown()
+  rows = [line for line in text.splitlines() if line.startswith('| `')]
+  cells = [re.split(r'(?<!\\)\|', row)[1:-1] for row in rows]
+  assert {len(row) for row in cells} == {5}
+  assert all(row[3].strip() for row in cells)
+  named = collections.Counter(row[0].strip(' `') for row in cells)
+  wanted = set()
+  for world in worlds.WORLDS:
+    wanted |= config_lib.flatten(config_lib.default(world)).keys()
+  settings = [worlds.settings(world) for world in worlds.WORLDS]
+  shared = collections.Counter(f'world.{key}' for own in settings for key in own)
+  for key, count in named.items():
+    assert count == (3 if key == 'world.name' else shared.get(key, 1)), key
+  assert set(named) == wanted
+  assert any("library, which 'bm25'" in row for row in rows)  # Two lines there.
+  row = next(row for row in rows if row.startswith('| `optimizer.b1`'))
+  assert "`0.9` | [0, 0.99999] | decay of Adam's first moment" in row
 
 
 def test_exit_codes_and_tracebacks(capsys, monkeypatch):
-  assert main._main([CONFIG]) == 2
+  assert main.main([CONFIG]) == 2
   error = capsys.readouterr().err
   assert error.startswith('error: --workdir is missing') and error.count('\n') == 1
   monkeypatch.setenv('SDAR_TRACEBACK', '1')
   with pytest.raises(UsageError):
-    main._main([CONFIG])
+    main.main([CONFIG])
 
 
 def _python(code, *, shell='{}', **environment):
@@ -242,7 +268,7 @@ def _python(code, *, shell='{}', **environment):
 
 _RUN = """
 import os, signal, sys
-from sdar_jax import terminal
+from sdar_jax.process import terminal
 def main(argv):
   {}
   return 0
@@ -285,26 +311,3 @@ def test_checks_of_places_leave_nothing(tmp_path):
   files.check_file(tmp_path / 'a/b', '--x')
   assert list(tmp_path.iterdir()) == []
   assert not isinstance(terminal.Stopped(15), Exception)
-
-
-@pytest.mark.parametrize(
-  'words, says',
-  [
-    (['corpus=a'], 'corpus=a: no flags'),
-    (['--corpus=a', '--corpus=b'], '--corpus is given 2 times'),
-    (['--corpus='], '--corpus= is empty'),
-    (['--corpse=a'], "Unknown command line flag 'corpse'"),
-    (['--undefok=corpse', '--corpse=a'], '--undefok=corpse: no such flag'),
-  ],
-)
-def test_programs_of_absl_ignore_nothing(words, says, capsys):
-  from sdar_jax.envs.search_qa import server
-
-  assert server.parse_absl is flags.parse_absl
-  try:
-    with pytest.raises(SystemExit) as caught:
-      flags.parse_absl(['server', *words])
-  finally:
-    flags.flags.FLAGS.unparse_flags()
-  error = capsys.readouterr().err
-  assert caught.value.code == 2 and says in error and error.count('\n') == 1

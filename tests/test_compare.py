@@ -16,7 +16,7 @@ from run_cases import compared, episode, make_run, study
 from scipy import stats
 
 from sdar_jax import compare
-from sdar_jax.evaluation import comparison, results, statistics
+from sdar_jax.evaluation import comparison, presentation, results, statistics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -129,9 +129,11 @@ def test_graded_scores_are_a_metric_of_their_own(tmp_path):
   got = compared(paths)
   assert [row.metric for row in got.rows] == ['success', 'score']
   assert [row.final.mean for row in got.rows] == [0.25, 1.75 / 4]
-  assert '| method (seeds) | score |' in compare.markdown(got)
+  assert '| method (seeds) | score |' in presentation.markdown(got)
   others = [make_run(tmp_path, 'rloo', s, {5: rows}, report=report) for s in range(3)]
-  text = compare.markdown(compared(paths + others))  # One comparison by each metric.
+  text = presentation.markdown(
+    compared(paths + others)
+  )  # One comparison by each metric.
   assert 'Difference: method minus grpo' in text and 'Bonferroni' not in text
   first = results.write(got.methods, got.steps)['results.csv'].splitlines()[:2]
   assert first[0].split(',')[7] == 'score' and first[1].split(',')[7] == '0.5'
@@ -162,11 +164,11 @@ def test_files_hold_the_numbers(tmp_path, capsys):
     (row,) = (row for row in got.rows if row.method == method)
     assert np.mean(won) == pytest.approx(row.final.mean)
   text = (tmp_path / 'out' / 'comparison.md').read_text()
-  for line in (*compare.notes(got), *got.warnings):
-    assert line in shown and compare._escape(line) in text
+  for line in (*presentation.notes(got), *got.warnings):
+    assert line in shown and presentation._escape(line) in text
   assert '2 comparisons' in text
   for row in got.rows:
-    assert all(compare._escape(cell) in text for cell in compare.cells(row))
+    assert all(presentation._escape(cell) in text for cell in presentation.cells(row))
 
 
 @pytest.mark.parametrize('width, dropped', [(80, True), (140, False)])
@@ -174,7 +176,7 @@ def test_a_terminal_shows_every_verdict_whole(tmp_path, width, dropped):
   gains = (('grpo', 0), ('grpo+opsd-released', 0.1), ('a', 0.25), ('b', 0.0))
   got = compared(study(tmp_path, tasks=80, gains=gains))
   console = rich.console.Console(file=io.StringIO(), width=width, markup=False)
-  compare.show(got, console)
+  presentation.show(got, console)
   table = console.file.getvalue().partition('Mean:')[0]
   assert all(len(line) <= width for line in table.splitlines()[1:])
   for row in got.rows[1:]:
@@ -190,8 +192,8 @@ def test_one_seed_has_no_interval_anywhere(tmp_path):
   row = got.rows[1]
   assert math.isnan(row.final.low) and math.isnan(row.paired.detectable)
   assert row.paired.verdict == 'not settled'
-  assert compare.cells(row)[1] == f'{100 * row.final.mean:.1f}'
-  record = list(csv.DictReader(compare.summary_csv(got).splitlines()))[1]
+  assert presentation.cells(row)[1] == f'{100 * row.final.mean:.1f}'
+  record = list(csv.DictReader(presentation.summary_csv(got).splitlines()))[1]
   assert record['mean_low'] == record['detectable'] == ''
 
 
@@ -207,7 +209,7 @@ def test_what_does_not_hold_among_many_comparisons_is_uncorrected(tmp_path):
   assert among.paired.corrected.low < 0 < among.paired.difference.low
   assert alone.paired.verdict == 'better'
   assert among.paired.verdict == 'better (uncorrected)'
-  assert any('10 comparisons' in note for note in compare.notes(got))
+  assert any('10 comparisons' in note for note in presentation.notes(got))
   worse = compared(paths, 'a').rows  # All the other way round.
   assert {row.paired.verdict for row in worse if row.method == 'grpo'} == {
     'worse (uncorrected)'
@@ -242,10 +244,10 @@ def test_results_that_were_written_give_the_same_comparison(tmp_path, capsys):
     for name in ('comparison.md', 'comparison.csv', 'results.csv', 'results.json'):
       assert (copy / name).read_bytes() == (out / name).read_bytes()
   (out / 'results.json').unlink()  # As files of earlier versions are.
-  bare = compare.read(str(out))
+  bare = results.load(str(out))
   got, whole = comparison.compare(bare), compared(paths)
   assert got.rows == whole.rows and got.steps == (0, 10)
-  assert 'that no results.json names; a 20, b 20' in compare.title(got)
+  assert 'that no results.json names; a 20, b 20' in presentation.title(got)
 
 
 @pytest.mark.parametrize(
@@ -291,10 +293,16 @@ def test_results_and_runs_of_other_panels_are_refused(tmp_path, capsys):
 def test_single_runs_are_shown_before_between_and_after(tmp_path):
   curve = {step: [step > 9, step > 5, 1, 0] for step in (0, 2, 6, 8, 12)}
   got = compared([make_run(tmp_path, 'grpo', 3, curve)])
-  assert compare.run_headings(got) == ['method', 'seed', 'before', 'step 6', 'step 12']
+  assert presentation.run_headings(got) == [
+    'method',
+    'seed',
+    'before',
+    'step 6',
+    'step 12',
+  ]
   interval = stats.binomtest(1, 4).proportion_ci(method='wilson')
   low, high = (f'{100 * end:.1f}' for end in interval)
-  (row,) = compare.run_cells(got)
+  (row,) = presentation.run_cells(got)
   assert row[:3] == ['grpo', '3', f'25.0 % [{low}, {high}]']
   assert [cell.split(' ')[0] for cell in row[2:]] == ['25.0', '50.0', '75.0']
 

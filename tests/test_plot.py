@@ -6,8 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from run_cases import compared, make_run, study
 
-from sdar_jax import compare
-from sdar_jax.evaluation import plot
+from sdar_jax.evaluation import plot, presentation
 
 
 def test_the_same_comparison_gives_the_same_bytes(tmp_path):
@@ -17,7 +16,7 @@ def test_the_same_comparison_gives_the_same_bytes(tmp_path):
   assert set(first) == {'curves.png', 'curves.svg'}
   assert plot.learning_curves(compared(paths)) == first
   assert first['curves.png'].startswith(b'\x89PNG\r\n')
-  assert set(first) <= set(compare.write(compared(paths), tmp_path / 'out'))
+  assert set(first) <= set(presentation.write(compared(paths), tmp_path / 'out'))
   for name, data in first.items():
     assert (tmp_path / 'out' / name).read_bytes() == data
   other = plot.learning_curves(compared(paths[1:]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import tables
-from sdar_jax import compare
+from sdar_jax.evaluation import presentation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -62,10 +62,12 @@ def recomputed(name):
   got, out = tables.compared(RESULTS / name), {}
   for row in got.rows:
     if row.metric == 'success':
-      cells = dict(zip(compare.headings('success'), compare.cells(row), strict=True))
+      cells = dict(
+        zip(presentation.headings('success'), presentation.cells(row), strict=True)
+      )
       out[row.method, None] = cells
-  for line in compare.run_cells(got):
-    cells = dict(zip(compare.run_headings(got), line, strict=True))
+  for line in presentation.run_cells(got):
+    cells = dict(zip(presentation.run_headings(got), line, strict=True))
     out[cells['method'], cells['seed']] = cells
   return out
 
@@ -138,7 +140,7 @@ def test_what_was_written_is_what_is_computed(name):
   assert f'experiments/results/{name}/' in README
   if is_whole(name):
     text = (RESULTS / name / 'comparison.md').read_text()
-    assert compare.markdown(tables.compared(RESULTS / name)) == text
+    assert presentation.markdown(tables.compared(RESULTS / name)) == text
 
 
 def test_readmes_tables_are_printed_by_one_command(capsys):

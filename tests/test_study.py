@@ -12,7 +12,7 @@ import ml_collections
 import pytest
 
 from experiments import cells as cells_lib
-from experiments import study
+from experiments import runner, study
 from sdar_jax import config as config_lib
 from sdar_jax.methods import table as table_lib
 from sdar_jax.storage.workdir import Workdir
@@ -94,7 +94,7 @@ def call(tmp_path):
   def run(jobs=2, changes=(), **how):
     command = fake_training(tmp_path / 'fake.py', **how)
     out = tmp_path / 'out'
-    code = study.run(make_study(**dict(changes)), out, jobs, command)
+    code = runner.run(make_study(**dict(changes)), out, jobs, command)
     return code, record(out)
 
   return run
@@ -143,7 +143,7 @@ def test_jobs_overlap_and_are_never_more(call, jobs):
   assert 2 <= max(alive) <= jobs
 
 
-@pytest.mark.skipif(not study._CONFINES, reason='no system call for it')
+@pytest.mark.skipif(not runner._CONFINES, reason='no system call for it')
 def test_cells_side_by_side_have_cores_of_their_own(call, tmp_path, capsys):
   ours = os.sched_getaffinity(0)
   _, cells = call()
@@ -173,7 +173,7 @@ def test_cells_side_by_side_have_cores_of_their_own(call, tmp_path, capsys):
   ],
 )
 def test_all_jobs_have_as_many_cores(cores, jobs, expected):
-  assert study.share_out(cores, jobs) == expected
+  assert runner.share_out(cores, jobs) == expected
 
 
 def test_a_failed_cell_is_tried_again_and_others_go_on(call, tmp_path, capsys):
@@ -199,7 +199,7 @@ def test_retries_are_the_studys(call):
 def test_an_attempt_that_says_nothing_does_not_quote_an_earlier_one(call, tmp_path):
   call(grpo_0='crash')
   silent = lambda cell: [sys.executable, '-c', 'raise SystemExit(3)']
-  study.run(make_study(), tmp_path / 'out', 2, silent)
+  runner.run(make_study(), tmp_path / 'out', 2, silent)
   cell = record(tmp_path / 'out')['grpo_0']
   assert (cell['error'], cell['exit_code']) == ('', 3)
 
@@ -212,7 +212,7 @@ def test_without_a_run_of_the_baseline_there_is_no_comparison(call, tmp_path, ca
 
 @pytest.mark.parametrize('how', ['hang', 'stubborn'])
 def test_a_cell_over_its_budget_is_stopped(call, monkeypatch, how):
-  monkeypatch.setattr(study, '_GRACE_SECONDS', 0.5)
+  monkeypatch.setattr(runner, '_GRACE_SECONDS', 0.5)
   began = time.monotonic()
   code, cells = call(changes={'cell_seconds': 2.0}, grpo_0=how)
   assert time.monotonic() - began < 30
@@ -234,7 +234,7 @@ def _study_process(tmp_path, **how):
     f'root = pathlib.Path({str(tmp_path)!r})\n'
     f'command = test_study.fake_training(root / "fake.py", **{how!r})\n'
     'study = test_study.make_study()\n'
-    'sys.exit(test_study.study.run(study, root / "out", 2, command))\n'
+    'sys.exit(test_study.runner.run(study, root / "out", 2, command))\n'
   )
   path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
   return subprocess.Popen(
@@ -302,7 +302,7 @@ def test_a_signal_while_a_process_is_born_reaches_it(tmp_path):
     return begin(cell)
 
   before, began = signal.getsignal(signal.SIGTERM), time.monotonic()
-  assert study.run(make_study(), tmp_path / 'out', 1, command) == 0
+  assert runner.run(make_study(), tmp_path / 'out', 1, command) == 0
   assert time.monotonic() - began < 30
   assert states(record(tmp_path / 'out')) == ['stopped'] * 4
   assert signal.getsignal(signal.SIGTERM) == before
@@ -311,16 +311,16 @@ def test_a_signal_while_a_process_is_born_reaches_it(tmp_path):
 def test_a_study_that_fails_itself_leaves_no_process(call, tmp_path, monkeypatch):
   asked = []
   monkeypatch.setattr(
-    study._Process, 'ask', lambda p: asked.append(p) or p.popen.kill()
+    runner._Process, 'ask', lambda p: asked.append(p) or p.popen.kill()
   )
-  first = study.Runner.record
+  first = runner.Runner.record
 
   def full(runner):
     if runner._running:
       raise OSError(28, 'No space left on device')
     first(runner)
 
-  monkeypatch.setattr(study.Runner, 'record', full)
+  monkeypatch.setattr(runner.Runner, 'record', full)
   with pytest.raises(OSError, match='No space'):
     call(grpo_0='hang')
   assert len(asked) == 1
@@ -380,7 +380,7 @@ def test_a_longer_study_goes_on_with_its_runs_and_a_shorter_one_has_them(
 def test_a_damaged_record_is_named(call, tmp_path):
   call()
   (tmp_path / 'out' / 'study.json').write_text('{"cells": [{}]}')
-  with pytest.raises(study.StudyError, match=r'study\.json is damaged .*delete it'):
+  with pytest.raises(runner.StudyError, match=r'study\.json is damaged .*delete it'):
     call()
 
 

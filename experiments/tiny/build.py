@@ -10,18 +10,19 @@ when they are shown skills, a better informed teacher. README.md beside this fil
 what the builds that ship took and gave.
 """
 
+import argparse
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
 
 from experiments.cells import WORLDS
 from experiments.tiny import tokenizer
 from sdar_jax import build, sft
 from sdar_jax.models import export, hf, qwen
-from sdar_jax.process.flags import parse_absl
+from sdar_jax.process import flags, terminal
 from sdar_jax.prompts import chat, skills
 
 # What is special about each world's lessons. WebShop's products may be known by heart,
@@ -38,11 +39,6 @@ LESSONS = {
   },
   'search_qa': {'rows': 64_000, 'copy_rows': 20_000, 'new_names': True},
 }
-
-_WORLD = flags.DEFINE_enum('world', 'alfworld', list(WORLDS), 'Where it acts.')
-_OUTPUT = flags.DEFINE_string('output', '', "Directory; '' means runs/tiny/WORLD.")
-_ROWS = flags.DEFINE_integer('rows', None, "Turns to imitate; none means the world's.")
-_SEED = flags.DEFINE_integer('seed', 0, 'Of weights, games and mistakes.')
 
 
 def model_config(vocab_size: int) -> qwen.ModelConfig:
@@ -62,14 +58,14 @@ def model_config(vocab_size: int) -> qwen.ModelConfig:
   )
 
 
-def training_config(path: pathlib.Path):
-  """The experiment's `model=tiny` with the settings of imitation."""
-  c = WORLDS[_WORLD.value].get_config('model=tiny')
+def training_config(options: argparse.Namespace, path: pathlib.Path):
+  """Makes the experiment's `model=tiny` with the settings of imitation."""
+  c = WORLDS[options.world].get_config('model=tiny')
   c.model.path = str(path)
   c.model.tokenizer = str(path)
-  c.seed = _SEED.value
-  c.sft.update(LESSONS[_WORLD.value])
-  c.sft.rows = _ROWS.value or c.sft.rows
+  c.seed = options.seed
+  c.sft.update(LESSONS[options.world])
+  c.sft.rows = options.rows or c.sft.rows
   c.sft.muon = True
   c.sft.prompt_weight = 0.1
   c.optimizer.learning_rate = 4e-3
@@ -80,21 +76,40 @@ def training_config(path: pathlib.Path):
   return c
 
 
-def main(argv: list[str]) -> None:
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+  parser = flags.Parser('python -m experiments.tiny.build', __doc__)
+  parser.add_argument(
+    '--world', choices=WORLDS, default='alfworld', help='default: %(default)s'
+  )
+  parser.add_argument(
+    '--output', metavar='DIR', help='directory (default: runs/tiny/WORLD)'
+  )
+  parser.add_argument(
+    '--rows', type=int, help="turns to imitate (default: the world's)"
+  )
+  parser.add_argument(
+    '--seed', type=int, default=0, help='of weights, games and mistakes'
+  )
+  return parser.parse_all(argv)
+
+
+@terminal.program
+def main(argv: Sequence[str]) -> int:
   """Builds into a directory that holds no weights yet."""
-  del argv
-  output = pathlib.Path(_OUTPUT.value or f'runs/tiny/{_WORLD.value}')
+  options = _arguments(argv)
+  output = pathlib.Path(options.output or f'runs/tiny/{options.world}')
   export.prepare(output)
   with tempfile.TemporaryDirectory() as folder:
     start = pathlib.Path(folder)  # The random weights that imitation begins with.
-    c = training_config(start)
+    c = training_config(options, start)
     bank = skills.SkillBank.load(c.skills.path)
     tokenizer.build(build.make_world(c), bank, start)
     model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
-    params = qwen.init_params(model, jax.random.key(_SEED.value), jnp.float32)
+    params = qwen.init_params(model, jax.random.key(options.seed), jnp.float32)
     hf.save(start, model, params, jnp.float32)
     sft.run_sft(c, None, output)
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=parse_absl)
+  main()

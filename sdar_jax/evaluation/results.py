@@ -99,13 +99,21 @@ def table(records: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
   return stream.getvalue()
 
 
-def find(path: pathlib.Path) -> pathlib.Path | None:
-  """Finds the results.csv at `path`; None for a run directory."""
+def load(text: str) -> list[Run]:
+  """Reads the run of a work directory, or the runs of a results.csv.
+
+  Args:
+    text: path of the directory, of the file, or of the folder that holds it.
+
+  Raises:
+    ValueError: it is neither, or a file is damaged.
+  """
+  path = files.local_path(text, 'RUN')
   if path.is_file():
-    return path
+    return read(path)
   if (path / NAME).is_file() and not (path / 'config.json').exists():
-    return path / NAME
-  return None
+    return read(path / NAME)
+  return [runs.read(path)]
 
 
 def read(path: pathlib.Path) -> list[Run]:

@@ -1,16 +1,14 @@
-"""How the flags of a program are read: spelled out, each once, none ignored. No JAX."""
+"""Reads the flags of a program: spelled out, each once, none ignored. No JAX."""
 
 import argparse
 import collections
 import difflib
 import os
 import re
-import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from absl import flags
-
+import sdar_jax
 from sdar_jax import files
 
 FLAG = re.compile(r'--?[A-Za-z]')
@@ -24,8 +22,16 @@ class UsageError(ValueError):
 class Parser(argparse.ArgumentParser):
   """Flags of a program: spelled out, each at most once and none empty."""
 
-  def __init__(self, **kwargs: Any):
-    super().__init__(allow_abbrev=False, **kwargs)
+  def __init__(self, prog: str, description: str, epilog: str = ''):
+    super().__init__(
+      prog=prog,
+      description=description,
+      epilog=epilog,
+      allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    version = f'sdar-jax {sdar_jax.__version__}'
+    self.add_argument('--version', action='version', version=version)
 
   def error(self, message: str) -> NoReturn:
     """Raises UsageError instead of printing the usage."""
@@ -82,28 +88,3 @@ def _refuse_repeats(words: Sequence[str]) -> None:
   for name, count in collections.Counter(names).items():
     if count > 1:
       raise UsageError(f'--{name} is given {count} times: give it once')
-
-
-def parse_absl(argv: Sequence[str]) -> list[str]:
-  """The `flags_parser` of `absl.app.run` under which no word is ignored.
-
-  Args:
-    argv: the program's name and its words.
-
-  Returns:
-    The program's name. What is wrong ends the process with one line and exit code 2.
-  """
-  try:
-    _refuse_repeats(argv[1:])
-    for word in argv[1:]:
-      if FLAG.match(word) and word.endswith('='):
-        raise UsageError(f'{word} is empty: give it a value or leave it out')
-      if _name(word) in ('undefok', 'flagfile'):
-        raise UsageError(f'{word}: no such flag')
-    name, *rest = flags.FLAGS(argv)
-    if rest:
-      raise UsageError(f'{" ".join(rest)}: no flags, which begin with --')
-  except (flags.Error, UsageError) as error:
-    print(f'error: {files.one_line(error, 500)}', file=sys.stderr)
-    sys.exit(2)
-  return [name]

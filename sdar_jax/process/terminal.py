@@ -1,7 +1,8 @@
-"""The terminal, pipe and signals around a program. No JAX."""
+"""Runs a program: its terminal, pipe, signals, errors and exit code. No JAX."""
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import sys
@@ -9,6 +10,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
+from sdar_jax import files
+
+WRONG_INPUT = 2  # The exit code where an error names no other.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -57,6 +61,43 @@ class _Stream:
       null = os.open(os.devnull, os.O_WRONLY)
       os.dup2(null, self._stream.fileno())
       os.close(null)
+
+
+def program(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+  """Makes a program of `main`, which takes words and returns an exit code.
+
+  Called with words it returns the exit code. Called with none, as a console script is,
+  it reads the process's and ends it with that code. An error is one line on stderr: see
+  `fail`. Modules in the working directory can be imported, after installed ones.
+  """
+
+  @functools.wraps(main)
+  def called(argv: Sequence[str] | None = None) -> int:
+    if argv is None:
+      sys.path.append('')
+      run(called)
+    try:
+      return main(argv)
+    except Exception as error:
+      if isinstance(error, (ValueError, OSError)) or hasattr(error, 'exit_code'):
+        return fail(error, getattr(error, 'exit_code', WRONG_INPUT))
+      raise
+
+  return called
+
+
+def fail(error: BaseException, code: int, hint: str = '') -> int:
+  """Says what is wrong in one line on stderr; SDAR_TRACEBACK=1 raises it instead.
+
+  Returns:
+    The exit code.
+  """
+  if os.environ.get('SDAR_TRACEBACK') == '1':
+    raise error
+  text = files.one_line(error, 1000) + (f'; {hint}' if hint else '')
+  with contextlib.suppress(OSError):  # Where it goes may be a file on a full disk.
+    print(f'error: {text}', file=sys.stderr)
+  return code
 
 
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:

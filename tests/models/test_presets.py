@@ -5,6 +5,7 @@ import math
 import jax
 import pytest
 
+from experiments import arguments
 from sdar_jax.models import presets
 
 # Total parameters, tied embeddings counted once: the model cards give 0.49B, 1.54B,
@@ -29,3 +30,7 @@ def test_parameter_counts_are_the_published_ones(name):
 
 def test_every_preset_is_checked():
   assert set(presets.PRESETS) == set(PUBLISHED)
+
+
+def test_every_preset_can_be_asked_for():
+  assert set(presets.PRESETS) == set(arguments.HUB)

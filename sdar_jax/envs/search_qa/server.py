@@ -9,6 +9,7 @@ Without `--index` it is BM25 over the corpus. It answers both public request sha
 unless `--host` says otherwise.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import http.server
@@ -23,13 +24,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
-
 from sdar_jax import files
 from sdar_jax.envs.base import EnvironmentFault
 from sdar_jax.envs.search_qa.retrieval.base import Passage, PassageRetriever
 from sdar_jax.envs.search_qa.retrievers import open_retriever
-from sdar_jax.process.flags import parse_absl
+from sdar_jax.process import flags, terminal
 
 PATH = '/retrieve'
 MAX_BODY = 4 * 2**20  # bytes
@@ -59,13 +58,6 @@ class Limits:
   answer_seconds: float = 60.0
   reply_seconds: float = 30.0
   reply_bytes: int = 8 * 2**20
-
-
-_CORPUS = flags.DEFINE_string('corpus', '', 'File of passages (datasets.read_corpus).')
-_INDEX = flags.DEFINE_string('index', '', 'FAISS index or .npy; empty: BM25.')
-_ENCODER = flags.DEFINE_string('encoder', '', 'package.module:function, for --index.')
-_HOST = flags.DEFINE_string('host', '127.0.0.1', 'Address to listen on.')
-_PORT = flags.DEFINE_integer('port', 8000, 'Port to listen on; 0 takes a free one.')
 
 
 class Refused(Exception):
@@ -285,21 +277,43 @@ def _hit(passage: Passage, scored: bool) -> dict[str, Any]:
   return {'document': document, 'score': passage.score} if scored else document
 
 
-def main(argv: Sequence[str]) -> None:
-  """Serves until it is interrupted."""
-  del argv
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+  parser = flags.Parser('python -m sdar_jax.envs.search_qa.server', __doc__)
+  parser.add_argument(
+    '--corpus', metavar='FILE', help='of passages (datasets.read_corpus)'
+  )
+  parser.add_argument(
+    '--index', metavar='FILE', help='FAISS index or .npy (default: BM25)'
+  )
+  parser.add_argument(
+    '--encoder', metavar='NAME', help='package.module:function, of --index'
+  )
+  parser.add_argument(
+    '--host', default='127.0.0.1', help='address to listen on (default: %(default)s)'
+  )
+  parser.add_argument(
+    '--port', type=int, default=8000, help='0 takes a free one (default: %(default)s)'
+  )
+  return parser.parse_all(argv)
+
+
+@terminal.program
+def main(argv: Sequence[str]) -> int:
+  """Serves until it is interrupted; returns the exit code."""
+  options = _arguments(argv)
+  if options.corpus is None:
+    raise ValueError('--corpus is missing: name the file of passages')
+  retriever = open_retriever(
+    'dense' if options.index else 'bm25',
+    corpus=options.corpus,
+    index=options.index or '',
+    encoder=options.encoder or '',
+  )
   try:
-    if not _CORPUS.value:
-      raise ValueError('name the file of passages: --corpus=FILE')
-    retriever = open_retriever(
-      'dense' if _INDEX.value else 'bm25',
-      corpus=_CORPUS.value,
-      index=_INDEX.value,
-      encoder=_ENCODER.value,
-    )
-    server = Server((_HOST.value, _PORT.value), retriever)
-  except (ValueError, OSError, OverflowError) as error:
-    raise SystemExit(f'server: {error}') from None
+    server = Server((options.host, options.port), retriever)
+  except (OSError, OverflowError) as error:
+    where = f'--host={options.host} --port={options.port}'
+    raise ValueError(f'{where}: {files.one_line(error)}') from error
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, signal.default_int_handler)
   print(f'answering at {server.url}', flush=True)
@@ -307,7 +321,8 @@ def main(argv: Sequence[str]) -> None:
     server.serve_forever()
   except KeyboardInterrupt:
     server.server_close()
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=parse_absl)
+  main()

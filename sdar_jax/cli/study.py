@@ -1,0 +1,11 @@
+"""Runs `sdar-study`, whose code lies with the experiments. Host, no JAX."""
+
+from sdar_jax.cli import shipped
+
+
+def main() -> None:
+  """Runs experiments/study.py of this package, whatever the working directory has."""
+  shipped.make_importable()
+  from experiments import study
+
+  study.main()
