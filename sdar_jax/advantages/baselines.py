@@ -62,9 +62,6 @@ def group_relative(
 
   Args:
     scores: [B] float, return units: the trajectory's return less the row's penalties.
-    group_ids: [B] int.
-    trajectory_ids: [B] int, unique within a group at least.
-    row_mask: [B] bool, False for padding rows.
     statistics_over: 'rows' (the reference's cross_steps=True) or 'trajectories'.
     divide_by_std: False leaves out the denominator, as Dr.GRPO does (which also
       aggregates with 'seq-mean-token-sum-norm').
@@ -74,10 +71,10 @@ def group_relative(
       becomes an advantage of -1e5.
 
   Returns:
-    [B] in units of σ (or return units), 0 for padding rows.
+    [B] in units of σ (or return units).
 
   Raises:
-    ValueError: unknown `statistics_over`; a score is not finite; shapes differ.
+    ValueError: unknown `statistics_over`.
 
   Source: DeepSeekMath (arXiv 2402.03300) sec. 4.1.2; Dr.GRPO (arXiv 2503.20783)
     sec. 3; verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
@@ -108,7 +105,7 @@ def rloo(
   `statistics_over` says.
 
   Returns:
-    [B] return units, 0 for padding rows.
+    [B] return units.
 
   Source: Ahmadian et al. 2024 (arXiv 2402.14740) eq. 8;
     verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
@@ -140,7 +137,7 @@ def pass_at_k(
   Args and errors are those of `group_relative`.
 
   Returns:
-    [B] in units of σ (or return units), 0 for padding rows.
+    [B] in units of σ (or return units).
 
   Source: verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23
     (compute_grpo_passk_outcome_advantage), after arXiv 2503.19595.
@@ -189,9 +186,6 @@ def gigpo(
     divide_by_std: of both terms: True is the paper's 'mean_std_norm', False its
       'mean_norm'.
 
-  Returns:
-    [B], 0 for padding rows.
-
   Source: GiGPO (arXiv 2505.10978) eq. 3-8; gigpo/core_gigpo.py of
     ZJU-REAL/SDAR@8b85c23.
   """
@@ -216,13 +210,6 @@ def gigpo(
 def uniform_credit(advantages: np.ndarray, response_mask: np.ndarray) -> np.ndarray:
   """Gives every response token its row's advantage.
 
-  Args:
-    advantages: [B] float.
-    response_mask: [B, T] bool.
-
-  Returns:
-    [B, T] advantages, 0 where masked.
-
   Source: DeepSeekMath (arXiv 2402.03300) sec. 4.1.2 (outcome supervision).
   """
   check_shapes(response_mask.shape[:1], advantages=advantages)
@@ -242,14 +229,8 @@ def rlsd_credit(
     wₜ = clip(exp(sign(A)·Δₜ), 1 - ε, 1 + ε),  Aₜ = A · [(1 - λ) + λ·wₜ]
 
   Args:
-    advantages: [B] float.
-    gap: [B, T] float, nats: Δ, teacher_logprobs - old_logprobs.
-    response_mask: [B, T] bool.
     rlsd_lambda: λ in [0, 1]; 0 is `uniform_credit`.
     rlsd_clip: ε in [0, 1).
-
-  Returns:
-    [B, T] advantages, 0 where masked.
 
   Source: RLSD (arXiv 2604.03128); verl/trainer/ppo/rlsd_utils.py of
     ZJU-REAL/SDAR@8b85c23.

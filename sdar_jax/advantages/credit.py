@@ -43,17 +43,9 @@ def agent_opsd_credit(
   then only the first turns move it.
 
   Args:
-    advantages: [B] float, one per row.
-    gap: [B, T] float, nats: Δ, teacher_logprobs - old_logprobs.
-    trajectory_ids: [B] int, unique in the batch.
-    turn_ids: [B] int, unique in a trajectory.
     prior: [B] float in [0, 1], equal within an episode: V₀, as the success rate.
-    response_mask: [B, T] bool; a row without tokens is a padding row.
     mix: λ in [0, 1]; 0 is `uniform_credit`.
     band: b in [0, 1).
-
-  Returns:
-    [B, T] advantages, 0 where masked.
 
   Source: AgentOPSD (arXiv 2608.05987), read in its code (confidence C), turn
     granularity: λ 0.5 and b 0.2 in the ALFWorld script.
@@ -104,17 +96,11 @@ def grsd_credit(
   times.
 
   Args:
-    advantages: [B] float, one per row.
     gap: [B, T] float, nats: Δ, teacher_logprobs - old_logprobs under the group's prior.
-    group_ids: [B] int.
     prior_mask: [B] bool: the row's group had both outcomes, so that a contrastive prior
       exists.
-    response_mask: [B, T] bool; a row without tokens is a padding row.
     mix: λ >= 0; 0 is `uniform_credit`.
     signal_clip: c > 0.
-
-  Returns:
-    [B, T] advantages, 0 where masked.
 
   Source: GRSD (arXiv 2607.28076), read in its code (confidence C): λ 0.5, c 3.
   """
@@ -154,13 +140,9 @@ def opid_credit(
   Args:
     credit: [B, T] float: A.
     gap: [B, T] float, nats: Δ, teacher_logprobs - old_logprobs under the skill.
-    response_mask: [B, T] bool.
     skill_mask: [B] bool, rows that have a skill of this kind.
     weight: w, advantage units per nat.
     gap_clip: c > 0, nats, or None.
-
-  Returns:
-    [B, T] advantages, 0 where masked.
 
   Source: OPID (arXiv 2606.26790), read in its code (confidence C): w 0.001 for both
     kinds, not clipped.

@@ -25,7 +25,7 @@ def whiten(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     mask: [B, T] bool.
 
   Returns:
-    [B, T] in units of the batch's deviation, 0 where masked.
+    [B, T] in units of the batch's deviation.
 
   Source: Schulman et al. 2017 (arXiv 1707.06347), common practice;
     verl/utils/torch_functional.py of ZJU-REAL/SDAR@8b85c23.
@@ -58,16 +58,10 @@ def step_returns(
 
   Args:
     rewards: [B] float, return units, the environment's reward of the turn.
-    trajectory_ids: [B] int, unique in the batch.
-    turn_ids: [B] int, unique in a trajectory.
-    row_mask: [B] bool, False for padding rows.
     gamma: discount per turn, in [0, 1].
 
   Returns:
-    [B] return units, 0 for padding rows.
-
-  Raises:
-    ValueError: a reward is not finite; shapes differ.
+    [B] return units.
 
   Source: GiGPO (arXiv 2505.10978) sec. 4.2; gigpo/core_gigpo.py of
     ZJU-REAL/SDAR@8b85c23 (gamma 0.95).
@@ -100,14 +94,9 @@ def token_rewards(
     scores: [B] float, return units.
     more: [B, T] float, return units: m, as -beta times the KL between the policy before
       this step's updates and the initial one.
-    response_mask: [B, T] bool.
-    row_mask: [B] bool, False for padding rows.
 
   Returns:
     [B, T] return units, 0 where masked. A row without any token pays nothing.
-
-  Raises:
-    ValueError: a score is not finite; shapes differ.
 
   Source: Ziegler et al. 2019 (arXiv 1909.08593) eq. 2; use_kl_in_reward of
     verl/trainer/ppo/ray_trainer.py of ZJU-REAL/SDAR@8b85c23.
@@ -137,16 +126,11 @@ def reinforce_plus_plus(
 
   Args:
     scores: [B] float, return units, paid at the last response token.
-    response_mask: [B, T] bool.
-    row_mask: [B] bool, False for padding rows.
     gamma: discount per token, in [0, 1].
     token_rewards: [B, T] float, return units: m, what else tokens earn; or None.
 
   Returns:
-    [B, T] advantages in units of the batch's deviation, 0 where masked.
-
-  Raises:
-    ValueError: a score is not finite; shapes differ.
+    [B, T] advantages in units of the batch's deviation.
 
   Source: Hu 2025 (arXiv 2501.03262) sec. 3; verl/trainer/ppo/core_algos.py of
     ZJU-REAL/SDAR@8b85c23.
@@ -180,17 +164,13 @@ def reinforce_plus_plus_baseline(
 
   Args:
     scores: [B] float, return units.
-    group_ids: [B] int.
-    trajectory_ids: [B] int, unique within a group at least.
-    response_mask: [B, T] bool.
-    row_mask: [B] bool, False for padding rows.
     statistics_over: rows that μ_g counts: 'rows' or 'trajectories' (first rows).
 
   Returns:
-    [B, T] advantages in units of the batch's deviation, 0 where masked.
+    [B, T] advantages in units of the batch's deviation.
 
   Raises:
-    ValueError: unknown `statistics_over`; a score is not finite; shapes differ.
+    ValueError: unknown `statistics_over`.
 
   Source: Hu 2025 (arXiv 2501.03262), the baseline variant;
     verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
@@ -230,7 +210,7 @@ def gae(
     gae_lambda: λ in [0, 1].
 
   Returns:
-    Advantages and the critic's targets, [B, T] return units, 0 where masked.
+    Advantages and the critic's targets, [B, T] return units.
 
   Source: Schulman et al. 2016 (arXiv 1506.02438) eq. 16;
     verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.

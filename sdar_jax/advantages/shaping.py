@@ -36,7 +36,7 @@ def teacher_rewards(teacher_logprobs: np.ndarray, mask: np.ndarray) -> np.ndarra
     mask: [B, T] bool.
 
   Returns:
-    [B, T] deviations, 0 where masked.
+    [B, T] deviations.
 
   Source: ADRS (arXiv 2608.03223), read in its code (confidence C).
   """
@@ -70,10 +70,7 @@ def teacher_value(
     temperature: nats, > 0.
 
   Returns:
-    [B] return units, 0 for padding rows.
-
-  Raises:
-    ValueError: a return is not finite; shapes differ.
+    [B] return units.
 
   Source: ADRS (arXiv 2608.03223), its completion level, read in its code
     (confidence C).
@@ -103,7 +100,7 @@ def value_gate(value: np.ndarray, mask: np.ndarray, *, gate_scale: float) -> np.
     gate_scale: τ, per return unit (2 in the paper).
 
   Returns:
-    [B, T] in [0, 1], constant in a row, 0 where masked.
+    [B, T] in [0, 1], constant in a row.
 
   Source: ADRS (arXiv 2608.03223), read in its code (confidence C).
   """

@@ -23,17 +23,12 @@ def view_gaps(
 
   Args:
     step_returns: [B] float, return units: G, of `returns.step_returns`.
-    group_ids: [B] int.
     anchor_ids: [B] int, of `anchors.anchor_ids`.
     sees_skills: [B] bool: the row's view.
-    row_mask: [B] bool, False for padding rows.
 
   Returns:
     [B] return units; 0 where the other view never met this anchor, and for padding
     rows. The two views' gaps are opposite.
-
-  Raises:
-    ValueError: a return is not finite; shapes differ.
 
   Source: UCOB (arXiv 2606.29502), its local credit (confidence C).
   """

@@ -24,11 +24,6 @@ SKILL_SD_LOG_RATIO_LIMIT = 10.0
 def gap(logprobs: Array, teacher_logprobs: Array, mask: Array) -> jax.Array:
   """Subtracts the student from the teacher: Δ = sg[log π_T - log π].
 
-  Args:
-    logprobs: [B, T] float, nats.
-    teacher_logprobs: [B, T] float, nats.
-    mask: [B, T] bool.
-
   Returns:
     [B, T] nats, 0 where masked; no gradient.
 
@@ -52,13 +47,7 @@ def weighted(
   not a no-op: where teacher and student agree, the loss is 0 and its gradient -1/2.
 
   Args:
-    logprobs: [B, T] float, nats.
-    teacher_logprobs: [B, T] float, nats.
     weights: [B, T] float: w, a gate or signed.
-    mask: [B, T] bool.
-
-  Returns:
-    [B, T] nats, to be minimised; 0 where masked.
 
   Source: SDAR (arXiv 2605.15155), propositions 1-2, with w for its gate;
     verl/trainer/ppo/sdar_utils.py of ZJU-REAL/SDAR@8b85c23.
@@ -86,9 +75,6 @@ def ratio_weights(
 
   Args:
     weights: [B, T] float: w.
-    logprobs: [B, T] float, nats.
-    old_logprobs: [B, T] float, nats.
-    mask: [B, T] bool.
     ratio_limit: c, >= 1.
 
   Returns:
@@ -110,7 +96,6 @@ def centred(gate: Array, mask: Array, mean: Array | float) -> jax.Array:
 
   Args:
     gate: [B, T] in [0, 1].
-    mask: [B, T] bool.
     mean: scalar, one for all microbatches of a step, or they would disagree.
 
   Returns:
@@ -133,9 +118,7 @@ def gate_advantages(
   the gradient of the surrogate of A plus λ times `weighted` by the gate.
 
   Args:
-    advantages: [B, T] float.
     gate: [B, T] in (0, 1).
-    mask: [B, T] bool.
     distill_coef: λ, advantage units.
 
   Returns:
@@ -162,9 +145,6 @@ def opsd(
   contain the teacher at all.
 
   Args:
-    logprobs: [B, T] float, nats.
-    teacher_logprobs: [B, T] float, nats.
-    mask: [B, T] bool.
     gap_clip: τ, nats, > 0; math.inf for none.
 
   Returns:
@@ -187,15 +167,6 @@ def skill_sd(
     ρ = exp(min(log π - log π_old, 10)),  ℓ = ρ·k3
 
   The gradient flows through ρ as well as through k3.
-
-  Args:
-    logprobs: [B, T] float, nats.
-    old_logprobs: [B, T] float, nats.
-    teacher_logprobs: [B, T] float, nats.
-    mask: [B, T] bool.
-
-  Returns:
-    [B, T] nats, to be minimised; 0 where masked.
 
   Source: Skill-SD (arXiv 2604.10674); verl/trainer/ppo/skillsd_utils.py of
     ZJU-REAL/SDAR@8b85c23.
@@ -241,7 +212,6 @@ def gate_metrics(gate: Array, mask: Array, *, distill_coef: float) -> masked.Met
 
   Args:
     gate: [B, T] in [0, 1].
-    mask: [B, T] bool.
     distill_coef: λ, advantage units.
 
   Returns:
@@ -273,7 +243,6 @@ def gap_by_turn(
 
   Args:
     gap: [B, T] float, nats.
-    mask: [B, T] bool.
     turn_ids: [B] int, from 0; later turns than the last bin fall into it.
     num_turns: number of bins.
 

@@ -22,11 +22,6 @@ KL_KINDS = KEYS['kl_kind'].allowed
 def log_ratio(logprobs: Array, old_logprobs: Array, mask: Array) -> jax.Array:
   """Takes log(π/π_old) of sampled tokens, masked first, clamped to ±20.
 
-  Args:
-    logprobs: [B, T] float, nats.
-    old_logprobs: [B, T] float, nats.
-    mask: [B, T] bool.
-
   Returns:
     [B, T] nats, 0 where masked. No gradient beyond the clamp.
 
@@ -60,16 +55,9 @@ def clipped_surrogate(
     ℓ ← min(ℓ, -A·c) where A < 0
 
   Args:
-    logprobs: [B, T] float, nats.
-    old_logprobs: [B, T] float, nats.
-    advantages: [B, T] float.
-    mask: [B, T] bool.
     clip_low: ε_l, in [0, 1].
     clip_high: ε_h, >= 0.
     dual_clip: c, >= 1.
-
-  Returns:
-    [B, T] losses, to be minimised; 0 where masked.
 
   Source: Schulman et al. 2017 (arXiv 1707.06347) eq. 7; dual clip: Ye et al. 2020
     (arXiv 1912.09729) eq. 5; separate clips: DAPO (arXiv 2503.14476) eq. 10;
@@ -100,15 +88,8 @@ def gspo(
   The paper aggregates with 'seq-mean-token-mean' and has no dual clip.
 
   Args:
-    logprobs: [B, T] float, nats.
-    old_logprobs: [B, T] float, nats.
-    advantages: [B, T] float.
-    mask: [B, T] bool.
     clip_low: ε_l (3e-4 in the paper).
     clip_high: ε_h (4e-4 in the paper).
-
-  Returns:
-    [B, T] losses, to be minimised; 0 where masked.
 
   Source: Zheng et al. 2025 (arXiv 2507.18071) eq. 13 (GSPO-token);
     verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
@@ -141,9 +122,6 @@ def kl_penalty(
   in value and gradient.
 
   Args:
-    logprobs: [B, T] float, nats.
-    ref_logprobs: [B, T] float, nats.
-    mask: [B, T] bool.
     kind: one of `KL_KINDS`.
 
   Returns:
@@ -176,7 +154,6 @@ def entropy_loss(entropy: Array, mask: Array) -> jax.Array:
 
   Args:
     entropy: [B, T] float, nats.
-    mask: [B, T] bool.
 
   Returns:
     [B, T] nats, 0 where masked.

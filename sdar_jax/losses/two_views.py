@@ -28,11 +28,7 @@ def two_view_distillation(
     other_logprobs: [B, T] float, nats: the same tokens under the other view's prompt.
     gate: [B, T] in [0, 1]: g, `gates.gap_gate` without a clip.
     action_mask: [B, T] bool: tokens of the action.
-    mask: [B, T] bool.
     action_weight: u >= 0 on action tokens (2).
-
-  Returns:
-    [B, T] nats, to be minimised; 0 where masked.
 
   Source: UCOB (arXiv 2606.29502), its sampled-token form (confidence C).
   """

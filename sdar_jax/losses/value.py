@@ -19,7 +19,6 @@ def value_loss(
     values: [B, T] float, return units; the only input with a gradient.
     old_values: [B, T] float, return units, before this step's updates.
     targets: [B, T] float, return units: R of `advantages.returns.gae`.
-    mask: [B, T] bool.
     value_clip: ε, return units (0.5 in the reference).
 
   Returns:
