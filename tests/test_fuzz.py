@@ -203,7 +203,7 @@ def test_groups_are_as_large_as_the_method_asks(method, size, changes, least):
 )
 def test_main_says_one_line(words, capsys, tmp_path):
   command = ['--config=experiments/alfworld.py:model=tiny', f'--workdir={tmp_path}/run']
-  assert main._main([*command, *words]) == 2
+  assert main.main([*command, *words]) == 2
   said = capsys.readouterr()
   assert said.err.startswith('error: ') and said.err.count('\n') == 1
   assert not said.out and not list(tmp_path.iterdir())

@@ -64,7 +64,7 @@ def test_other_modes_end_in_one_line(number):
   code = """
 import os
 from sdar_jax import main
-main._main = lambda argv: os.kill(os.getpid(), int(argv[0]))
+main.command_line.parse = lambda argv: os.kill(os.getpid(), int(argv[0]))
 main.main()
 """
   done = subprocess.run(
