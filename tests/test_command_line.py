@@ -241,6 +241,8 @@ def test_the_reference_has_every_key_of_every_world_once():
   for key, count in named.items():
     assert count == (3 if key == 'world.name' else shared.get(key, 1)), key
   assert set(named) == wanted
+  nouns = next(row[3] for row in cells if row[0] == ' `world.noun_source` ')
+  assert nouns.strip().startswith('of the reward')  # Not what the attribute is.
   assert any('a search then needs a query and a' in row for row in rows)
   row = next(row for row in rows if row.startswith('| `optimizer.b1`'))
   assert "`0.9` | [0, 0.99999] | decay of Adam's first moment" in row

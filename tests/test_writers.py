@@ -394,7 +394,7 @@ def test_a_sink_that_is_not_installed_is_one_line_and_leaves_nothing(
 ):
   monkeypatch.setitem(sys.modules, name, found)  # Importing None is an ImportError.
   key = 'log.tensorboard=true' if name == 'tensorboardX' else 'log.wandb_project=p'
-  code = main_lib._main(
+  code = main_lib.main(
     [
       '--config=experiments/alfworld.py:model=tiny',
       f'--config.{key}',
