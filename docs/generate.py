@@ -1,0 +1,151 @@
+"""Fills the blocks of README.md and docs/ that follow from the code.
+
+  python -m docs.generate            # rewrites what has changed
+  python -m docs.generate --check    # names it, and exits with 1
+
+A block stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from experiments import tables, tokens
+from sdar_jax import config, train
+from sdar_jax.cli import describe
+from sdar_jax.envs import worlds
+from sdar_jax.logs import metrics
+from sdar_jax.methods import hyperparameters, table
+from sdar_jax.prompts.skills import SkillBank
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
+_BLOCK = re.compile(r'(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)', re.DOTALL)
+_RECORD = ROOT / 'docs' / 'tokens.jsonl'  # Two turns of a run, with their tokens.
+_WORLDS = [tables.RESULTS / name for name in tables.WORLDS]
+_DOCUMENTED = re.compile(r'^ {2,4}(\w+): (.*(?:\n {6,}.*)*)', re.MULTILINE)
+
+
+def _fenced(text: str, language: str = '') -> str:
+  return f'```{language}\n{text.rstrip()}\n```\n'
+
+
+def step() -> str:
+  """The training loop, word for word."""
+  return _fenced(inspect.getsource(train.loop), 'python')
+
+
+def example() -> str:
+  """Two recorded turns, as experiments.tokens prints them."""
+  bank = SkillBank.load(ROOT / 'experiments/tiny/alfworld/skills.json')
+  shown = (
+    text for record in tokens.read(_RECORD) for text in tokens.show(record, bank)
+  )
+  return _fenced('\n\n'.join(shown))
+
+
+def runs() -> str:
+  """Every run of the worlds' studies."""
+  return '\n'.join(tables.runs_table(_WORLDS)) + '\n'
+
+
+def compared() -> str:
+  """The methods of the worlds' studies."""
+  return '\n'.join(tables.methods_table(_WORLDS)) + '\n'
+
+
+def small() -> str:
+  """The small study."""
+  return '\n'.join(tables.study_table(tables.RESULTS / 'small')) + '\n'
+
+
+def keys() -> str:
+  """Every key of the configuration, in a table for each section."""
+  if hasattr(describe, 'markdown'):
+    return describe.markdown()
+  sections: dict[str, list[Sequence[str]]] = {}
+  for name, key in config.KEYS.items():
+    row = (name, repr(key.default), _bound(key.allowed), key.meaning, key.source)
+    sections.setdefault(name.partition('.')[0], []).append(row)
+  meanings = _meanings(hyperparameters.LossConfig)
+  for field in dataclasses.fields(hyperparameters.LossConfig):
+    choices = tuple(hyperparameters.CHOICES.get(field.name, ()))
+    name, default = f'algorithm.{field.name}', repr(field.default)
+    row = (name, default, _bound(choices), meanings.get(field.name, ''), '')
+    sections['algorithm'].append(row)
+  for world in worlds.WORLDS:
+    meanings = _meanings(worlds.find(world))
+    sections[f'world ({world})'] = [
+      (f'world.{name}', repr(value), '', meanings.get(name, ''), '')
+      for name, value in worlds.settings(world).items()
+    ]
+  return '\n'.join(_sections(sections)) + '\n'
+
+
+def _sections(sections: dict[str, list[Sequence[str]]]) -> Iterable[str]:
+  alone = [row for name, rows in sections.items() for row in rows if row[0] == name]
+  kept = {name: rows for name, rows in sections.items() if rows[0][0] != name}
+  for title, rows in {'of the run': alone, **kept}.items():
+    yield from (f'### {title}', '', '| key | default | bound | meaning | source |')
+    yield '|---|---|---|---|---|'
+    for key, default, *rest in rows:
+      cells = (f'`{key}`', f'`{default}`', *(text.replace('|', '\\|') for text in rest))
+      yield '| ' + ' | '.join(cells) + ' |'
+    yield ''
+
+
+def _bound(allowed: str | tuple[str, ...]) -> str:
+  return allowed if isinstance(allowed, str) else ', '.join(map(repr, allowed))
+
+
+def _meanings(owner: type) -> dict[str, str]:
+  """What a class says of its arguments."""
+  entries = _DOCUMENTED.findall(inspect.getdoc(owner) or '')
+  return {name: ' '.join(text.split()).rstrip('.') for name, text in entries}
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+  'step': step,
+  'example': example,
+  'compared': compared,
+  'runs': runs,
+  'small': small,
+  'methods': table.markdown,
+  'metrics': metrics.markdown,
+  'keys': keys,
+}
+
+
+def names(page: str) -> list[str]:
+  """The blocks of a page."""
+  return [match[2] for match in _BLOCK.finditer(page)]
+
+
+def filled(page: str) -> str:
+  """A page with what belongs into its blocks."""
+  return _BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], page)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Entry point; returns the exit code."""
+  parser = argparse.ArgumentParser(prog='python -m docs.generate')
+  parser.description = 'Fills the blocks of README.md and docs/.'
+  parser.add_argument('--check', action='store_true', help='write nothing')
+  options = parser.parse_args(argv)
+  stale = 0
+  for path in PAGES:
+    page = path.read_text(encoding='utf-8')
+    if (text := filled(page)) != page:
+      stale += 1
+      print(f'{path.relative_to(ROOT)}: {"stale" if options.check else "written"}')
+      if not options.check:
+        path.write_text(text, encoding='utf-8')
+  return 1 if options.check and stale else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
