@@ -7,19 +7,19 @@ A block stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 """
 
 import argparse
-import dataclasses
 import inspect
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from experiments import tables, tokens
 from sdar_jax import config, train
 from sdar_jax.cli import describe
 from sdar_jax.envs import worlds
 from sdar_jax.logs import metrics
-from sdar_jax.methods import hyperparameters, table
+from sdar_jax.methods import table
 from sdar_jax.prompts.skills import SkillBank
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -27,7 +27,6 @@ PAGES = (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
 _BLOCK = re.compile(r'(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)', re.DOTALL)
 _RECORD = ROOT / 'docs' / 'tokens.jsonl'  # Two turns of a run, with their tokens.
 _WORLDS = [tables.RESULTS / name for name in tables.WORLDS]
-_DOCUMENTED = re.compile(r'^ {2,4}(\w+): (.*(?:\n {6,}.*)*)', re.MULTILINE)
 
 
 def _fenced(text: str, language: str = '') -> str:
@@ -67,45 +66,28 @@ def keys() -> str:
   """Every key of the configuration, in a table for each section."""
   if hasattr(describe, 'markdown'):
     return describe.markdown()
-  sections: dict[str, list[Sequence[str]]] = {}
-  for name, key in config.KEYS.items():
-    row = (name, repr(key.default), _bound(key.allowed), key.meaning, key.source)
-    sections.setdefault(name.partition('.')[0], []).append(row)
-  meanings = _meanings(hyperparameters.LossConfig)
-  for field in dataclasses.fields(hyperparameters.LossConfig):
-    choices = tuple(hyperparameters.CHOICES.get(field.name, ()))
-    name, default = f'algorithm.{field.name}', repr(field.default)
-    row = (name, default, _bound(choices), meanings.get(field.name, ''), '')
-    sections['algorithm'].append(row)
+  sections: dict[str, list[str]] = {}
   for world in worlds.WORLDS:
-    meanings = _meanings(worlds.find(world))
-    sections[f'world ({world})'] = [
-      (f'world.{name}', repr(value), '', meanings.get(name, ''), '')
-      for name, value in worlds.settings(world).items()
-    ]
-  return '\n'.join(_sections(sections)) + '\n'
+    for name, default, meaning in _described(config.default(world)):
+      section, dot, _ = name.partition('.')
+      title = (f'world ({world})' if section == 'world' else section) if dot else 'run'
+      row = f'| `{name}` | `{default}` | {meaning} |'
+      if row not in sections.setdefault(title, []):
+        sections[title].append(row)
+  heading = '| key | default | what it is; its bound; its source |\n|---|---|---|'
+  tables_of_all = (
+    '\n'.join([f'### {title}', '', heading, *rows]) for title, rows in sections.items()
+  )
+  return '\n\n'.join(tables_of_all) + '\n'
 
 
-def _sections(sections: dict[str, list[Sequence[str]]]) -> Iterable[str]:
-  alone = [row for name, rows in sections.items() for row in rows if row[0] == name]
-  kept = {name: rows for name, rows in sections.items() if rows[0][0] != name}
-  for title, rows in {'of the run': alone, **kept}.items():
-    yield from (f'### {title}', '', '| key | default | bound | meaning | source |')
-    yield '|---|---|---|---|---|'
-    for key, default, *rest in rows:
-      cells = (f'`{key}`', f'`{default}`', *(text.replace('|', '\\|') for text in rest))
-      yield '| ' + ' | '.join(cells) + ' |'
-    yield ''
-
-
-def _bound(allowed: str | tuple[str, ...]) -> str:
-  return allowed if isinstance(allowed, str) else ', '.join(map(repr, allowed))
-
-
-def _meanings(owner: type) -> dict[str, str]:
-  """What a class says of its arguments."""
-  entries = _DOCUMENTED.findall(inspect.getdoc(owner) or '')
-  return {name: ' '.join(text.split()).rstrip('.') for name, text in entries}
+def _described(values: Any) -> list[tuple[str, str, str]]:
+  """(key, value, what it is) of a config, as --mode=describe prints it."""
+  lines = describe.table(values).replace('|', '\\|').splitlines()[1:]
+  return [
+    (*line[2:].split(' = ', 1), meaning.strip())
+    for line, meaning in zip(lines[::2], lines[1::2], strict=True)
+  ]
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
