@@ -8,10 +8,10 @@
 
 Arguments (comma-separated): model=tiny|qwen2.5-0.5b|...|qwen3-8b, algo=METHOD,
 world=generated|official, preset=ours|paper, seed=N. `tiny` is the small model of
-experiments/tiny: it runs on two CPU cores; its expected result is in README.md. The
+experiments/tiny: it runs on two CPU cores; its result is in docs/results.md. The
 real models take the hyperparameters of the paper's released ALFWorld scripts (arXiv
 2605.15155, appendix C; ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 8
-H800; the published results stand in README.md beside what others measured.
+H800; docs/published.md says what the published results can tell.
 
 Generated games are tuned on `valid_seen` (rooms that training knows) and reported on
 `valid_unseen` (rooms that it never uses). Official games are evaluated as the paper's

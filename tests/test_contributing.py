@@ -1,4 +1,4 @@
-"""The world in CONTRIBUTING.md is complete: cut out of the page, it is played."""
+"""Adding a world by docs/adding_a_world.md: cut out of the page, it is played."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   """The listings as files, importable here and in workers."""
-  text = (ROOT / 'CONTRIBUTING.md').read_text()
+  text = (ROOT / 'docs/adding_a_world.md').read_text()
   listings = re.findall(r'^`(guess/\S+)`:\n\n```\w+\n(.*?)^```$', text, re.M | re.S)
   folder = tmp_path_factory.mktemp('fourth')
   (folder / 'guess').mkdir()

@@ -1,5 +1,4 @@
 import functools
-import pathlib
 import re
 
 import jax
@@ -18,8 +17,6 @@ from sdar_jax.methods.hyperparameters import LossConfig
 from sdar_jax.models import qwen
 from sdar_jax.prompts import skills
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def test_the_table_is_complete_and_tidy():
@@ -143,15 +140,3 @@ def test_markdown_has_a_row_for_every_metric():
   for line in lines:
     assert len(re.findall(r'(?<!\\)\|', line)) == 4
   assert '| `train/entropy` | nats | entropy of the policy |' in lines
-
-
-def test_readme_shows_the_table():
-  readme = ROOT / 'README.md'
-  if not readme.exists():
-    pytest.skip('README.md is not there yet')
-  assert metrics.markdown() in readme.read_text(encoding='utf-8')
-
-
-def test_readme_shows_the_methods():
-  readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-  assert table.markdown() in readme

@@ -1,4 +1,4 @@
-"""Every cell of README's tables of results follows from the raw files beside them."""
+"""Every cell of the printed tables of results follows from the raw files."""
 
 import csv
 import functools
@@ -12,7 +12,8 @@ from experiments import tables
 from sdar_jax.evaluation import presentation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-README = (ROOT / 'README.md').read_text()
+PAGES = ('README.md', 'docs/results.md', 'docs/studies.md')
+TEXT = '\n'.join((ROOT / page).read_text() for page in PAGES)
 RESULTS = ROOT / 'experiments' / 'results'
 NAMES = sorted(path.name for path in RESULTS.iterdir() if path.is_dir())
 FOLDERS = {heading: name for name, heading in tables.WORLDS.items()}
@@ -72,9 +73,9 @@ def recomputed(name):
   return out
 
 
-@pytest.mark.parametrize('number', range(len(printed(README))))
+@pytest.mark.parametrize('number', range(len(printed(TEXT))))
 def test_every_printed_cell_follows_from_the_raw_results(number):
-  rows, after = printed(README)[number]
+  rows, after = printed(TEXT)[number]
   known = {name: recomputed(name) for name in {folder_of(row, after) for row in rows}}
   shown = set()
   for row in rows:
@@ -98,9 +99,10 @@ def test_every_printed_cell_follows_from_the_raw_results(number):
   assert shown == expected  # No run and no method is left out.
 
 
-def test_readme_has_a_table_of_runs_one_of_methods_and_one_of_the_study():
-  headings = [tuple(rows[0])[:2] for rows, _ in printed(README)]
+def test_the_pages_have_tables_of_methods_and_runs_and_of_the_study():
+  headings = [tuple(rows[0])[:2] for rows, _ in printed(TEXT)]
   assert headings == [
+    ('world', 'method (seeds)'),
     ('world', 'method'),
     ('world', 'method (seeds)'),
     ('method (seeds)', 'success'),
@@ -137,13 +139,13 @@ def test_all_runs_met_the_same_tasks(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_what_was_written_is_what_is_computed(name):
-  assert f'experiments/results/{name}/' in README
+  assert f'experiments/results/{name}/' in TEXT
   if is_whole(name):
     text = (RESULTS / name / 'comparison.md').read_text()
     assert presentation.markdown(tables.compared(RESULTS / name)) == text
 
 
-def test_readmes_tables_are_printed_by_one_command(capsys):
+def test_the_tables_are_printed_by_one_command(capsys):
   assert tables.main([]) == 0
   (runs, _), (methods, _) = printed(capsys.readouterr().out)
   assert len(runs) == 18 and len(methods) == 6

@@ -1,6 +1,6 @@
 """Nine methods, three seeds, generated ALFWorld with the small model.
 
-Two CPU cores, two cells side by side. README.md says how long that took, and what
+Two CPU cores, two cells side by side. docs/ says how long that took, and what
 came out.
 """
 

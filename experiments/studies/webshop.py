@@ -1,6 +1,6 @@
 """GRPO, SDAR and SDAR without a teacher's effect, three seeds: generated WebShop.
 
-Two CPU cores, two cells side by side. README.md says how long that took, and what
+Two CPU cores, two cells side by side. docs/ says how long that took, and what
 came out.
 """
 

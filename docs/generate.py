@@ -1,0 +1,133 @@
+"""Fills the blocks of README.md and docs/ that follow from the code.
+
+  python -m docs.generate            # rewrites what has changed
+  python -m docs.generate --check    # names it, and exits with 1
+
+A block stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+"""
+
+import argparse
+import inspect
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from experiments import tables, tokens
+from sdar_jax import config, train
+from sdar_jax.cli import describe
+from sdar_jax.envs import worlds
+from sdar_jax.logs import metrics
+from sdar_jax.methods import table
+from sdar_jax.prompts.skills import SkillBank
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
+_BLOCK = re.compile(r'(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)', re.DOTALL)
+_RECORD = ROOT / 'docs' / 'tokens.jsonl'  # Two turns of a run, with their tokens.
+_WORLDS = [tables.RESULTS / name for name in tables.WORLDS]
+
+
+def _fenced(text: str, language: str = '') -> str:
+  return f'```{language}\n{text.rstrip()}\n```\n'
+
+
+def step() -> str:
+  """The training loop, word for word."""
+  return _fenced(inspect.getsource(train.loop), 'python')
+
+
+def example() -> str:
+  """Two recorded turns, as experiments.tokens prints them."""
+  bank = SkillBank.load(ROOT / 'experiments/tiny/alfworld/skills.json')
+  shown = (
+    text for record in tokens.read(_RECORD) for text in tokens.show(record, bank)
+  )
+  return _fenced('\n\n'.join(shown))
+
+
+def runs() -> str:
+  """Every run of the worlds' studies."""
+  return '\n'.join(tables.runs_table(_WORLDS)) + '\n'
+
+
+def compared() -> str:
+  """The methods of the worlds' studies."""
+  return '\n'.join(tables.methods_table(_WORLDS)) + '\n'
+
+
+def small() -> str:
+  """The small study."""
+  return '\n'.join(tables.study_table(tables.RESULTS / 'small')) + '\n'
+
+
+def keys() -> str:
+  """Every key of the configuration, in a table for each section."""
+  if hasattr(describe, 'markdown'):
+    return describe.markdown()
+  sections: dict[str, list[str]] = {}
+  for world in worlds.WORLDS:
+    for name, default, meaning in _described(config.default(world)):
+      section, dot, _ = name.partition('.')
+      title = (f'world ({world})' if section == 'world' else section) if dot else 'run'
+      row = f'| `{name}` | `{default}` | {meaning} |'
+      if row not in sections.setdefault(title, []):
+        sections[title].append(row)
+  heading = '| key | default | what it is; its bound; its source |\n|---|---|---|'
+  tables_of_all = (
+    '\n'.join([f'### {title}', '', heading, *rows]) for title, rows in sections.items()
+  )
+  return '\n\n'.join(tables_of_all) + '\n'
+
+
+def _described(values: Any) -> list[tuple[str, str, str]]:
+  """(key, value, what it is) of a config, as --mode=describe prints it."""
+  lines = describe.table(values).replace('|', '\\|').splitlines()[1:]
+  return [
+    (*line[2:].split(' = ', 1), meaning.strip())
+    for line, meaning in zip(lines[::2], lines[1::2], strict=True)
+  ]
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+  'step': step,
+  'example': example,
+  'compared': compared,
+  'runs': runs,
+  'small': small,
+  'methods': table.markdown,
+  'metrics': metrics.markdown,
+  'keys': keys,
+}
+
+
+def names(page: str) -> list[str]:
+  """The blocks of a page."""
+  return [match[2] for match in _BLOCK.finditer(page)]
+
+
+def filled(page: str) -> str:
+  """A page with what belongs into its blocks."""
+  return _BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], page)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Entry point; returns the exit code."""
+  parser = argparse.ArgumentParser(prog='python -m docs.generate')
+  parser.description = 'Fills the blocks of README.md and docs/.'
+  parser.add_argument('--check', action='store_true', help='write nothing')
+  options = parser.parse_args(argv)
+  stale = 0
+  for path in PAGES:
+    page = path.read_text(encoding='utf-8')
+    if (text := filled(page)) != page:
+      stale += 1
+      print(f'{path.relative_to(ROOT)}: {"stale" if options.check else "written"}')
+      if not options.check:
+        path.write_text(text, encoding='utf-8')
+  return 1 if options.check and stale else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
