@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from experiments import alfworld
+from sdar_jax import build, train
 from sdar_jax import config as config_lib
-from sdar_jax import learner, parts, recovery, rollout, train
-from sdar_jax.models import convert, qwen
+from sdar_jax.learner import learner, recovery
+from sdar_jax.models import hf, qwen
+from sdar_jax.rollout import episodes
 
 SHIPPED = pathlib.Path(__file__).parents[1] / 'experiments/tiny/alfworld'
 UPDATES = 4  # Of a pass: eight turns, two to a minibatch.
@@ -53,16 +55,16 @@ class Outcome(NamedTuple):
 @contextlib.contextmanager
 def compiling():
   """Shares programs among runs, and compiles them fast instead of well."""
-  make = parts.make_learner
+  make = build.make_learner
   keep = functools.lru_cache(maxsize=None)(lambda key: make(*key.arguments))
-  parts.make_learner = lambda *arguments: keep(_ByRooms(arguments))
+  build.make_learner = lambda *arguments: keep(_ByRooms(arguments))
   before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', True)
   try:
     yield
   finally:
     jax.config.update('jax_disable_most_optimizations', before)
-    parts.make_learner = make
+    build.make_learner = make
 
 
 class _ByRooms:
@@ -89,7 +91,7 @@ def write_model(folder):
   random = np.random.default_rng(0)
   draw = lambda spec: (random.normal(size=spec.shape) / 8).astype(np.float32)
   params = jax.tree.map(draw, MODEL.param_specs())
-  convert.save(folder, MODEL, params, jnp.float32)
+  hf.save(folder, MODEL, params, jnp.float32)
   return folder
 
 
@@ -166,7 +168,7 @@ def _quarantine(patch, cursor):
 
   def collect(run):
     if run.step == 0:
-      (task,) = rollout.tasks_at(
+      (task,) = episodes.tasks_at(
         run.tasks, seed=run.config.seed, cursor=cursor, count=1
       )
       run.pool.quarantine = [task.task_id]

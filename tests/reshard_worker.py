@@ -17,7 +17,7 @@ import jax
 import micro
 import numpy as np
 
-from sdar_jax import checkpoint
+from sdar_jax.learner import checkpoint
 from sdar_jax.models import sharding
 
 micro.MODEL = dataclasses.replace(micro.MODEL, num_layers=1)

@@ -12,12 +12,15 @@ import sys
 import threading
 import time
 
-from sdar_jax import checkpoint as checkpoints
-from sdar_jax import evaluate, learner, main, parts, rollout
+from sdar_jax import build, main
+from sdar_jax.evaluation import evaluate
+from sdar_jax.learner import checkpoint as checkpoints
+from sdar_jax.learner import learner
+from sdar_jax.rollout import episodes
 
 PHASES = {
-  'load': (parts, 'load_model'),
-  'rollout': (rollout, '_advance'),
+  'load': (build, 'load_model'),
+  'rollout': (episodes, '_advance'),
   'update': (learner.Learner, 'finish_step'),
   'save': (checkpoints.CheckpointStore, '_publish'),
   'eval': (evaluate, 'summarise'),

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import micro_run
 import pytest
 
-from sdar_jax import identity, recovery, train
+from sdar_jax import train
+from sdar_jax.learner import recovery
+from sdar_jax.storage import identity
 
 SAVED, STEPS = 2, 3  # A checkpoint after two passes, and one pass more.
 # The last update before the checkpoint is not finite, hence counted in it.

@@ -16,14 +16,19 @@ import time
 import micro_run
 import pytest
 
-from sdar_jax import checkpoint, evaluate, learner, manifest, parts, rollout, signals
+from sdar_jax import build
+from sdar_jax.evaluation import evaluate
+from sdar_jax.learner import checkpoint, learner
+from sdar_jax.process import signals
+from sdar_jax.rollout import episodes
+from sdar_jax.storage import manifest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 3
 # Phase -> where it begins, and which time it comes is the one.
 PHASES = {
-  'load': (parts, 'load_model', 1),
-  'rollout': (rollout, '_advance', 7),
+  'load': (build, 'load_model', 1),
+  'rollout': (episodes, '_advance', 7),
   'score': (learner.Learner, 'score', 2),
   'update': (learner.Learner, 'finish_step', 2),
   'save': (checkpoint.CheckpointStore, '_publish', 2),

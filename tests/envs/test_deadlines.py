@@ -14,8 +14,8 @@ import fakes
 import faulty
 import pytest
 
-from sdar_jax import rollout
-from sdar_jax.envs import pool, worker
+from sdar_jax.envs.pool import pool, worker
+from sdar_jax.rollout import episodes
 
 DEADLINE = 60.0
 TRIES = 2  # Of a task that hangs, before it is in quarantine.
@@ -94,7 +94,7 @@ def clock(tmp_path, monkeypatch):
 def _play(environments):
   """A step's episodes; `Special` tells what happened in each."""
   sampler = fakes.ScriptedSampler(lambda identity: 'left', shuffle=0)
-  return rollout.collect(
+  return episodes.collect(
     environments,
     [faulty.task('stuck'), faulty.task('fine')],
     sampler,
