@@ -1,9 +1,39 @@
-"""What all tests share: programs that were compiled once are not compiled again."""
+"""What all tests share: programs are compiled once, and long files begin first."""
 
 import os
 import pathlib
 
 _CACHE = pathlib.Path(__file__).resolve().parents[1] / '.pytest_cache' / 'jax'
-# Before JAX is imported; processes that tests start inherit it.
+# Before JAX is imported; processes that tests start inherit it. Even what compiles fast
+# is kept: other workers want the same small operations, by the thousand.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+
+# The longest files, longest first. One that began last would keep one worker busy
+# when all others had ended.
+_LONG = (
+  'test_learner',
+  'test_resume',
+  'test_divergence_scoring',
+  'test_qwen',
+  'test_mesh',
+  'test_sampler',
+  'test_golden',
+  'test_scoring',
+  'test_study',
+  'test_validity',
+  'test_objective_gradients',
+  'test_fuzz',
+  'test_sharding',
+  'test_pool',
+)
+
+
+def pytest_configure(config):
+  # Workers of xdist get files as they are ordered here, not those of most tests first.
+  config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+  places = {name: place for place, name in enumerate(_LONG)}
+  items.sort(key=lambda item: places.get(item.path.stem, len(_LONG)))

@@ -248,5 +248,5 @@ def test_kill_9_during_saves_loses_no_committed_step(tmp_path):
 
 def test_restore_onto_other_meshes_is_bit_equal(tmp_path):
   process = _child(RESHARDED, tmp_path)
-  out, _ = process.communicate(timeout=120)
+  out, _ = process.communicate(timeout=600)
   assert process.returncode == 0 and out == 'equal\n'

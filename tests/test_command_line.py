@@ -264,7 +264,7 @@ def _python(code, *, shell='{}', **environment):
     ['bash', '-c', command],
     env={**os.environ, 'PYTHONPATH': str(ROOT), 'CODE': code, **environment},
     capture_output=True,
-    timeout=60,
+    timeout=600,
   )
 
 

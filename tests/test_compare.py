@@ -320,7 +320,7 @@ def test_it_runs_without_jax_and_without_matplotlib(tmp_path):
     env={**os.environ, 'PYTHONPATH': str(ROOT)},
     capture_output=True,
     text=True,
-    timeout=120,
+    timeout=600,
   )
   assert done.returncode == 0, done.stderr
   assert 'no figure: it needs `pip install matplotlib`' in done.stdout

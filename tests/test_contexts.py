@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_skills import HEAT_MUG, TINY, ByteChat, spell
+from skill_cases import HEAT_MUG, TINY, ByteChat, spell
 
 from sdar_jax import batching
 from sdar_jax.envs import base

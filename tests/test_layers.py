@@ -117,6 +117,12 @@ def test_few_files_lie_flat():
   assert len(flat) <= _MOST_FLAT_FILES
 
 
+def test_tests_import_no_other_tests():
+  for file in (ROOT / 'tests').rglob('*.py'):
+    names = {name.split('.')[0] for name in _imports(ast.parse(file.read_text()))}
+    assert not [name for name in names if name.startswith('test_')], file
+
+
 def test_losses_know_no_model():
   for path, tree in _modules():
     if path.startswith('losses/'):

@@ -43,7 +43,7 @@ def _start(code):
 def test_the_first_signal_is_answered_and_lets_the_step_end(number):
   process = _start(STEPPING)
   process.send_signal(number)
-  out, _ = process.communicate(timeout=60)
+  out, _ = process.communicate(timeout=600)
   assert sorted(out.splitlines()) == ['saved', signals.ACKNOWLEDGED]
   assert process.returncode == 0
 
@@ -54,7 +54,7 @@ def test_a_main_thread_that_is_stuck_is_answered_for_and_ended(number):
   process.send_signal(number)
   assert process.stdout.readline() == f'{signals.ACKNOWLEDGED}\n'
   process.send_signal(number)
-  process.communicate(timeout=60)
+  process.communicate(timeout=600)
   assert process.returncode == 128 + number
 
 

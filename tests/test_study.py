@@ -10,81 +10,14 @@ import time
 
 import ml_collections
 import pytest
+from study_cases import fake_training, make_study
 
 from experiments import cells as cells_lib
 from experiments import runner, study
-from sdar_jax import config as config_lib
 from sdar_jax.methods import table as table_lib
 from sdar_jax.storage.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-METHODS, SEEDS = ('grpo', 'sdar'), (0, 1)
-# Leaves what training leaves, counts its calls and does what it is told.
-FAKE = """
-import json, os, pathlib, signal, sys, time
-workdir, spec, how = sys.argv[1:]
-workdir, spec = pathlib.Path(workdir), json.loads(spec)
-def stop(*_):
-  if how != 'stubborn':
-    time.sleep(1.0 if how == 'slow to stop' else 0.0)
-    sys.exit(0)
-signal.signal(signal.SIGTERM, stop)
-(workdir / 'eval').mkdir(parents=True, exist_ok=True)
-with (workdir / 'calls').open('a') as calls:
-  calls.write('x')
-first = (workdir / 'calls').read_text() == 'x'
-(workdir / 'config.json').write_text(json.dumps(spec['config']))
-digests = {f'{k}_digest': k[0] * 64 for k in ('config', 'model', 'world')}
-identity = {'schema': 1, 'seed': spec['seed'], 'method': spec['method'], **digests}
-(workdir / 'run.json').write_text(json.dumps({**identity, 'code_versions': ['1']}))
-if hasattr(os, 'sched_getaffinity'):
-  (workdir / 'cores').write_text(json.dumps(sorted(os.sched_getaffinity(0))))
-(workdir / 'began').write_text(str(time.monotonic()))
-print('step 1', flush=True)
-if how == 'crash' or (how == 'crash once' and first):
-  sys.exit('it broke')
-if how == 'stop by itself':
-  sys.exit(0)
-if how in ('hang', 'slow to stop', 'stubborn'):
-  time.sleep(60)
-time.sleep(0.3)
-report = {'schema': 2, 'panel': 'p', 'panel_digest': 'p' * 64, 'temperature': 1.0,
-          'composition': {'a': 6}, 'world_digest': 'w' * 64, 'top_p': 1.0, 'top_k': 0,
-          'max_response_tokens': 9, 'with_skills': False,
-          'attempts': 1, 'seed': 1, 'step': spec['config']['steps']}
-report['tasks'] = [
-  {'task_id': str(i), 'attempt': 0, 'type': 'a', 'turns': 1, 'outcome': 'success',
-   'success': (i + spec['seed']) % 3 > 0 or spec['method'] == 'sdar'}
-  for i in range(6)
-]
-name = f'{spec["config"]["steps"]:06d}.json'
-(workdir / 'eval' / name).write_text(json.dumps(report))
-(workdir / 'ended').write_text(str(time.monotonic()))
-"""
-
-
-def make_study(**changes):
-  c = cells_lib.load('small')
-  c.methods, c.seeds, c.cell_seconds = METHODS, SEEDS, 0.0
-  c.overrides.update({'steps': 1})
-  with c.ignore_type():
-    for key, value in changes.items():
-      c[key] = value
-  return c
-
-
-def fake_training(path, **how):
-  """A command builder; `how` maps 'grpo_0' to what that cell does."""
-  path.write_text(FAKE)
-
-  def command(cell):
-    config = json.loads(json.dumps(config_lib.flatten(cell.config)))
-    spec = {'method': cell.method, 'seed': cell.seed, 'config': config}
-    name = f'{cell.method}_{cell.seed}'
-    arguments = str(cell.workdir), json.dumps(spec), how.get(name, 'fine')
-    return [sys.executable, '-I', '-S', str(path), *arguments]
-
-  return command
 
 
 @pytest.fixture
@@ -230,11 +163,12 @@ def _study_process(tmp_path, **how):
   """The same study in a process of its own, which can be sent signals."""
   script = tmp_path / 'call.py'
   script.write_text(
-    'import pathlib, sys, test_study\n'
+    'import pathlib, sys, study_cases\n'
+    'from experiments import study\n'
     f'root = pathlib.Path({str(tmp_path)!r})\n'
-    f'command = test_study.fake_training(root / "fake.py", **{how!r})\n'
-    'study = test_study.make_study()\n'
-    'sys.exit(test_study.runner.run(study, root / "out", 2, command))\n'
+    f'command = study_cases.fake_training(root / "fake.py", **{how!r})\n'
+    'made = study_cases.make_study()\n'
+    'sys.exit(runner.run(made, root / "out", 2, command))\n'
   )
   path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
   return subprocess.Popen(
@@ -254,7 +188,7 @@ def test_stopped_in_the_middle_and_gone_on(call, tmp_path, number):
     assert process.poll() is None
     time.sleep(0.05)
   process.send_signal(number)
-  out, _ = process.communicate(timeout=30)
+  out, _ = process.communicate(timeout=600)
   assert process.returncode == 0 and 'the same command goes on' in out
   cells = record(tmp_path / 'out')
   assert states(cells) == ['done', 'stopped', 'stopped', 'stopped']

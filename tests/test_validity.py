@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from test_algorithms import (
+from algorithm_cases import (
   BARE,
   MIXED,
   PLAIN_POLICIES,

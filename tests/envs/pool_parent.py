@@ -7,6 +7,7 @@ and says what came of it, or plays a step that hangs when told to.
 import json
 import signal
 import sys
+import time
 
 import faulty
 
@@ -14,7 +15,8 @@ from sdar_jax.envs.pool import pool
 
 
 def main():
-  signal.signal(signal.SIGINT, lambda *_: None)
+  interrupts = []
+  signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
   world = faulty.World(special={'p0': 'process', 'p1': 'process', 'h': 'hang'})
   names = ['p0', 'p1', 'h'] if sys.argv[1] == 'hang' else ['p0', 'p1']
   workers = pool.WorkerPool(world, workers=len(names), deadline=600, retries=0)
@@ -25,7 +27,8 @@ def main():
   print(json.dumps(sorted(set(pids))), flush=True)
   if sys.argv[1] == 'hang':
     workers.step({'h': 'left'})
-  signal.pause()
+  while not interrupts:
+    time.sleep(0.01)
   again = workers.step({'p0': 'left', 'p1': 'left'})
   same = [json.loads(r.observation.text)[0] for r in again.values()]
   print(json.dumps([sorted(same) == sorted(pids[:2]), workers.faults()]), flush=True)

@@ -19,7 +19,8 @@ from sdar_jax.envs.alfworld.world import AlfworldWorld
 from sdar_jax.envs.pool import pool
 from sdar_jax.rollout import episodes
 
-DEADLINE = 5.0
+DEADLINE = 60.0  # Longer than what does end takes on a busy machine.
+SHORT = 5.0  # Where something does hang, which takes as long as this.
 KINDS = {'crash': 4, 'hang': 1, 'error': 3, 'garbage': 2, 'wire': 1}
 
 
@@ -64,7 +65,7 @@ def test_what_is_played_depends_neither_on_workers_nor_on_order(
 def test_every_episode_is_delivered_whatever_befalls_it(sound, tmp_path, workers, rate):
   kinds = KINDS if workers else {'error': 1, 'garbage': 1}
   faults = faulty.Faults(tmp_path, rate, kinds)
-  with make(faulty.World(faults), workers) as environments:
+  with make(faulty.World(faults), workers, deadline=SHORT) as environments:
     played = play(environments, faulty.tasks(12), shuffle=1)
     counts = environments.faults()
   assert played == sound
@@ -141,7 +142,7 @@ def test_the_worlds_own_faults_are_its_last_word(workers):
 def test_a_task_that_hangs_twice_is_quarantined_for_good(what):
   tasks = [faulty.task('stuck'), faulty.task('fine')]
   world = faulty.World(special={'stuck': what})
-  with make(world, workers=2, deadline=1.5) as environments:
+  with make(world, workers=2, deadline=SHORT / 2) as environments:
     played = [json.loads(line) for line in play(environments, tasks)]
     assert environments.faults() == {'hang': 2, 'quarantined': 2}
     assert [t['outcome'] for t in played[:2]] == ['timeout', 'timeout']
@@ -168,7 +169,7 @@ def test_an_environment_that_keeps_its_own_deadline_is_quarantined_likewise():
 
 def test_two_hangs_at_two_places_are_no_quarantine(tmp_path):
   faults = faulty.Faults(tmp_path, 1.0, {'hang': 1}, deepest=1)
-  with make(faulty.World(faults), workers=1, deadline=0.5) as environments:
+  with make(faulty.World(faults), workers=1, deadline=SHORT / 2) as environments:
     environments.reset({0: faulty.task('t')})
     assert isinstance(environments.step({0: 'left'})[0], base.StepResult)
     assert environments.faults() == {'hang': 2} and environments.quarantine == []
@@ -204,7 +205,7 @@ def test_a_large_group_of_a_bad_task_does_not_end_the_run():
   assert isinstance(answers['good'], base.Observation)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_what_a_dead_worker_started_does_not_hide_its_death():
   world = faulty.World(special={'a': 'child'})
   with make(world, workers=1, retries=0, deadline=600) as environments:
@@ -212,7 +213,7 @@ def test_what_a_dead_worker_started_does_not_hide_its_death():
     assert 'status 3' in str(environments.step({0: 'left'})[0])
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize('workers', [1, 2])
 def test_nothing_works_is_one_clear_error(workers):
   names = [f'task {i}' for i in range(40)]
@@ -229,7 +230,7 @@ class Unloadable(faulty.World):
     raise OSError('no data here')
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_a_world_that_does_not_load_in_a_worker_is_one_clear_error(capfd):
   with make(Unloadable(), workers=1) as environments:
     with pytest.raises(pool.PoolError, match='crash, its process ended with status 1'):
@@ -237,7 +238,7 @@ def test_a_world_that_does_not_load_in_a_worker_is_one_clear_error(capfd):
   assert 'no data here' in capfd.readouterr().err
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_a_prefetch_that_kills_workers_is_one_clear_error():
   with make(faulty.World(special={'a': 'fine'}), workers=1) as environments:
     environments.reset({0: faulty.task('a')})
@@ -365,7 +366,7 @@ def _parent(how):
   )
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_workers_die_with_their_parent_even_those_that_hang():
   parent = _parent('hang')
   pids = json.loads(parent.stdout.readline())
@@ -387,7 +388,6 @@ def _runs(pid):
 def test_an_interrupt_from_the_terminal_is_the_parents_to_handle():
   parent = _parent('wait')
   parent.stdout.readline()
-  time.sleep(0.2)  # It waits for a signal now.
   os.killpg(parent.pid, signal.SIGINT)
-  out, err = parent.communicate(timeout=60)
+  out, err = parent.communicate(timeout=300)
   assert json.loads(out) == [True, {}], err

@@ -89,7 +89,8 @@ def test_every_fault_is_one_of_a_kind(name):
   start = time.monotonic()
   deadline = 1.0 if kind == 'timeout' else 30.0
   (answer,), requests = ask(behave, ['who'], deadline=deadline)
-  assert time.monotonic() - start < deadline + 4.0  # On a busy machine.
+  # However busy the machine is; a server that hangs does it for a minute.
+  assert time.monotonic() - start < deadline + 30.0
   assert isinstance(answer, EnvironmentFault)
   assert answer.kind == (kind or 'garbage')
   assert isinstance(answer, EnvironmentTimeout) == (kind == 'timeout')
