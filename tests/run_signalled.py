@@ -16,6 +16,7 @@ from sdar_jax import build, main
 from sdar_jax.evaluation import evaluate
 from sdar_jax.learner import checkpoint as checkpoints
 from sdar_jax.learner import learner
+from sdar_jax.process import signals
 from sdar_jax.rollout import episodes
 
 PHASES = {
@@ -27,11 +28,24 @@ PHASES = {
 }
 
 
+_answered = threading.Event()
+
+
+def _listen() -> None:
+  original = signals.StopSignal._acknowledge
+
+  def acknowledge(stop):
+    original(stop)
+    _answered.set()
+
+  signals.StopSignal._acknowledge = acknowledge
+
+
 def _signal(times: int) -> None:
   print(f'signal at {time.process_time()} s', file=sys.stderr, flush=True)
   for _ in range(times):
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(0.01)  # Two that are pending at once would be one.
+    _answered.wait()  # Two that are pending at once would be one.
 
 
 def _at(phase: str, times: int) -> None:
@@ -74,6 +88,7 @@ def _compiles(frame) -> bool:
 
 
 if __name__ == '__main__':
+  _listen()
   if sys.argv[1] == 'compile':
     # Nothing must be there that was compiled before.
     os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)

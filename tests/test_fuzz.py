@@ -243,7 +243,7 @@ def _trains(method, numbers):
 @pytest.mark.parametrize('pick', [LARGE, SMALL], ids=['large', 'small'])
 def test_accepted_extremes_do_not_break_the_weights(pick):
   numbers = _numbers(pick)
-  assert len(numbers) > 20
+  assert len(numbers) >= 16  # Of those that SDAR reads.
   _trains('sdar', numbers)
 
 
