@@ -109,6 +109,11 @@ def test_the_number_of_methods_and_the_size_are_the_true_ones():
   assert numbers == pytest.approx(core_path.count(core_path.files()), rel=0.05)
 
 
+def test_every_method_has_a_paragraph():
+  text = PAGES['docs/methods.md'].partition('## Policies')[2]
+  assert set(table.ALGORITHMS) == set(re.findall(r'\*\*`([^`]+)`\*\*', text))
+
+
 def test_the_rooms_are_complete_and_true():
   rooms = PAGES['docs/architecture.md'].partition('## Rooms')[2].partition('\n## ')[0]
   named = re.findall(r'`([\w/]+(?:\.py|/))`', rooms)
