@@ -2,6 +2,7 @@ import functools
 import pathlib
 import re
 
+import drawn
 import jax
 import jax.numpy as jnp
 import micro
@@ -10,7 +11,6 @@ import pytest
 
 from sdar_jax import algorithms, batching, clock, metrics, report, skills
 from sdar_jax.hyperparameters import LossConfig
-from sdar_jax.models import qwen
 from sdar_jax.objective import LossInputs, policy_objective
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
@@ -27,10 +27,10 @@ def test_the_table_is_complete_and_tidy():
 
 def _learned(name):
   """Names of what an update of a row logs; traced, not run."""
-  learner = micro.learner(algorithm=name)
+  learner = micro.learner(algorithm=name, optimized=True)
 
   def update():
-    params = qwen.init_params(micro.MODEL, jax.random.key(0), jnp.float32)
+    params = drawn.weights(micro.MODEL)
     state = learner.init_state(params)
     parts = [micro.split(micro.minibatch())]
     (scored,) = micro.scored(learner, state, params, parts)
