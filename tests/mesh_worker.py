@@ -3,15 +3,17 @@
 import os
 import sys
 
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+import eight
+
+os.environ['XLA_FLAGS'] = eight.FLAGS
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
+import drawn
 import jax
-import jax.numpy as jnp
 import micro
 import numpy as np
 
-from sdar_jax.models import qwen, sharding
+from sdar_jax.models import sharding
 
 DIFFERENCES = ('gap', 'approx_kl', 'log_ratio_abs', 'distill_loss')
 
@@ -19,8 +21,7 @@ DIFFERENCES = ('gap', 'approx_kl', 'log_ratio_abs', 'distill_loss')
 def run(mesh):
   """Scores, gradient norm, loss and parameters after two updates, on the host."""
   learner = micro.learner(mesh)
-  params = qwen.init_params(micro.MODEL, jax.random.key(0), jnp.float32)
-  ref = qwen.init_params(micro.MODEL, jax.random.key(1), jnp.float32)
+  params, ref = drawn.weights(micro.MODEL), drawn.weights(micro.MODEL, 1)
   shardings = sharding.param_shardings(micro.MODEL.param_specs(), mesh)
   state = learner.init_state(jax.device_put(params, shardings))
   parts = [micro.split(micro.minibatch(i)) for i in (0, 1)]

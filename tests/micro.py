@@ -1,9 +1,12 @@
 """A model of a few thousand weights and minibatches for it, shared by tests."""
 
 import functools
+from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import quick
 
 from sdar_jax.learner import optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
@@ -37,9 +40,10 @@ def learner(
   algorithm='sdar',
   dtype='float32',
   mean_over='minibatch',
+  optimized=False,
   **loss,
 ):
-  """A learner of `MODEL` with AdamW.
+  """A learner of `MODEL` with AdamW; its programs `optimized` as those of a run.
 
   Its eps is large: Adam's first step with a small one is the sign of the gradient,
   which amplifies the rounding of tiny gradients without bound.
@@ -57,11 +61,15 @@ def learner(
   )
   row = table.find(algorithm)
   mesh = mesh or sharding.make_mesh(1, 1, 1)
-  return Learner(MODEL, config, row, LossConfig(**loss), tx, mesh)
+  with mock.patch.object(jax, 'jit', jax.jit if optimized else quick.jit):
+    return Learner(MODEL, config, row, LossConfig(**loss), tx, mesh)
 
 
-def minibatch(seed=0, rows=16, width=20, teacher_width=28, padding=2):
-  """Random rows with prompts of different lengths; the last `padding` are empty."""
+def minibatch(seed=0, rows=16, width=28, teacher_width=28, padding=2):
+  """Random rows with prompts of different lengths; the last `padding` are empty.
+
+  Student and teacher are of one width, which one program scores, unless told otherwise.
+  """
   random = np.random.default_rng(seed)
   out = {
     'row_index': np.arange(rows, dtype=np.int32),

@@ -2,9 +2,12 @@
 
 import os
 
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+import eight
+
+os.environ['XLA_FLAGS'] = eight.FLAGS
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
+import drawn
 import jax
 import numpy as np
 
@@ -41,7 +44,7 @@ def _play(params, mesh):
 
 
 def main():
-  params = jax.jit(qwen.init_params, static_argnums=0)(CONFIG, jax.random.key(0))
+  params = drawn.weights(CONFIG)
   params = jax.tree.map(lambda leaf: leaf * 5 if leaf.ndim > 1 else leaf, params)
   want, worst = _play(params, None), 0.0
   for sizes in ((8, 1, 1), (1, 2, 4), (2, 2, 2)):

@@ -5,11 +5,13 @@ import functools
 import itertools
 import math
 
+import drawn
 import jax
 import jax.numpy as jnp
 import micro
 import numpy as np
 import pytest
+import quick
 from jax.extend import core
 from scipy import special
 
@@ -44,8 +46,7 @@ every_case = pytest.mark.parametrize('case', CASES, ids=NAMES)
 
 @functools.cache
 def weights(seed, scale=3.0):
-  params = qwen.init_params(MODEL, jax.random.key(seed))
-  return jax.tree.map(lambda leaf: scale * np.asarray(leaf), params)
+  return jax.tree.map(lambda leaf: scale * np.asarray(leaf), drawn.weights(MODEL, seed))
 
 
 def heads():
@@ -79,7 +80,7 @@ def rows():
 def states():
   tokens, teacher_tokens, _ = rows()
   how = scoring.Scoring(1.0, VALID, jnp.float32, remat=False, chunk=4)
-  run = jax.jit(
+  run = quick.jit(
     functools.partial(scoring.hidden_states, MODEL, positions=None, scoring=how)
   )
   return np.array(run(weights(0), tokens)), np.array(run(weights(1), teacher_tokens))
@@ -114,12 +115,19 @@ def gradient(**changes):
     values = compare(*arguments, **changes)
     return (values * column_weights()).sum(), values
 
-  return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
+  return quick.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
 
 
 @functools.cache
 def value(**changes):
-  return np.asarray(jax.jit(functools.partial(compare, **changes))(*arguments()))
+  return np.asarray(quick.jit(functools.partial(compare, **changes))(*arguments()))
+
+
+@quick.jit
+def single_logits(params, row):
+  """[T, V] logits of a row of its own."""
+  hidden, _ = qwen.forward(MODEL, params, row[None], jnp.arange(row.size)[None])
+  return qwen.logits(MODEL, params, hidden)[0]
 
 
 @functools.cache
@@ -131,10 +139,10 @@ def distributions(seed, in_teacher):
     if not size:
       out.append(np.zeros((0, VALID)))
       continue
-    row = rows()[in_teacher][b : b + 1, : prompt + size]
-    hidden, _ = qwen.forward(MODEL, params, row, np.arange(row.shape[1])[None])
-    logits = np.asarray(qwen.logits(MODEL, params, hidden), np.float64)
-    responses = logits[0, prompt - 1 : prompt + size - 1, :VALID]
+    row = np.zeros(TEACHER_WIDTH, np.int32)  # Nothing looks at what fills it up.
+    row[: prompt + size] = rows()[in_teacher][b, : prompt + size]
+    logits = np.asarray(single_logits(params, row), np.float64)
+    responses = logits[prompt - 1 : prompt + size - 1, :VALID]
     out.append(special.softmax(responses / DEFAULTS['temperature'], axis=-1))
   return out
 
@@ -256,7 +264,7 @@ def close(got, want, rtol=1e-4):
 def test_the_gradient_is_that_of_all_logits_at_once(case):
   (head, _, hidden, _), _ = gradient(**case)(*arguments())
   naive = functools.partial(naive_loss, **case)
-  want = jax.jit(jax.grad(naive, argnums=(0, 1)))(heads()[0], states()[0])
+  want = quick.jit(jax.grad(naive, argnums=(0, 1)))(heads()[0], states()[0])
   close((head, hidden), want)
 
 
@@ -336,7 +344,8 @@ def equations(jaxpr):
 @pytest.mark.parametrize('topk', [0, 5])
 @pytest.mark.parametrize('chunk', [2, LONGEST])
 def test_no_logits_of_more_than_a_chunk_exist(topk, chunk):
-  traced = jax.make_jaxpr(gradient(topk=topk, chunk=chunk))(*arguments())
+  plain = gradient(topk=topk, chunk=chunk).__wrapped__
+  traced = jax.make_jaxpr(plain)(*arguments())
   found = list(equations(traced.jaxpr))
   shapes = [out.aval.shape for equation in found for out in equation.outvars]
   head = (VOCAB, MODEL.hidden_size)
@@ -351,7 +360,8 @@ def test_no_logits_of_more_than_a_chunk_exist(topk, chunk):
 
 
 def test_no_place_is_compared_that_a_row_does_not_have():
-  traced = jax.make_jaxpr(gradient(max_response_tokens=99, chunk=99))(*arguments())
+  plain = gradient(max_response_tokens=99, chunk=99).__wrapped__
+  traced = jax.make_jaxpr(plain)(*arguments())
   shapes = [v.aval.shape for eqn in equations(traced.jaxpr) for v in eqn.outvars]
   assert (ROWS, WIDTH, VOCAB) in shapes
   assert not any(99 in shape for shape in shapes)

@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import drawn
 import jax
 import jax.numpy as jnp
 import micro
@@ -229,7 +230,7 @@ LARGE, SMALL = (LARGEST_FLOAT, 1.0, 0.5), (SMALLEST_FLOAT, 1.0)
 
 def _trains(method, numbers):
   learner = micro.learner(algorithm=method, **numbers)
-  params = micro.qwen.init_params(micro.MODEL, jax.random.key(0), jnp.float32)
+  params = drawn.weights(micro.MODEL)
   ref = jax.tree.map(jnp.copy, params)
   state = learner.init_state(params)
   batch = micro.scored(learner, state, ref, [micro.split(micro.minibatch())])

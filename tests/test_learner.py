@@ -2,6 +2,7 @@
 
 import math
 
+import drawn
 import jax
 import jax.numpy as jnp
 import micro
@@ -13,7 +14,7 @@ from sdar_jax.models import qwen
 
 
 def _params(seed=0):
-  return qwen.init_params(micro.MODEL, jax.random.key(seed), jnp.float32)
+  return drawn.weights(micro.MODEL, seed)
 
 
 @jax.jit
@@ -35,12 +36,12 @@ def _response_logprobs(params, prompt, response, length=40):
 
 def test_scores_are_those_of_single_rows():
   learner, params, ref = micro.learner(), _params(0), _params(1)
-  arrays = micro.minibatch(rows=8)
+  arrays = micro.minibatch(teacher_width=36)
   state = learner.init_state(params)
-  (scored,) = micro.scored(learner, state, ref, [micro.split(arrays, 4)])
+  (scored,) = micro.scored(learner, state, ref, [micro.split(arrays)])
   names = ('old_logprobs', 'ref_logprobs', 'teacher_logprobs')
   scored = {name: micro.joined(scored, name) for name in names}
-  for i in range(6):
+  for i in range(14):
     mask = arrays['response_mask'][i]
     start, size = int(np.argmax(mask)), int(mask.sum())
     response = arrays['tokens'][i][mask]
@@ -56,10 +57,10 @@ def test_scores_are_those_of_single_rows():
       np.testing.assert_allclose(got, expected, atol=2e-5, err_msg=name)
 
 
-def _one_update(microbatch_rows=8, **kwargs):
+def _one_update(microbatch_rows=8, more=(), **kwargs):
   learner = micro.learner(**kwargs)
   state = learner.init_state(_params())
-  parts = micro.split(micro.minibatch(), microbatch_rows)
+  parts = [*micro.split(micro.minibatch(), microbatch_rows), *more]
   (scored,) = micro.scored(learner, state, _params(1), [parts])
   return learner.train_step(state, scored)
 
@@ -68,8 +69,10 @@ def _one_update(microbatch_rows=8, **kwargs):
   'aggregation', ['token-mean', 'seq-mean-token-mean', 'seq-mean-token-sum-norm']
 )
 def test_an_update_does_not_depend_on_the_microbatch_size(aggregation):
+  """Nor on a microbatch without a token."""
+  empty = micro.minibatch(1, rows=8, padding=8)
   whole, whole_metrics = _one_update(16, aggregation=aggregation)
-  parts, parts_metrics = _one_update(2, aggregation=aggregation)
+  parts, parts_metrics = _one_update(8, [empty], aggregation=aggregation)
   for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params)):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
   for name, (total, count) in whole_metrics.items():
@@ -127,6 +130,7 @@ def test_a_teacher_of_its_own_follows_as_its_kind_says():
 def test_the_initial_policy_teaches_from_the_one_copy_of_it(algorithm, kl_coef):
   """It is what the KL is to, and no part of the state, which is all that is saved."""
   settings = {'algorithm': algorithm, 'kl_coef': kl_coef, 'distill_coef': 1.0}
+  settings['optimized'] = True  # Two programs, to the bit.
   learner = micro.learner(teacher_weights='initial', **settings)
   kept = micro.learner(teacher_weights='ema', ema_decay=1.0, **settings)
   parts = [micro.split(micro.minibatch(i)) for i in (0, 1)]
@@ -214,7 +218,7 @@ def test_update_is_adamw_on_the_gradient():
 
 
 def test_updates_that_are_not_finite_are_skipped_and_counted():
-  learner = micro.learner()
+  learner = micro.learner(optimized=True)
   state = learner.init_state(_params())
   before = jax.device_get((state.params, state.opt_state))
   bad = micro.minibatch()
@@ -238,7 +242,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted():
 @pytest.mark.parametrize('part', ['params', 'mu', 'nu'])
 def test_no_update_leaves_a_number_that_is_not_finite(part, bad):
   """However finite its gradient and loss: nu at infinity holds its weight still."""
-  learner = micro.learner()
+  learner = micro.learner(optimized=True)
   state = learner.init_state(_params())
   (scored,) = micro.scored(learner, state, _params(1), [micro.split(micro.minibatch())])
 
@@ -264,7 +268,7 @@ def test_no_update_leaves_a_number_that_is_not_finite(part, bad):
 
 
 def test_an_update_that_overflows_a_weight_is_skipped():
-  learner = micro.learner(rate=math.inf)
+  learner = micro.learner(rate=math.inf, optimized=True)
   state = learner.init_state(_params())
   (scored,) = micro.scored(learner, state, _params(1), [micro.split(micro.minibatch())])
   state, metrics = learner.train_step(state, scored)
@@ -308,8 +312,8 @@ def test_bfloat16_compute_keeps_float32_weights_and_moments():
 
 
 def test_zero_coefficients_leave_grpo_bit_for_bit():
-  sdar, _ = _one_update(algorithm='sdar', distill_coef=0.0)
-  grpo, _ = _one_update(algorithm='grpo')
+  sdar, _ = _one_update(algorithm='sdar', distill_coef=0.0, optimized=True)
+  grpo, _ = _one_update(algorithm='grpo', optimized=True)
   jax.tree.map(np.testing.assert_array_equal, sdar.params, grpo.params)
   other, _ = _one_update(algorithm='sdar', distill_coef=0.5)
   leaves = zip(jax.tree.leaves(other.params), jax.tree.leaves(grpo.params))

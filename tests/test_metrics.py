@@ -1,6 +1,7 @@
 import functools
 import re
 
+import drawn
 import jax
 import jax.numpy as jnp
 import micro
@@ -14,7 +15,6 @@ from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import LossConfig
-from sdar_jax.models import qwen
 from sdar_jax.prompts import skills
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
@@ -29,10 +29,10 @@ def test_the_table_is_complete_and_tidy():
 
 def _learned(name):
   """Names of what an update of a row logs; traced, not run."""
-  learner = micro.learner(algorithm=name)
+  learner = micro.learner(algorithm=name, optimized=True)
 
   def update():
-    params = qwen.init_params(micro.MODEL, jax.random.key(0), jnp.float32)
+    params = drawn.weights(micro.MODEL)
     state = learner.init_state(params)
     parts = [micro.split(micro.minibatch())]
     (scored,) = micro.scored(learner, state, params, parts)

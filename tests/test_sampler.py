@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +19,13 @@ from sdar_jax.sampler.sampler import Request, Sampler, SamplingParams
 CONFIG = qwen.ModelConfig('qwen3', 100, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
 VALID = 90
 MAX_PROMPT, MAX_RESPONSE = 40, 12
-GOLDEN = Path(__file__).parent / 'golden' / 'models'
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / 'golden' / 'models'
 
 
 @functools.cache
 def _params(seed=0):
-  params = jax.jit(qwen.init_params, static_argnums=0)(CONFIG, jax.random.key(seed))
+  params = drawn.weights(CONFIG, seed)
   # Larger matrices: the distributions get peaks, greedy gets unequal tokens.
   return jax.tree.map(lambda leaf: leaf * 5 if leaf.ndim > 1 else leaf, params)
 
@@ -355,11 +357,11 @@ def test_wrong_sizes_are_one_line(changes, message):
 
 def test_meshes_sample_what_one_device_does():
   done = subprocess.run(
-    [sys.executable, str(Path(__file__).with_name('sampler_mesh_worker.py'))],
+    [sys.executable, str(HERE / 'sampler_mesh_worker.py')],
     capture_output=True,
     text=True,
     timeout=800,
-    env={'PYTHONPATH': str(Path(__file__).resolve().parents[1]), 'PATH': '/usr/bin'},
+    env={'PYTHONPATH': f'{HERE.parent}:{HERE}', 'PATH': '/usr/bin'},
     check=False,
   )
   assert done.returncode == 0, done.stdout + done.stderr[-2000:]

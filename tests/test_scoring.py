@@ -2,10 +2,12 @@
 
 import pathlib
 
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from sdar_jax.learner import scoring
 from sdar_jax.models import attention, hf, qwen
@@ -16,7 +18,7 @@ CONFIG = qwen.ModelConfig(
   vocab_size=53,
   hidden_size=16,
   intermediate_size=24,
-  num_layers=2,
+  num_layers=1,
   num_heads=4,
   num_kv_heads=2,
   head_dim=4,
@@ -39,14 +41,14 @@ def options(**changes):
 
 
 def inputs(length=11):
-  params = qwen.init_params(CONFIG, jax.random.key(0))
+  params = drawn.weights(CONFIG)
   params = jax.tree.map(lambda leaf: np.float32(5) * np.asarray(leaf), params)
-  tokens = jax.random.randint(jax.random.key(1), (3, length), 0, VALID)
-  positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-  return params, tokens, positions
+  tokens = np.random.default_rng(1).integers(0, VALID, (3, length), np.int32)
+  positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+  return params, jnp.asarray(tokens), jnp.asarray(positions)
 
 
-def naive(params, tokens, positions, temperature, dtype=jnp.float32):
+def whole(params, tokens, positions, temperature, dtype=jnp.float32):
   """All logits at once, the impossible ids cut off."""
   hidden, _ = qwen.forward(CONFIG, params, tokens, positions, dtype=dtype)
   scores = qwen.logits(CONFIG, params, hidden)[:, :-1, :VALID] / temperature
@@ -57,15 +59,18 @@ def naive(params, tokens, positions, temperature, dtype=jnp.float32):
   return jnp.pad(logprobs, first), jnp.pad(entropy, first)
 
 
+naive = quick.jit(whole, static_argnames='dtype')
+
+
 @pytest.mark.parametrize(
-  'chunk, wrap', [(1, jax.jit), (4, jax.jit), (5, lambda fun: fun), (64, jax.jit)]
+  'chunk, wrap', [(1, quick.jit), (4, quick.jit), (5, lambda fun: fun), (64, quick.jit)]
 )
 def test_values_are_those_of_the_whole_computation(chunk, wrap):
   params, tokens, positions = inputs()
   got = wrap(
     lambda *args: scoring.token_logprobs(CONFIG, *args, **options(chunk=chunk))
   )(params, tokens, positions)
-  want = jax.jit(naive)(params, tokens, positions, 0.7)
+  want = naive(params, tokens, positions, 0.7)
   for one, other in zip(got, want):
     assert one.dtype == jnp.float32
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
@@ -73,7 +78,7 @@ def test_values_are_those_of_the_whole_computation(chunk, wrap):
 
 def test_gradients_are_those_of_the_whole_computation():
   params, tokens, positions = inputs()
-  weights = jax.random.normal(jax.random.key(2), (2, *tokens.shape))
+  weights = np.random.default_rng(2).normal(size=(2, *tokens.shape)).astype('float32')
 
   def loss(score):
     return lambda params: sum(
@@ -84,8 +89,8 @@ def test_gradients_are_those_of_the_whole_computation():
   chunked = loss(
     lambda *args: scoring.token_logprobs(CONFIG, *args, **options(remat=True))
   )
-  want = jax.jit(jax.grad(loss(lambda *args: naive(*args, 0.7))))(params)
-  got = jax.jit(jax.grad(chunked))(params)
+  want = quick.jit(jax.grad(loss(lambda *args: whole(*args, 0.7))))(params)
+  got = quick.jit(jax.grad(chunked))(params)
   for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
     scale = float(jnp.abs(other).max())
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * scale)
@@ -121,7 +126,7 @@ def test_gradients_stay_finite_where_a_token_is_impossible():
     logprobs, entropy = score(params, tokens, positions)
     return jnp.where(kept, logprobs, 0.0).sum() + entropy.sum()
 
-  for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
+  for leaf in jax.tree.leaves(quick.jit(jax.grad(loss))(params)):
     assert np.isfinite(leaf).all()
 
 
@@ -134,14 +139,15 @@ def test_the_first_column_is_zero_and_one_column_is_enough():
 def test_half_precision_scores_are_summed_in_float32():
   params, tokens, positions = inputs()
   got, _ = score(params, tokens, positions, dtype=jnp.bfloat16)
-  step = jax.jit(lambda *args: naive(*args, 0.7, jnp.bfloat16)[0])
+  want, _ = naive(params, tokens, positions, 0.7, jnp.bfloat16)
   assert got.dtype == jnp.float32
   # The same half-precision hidden states; all that follows them is float32.
-  np.testing.assert_allclose(got, step(params, tokens, positions), atol=1e-5)
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_no_array_of_all_logits_exists():
-  config = qwen.ModelConfig(**{**vars(CONFIG), 'vocab_size': 20_000})
+  sizes = {'vocab_size': 20_000, 'num_layers': 2}
+  config = qwen.ModelConfig(**{**vars(CONFIG), **sizes})
   params = jax.eval_shape(lambda: qwen.init_params(config, jax.random.key(0)))
   tokens = jax.ShapeDtypeStruct((2, 512), jnp.int32)
 
@@ -152,7 +158,7 @@ def test_no_array_of_all_logits_exists():
       )
       return (logprobs + entropy).sum()
 
-    lowered = jax.jit(jax.grad(loss)).lower(params, tokens, tokens)
+    lowered = quick.jit(jax.grad(loss)).lower(params, tokens, tokens)
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
   logits = 2 * 512 * 20_000 * 4
@@ -169,10 +175,12 @@ def test_one_pass_of_the_decoder_serves_every_head():
 
   for one, other in zip(jax.jit(apart)(params), score(params, tokens, positions)):
     np.testing.assert_array_equal(one, other)
-  shifted = scoring.hidden_states(CONFIG, params, tokens, 3 * positions, **options())
-  want, _ = qwen.forward(CONFIG, params, tokens, 3 * positions)
-  np.testing.assert_array_equal(shifted, want)
-  plain, _ = qwen.forward(CONFIG, params, tokens, positions)
+  given = jax.jit(
+    lambda q: scoring.hidden_states(CONFIG, params, tokens, q, **options())
+  )
+  forward = jax.jit(lambda q: qwen.forward(CONFIG, params, tokens, q)[0])
+  shifted, plain = given(3 * positions), forward(positions)
+  np.testing.assert_array_equal(shifted, forward(3 * positions))
   assert np.abs(shifted - plain).max() > 1e-2
 
 
@@ -206,8 +214,7 @@ def test_values_are_those_of_a_loop_with_its_gradient(wrap, dtype):
 
 
 def test_a_new_critic_says_zero_and_has_a_gradient():
-  params, tokens, _ = inputs()
-  hidden = scoring.hidden_states(CONFIG, params, tokens, None, **options())
+  hidden = np.random.default_rng(4).normal(size=(3, 11, 16)).astype(np.float32)
   head = scoring.init_value_head(CONFIG)
   assert {leaf.dtype for leaf in jax.tree.leaves(head)} == {jnp.dtype('float32')}
   np.testing.assert_array_equal(scoring.token_values(hidden, head), np.zeros((3, 11)))

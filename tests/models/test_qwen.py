@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 
+import drawn
 import golden_models
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from sdar_jax.models import attention, qwen
 
@@ -17,7 +19,7 @@ SMALL = {
     vocab_size=97,
     hidden_size=32,
     intermediate_size=48,
-    num_layers=3,
+    num_layers=2,
     num_heads=4,
     num_kv_heads=2,
     head_dim=16,
@@ -36,26 +38,26 @@ def full_precision():
     yield
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def wide_params(config, seed=0):
+@functools.cache
+def wide_params(config):
   """Random parameters far from the initial ones: biases and norms matter."""
-  params = qwen.init_params(config, jax.random.key(seed))
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-  moved = [
-    leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)
-  ]
-  return jax.tree.unflatten(tree, moved)
+  return drawn.weights(config, noise=0.2)
 
 
-def rows(batch=3, length=11, seed=0, vocab=97):
-  tokens = jax.random.randint(jax.random.key(seed), (batch, length), 0, vocab)
+def rows(batch=3, length=11):
+  drawn_ids = np.random.default_rng(0).integers(0, 97, (batch, length), np.int32)
+  tokens = jnp.asarray(drawn_ids)
   return tokens, golden_models.positions_of(tokens)
+
+
+def shapes_of(config, dtype=jnp.float32):
+  """Shapes and dtypes of initial parameters."""
+  return jax.eval_shape(lambda: qwen.init_params(config, jax.random.key(0), dtype))
 
 
 def run(config, params, tokens, positions, **kwargs):
   """Hidden states of whole rows."""
-  step = jax.jit(lambda p, t, q: qwen.forward(config, p, t, q, **kwargs)[0])
+  step = quick.jit(lambda p, t, q: qwen.forward(config, p, t, q, **kwargs)[0])
   return step(params, tokens, positions)
 
 
@@ -214,7 +216,7 @@ def test_no_gradient_flows_from_later_tokens(family):
     return (hidden[0, position] ** 2).sum()
 
   embedding = params['embed']['embedding']
-  gradient_at = jax.jit(jax.grad(at))
+  gradient_at = quick.jit(jax.grad(at))
   for position in (0, 4, 9):
     gradient = np.abs(gradient_at(embedding, position)).sum(-1)[:10]
     assert (gradient[: position + 1] > 0).all()
@@ -243,7 +245,6 @@ def test_unrolled_layers_equal_scanned_ones(family, monkeypatch):
     run(config, jax.jit(qwen.unstack)(params), tokens, positions),
   ]
   monkeypatch.setattr(qwen, 'UNROLLED_LAYERS', 0)
-  jax.clear_caches()
   scanned = run(config, params, tokens, positions)
   for form in forms:
     np.testing.assert_allclose(scanned, form, rtol=1e-5, atol=1e-5)
@@ -258,10 +259,10 @@ def test_decoding_with_a_cache_equals_the_whole_row(family):
   lengths = jnp.array([5, 2, 4])  # Rows at different positions, as slots are.
   cache = qwen.init_cache(config, 3, 13, jnp.float32)
   prompt = jnp.where(jnp.arange(5) < lengths[:, None], tokens[:, :5], 0)
-  fill = jax.jit(lambda *args: qwen.forward(config, *args[:3], cache=args[3]))
+  fill = quick.jit(lambda *args: qwen.forward(config, *args[:3], cache=args[3]))
   first, cache = fill(params, prompt, positions[:, :5], cache)
   layers = jax.jit(qwen.unstack)(params)
-  step = jax.jit(
+  step = quick.jit(
     lambda t, q, c: qwen.forward(config, layers, t, q, cache=c), donate_argnums=2
   )
   for row in range(3):
@@ -280,7 +281,9 @@ def test_positions_outside_the_cache_are_dropped():
   cache = qwen.init_cache(config, 2, 4, jnp.float32)
   tokens = jnp.array([[5, 6], [5, 6]])
   positions = jnp.array([[-1, 4], [0, 1]])
-  write = jax.jit(lambda p: qwen.forward(config, p, tokens, positions, cache=cache)[1])
+  write = quick.jit(
+    lambda p: qwen.forward(config, p, tokens, positions, cache=cache)[1]
+  )
   for form in (params, jax.jit(qwen.unstack)(params)):
     new = write(form)
     for array in new.keys + new.values:
@@ -290,7 +293,7 @@ def test_positions_outside_the_cache_are_dropped():
 
 def test_decoding_keeps_one_copy_of_the_cache():
   config = SMALL['qwen3']
-  params = qwen.init_params(config, jax.random.key(0))
+  params = shapes_of(config)
   cache = qwen.init_cache(config, 4, 4096, jnp.float32)
 
   def decode(params, cache):
@@ -304,7 +307,7 @@ def test_decoding_keeps_one_copy_of_the_cache():
 
     return jax.lax.while_loop(lambda state: state[0] < 90, body, (0, cache))
 
-  compiled = jax.jit(decode, donate_argnums=1).lower(params, cache).compile()
+  compiled = quick.jit(decode, donate_argnums=1).lower(params, cache).compile()
   size = sum(array.nbytes for array in jax.tree.leaves(cache))
   memory = compiled.memory_analysis()
   assert memory.alias_size_in_bytes >= size
@@ -320,7 +323,7 @@ def test_remat_changes_no_gradient():
     hidden, _ = qwen.forward(config, params, tokens, positions, remat=remat)
     return jnp.sin(hidden).sum()
 
-  gradient = jax.jit(jax.grad(loss), static_argnums=1)
+  gradient = quick.jit(jax.grad(loss), static_argnums=1)
   with_remat, without = gradient(params, True), gradient(params, False)
   largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(without))
   for one, other in zip(jax.tree.leaves(with_remat), jax.tree.leaves(without)):
@@ -329,14 +332,14 @@ def test_remat_changes_no_gradient():
 
 def test_remat_stores_less():
   config = dataclasses.replace(SMALL['qwen3'], num_layers=8)
-  params = qwen.init_params(config, jax.random.key(0))
+  params = shapes_of(config)
   tokens, positions = rows(batch=2, length=256)
 
   def size(remat):
     def loss(params):
       return qwen.forward(config, params, tokens, positions, remat=remat)[0].sum()
 
-    compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+    compiled = quick.jit(jax.grad(loss)).lower(params).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
   assert size(True) < 0.5 * size(False)
@@ -358,7 +361,7 @@ def test_half_precision_is_close(name):
 @pytest.mark.parametrize('tied', [True, False])
 def test_specs_describe_the_parameters(family, tied):
   config = dataclasses.replace(SMALL[family], tie_word_embeddings=tied)
-  params = qwen.init_params(config, jax.random.key(0), jnp.bfloat16)
+  params = shapes_of(config, jnp.bfloat16)
   specs = config.param_specs()
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda s: s.shape, specs)
   for spec in jax.tree.leaves(specs):

@@ -90,7 +90,7 @@ def test_eight_devices_hold_and_compute_what_one_does():
     capture_output=True,
     text=True,
     timeout=800,
-    env={'PYTHONPATH': f'{ROOT}:{HERE}', 'PATH': '/usr/bin:/bin'},
+    env={'PYTHONPATH': f'{ROOT}:{HERE}:{HERE.parent}', 'PATH': '/usr/bin:/bin'},
     check=False,
   )
   assert done.returncode == 0, done.stdout + done.stderr[-2000:]
