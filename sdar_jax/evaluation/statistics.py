@@ -122,8 +122,8 @@ def two_way_interval(
   Where no value differs from another, it is Wilson's for K like trials:
   \( \pm z^2/(K + z^2) \).
 
-  Simulated coverage (tests/test_statistics.py) is 93 to 97 % with 3, 5 and 10 seeds,
-  wherever the variance comes from, while seeds are less than 15 points apart; further
+  Simulated coverage (tests/evaluation/test_statistics.py) is 93 to 97 % with 3, 5 and
+  10 seeds, wherever the variance comes from, while seeds are less than 15 points apart; further
   apart or at the edge of what is possible they are not normal, and 3 of them cover 86
   to 94 %. Two seeds cover 89 % or more. The percentile bootstrap over seeds and tasks
   covers less than 80 % with 3 seeds, Satterthwaite's degrees of freedom (\( \rho^2 \)
@@ -283,7 +283,7 @@ def settled(differences: np.ndarray, level: float = LEVEL) -> int:
   Where nothing differs in the mean, it says otherwise in 1 to 4 % of simulated studies
   with 2, 3 and 5 seeds at the level of 5 %, whether tasks have favourites or seeds lie
   points apart; signs flipped for every single result do in 7 to 18 % of the same
-  (tests/test_statistics.py).
+  (tests/evaluation/test_statistics.py).
 
   Args:
     differences: [S, K] float in [-1, 1], a method minus another.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 _TABLE = json.loads(
-  (pathlib.Path(__file__).parent / 'golden' / 'published.json').read_text()
+  (pathlib.Path(__file__).parents[1] / 'golden' / 'published.json').read_text()
 )
 _REWARDED = (
   'GRPO',

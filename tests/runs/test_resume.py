@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from sdar_jax.process import signals
 from sdar_jax.storage.workdir import Workdir
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 4
 FLAGS = [
   '--config=experiments/alfworld.py:model=tiny',
@@ -247,7 +247,7 @@ def test_a_full_disk_ends_the_run_with_74_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 def test_what_the_error_of_a_diverged_run_advises_works(cache, tmp_path):
-  """Run with `pytest -m slow tests/test_resume.py -k advises`."""
+  """Run with `pytest -m slow tests/runs/test_resume.py -k advises`."""
   workdir, model = tmp_path / 'run', tmp_path / 'model'
   error = _run(cache, workdir, moment='poison', count=3, expect=70)
   export = f'--mode=export --checkpoint={workdir} --output=DIR'
@@ -261,7 +261,7 @@ def test_what_the_error_of_a_diverged_run_advises_works(cache, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_killed_at_fifty_random_moments(cache, unbroken, tmp_path):
-  """Run with `pytest -m slow tests/test_resume.py -k fifty`: about half an hour."""
+  """Run with `pytest -m slow tests/runs/test_resume.py -k fifty`: half an hour."""
   random_, workdir, kills = random.Random(0), tmp_path / 'run', 0
   while kills < 50:
     process = _start(cache, workdir)

@@ -1,6 +1,6 @@
 """Requests to stop in every phase of a run, once and twice.
 
-Run with `pytest -m slow tests/test_signals_in_a_run.py`: about three minutes of CPU.
+Run with `pytest -m slow tests/runs/test_signals_in_a_run.py`: three CPU minutes.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from sdar_jax.process import signals
 from sdar_jax.rollout import episodes
 from sdar_jax.storage import manifest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 3
 # Phase -> where it begins, and which time it comes is the one.
 PHASES = {

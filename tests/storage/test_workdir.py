@@ -14,7 +14,7 @@ import pytest
 
 from sdar_jax.storage.workdir import Workdir, WorkdirError
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def _config(**values):

@@ -19,7 +19,7 @@ from sdar_jax.envs import base, worlds
 from sdar_jax.envs.search_qa import datasets
 from sdar_jax.evaluation import panels
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class _Tasks(list):

@@ -17,7 +17,7 @@ from sdar_jax.prompts import fitting, retrieval, skills
 from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Outcome
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')

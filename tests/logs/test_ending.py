@@ -12,7 +12,7 @@ from sdar_jax.cli import command_line
 from sdar_jax.logs import ending
 from sdar_jax.storage import ledger
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILE = f'{ROOT}/experiments/alfworld.py:model=tiny'
 MANY = [f'--config.{key}' for key in ('seed=7', 'eval.tasks=9', 'eval.attempts=2')]
 CONFIG = (

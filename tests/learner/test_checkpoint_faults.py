@@ -17,7 +17,7 @@ from sdar_jax import files
 from sdar_jax.learner import checkpoint
 from sdar_jax.learner.checkpoint import CheckpointStore, SaveError
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ import pytest
 import sdar_jax
 from sdar_jax.cli import command_line, shipped
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 
 

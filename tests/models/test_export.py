@@ -17,7 +17,7 @@ from sdar_jax import hub as hub_lib
 from sdar_jax.models import export, hf, qwen
 from sdar_jax.prompts import chat
 
-SHIPPED = pathlib.Path(__file__).parents[1] / 'experiments/tiny'
+SHIPPED = pathlib.Path(__file__).parents[2] / 'experiments/tiny'
 WORLDS = ('alfworld', 'webshop', 'search_qa')
 
 

@@ -12,7 +12,7 @@ import quick
 from sdar_jax.learner import scoring
 from sdar_jax.models import attention, hf, qwen
 
-GOLDEN = pathlib.Path(__file__).resolve().parent / 'golden' / 'models'
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / 'golden' / 'models'
 CONFIG = qwen.ModelConfig(
   family='qwen2',
   vocab_size=53,

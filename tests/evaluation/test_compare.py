@@ -18,7 +18,7 @@ from scipy import stats
 from sdar_jax import compare
 from sdar_jax.evaluation import comparison, presentation, results, statistics
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_a_comparison_worked_out_by_hand(tmp_path):

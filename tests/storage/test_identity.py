@@ -15,7 +15,7 @@ from experiments import alfworld
 from sdar_jax import numerics, parts, train
 from sdar_jax.storage import identity
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from experiments import runner, study
 from sdar_jax.methods import table as table_lib
 from sdar_jax.storage.workdir import Workdir
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

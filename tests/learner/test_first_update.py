@@ -33,7 +33,7 @@ def test_every_ratio_is_one_and_no_clip_binds(method):
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ['grpo', 'sdar'])
 def test_the_first_step_of_a_run_is_on_policy(method, tmp_path):
-  """Run with `pytest -m slow tests/test_first_update.py`: a minute of CPU."""
+  """Run with `pytest -m slow tests/learner/test_first_update.py`: a minute of CPU."""
   model = micro_run.write_model(tmp_path / 'model')
   config = micro_run.config(model, method, 1)
   config.train.minibatch_rows = 8  # One update, of four microbatches.

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
 def test_the_next_loss_on_another_mesh_is_the_same(tmp_path):
-  """Run with `pytest -m slow tests/test_resharding.py`: about a minute of CPU."""
+  """Run with `pytest -m slow tests/learner/test_resharding.py`: a CPU minute."""
   paths = os.pathsep.join(map(str, (HERE.parent, HERE)))
   done = subprocess.run(
     [sys.executable, str(HERE / 'reshard_worker.py'), str(tmp_path / 'checkpoints')],

@@ -19,7 +19,7 @@ from sdar_jax.sampler.sampler import Request, Sampler, SamplingParams
 CONFIG = qwen.ModelConfig('qwen3', 100, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
 VALID = 90
 MAX_PROMPT, MAX_RESPONSE = 40, 12
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 GOLDEN = HERE / 'golden' / 'models'
 
 

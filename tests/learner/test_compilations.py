@@ -55,7 +55,7 @@ def _step(learner, state, initial, parts, teaches):
 @pytest.mark.slow
 @pytest.mark.parametrize('method', PROGRAMS)
 def test_a_hundred_steps_compile_each_bucket_once(compiled, monkeypatch, method):
-  """Run with `pytest -m slow tests/test_compilations.py`: a minute of CPU."""
+  """Run with `pytest -m slow tests/learner/test_compilations.py`: a minute of CPU."""
   monkeypatch.setattr(micro, 'MODEL', dataclasses.replace(micro.MODEL, num_layers=1))
   mesh = sharding.make_mesh(1, 1, 1)
   learner = micro.learner.__wrapped__(mesh, algorithm=method)  # Not the shared one.

@@ -17,7 +17,7 @@ from sdar_jax.envs import worlds
 from sdar_jax.process import terminal
 from sdar_jax.process.flags import Parser, UsageError
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = '--config=experiments/alfworld.py:model=tiny'
 PLAY = [CONFIG, '--mode=play']
 
