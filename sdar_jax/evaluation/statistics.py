@@ -123,12 +123,12 @@ def two_way_interval(
   \( \pm z^2/(K + z^2) \).
 
   Simulated coverage (tests/evaluation/test_statistics.py) is 93 to 97 % with 3, 5 and
-  10 seeds, wherever the variance comes from, while seeds are less than 15 points apart; further
-  apart or at the edge of what is possible they are not normal, and 3 of them cover 86
-  to 94 %. Two seeds cover 89 % or more. The percentile bootstrap over seeds and tasks
-  covers less than 80 % with 3 seeds, Satterthwaite's degrees of freedom (\( \rho^2 \)
-  for \( \rho \)) 92 %. Of eight comparisons among equal methods with 3 seeds, 95 %
-  intervals find a difference in 30 % of studies, intervals of 1 - 0.05/8 in 7 %.
+  10 seeds, wherever the variance comes from, while seeds are less than 15 points apart;
+  further apart or at the edge of what is possible they are not normal, and 3 of them
+  cover 86 to 94 %. Two seeds cover 89 % or more. The percentile bootstrap over seeds
+  and tasks covers less than 80 % with 3 seeds, Satterthwaite's degrees of freedom (\(
+  \rho^2 \) for \( \rho \)) 92 %. Of eight comparisons among equal methods with 3 seeds,
+  95 % intervals find a difference in 30 % of studies, intervals of 1 - 0.05/8 in 7 %.
 
   Args:
     values: [..., S, K] float, result of seed s on task k.
