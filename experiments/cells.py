@@ -62,16 +62,16 @@ class Cell:
 
   @property
   def argument(self) -> str:
-    """What follows the colon of --config."""
+    """Spells what follows the colon of --config."""
     return f'model=tiny,algo={self.method},seed={self.seed}'
 
   @property
   def log(self) -> pathlib.Path:
-    """What it prints."""
+    """Names the file of what it prints."""
     return self.workdir.with_name(f'{self.workdir.name}.log')
 
   def check(self) -> None:
-    """Sets the state by what its directory holds, which is never overwritten."""
+    """Sets the state by what its directory holds; overwrites nothing."""
     if not (self.workdir / 'config.json').exists():
       return
     try:
@@ -84,7 +84,7 @@ class Cell:
       self.state = 'done'
 
   def record(self) -> dict[str, Any]:
-    """Its entry in study.json."""
+    """Makes its entry in study.json."""
     names = ('method', 'seed', 'state', 'exit_code', 'cores', 'error')
     return {
       **{name: getattr(self, name) for name in names},

@@ -108,13 +108,13 @@ class Runner:
     self.stopping = False
 
   def stop(self, number: int = 0, frame: Any = None) -> None:
-    """Asks all processes to save and stop; begins no other. A signal handler."""
+    """Asks all processes to stop and begins no other; handles signals."""
     self.stopping = True
     for process in self._running.values():
       process.ask()
 
   def run(self) -> None:
-    """Until every cell has ended, or `stop` was called and all processes have."""
+    """Runs until every cell has ended, or `stop` ended all processes."""
     waiting = [cell for cell in self._cells if cell.state == 'waiting']
     while self._running or (waiting and not self.stopping):
       for lane in range(len(self._lanes)):
@@ -170,7 +170,7 @@ class Runner:
         os.killpg(process.popen.pid, signal.SIGKILL)  # And what it has started.
 
   def _finish(self, process: _Process) -> bool:
-    """Sees what came of a process; returns whether its cell is to be tried again."""
+    """Records the end of a process; returns whether to try again."""
     cell, code = process.cell, process.popen.returncode
     spent = time.monotonic() - process.began
     cell.seconds, cell.exit_code, cell.error = cell.seconds + spent, code, ''

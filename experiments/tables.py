@@ -18,7 +18,7 @@ WORLDS = {'alfworld': 'ALFWorld', 'search_qa': 'Search-QA', 'webshop': 'WebShop'
 
 
 def compared(folder: pathlib.Path) -> comparison.Comparison:
-  """The comparison of a folder's runs.
+  """Compares a folder's runs.
 
   Raises:
     ValueError: they cannot be read or compared.
@@ -27,17 +27,17 @@ def compared(folder: pathlib.Path) -> comparison.Comparison:
 
 
 def runs_table(folders: Sequence[pathlib.Path]) -> list[str]:
-  """Every run's success before, between and after, in lines of Markdown."""
+  """Writes every run's success before, between and after."""
   return _joined(folders, presentation.run_headings, presentation.run_cells)
 
 
 def methods_table(folders: Sequence[pathlib.Path]) -> list[str]:
-  """Methods against the baseline by success, in lines of Markdown."""
+  """Writes methods against the baseline by success."""
   return _joined(folders, lambda got: presentation.headings('success'), _success)
 
 
 def study_table(folder: pathlib.Path) -> list[str]:
-  """The methods of one study by success, in lines of Markdown."""
+  """Writes the methods of one study by success."""
   return presentation.table(
     presentation.headings('success'), _success(compared(folder))
   )

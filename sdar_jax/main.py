@@ -1,4 +1,4 @@
-"""Trains, evaluates and exports: `sdar --config=experiments/alfworld.py`.
+"""Runs `sdar`: trains, evaluates, plays, exports.
 
 `--help` lists modes, flags and exit codes; `command_line` reads them.
 """

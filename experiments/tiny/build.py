@@ -1,4 +1,4 @@
-"""Rebuilds a small model from nothing: tokenizer, random weights, imitation.
+"""Builds a small model: tokenizer, random weights, imitation.
 
   python -m experiments.tiny.build --world=alfworld|webshop|search_qa \
     [--output=runs/tiny/alfworld] [--rows=N]

@@ -1,4 +1,4 @@
-"""Reads the command line of `main`, the config that it names included. No JAX.
+"""Reads the command line of `main` and its config. No JAX.
 
 Nothing on a command line is ignored: words that are no flags, flags that are unknown,
 given twice or empty, and flags that a mode does not read are errors of one line.
@@ -17,7 +17,7 @@ from sdar_jax.process.flags import FLAG, Parser, UsageError, similar
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-  """What `main` can do.
+  """A thing that `main` can do.
 
   Attributes:
     summary: for --help.
@@ -50,7 +50,7 @@ SDAR_TRACEBACK=1 shows where an error came from."""
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """What the command line of `main` asks for.
+  """A command line of `main`, read and checked.
 
   Attributes:
     mode: a key of `MODES`.
@@ -100,7 +100,7 @@ def _parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Command:
-  """Reads and checks the command line of `main`, the config file and all values.
+  """Reads and checks a command line, config file and values.
 
   Args:
     argv: words after the program's name.

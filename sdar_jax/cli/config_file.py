@@ -1,4 +1,4 @@
-"""Loads the Python file that --config names, and sets keys of its config. No JAX."""
+"""Loads the Python file of --config and sets keys. No JAX."""
 
 import importlib.util
 import inspect
@@ -151,7 +151,7 @@ def _override(config: ml_collections.ConfigDict, words: Sequence[str]) -> None:
 
 
 def _spelled(word: str, keys: Mapping[str, Any]) -> str:
-  """The flag that a word such as seed=7 or config.seed=7 stands for; '' for none."""
+  """Spells seed=7 or config.seed=7 as a flag; '' for other words."""
   name, equals, value = word.lstrip('+').partition('=')
   key = name.removeprefix('config.')
   if equals and key in keys:
@@ -160,7 +160,7 @@ def _spelled(word: str, keys: Mapping[str, Any]) -> str:
 
 
 def _cleaned(error: Exception, keys: Mapping[str, Any]) -> str:
-  """What is wrong with the value of an override."""
+  """Says what is wrong with the value of an override."""
   text = re.sub(r'^flag (--\S)', r'\1', files.one_line(error, 300))
   match = re.match(r'--config\.([^=]*)=(.*?): ', text)
   if not match or match[1] not in keys:

@@ -1,4 +1,4 @@
-"""Lists every key of a config: value, bound, source and meaning. Host, no JAX."""
+"""Lists every key of a config and its meaning. Host, no JAX."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ _HEADINGS = ('key', 'default', 'allowed', 'meaning', 'source')
 
 
 def table(config: Any) -> str:
-  """Writes two lines a key: KEY = VALUE, then its meaning, bound and source.
+  """Writes two lines a key: its value; its meaning, bound, source.
 
   Args:
     config: a valid configuration.
@@ -36,7 +36,7 @@ def table(config: Any) -> str:
 
 
 def markdown() -> str:
-  """Writes Markdown: a table of all keys, and one of each world's settings."""
+  """Writes Markdown: a table of keys, and one of each world's."""
   parts = []
   for world in worlds.WORLDS:
     known, values = keys(world), config_lib.flatten(config_lib.default(world))
@@ -68,7 +68,7 @@ def keys(world: str) -> dict[str, Key]:
 
 
 def _settings(name: str) -> dict[str, Key]:
-  """Reads the keys of a world from its class: docstrings and declared limits."""
+  """Reads a world's keys: its docstrings and declared limits."""
   world, meanings = worlds.find(name), {}
   for owner in reversed(world.__mro__):
     meanings |= _documented(owner)
@@ -94,7 +94,7 @@ def _allowed(key: Key) -> str:
 
 
 def _documented(owner: type) -> dict[str, str]:
-  """Reads what the docstring of a class says of its arguments."""
+  """Reads the arguments in the docstring of a class."""
   text = inspect.cleandoc(owner.__doc__ or '')
   return {
     name: ' '.join(said.split()).rstrip('.')

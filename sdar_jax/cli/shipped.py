@@ -11,12 +11,12 @@ _INSTALLED = _PACKAGE / '_shipped'  # pyproject.toml puts `experiments` there.
 
 
 def root() -> pathlib.Path:
-  """Finds the folder that holds `experiments`: the checkout, or an installed one."""
+  """Finds the folder of `experiments`: a checkout, or installed."""
   return _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 
 
 def find(path: pathlib.Path) -> pathlib.Path:
-  """Finds experiments/... in the working directory or, failing that, under `root`."""
+  """Finds experiments/... in the working directory, else in `root`."""
   if path.parts[:1] != ('experiments',) or os.path.exists(path):
     return path
   shipped = root() / path
@@ -24,7 +24,7 @@ def find(path: pathlib.Path) -> pathlib.Path:
 
 
 def make_importable(folder: pathlib.Path | None = None) -> None:
-  """Lets `experiments` be imported: from a folder first, from `root` what it lacks."""
+  """Adds a folder and `root` to the places of `experiments`."""
   for path in filter(None, (folder, root())):
     if str(path) not in sys.path:
       sys.path.append(str(path))

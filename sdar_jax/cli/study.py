@@ -4,7 +4,7 @@ from sdar_jax.cli import shipped
 
 
 def main() -> None:
-  """Runs experiments/study.py of this package, whatever the working directory has."""
+  """Runs experiments/study.py of this package."""
   shipped.make_importable()
   from experiments import study
 

@@ -209,12 +209,12 @@ class _Column(NamedTuple):
 
   @property
   def breaks(self) -> bool:
-    """Whether its texts may go over several lines."""
+    """Tells whether its texts may go over several lines."""
     return self.heading not in _UNBROKEN
 
   @property
   def width(self) -> int:
-    """Characters that it needs."""
+    """Counts the characters that it needs."""
     texts = (self.heading, *self.texts)
     if self.breaks:
       return max(len(word) for text in texts for word in text.split())
@@ -231,7 +231,7 @@ def _that_fit(columns: Sequence[_Column], width: int) -> Sequence[_Column]:
 
 
 def summary_csv(comparison: Comparison) -> str:
-  """Writes every number of the table: fractions; empty where there is none."""
+  """Writes every number of the table as CSV, in fractions."""
   records = []
   for row in comparison.rows:
     record = {

@@ -1,1 +1,1 @@
-"""Flags, terminal and signals of a program. Host, no JAX."""
+"""Flags, terminal, signals and devices of a program. Host, no JAX."""

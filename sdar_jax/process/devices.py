@@ -1,4 +1,4 @@
-"""Says on which devices a program runs, and which it misses. Host, no JAX."""
+"""Names the devices of a program and those it misses. No JAX."""
 
 import collections
 import os
@@ -35,7 +35,7 @@ def summary(devices: Sequence[Any]) -> str:
 
 
 def _memory(device: Any) -> int:
-  """Bytes that JAX may use on a device; 0 where it does not say."""
+  """Reads the bytes that JAX may use on a device; 0: unknown."""
   try:
     return (device.memory_stats() or {}).get('bytes_limit', 0)
   except RuntimeError:  # Another process's, or a platform without statistics.
@@ -49,7 +49,7 @@ def _cores() -> int:
 
 
 def warning(devices: Sequence[Any], root: pathlib.Path = pathlib.Path('/')) -> str:
-  """Says which accelerator is here that JAX does not use; '' for none.
+  """Names an accelerator that JAX does not use; '' for none.
 
   Args:
     devices: of JAX.

@@ -1,4 +1,4 @@
-"""Reads the flags of a program: spelled out, each once, none ignored. No JAX."""
+"""Reads flags: spelled out, each once, none ignored. No JAX."""
 
 import argparse
 import collections
@@ -16,7 +16,7 @@ OVERRIDE = re.compile(r'--?(no)?config\.([^=]*)')
 
 
 class UsageError(ValueError):
-  """A command line that says nothing that can be done: one line."""
+  """A wrong command line: one line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
     raise UsageError(f'{files.one_line(ValueError(message), 500)}; see --help')
 
   def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags of this program, and the words that are not its own.
+    """Reads the flags of this program, and the words of others.
 
     Raises:
       UsageError: one line naming the word that is wrong.
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     return options, rest
 
   def parse_all(self, argv: Sequence[str]) -> argparse.Namespace:
-    """The flags of a program that takes no others.
+    """Reads the flags of a program without other words.
 
     Raises:
       UsageError: one line naming the word that is wrong.
@@ -76,7 +76,7 @@ def _name(word: str) -> str:
 
 
 def similar(name: str, known: Sequence[str]) -> str:
-  """'; did you mean ...?' for a misspelt name, or ''."""
+  """Suggests '; did you mean ...?' for a misspelt name, or ''."""
   flag = '--' + name.lstrip('-').partition('=')[0]
   ends = [key for key in known if key.endswith('.' + flag.removeprefix('--'))]
   close = ends or difflib.get_close_matches(flag, known, 1, 0.7)

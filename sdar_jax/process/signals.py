@@ -1,4 +1,4 @@
-"""Requests to stop: acknowledged at once, in whatever phase a run is. No JAX."""
+"""Answers requests to stop at once, in any phase. No JAX."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ _GRACE_SECONDS = 2.0  # For an orderly end after the second signal.
 
 
 class StopSignal:
-  """Turns the first SIGTERM, SIGINT or SIGHUP into a flag; the second ends the process.
+  """Turns SIGTERM, SIGINT or SIGHUP into a flag; a second ends all.
 
   Python runs a handler only between two of its own instructions, so a compilation of
   minutes would keep it. The interpreter's wake-up pipe is written at once, and a thread
@@ -61,7 +61,7 @@ class StopSignal:
     self._acknowledge()
 
   def _answer(self) -> None:
-    """Says that a signal has arrived; ends a process that does not end by itself."""
+    """Answers a signal; ends a process that hangs at the second."""
     seen = 0
     while data := os.read(self._reader, 1):
       if data[0] not in self._numbers:

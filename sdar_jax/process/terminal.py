@@ -1,4 +1,4 @@
-"""Runs a program: its terminal, pipe, signals, errors and exit code. No JAX."""
+"""Runs a program: terminal, signals, errors, exit code. No JAX."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ class Stopped(BaseException):
 
 
 class _Stream:
-  """A stream whose reader may go away: what is written from then on is dropped."""
+  """A stream that drops what is written once its reader is gone."""
 
   def __init__(self, stream: TextIO):
     self._stream = stream
@@ -64,7 +64,7 @@ class _Stream:
 
 
 def program(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
-  """Makes a program of `main`, which takes words and returns an exit code.
+  """Makes a program of `main`, from words to an exit code.
 
   Called with words it returns the exit code. Called with none, as a console script is,
   it reads the process's and ends it with that code. An error is one line on stderr: see
@@ -87,7 +87,7 @@ def program(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
 
 
 def fail(error: BaseException, code: int, hint: str = '') -> int:
-  """Says what is wrong in one line on stderr; SDAR_TRACEBACK=1 raises it instead.
+  """Prints an error in one line; SDAR_TRACEBACK=1 raises it.
 
   Returns:
     The exit code.
@@ -101,7 +101,7 @@ def fail(error: BaseException, code: int, hint: str = '') -> int:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
-  """Runs a program as one that no terminal, pipe or signal can break; ends the process.
+  """Runs a program that no terminal or pipe can break; then exits.
 
   Characters that the terminal lacks are printed as '?'; a reader that goes away, as
   `| head` does, ends no run; SIGTERM and SIGINT raise `Stopped`, a second one kills.
