@@ -39,9 +39,8 @@ def view_gaps(
   shifted = returns - returns[first]  # So that equal returns give exactly 0.
   means, counts = [], []
   for view in (~sees_skills, sees_skills):
-    rows = view & row_mask
-    counts.append(segment_sum(segments, rows))
-    means.append(segment_sum(segments, rows * shifted) / np.maximum(counts[-1], 1.0))
+    counts.append(segment_sum(segments, view))
+    means.append(segment_sum(segments, view * shifted) / np.maximum(counts[-1], 1.0))
   lead = np.where((counts[0] > 0) & (counts[1] > 0), means[1] - means[0], 0.0)
   gaps = np.where(row_mask, np.where(sees_skills, -lead, lead), 0.0)
   return gaps.astype(step_returns.dtype)
