@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
-.PHONY: train test test-slow lint tiny study clean
+.PHONY: train test test-slow lint docs tiny study clean
 
 train: $(VENV)/.installed  ## Trains SDAR on generated ALFWorld with the small model.
 	$(RUN) -m sdar_jax.main --config=experiments/alfworld.py:model=tiny \
@@ -18,6 +18,9 @@ test-slow: $(VENV)/.tested  ## The long tests, too.
 
 lint: $(VENV)/.tested  ## Style, as CI checks it.
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+docs: $(VENV)/.documented  ## Builds docs/ into build/site; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 tiny: $(VENV)/.installed  ## Rebuilds the small models of experiments/tiny (long).
 	for world in alfworld webshop search_qa; do \
@@ -33,6 +36,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	touch $@
+
+$(VENV)/.documented: $(VENV)/.tested
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@
 
 clean:
