@@ -35,7 +35,7 @@ TRUE_TODAY = {name: text for name, text in PAGES.items() if name != 'CHANGELOG.m
 README = PAGES['README.md']
 # What a run, a build or a reader makes, and the three kinds of metrics.
 RUN_FOLDERS = ('runs/', 'eval/', 'trajectories/', 'checkpoints/', 'build/', 'aside-1/')
-RUN_FOLDERS += ('guess/', 'rollout/', 'train/', 'perf/')
+RUN_FOLDERS += ('guess/', 'rollout/', 'train/', 'perf/', 'sdar_jax/_shipped/')
 RUN_FILES = ('config.json', 'run.json', 'ledger.json', 'study.json', 'results.json')
 RUN_FILES += ('generation_config.json', 'skills.json')
 TINY = ROOT / 'experiments' / 'tiny' / 'alfworld'
