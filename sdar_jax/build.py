@@ -23,7 +23,7 @@ from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.logs import sinks, writers
 from sdar_jax.methods import table
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import hf, qwen, sharding
 from sdar_jax.prompts import chat, retrieval, skills, tags
@@ -137,7 +137,7 @@ def make_agent(
 
 
 def make_packing(
-  config: ConfigDict, algorithm: Algorithm, hyper: LossConfig
+  config: ConfigDict, algorithm: Algorithm, hyper: Hyperparameters
 ) -> batching.Packing:
   """Makes the packing of rows, with buckets for the longest ones.
 
@@ -270,10 +270,10 @@ def make_sinks(
   return out
 
 
-def make_loss_config(config: ConfigDict) -> LossConfig:
+def make_hyperparameters(config: ConfigDict) -> Hyperparameters:
   """Makes the numbers of the method."""
-  names = [field.name for field in dataclasses.fields(LossConfig)]
-  return LossConfig(**{name: config.algorithm[name] for name in names})
+  names = [field.name for field in dataclasses.fields(Hyperparameters)]
+  return Hyperparameters(**{name: config.algorithm[name] for name in names})
 
 
 def make_algorithm(config: ConfigDict) -> Algorithm:
@@ -287,7 +287,7 @@ def make_algorithm(config: ConfigDict) -> Algorithm:
   except KeyError as error:
     raise ConfigError(f'config.algorithm.name={error.args[0]}') from None
   size = config.rollout.group_size
-  least = algorithm.least_group_size(make_loss_config(config))
+  least = algorithm.least_group_size(make_hyperparameters(config))
   if size < least:
     raise ConfigError(
       f'config.rollout.group_size={size}: must be at least {least} for'
@@ -328,7 +328,7 @@ def make_learner(
   mesh: Mesh,
   model: qwen.ModelConfig,
   algorithm: Algorithm,
-  hyper: LossConfig,
+  hyper: Hyperparameters,
 ) -> Learner:
   """Makes the learner with its optimizer."""
   c = config.rollout

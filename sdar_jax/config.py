@@ -1,4 +1,4 @@
-"""The configuration: every key, its default, unit and source; its checks.
+"""The configuration: every key, with default, unit, source and checks.
 
 `KEYS` is where a key is born, `methods.hyperparameters` for those of `algorithm`; a
 world's settings are the arguments of its constructor. Experiment files start from
@@ -19,7 +19,7 @@ from sdar_jax import files
 from sdar_jax.envs import worlds
 from sdar_jax.keys import ConfigError, Key, check_type
 from sdar_jax.methods import hyperparameters, validity
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.prompts import retrieval, skills
 
 _COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
@@ -329,7 +329,7 @@ def _check_method(config: ml_collections.ConfigDict) -> None:
   usual = default(config.world.name)
   usual.rollout.success_reward = config.rollout.success_reward
   for line in validity.complaints(
-    config.algorithm.name, LossConfig(**numbers), usual.algorithm
+    config.algorithm.name, Hyperparameters(**numbers), usual.algorithm
   ):
     raise ConfigError(f'config.algorithm.{line}')
 

@@ -55,7 +55,7 @@ _REFUSALS = {
 
 
 class OutputError(RuntimeError):
-  """A result that could not be written where it was to go; says where it is."""
+  """A result not written to its place; names where it lies instead."""
 
   exit_code = 74
 
@@ -98,7 +98,7 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 
 def lock(path: pathlib.Path, busy: Callable[[str], None], mode: int = 0o600) -> int:
-  """Locks a file for this process; the kernel frees the lock however it ends.
+  """Locks a file for this process until the process ends.
 
   Programs that it starts and workers that it forks do not share the lock.
 

@@ -25,7 +25,7 @@ from sdar_jax.learner import checkpoint as checkpoints
 from sdar_jax.learner.learner import Learner, TrainState
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.logs import writers
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import export, hf, qwen
 from sdar_jax.prompts import chat, skills
@@ -68,7 +68,7 @@ class HostParts(Common):
   """
 
   algorithm: Algorithm
-  hyper: LossConfig
+  hyper: Hyperparameters
   tasks: base.TaskSet
   pool: Pool
   agent: episodes.Agent
@@ -174,7 +174,7 @@ def host_parts(config: ConfigDict) -> HostParts:
   panel = panels.make_panel(world, config.eval.split, config.eval.tasks)
   common = _common(config, world)
   algorithm = build.make_algorithm(config)
-  hyper = build.make_loss_config(config)
+  hyper = build.make_hyperparameters(config)
   packing = build.make_packing(config, algorithm, hyper)
   if algorithm.shows_skills(hyper):
     count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)

@@ -12,7 +12,7 @@ from sdar_jax.losses import masked, objective
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods.credit import assign_credit
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import StepData
 from sdar_jax.methods.table import ALGORITHMS, find
 
@@ -116,7 +116,7 @@ def hyper_of(name, **changes):
   settings = find(name).all_settings
   keys = [key for key in settings if key.startswith('algorithm.')]
   own = {key.removeprefix('algorithm.'): settings[key] for key in keys}
-  return LossConfig(**{**own, **changes})
+  return Hyperparameters(**{**own, **changes})
 
 
 def credit(name, data, **changes):

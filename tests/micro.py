@@ -12,7 +12,7 @@ from sdar_jax.learner import optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.methods import table
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.models import qwen, sharding
 
 VOCAB, VALID = 64, 61
@@ -62,7 +62,7 @@ def learner(
   row = table.find(algorithm)
   mesh = mesh or sharding.make_mesh(1, 1, 1)
   with mock.patch.object(jax, 'jit', jax.jit if optimized else quick.jit):
-    return Learner(MODEL, config, row, LossConfig(**loss), tx, mesh)
+    return Learner(MODEL, config, row, Hyperparameters(**loss), tx, mesh)
 
 
 def minibatch(seed=0, rows=16, width=28, teacher_width=28, padding=2):

@@ -144,6 +144,14 @@ def test_files_and_functions_are_short():
   assert not long
 
 
+def test_first_lines_of_docstrings_are_short():
+  for path, tree in _modules():
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        first = (ast.get_docstring(node) or '').partition('\n')[0]
+        assert len(first) <= 70, f'{path}.{getattr(node, "name", "")}: {first}'
+
+
 def test_nothing_is_evaluated_or_unpickled():
   for path, tree in _modules():
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: Orbax for arrays, our own checksums around it.
+"""Checkpoints, whole or absent: arrays by Orbax, our own checksums.
 
 A checkpoint is one directory, `<step>/`:
 
@@ -35,7 +35,7 @@ MAX_FAILED_SAVES = 3
 
 
 class CheckpointError(ValueError):
-  """A checkpoint that cannot be used: one line saying which, why and what to do."""
+  """An unusable checkpoint: one line with name, reason and remedy."""
 
 
 class SaveError(RuntimeError):
@@ -53,7 +53,7 @@ class Restored(NamedTuple):
 
 
 class CheckpointStore:
-  """The checkpoints of one run, newest last. Opening it removes unfinished ones.
+  """The checkpoints of one run, newest last; opening removes unfinished.
 
   Args:
     directory: the store's own directory; made if absent.
@@ -84,7 +84,7 @@ class CheckpointStore:
   def restore(
     self, like: Any, wanted: Callable[[Restored], bool] = lambda restored: True
   ) -> Restored | None:
-    """The newest checkpoint that is whole and wanted, on the shardings of `like`.
+    """Restores the newest whole checkpoint, on the shardings of `like`.
 
     Args:
       like: a pytree of jax.Array or jax.ShapeDtypeStruct with shardings, of any mesh.
@@ -105,7 +105,7 @@ class CheckpointStore:
     return restored
 
   def save(self, step: int, state: Any, host: Mapping[str, Any]) -> bool:
-    """Commits a checkpoint before it returns; a failed attempt leaves no trace.
+    """Commits a checkpoint; a failed attempt leaves no trace.
 
     Args:
       step: its number, not below the newest checkpoint's.
@@ -205,7 +205,7 @@ class CheckpointStore:
 
 
 def _quieten() -> None:
-  """Keeps pages that libraries write of a failed save out of the way of our line."""
+  """Silences the pages of libraries on a failed save."""
   if os.environ.get('SDAR_TRACEBACK') == '1':
     return
   for name in ('', 'absl', 'asyncio'):
@@ -303,7 +303,7 @@ def _compare(
   wanted: Mapping[str, jax.ShapeDtypeStruct],
   subset: bool,
 ) -> None:
-  """Names the first leaf that does not fit. Orbax would cast dtypes in silence."""
+  """Names the first leaf of another shape or dtype; Orbax would cast it."""
   for name in wanted:
     if name not in saved:
       raise CheckpointError(f'{path}: it has no leaf {name}, which this config needs')

@@ -22,7 +22,7 @@ from sdar_jax.losses import masked, policy
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods import interface
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import qwen, sharding
 
@@ -81,7 +81,7 @@ class Learner:
     model: qwen.ModelConfig,
     config: LearnerConfig,
     algorithm: Algorithm,
-    hyper: LossConfig,
+    hyper: Hyperparameters,
     tx: optax.GradientTransformation,
     mesh: Mesh,
   ):

@@ -60,7 +60,7 @@ class LossInputs(NamedTuple):
 
   @property
   def taught_mask(self) -> Array:
-    """Selects, [B, T] bool, response tokens of rows whose teacher saw something."""
+    """Selects response tokens of taught rows, [B, T] bool."""
     return self.response_mask & (self.teaching != 0)[:, None]
 
   @property

@@ -7,14 +7,14 @@ from sdar_jax.losses import distill, masked, policy
 from sdar_jax.losses import value as value_lib
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.methods import gates
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm, Distillation
 
 
 def policy_objective(
-  algorithm: Algorithm, hyper: LossConfig, inputs: LossInputs
+  algorithm: Algorithm, hyper: Hyperparameters, inputs: LossInputs
 ) -> tuple[jax.Array, masked.Metrics]:
-  r"""Computes the scalar to minimise and its metrics, of a minibatch or a part.
+  r"""Computes loss and metrics of a minibatch, or of a part of one.
 
   \[ L = c_{pg} L_{PG} - c_H H + c_{KL} L_{KL} + c_V L_V + \lambda_k L_{distill} \]
 
@@ -73,14 +73,14 @@ def policy_objective(
   return loss, metrics
 
 
-def _kl_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+def _kl_losses(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
   return policy.kl_penalty(
     inputs.logprobs, inputs.ref_logprobs, inputs.response_mask, kind=hyper.kl_kind
   )
 
 
 def _with_live_gate(
-  distillation: Distillation, hyper: LossConfig, inputs: LossInputs
+  distillation: Distillation, hyper: Hyperparameters, inputs: LossInputs
 ) -> LossInputs:
   """Puts in the current policy's gate, unless the step's own trains."""
   if distillation.gate is None or distillation.in_advantages(hyper):
@@ -90,7 +90,7 @@ def _with_live_gate(
 
 
 def _teacher_metrics(
-  distillation: Distillation, hyper: LossConfig, inputs: LossInputs
+  distillation: Distillation, hyper: Hyperparameters, inputs: LossInputs
 ) -> masked.Metrics:
   """Measures the gap, and the gate where the method has one."""
   mask = inputs.taught_mask
@@ -101,7 +101,7 @@ def _teacher_metrics(
   return metrics
 
 
-def _value_losses(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+def _value_losses(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
   return value_lib.value_loss(
     inputs.values,
     inputs.old_values,

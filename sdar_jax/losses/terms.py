@@ -11,25 +11,25 @@ import jax.numpy as jnp
 
 from sdar_jax.losses import distill, masked, policy, two_views
 from sdar_jax.losses.inputs import LossInputs
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 
 
 def clipped_surrogate(
-  inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+  inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> jax.Array:
   """Computes PPO's clipped surrogate, [B, T]."""
   return _of_tokens(policy.clipped_surrogate, inputs, advantages, hyper)
 
 
 def clipped_metrics(
-  inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+  inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> masked.Metrics:
   """Measures ratios and clips of tokens."""
   return _of_tokens(policy.surrogate_metrics, inputs, advantages, hyper)
 
 
 def _of_tokens(
-  function: Callable, inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+  function: Callable, inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ):
   return function(
     inputs.logprobs,
@@ -43,21 +43,21 @@ def _of_tokens(
 
 
 def sequence_surrogate(
-  inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+  inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> jax.Array:
   """Computes GSPO's surrogate of whole responses, [B, T]."""
   return _of_responses(policy.gspo, inputs, advantages, hyper)
 
 
 def sequence_metrics(
-  inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+  inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> masked.Metrics:
   """Measures ratios and clips of whole responses."""
   return _of_responses(policy.gspo_metrics, inputs, advantages, hyper)
 
 
 def _of_responses(
-  function: Callable, inputs: LossInputs, advantages: jax.Array, hyper: LossConfig
+  function: Callable, inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ):
   return function(
     inputs.logprobs,
@@ -69,7 +69,7 @@ def _of_responses(
   )
 
 
-def gated(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+def gated(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
   """Computes SDAR's gated term, [B, T] nats."""
   mask, weights = inputs.taught_mask, inputs.gate
   if hyper.gate_centred:
@@ -86,7 +86,7 @@ def gated(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
 
 
 def gated_advantages(
-  advantages: jax.Array, inputs: LossInputs, hyper: LossConfig, coef: jax.Array
+  advantages: jax.Array, inputs: LossInputs, hyper: Hyperparameters, coef: jax.Array
 ) -> jax.Array:
   """Adds the gate, times `coef`, to the advantages, [B, T]."""
   mask, gate = inputs.taught_mask, inputs.gate
@@ -98,12 +98,12 @@ def gated_advantages(
   )
 
 
-def divergence(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+def divergence(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
   """Takes the divergence of whole distributions where taught, [B, T] nats."""
   return jnp.where(inputs.taught_mask, inputs.divergence, 0.0)
 
 
-def sampled_gap(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+def sampled_gap(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
   """Computes OPSD's term on sampled tokens, [B, T] nats."""
   return distill.opsd(
     inputs.logprobs,
@@ -113,14 +113,14 @@ def sampled_gap(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
   )
 
 
-def k3(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
-  """Computes Skill-SD's importance-weighted k3 to the teacher, [B, T] nats."""
+def k3(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
+  """Computes Skill-SD's weighted k3 to the teacher, [B, T] nats."""
   return distill.skill_sd(
     inputs.logprobs, inputs.old_logprobs, inputs.teacher_logprobs, inputs.taught_mask
   )
 
 
-def two_view(inputs: LossInputs, hyper: LossConfig) -> jax.Array:
+def two_view(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
   """Computes UCOB's term from the better view to the worse, [B, T] nats."""
   plain = inputs.action_mask is None  # Where action_weight is 1, every token is alike.
   return two_views.two_view_distillation(

@@ -1,1 +1,1 @@
-"""Methods: the table, their interface, teachers, numbers, credit. Host, no JAX."""
+"""Methods: table, interface, teachers, numbers, credit. Host, no JAX."""

@@ -1,4 +1,4 @@
-"""Credit assignment: a step's rewards and scores to advantages of tokens. No JAX.
+"""Credit assignment: rewards and scores to advantages. No JAX.
 
 It runs on the host over a whole step, after scoring and before the first update.
 """
@@ -7,12 +7,12 @@ import numpy as np
 
 from sdar_jax.advantages.baselines import uniform_credit
 from sdar_jax.methods import gates, schedules
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm, Distillation, StepData
 
 
 def assign_credit(
-  algorithm: Algorithm, hyper: LossConfig, data: StepData
+  algorithm: Algorithm, hyper: Hyperparameters, data: StepData
 ) -> dict[str, np.ndarray]:
   r"""Assigns advantages and distillation weights to a step's rows.
 
@@ -70,7 +70,7 @@ def assign_credit(
 
 
 def _old_gate(
-  distillation: Distillation, hyper: LossConfig, data: StepData
+  distillation: Distillation, hyper: Hyperparameters, data: StepData
 ) -> np.ndarray | None:
   """Computes the gate before the updates, [B, R]; 0 where untaught."""
   if distillation.step_gate is not None:
@@ -84,7 +84,7 @@ def _old_gate(
 
 def _with_token_rewards(
   algorithm: Algorithm,
-  hyper: LossConfig,
+  hyper: Hyperparameters,
   data: StepData,
   distillation: Distillation | None,
   coef: float,

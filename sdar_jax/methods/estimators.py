@@ -7,7 +7,7 @@ the formulas are in `advantages/`.
 import numpy as np
 
 from sdar_jax.advantages import baselines, returns
-from sdar_jax.methods.hyperparameters import LossConfig, reads
+from sdar_jax.methods.hyperparameters import Hyperparameters, reads
 from sdar_jax.methods.interface import StepData
 
 
@@ -16,7 +16,7 @@ def _ids(data: StepData) -> tuple[np.ndarray, ...]:
 
 
 @reads('statistics_over', 'divide_by_std')
-def group_relative(data: StepData, hyper: LossConfig) -> np.ndarray:
+def group_relative(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Takes deviations from a group's mean, as in GRPO."""
   return baselines.group_relative(
     data.scores,
@@ -28,7 +28,7 @@ def group_relative(data: StepData, hyper: LossConfig) -> np.ndarray:
 
 
 @reads('statistics_over')
-def leave_one_out(data: StepData, hyper: LossConfig) -> np.ndarray:
+def leave_one_out(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Takes deviations from the mean of a group's others, as in RLOO."""
   return baselines.rloo(
     data.scores, *_ids(data), data.row_mask, statistics_over=hyper.statistics_over
@@ -36,7 +36,7 @@ def leave_one_out(data: StepData, hyper: LossConfig) -> np.ndarray:
 
 
 @reads('statistics_over', 'divide_by_std')
-def pass_at_k(data: StepData, hyper: LossConfig) -> np.ndarray:
+def pass_at_k(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Takes the lead of the best of a group, for pass@k."""
   return baselines.pass_at_k(
     data.scores,
@@ -50,7 +50,7 @@ def pass_at_k(data: StepData, hyper: LossConfig) -> np.ndarray:
 @reads(
   *('statistics_over', 'divide_by_std'), 'gamma', 'step_weight', 'anchor_similarity'
 )
-def anchored(data: StepData, hyper: LossConfig) -> np.ndarray:
+def anchored(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Adds deviations among episodes and among equal states, as in GiGPO."""
   return baselines.gigpo(
     data.scores,
@@ -65,7 +65,7 @@ def anchored(data: StepData, hyper: LossConfig) -> np.ndarray:
 
 
 @reads('gamma')
-def whitened(data: StepData, hyper: LossConfig) -> np.ndarray:
+def whitened(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Whitens returns of tokens over the step, as in REINFORCE++."""
   return returns.reinforce_plus_plus(
     data.scores,
@@ -77,7 +77,7 @@ def whitened(data: StepData, hyper: LossConfig) -> np.ndarray:
 
 
 @reads('statistics_over')
-def whitened_baseline(data: StepData, hyper: LossConfig) -> np.ndarray:
+def whitened_baseline(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Whitens deviations from a group's mean over the step."""
   return returns.reinforce_plus_plus_baseline(
     data.scores,
@@ -88,7 +88,7 @@ def whitened_baseline(data: StepData, hyper: LossConfig) -> np.ndarray:
   )
 
 
-def _gae(data: StepData, hyper: LossConfig) -> tuple[np.ndarray, np.ndarray]:
+def _gae(data: StepData, hyper: Hyperparameters) -> tuple[np.ndarray, np.ndarray]:
   more = data.token_rewards
   rewards = returns.token_rewards(
     data.scores,
@@ -106,12 +106,12 @@ def _gae(data: StepData, hyper: LossConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 @reads('gamma', 'gae_lambda')
-def actor_critic(data: StepData, hyper: LossConfig) -> np.ndarray:
+def actor_critic(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Whitens advantages of a critic (GAE), as in PPO."""
   return returns.whiten(_gae(data, hyper)[0], data.response_mask)
 
 
 @reads('gamma', 'gae_lambda')
-def value_targets(data: StepData, hyper: LossConfig) -> np.ndarray:
+def value_targets(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Computes targets of the critic (GAE)."""
   return _gae(data, hyper)[1]

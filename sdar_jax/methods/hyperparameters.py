@@ -1,6 +1,6 @@
-"""Numbers of advantages and losses: `config.algorithm`, key by key. No JAX.
+"""Numbers of advantages and losses: `config.algorithm`. No JAX.
 
-A field of `LossConfig` is the one place where a number is born: its default, unit,
+A field of `Hyperparameters` is the one place where a number is born: its default, unit,
 bound, source and meaning. The config, `--mode=describe` and the checks read them there.
 """
 
@@ -14,7 +14,7 @@ from sdar_jax.methods import gates
 
 
 def reads(*keys: str) -> Callable[[Callable], Callable]:
-  """Declares which keys of `config.algorithm` a function of a method reads."""
+  """Declares the keys of `config.algorithm` read by a function."""
 
   def declare(function: Callable) -> Callable:
     function.reads = frozenset(keys)
@@ -34,8 +34,8 @@ _AT_LEAST_0, _ABOVE_0, _SHARE = '[0, inf)', '(0, inf)', '[0, 1]'
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-  """Hyperparameters of advantages and losses; hashable, so static under jit.
+class Hyperparameters:
+  """Hyperparameters of advantages and losses; hashable, static under jit.
 
   Defaults are the paper's for ALFWorld (arXiv 2605.15155; `ref` is its released code,
   ZJU-REAL/SDAR@8b85c23, examples/sdar_trainer), where a solved episode returns 10;
@@ -197,5 +197,5 @@ class LossConfig:
 
 
 KEYS: dict[str, Key] = {
-  field.name: field.metadata['key'] for field in dataclasses.fields(LossConfig)
+  field.name: field.metadata['key'] for field in dataclasses.fields(Hyperparameters)
 }

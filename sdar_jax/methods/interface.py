@@ -1,4 +1,4 @@
-"""Interface of a method: its data, the teacher's side, the whole row. No JAX.
+"""Interface of a method: data, teacher's side, whole row. No JAX.
 
 A method is an `Algorithm` of pure functions and numbers; nothing asks which one it is.
 Its parts meet in `methods.credit` on the host and in `losses.objective` on the device.
@@ -14,7 +14,7 @@ import numpy as np
 from sdar_jax import batching
 from sdar_jax.advantages import anchors, returns
 from sdar_jax.methods import gates
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 
 SEEING = ('none', 'all', 'half')  # Whose own prompts show skills.
 # Score arrays [B, R] of sampled tokens, computed before the first update.
@@ -170,21 +170,21 @@ class Distillation:
 
   context: str
   coef: str = 'distill_coef'
-  gate: Callable[[LossConfig], gates.Gate] | None = None
-  step_gate: Callable[[StepData, LossConfig], np.ndarray] | None = None
-  losses: Callable[[Any, LossConfig], Any] | None = None
+  gate: Callable[[Hyperparameters], gates.Gate] | None = None
+  step_gate: Callable[[StepData, Hyperparameters], np.ndarray] | None = None
+  losses: Callable[[Any, Hyperparameters], Any] | None = None
   advantages: Callable[..., Any] | None = None
   rewards: Callable[..., np.ndarray] | None = None
   credit: Callable[..., np.ndarray] | None = None
-  weights: Callable[[StepData, LossConfig], np.ndarray] | None = None
+  weights: Callable[[StepData, Hyperparameters], np.ndarray] | None = None
   whole_distribution: bool = False
   control: bool = False
 
-  def weight(self, hyper: LossConfig) -> float:
+  def weight(self, hyper: Hyperparameters) -> float:
     """Reads the number that weighs the teacher."""
     return getattr(hyper, self.coef)
 
-  def in_advantages(self, hyper: LossConfig) -> bool:
+  def in_advantages(self, hyper: Hyperparameters) -> bool:
     """Whether the term enters the advantages and not the loss."""
     return hyper.distill_form == 'advantage' and self.advantages is not None
 
@@ -213,10 +213,10 @@ class Algorithm:
 
   summary: str
   source: str
-  advantages: Callable[[StepData, LossConfig], np.ndarray]
-  policy_loss: Callable[[Any, Any, LossConfig], Any]
-  policy_metrics: Callable[[Any, Any, LossConfig], Any]
-  value_targets: Callable[[StepData, LossConfig], np.ndarray] | None = None
+  advantages: Callable[[StepData, Hyperparameters], np.ndarray]
+  policy_loss: Callable[[Any, Any, Hyperparameters], Any]
+  policy_metrics: Callable[[Any, Any, Hyperparameters], Any]
+  value_targets: Callable[[StepData, Hyperparameters], np.ndarray] | None = None
   distillation: Distillation | None = None
   student_sees_skills: str = 'none'
   rewards_tokens: bool = False
@@ -242,26 +242,26 @@ class Algorithm:
     """Joins the config values of both sides."""
     return {**self.settings, **self.teacher_settings}
 
-  def needs_teacher(self, hyper: LossConfig) -> bool:
+  def needs_teacher(self, hyper: Hyperparameters) -> bool:
     """Whether anything reads `teacher_logprobs` under these hyperparameters."""
     return self.distillation is not None and self.distillation.weight(hyper) != 0
 
-  def needs_divergence(self, hyper: LossConfig) -> bool:
+  def needs_divergence(self, hyper: Hyperparameters) -> bool:
     """Whether the loss reads whole distributions of a teacher."""
     return self.needs_teacher(hyper) and self.distillation.whole_distribution
 
-  def shows_skills(self, hyper: LossConfig) -> bool:
+  def shows_skills(self, hyper: Hyperparameters) -> bool:
     """Whether a teacher, or a student, is shown skills."""
     contexts = ('skills', 'other_view')
     taught = self.needs_teacher(hyper) and self.distillation.context in contexts
     return taught or self.student_sees_skills != 'none'
 
-  def needs_entropy(self, hyper: LossConfig) -> bool:
+  def needs_entropy(self, hyper: Hyperparameters) -> bool:
     """Whether a gate reads `old_entropy`."""
     gated = self.needs_teacher(hyper) and self.distillation.gate is not None
     return gated and 'entropy' in gates.fields(self.distillation.gate(hyper))
 
-  def least_group_size(self, hyper: LossConfig) -> int:
+  def least_group_size(self, hyper: Hyperparameters) -> int:
     """Counts the members without which a part of the method is mute."""
     least = 2 if self.compares_members and hyper.policy_coef != 0 else 1
     if self.student_sees_skills == 'half':

@@ -1,4 +1,4 @@
-"""The table of methods: a method is one row, with all its numbers. No JAX.
+"""The table of methods: one row each, with all its numbers. No JAX.
 
 A row names pure functions; the loop, the learner and the rollout read them and never
 ask which method runs. Its numbers are keys of `methods.hyperparameters` (units and
@@ -17,7 +17,7 @@ from sdar_jax.methods.interface import Algorithm, Distillation, on_device
 
 
 def _numbers(**values: Any) -> dict[str, Any]:
-  """Names settings of `config.algorithm`: gamma=0.95 -> {'algorithm.gamma': 0.95}."""
+  """Names settings: gamma=0.95 -> {'algorithm.gamma': 0.95}."""
   return {f'algorithm.{name}': value for name, value in values.items()}
 
 
@@ -49,7 +49,7 @@ def _taught(
   policy: Mapping[str, Any] | None = None,
   sees: str = 'none',
 ) -> Algorithm:
-  """Makes GRPO with a teacher; `policy` has the numbers of the policy's side."""
+  """Makes GRPO with a teacher; `policy` has the policy's numbers."""
   return dataclasses.replace(
     GRPO,
     summary=summary,
@@ -274,7 +274,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def find(name: str) -> Algorithm:
-  """Finds a row, or combines the policy of one with the teacher of another.
+  """Finds a row, or combines a policy with the teacher of another row.
 
   Args:
     name: of a row, or 'POLICY+TEACHER' of two: one without a teacher and one with.

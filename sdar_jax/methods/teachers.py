@@ -1,4 +1,4 @@
-"""The teachers' sides of methods: a privileged self, and its lessons. No JAX.
+"""The teachers' sides of methods. No JAX.
 
 Each constant is a `Distillation` of pure functions; its numbers are its rows'.
 """
@@ -9,12 +9,12 @@ import numpy as np
 
 from sdar_jax.advantages import baselines, credit, shaping, two_views
 from sdar_jax.methods import gates
-from sdar_jax.methods.hyperparameters import LossConfig, reads
+from sdar_jax.methods.hyperparameters import Hyperparameters, reads
 from sdar_jax.methods.interface import Distillation, StepData, on_device
 
 
 @reads('gate')
-def _selected_gate(hyper: LossConfig) -> gates.Gate:
+def _selected_gate(hyper: Hyperparameters) -> gates.Gate:
   return gates.find(hyper.gate)
 
 
@@ -36,7 +36,7 @@ def _reshaped(reshape, advantages: np.ndarray, data: StepData) -> np.ndarray:
 
 
 @reads('credit_clip')
-def _rlsd_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
+def _rlsd_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
   return _reshaped(
     lambda row: baselines.rlsd_credit(
       row,
@@ -61,7 +61,7 @@ def _success_rates(data: StepData) -> np.ndarray:
 
 
 @reads('credit_clip')
-def _belief_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
+def _belief_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
   return _reshaped(
     lambda row: credit.agent_opsd_credit(
       row,
@@ -79,7 +79,7 @@ def _belief_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
 
 
 @reads('signal_clip')
-def _contrast_credit(advantages, data: StepData, hyper: LossConfig, coef: float):
+def _contrast_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
   return _reshaped(
     lambda row: credit.grsd_credit(
       row,
@@ -96,7 +96,7 @@ def _contrast_credit(advantages, data: StepData, hyper: LossConfig, coef: float)
 
 
 @reads('gap_clip')
-def _added_gap(advantages, data: StepData, hyper: LossConfig, coef: float):
+def _added_gap(advantages, data: StepData, hyper: Hyperparameters, coef: float):
   return credit.opid_credit(
     advantages,
     data.gap,
@@ -108,8 +108,8 @@ def _added_gap(advantages, data: StepData, hyper: LossConfig, coef: float):
 
 
 @reads('gate_scale')
-def _usefulness(data: StepData, hyper: LossConfig) -> np.ndarray:
-  """Opens the gate where the teacher's taste paid off in the group, [B, R]."""
+def _usefulness(data: StepData, hyper: Hyperparameters) -> np.ndarray:
+  """Opens the gate where the teacher's taste paid off, [B, R]."""
   mask = data.taught_mask
   value = shaping.teacher_value(
     data.teacher_logprobs,
@@ -122,7 +122,7 @@ def _usefulness(data: StepData, hyper: LossConfig) -> np.ndarray:
 
 
 @reads()
-def _teacher_rewards(data: StepData, hyper: LossConfig, coef: float) -> np.ndarray:
+def _teacher_rewards(data: StepData, hyper: Hyperparameters, coef: float) -> np.ndarray:
   rewards = shaping.teacher_rewards(data.teacher_logprobs, data.taught_mask)
   nothing = np.zeros_like(rewards)
   return shaping.shaped_rewards(nothing, rewards, data.gate, shaping_coef=coef)
@@ -132,7 +132,7 @@ def _teacher_rewards(data: StepData, hyper: LossConfig, coef: float) -> np.ndarr
   *('view_gamma', 'view_margin', 'view_temperature', 'view_weight_cap'),
   'anchor_similarity',
 )
-def _view_weights(data: StepData, hyper: LossConfig) -> np.ndarray:
+def _view_weights(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   discounted = data.discounted(hyper.view_gamma)
   states = data.anchor_ids(hyper.anchor_similarity)
   gaps = two_views.view_gaps(
@@ -151,7 +151,7 @@ def _unclipped_gap_gate(gap, *, gate_beta: float):
 
 
 @reads()
-def _two_view_gate(hyper: LossConfig) -> gates.Gate:
+def _two_view_gate(hyper: Hyperparameters) -> gates.Gate:
   return _unclipped_gap_gate
 
 

@@ -1,17 +1,17 @@
-"""Checks the numbers of a method: which keys of `config.algorithm` it reads."""
+"""Checks the numbers of a method against the keys that it reads."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sdar_jax.methods import gates, hyperparameters, table
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm, Distillation
 
 KEYS = frozenset(hyperparameters.KEYS)
 _ALWAYS = ('policy_coef', 'kl_coef', 'entropy_coef', 'aggregation')
 
 
-def keys_read(algorithm: Algorithm, hyper: LossConfig) -> frozenset[str]:
+def keys_read(algorithm: Algorithm, hyper: Hyperparameters) -> frozenset[str]:
   """Collects the keys with an effect on training, at these numbers.
 
   Functions that declare nothing, as a method of one's own may have, count as reading
@@ -39,7 +39,7 @@ def keys_read(algorithm: Algorithm, hyper: LossConfig) -> frozenset[str]:
   return frozenset(keys)
 
 
-def _teachers(distillation: Distillation, hyper: LossConfig) -> set[str]:
+def _teachers(distillation: Distillation, hyper: Hyperparameters) -> set[str]:
   keys = {'warmdown_steps', 'teacher_weights'}
   if hyper.teacher_weights == 'ema':
     keys.add('ema_decay')
@@ -58,7 +58,9 @@ def _teachers(distillation: Distillation, hyper: LossConfig) -> set[str]:
   return keys
 
 
-def _gates(choose: Callable[[LossConfig], gates.Gate], hyper: LossConfig) -> set[str]:
+def _gates(
+  choose: Callable[[Hyperparameters], gates.Gate], hyper: Hyperparameters
+) -> set[str]:
   keys = set(gates.keys(choose(hyper)))
   if 'gate_beta' in keys and hyper.gate_beta == 0:  # A constant, whatever the rest.
     return {'gate_beta'}
@@ -70,7 +72,7 @@ def _declared(function: Callable) -> frozenset[str]:
 
 
 def complaints(
-  name: str, hyper: LossConfig, defaults: Mapping[str, Any]
+  name: str, hyper: Hyperparameters, defaults: Mapping[str, Any]
 ) -> Iterator[str]:
   """Yields a line for each number without a reader, or for a wrong name.
 

@@ -182,7 +182,7 @@ class Chat:
     return low
 
   def thought_end(self, ids: np.ndarray, response: str) -> int:
-    """Counts tokens up to the action; 0 where the template closed the thought.
+    """Counts tokens up to the action; 0 after a thought closed beforehand.
 
     Args:
       ids: of the response.

@@ -1,4 +1,4 @@
-"""The sampler: `submit` requests, `poll` completions, `update` parameters.
+"""The sampler: `submit` requests, `poll` completions, `update` weights.
 
 Requests wait in order for one of a fixed number of slots. A poll admits as many as
 there are free slots (one prefill per distinct prompt, copied to every slot that asks

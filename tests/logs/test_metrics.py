@@ -14,7 +14,7 @@ from sdar_jax.logs import step as step_lib
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods import table
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.prompts import skills
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
@@ -52,7 +52,7 @@ def _objective(name, **changes):
   inputs |= dict.fromkeys(('gate_mean', 'distill_scale', 'normaliser'), np.float32(1))
   inputs |= {'response_mask': tokens == 0, 'action_mask': tokens == 0}
   inputs |= {'teaching': rows, 'turn_ids': rows, **changes}
-  objective = functools.partial(policy_objective, row, LossConfig(**own))
+  objective = functools.partial(policy_objective, row, Hyperparameters(**own))
   return jax.eval_shape(objective, LossInputs(**inputs))[1].keys()
 
 

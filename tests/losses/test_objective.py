@@ -14,7 +14,7 @@ from sdar_jax.losses import masked, policy
 from sdar_jax.losses import objective as objectives
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.methods import gates
-from sdar_jax.methods.hyperparameters import KEYS, LossConfig
+from sdar_jax.methods.hyperparameters import KEYS, Hyperparameters
 from sdar_jax.methods.table import ALGORITHMS
 
 LENGTH = 6
@@ -69,9 +69,9 @@ def assert_trees_equal(left, right):
 @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
 def test_distill_coef_zero_is_grpo_bit_for_bit(form, jit):
   batch = make_batch(0)
-  zero = LossConfig(distill_coef=0.0, distill_form=form)
+  zero = Hyperparameters(distill_coef=0.0, distill_form=form)
   sdar = evaluate('sdar', zero, inputs_of(batch, zero, teacher_logprobs=None), jit)
-  hyper = LossConfig(distill_form=form)
+  hyper = Hyperparameters(distill_form=form)
   grpo = evaluate('grpo', hyper, inputs_of(batch, hyper), jit)
   assert sdar[1].keys() == grpo[1].keys()
   assert_trees_equal(sdar, grpo)
@@ -79,7 +79,7 @@ def test_distill_coef_zero_is_grpo_bit_for_bit(form, jit):
 
 def test_terms_with_coefficient_zero_are_not_computed():
   batch = make_batch(1)
-  hyper = LossConfig(distill_coef=0.0, kl_coef=0.0, entropy_coef=0.0)
+  hyper = Hyperparameters(distill_coef=0.0, kl_coef=0.0, entropy_coef=0.0)
   inputs = inputs_of(batch, hyper, ref_logprobs=None, teacher_logprobs=None)
   assert not hyper.needs_reference
   assert not ALGORITHMS['sdar'].needs_teacher(hyper)
@@ -102,7 +102,9 @@ def test_terms_with_coefficient_zero_are_not_computed():
 
 
 def test_the_objective_is_the_sum_of_its_terms():
-  hyper = LossConfig(kl_coef=0.3, entropy_coef=0.2, distill_coef=0.5, policy_coef=2.0)
+  hyper = Hyperparameters(
+    kl_coef=0.3, entropy_coef=0.2, distill_coef=0.5, policy_coef=2.0
+  )
   loss, metrics, grads = evaluate('sdar', hyper, inputs_of(make_batch(2), hyper))
   means = tokens.means(metrics)
   want = (
@@ -121,7 +123,7 @@ def test_both_forms_have_one_gradient_on_policy():
   batch['logprobs'] = batch['old_logprobs']
   grads = []
   for form in FORMS:
-    hyper = LossConfig(distill_form=form)
+    hyper = Hyperparameters(distill_form=form)
     grads.append(evaluate('sdar', hyper, inputs_of(batch, hyper))[2])
   np.testing.assert_allclose(grads[0][0], grads[1][0], rtol=1e-6, atol=1e-9)
   np.testing.assert_array_equal(grads[0][1], grads[1][1])
@@ -130,7 +132,7 @@ def test_both_forms_have_one_gradient_on_policy():
 def test_without_a_policy_term_the_advantage_form_credits_the_gate():
   batch = make_batch(4)
   batch['logprobs'] = batch['old_logprobs'] + np.float32(0.1)  # Inside the clip.
-  hyper = LossConfig(
+  hyper = Hyperparameters(
     policy_coef=0.0, kl_coef=0.0, entropy_coef=0.0, distill_form='advantage'
   )
   (grad, _) = evaluate('sdar', hyper, inputs_of(batch, hyper))[2]
@@ -145,7 +147,7 @@ def test_without_a_policy_term_the_advantage_form_credits_the_gate():
 @pytest.mark.parametrize('aggregation', masked.AGGREGATIONS)
 def test_microbatches_add_up_to_the_minibatch(form, aggregation):
   batch = make_batch(5, rows=8, padding_rows=1)
-  hyper = LossConfig(aggregation=aggregation, distill_form=form)
+  hyper = Hyperparameters(aggregation=aggregation, distill_form=form)
   inputs = inputs_of(batch, hyper)
   loss, metrics, grads = evaluate('sdar', hyper, inputs)
   parts = []
@@ -166,7 +168,7 @@ def test_microbatches_add_up_to_the_minibatch(form, aggregation):
 def test_rows_may_come_in_any_order(form):
   batch = make_batch(6)
   order = np.random.default_rng(0).permutation(8)
-  hyper = LossConfig(distill_form=form)
+  hyper = Hyperparameters(distill_form=form)
   loss, _, grads = evaluate('sdar', hyper, inputs_of(batch, hyper))
   mixed = {name: value[order] for name, value in batch.items()}
   got, _, mixed_grads = evaluate('sdar', hyper, inputs_of(mixed, hyper))
@@ -183,7 +185,7 @@ def test_all_masked_is_exactly_zero(form, aggregation):
     batch[name] = np.full_like(batch[name], value)
   batch['response_mask'] = np.zeros_like(batch['response_mask'])
   batch['advantages'] = np.full_like(batch['advantages'], np.nan)
-  hyper = LossConfig(aggregation=aggregation, distill_form=form)
+  hyper = Hyperparameters(aggregation=aggregation, distill_form=form)
   loss, metrics, grads = evaluate('sdar', hyper, inputs_of(batch, hyper))
   assert loss == 0
   assert_trees_equal(grads, jax.tree.map(np.zeros_like, grads))
@@ -196,7 +198,7 @@ def test_all_masked_is_exactly_zero(form, aggregation):
 @pytest.mark.parametrize('form', FORMS)
 def test_poison_at_padding_changes_no_bit(form, jit):
   batch = make_batch(8, padding_rows=1)
-  hyper = LossConfig(distill_form=form)
+  hyper = Hyperparameters(distill_form=form)
   want = evaluate('sdar', hyper, inputs_of(batch, hyper), jit)
   mask = batch['response_mask']
   poison = {n: np.where(mask, batch[n], v).astype('f4') for n, v in POISON.items()}
@@ -206,7 +208,7 @@ def test_poison_at_padding_changes_no_bit(form, jit):
 
 WILD = st.sampled_from([1e4, -1e4, 0.0, 50.0, -50.0, 3.0, -3.0, 0.1])
 HYPERS = [
-  LossConfig(distill_form=form, kl_kind=kind)
+  Hyperparameters(distill_form=form, kl_kind=kind)
   for form, kind in zip(FORMS * 2, ('k1', 'k2', 'k3', 'abs'))
 ]
 
@@ -259,7 +261,7 @@ def test_wild_log_ratios_give_finite_gradients(hyper):
 )
 def test_wrong_hyperparameters_are_named(name, value):
   with pytest.raises(ValueError, match=rf'^config\.algorithm\.{name}=[^\n]*$'):
-    LossConfig(**{name: value})
+    Hyperparameters(**{name: value})
 
 
 def _acting(name, batch, hyper):
@@ -288,7 +290,9 @@ def test_clip_shares_are_of_tokens_whose_gradient_a_clip_stops(name):
   own |= {'policy_coef': 1.0, 'distill_form': 'loss', 'distill_coef': 0.0}
   if name == 'sdar-advantage':
     own |= {'distill_form': 'advantage', 'distill_coef': 1.0}
-  hyper = LossConfig(**own | {'kl_coef': 0.0, 'entropy_coef': 0.0, 'dual_clip': 1.5})
+  hyper = Hyperparameters(
+    **own | {'kl_coef': 0.0, 'entropy_coef': 0.0, 'dual_clip': 1.5}
+  )
   batch = make_batch(5, rows=64, padding_rows=3, spread=1e-3 if name == 'gspo' else 0.6)
   extra = {}
   if ALGORITHMS[name].has_critic:
@@ -312,7 +316,7 @@ def test_clip_shares_are_of_tokens_whose_gradient_a_clip_stops(name):
 
 
 def test_clips_of_a_surrogate_that_is_not_in_the_objective_stop_nothing():
-  hyper = LossConfig(policy_coef=0.0, kl_coef=0.0)
+  hyper = Hyperparameters(policy_coef=0.0, kl_coef=0.0)
   inputs = inputs_of(make_batch(5, spread=0.9), hyper)
   _, metrics, _ = evaluate('opsd-released', hyper, inputs)
   assert metrics['ratio'][0] > 0

@@ -6,7 +6,7 @@ import numpy as np
 
 from sdar_jax.losses import masked, objective
 from sdar_jax.losses.inputs import LossInputs
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.table import find
 
 NOTHING = {'policy_coef': 0.0, 'kl_coef': 0.0, 'entropy_coef': 0.0, 'distill_coef': 0.0}
@@ -31,7 +31,7 @@ def loss_inputs(mask, hyper, **arrays):
 
 def objective_of(name, mask, arrays, quiet=False, **numbers):
   """logprobs -> (loss, metrics) of a method whose other terms are off."""
-  hyper, row = LossConfig(**{**NOTHING, **numbers}), find(name)
+  hyper, row = Hyperparameters(**{**NOTHING, **numbers}), find(name)
   if quiet:  # Half of the work where nothing is compiled.
     row = dataclasses.replace(row, policy_metrics=lambda *arguments: {})
 

@@ -7,7 +7,7 @@ from batches import make_batch
 from scipy import special
 
 from sdar_jax.methods import gates
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 
 WILD = np.array([[0.0, 1e4, -1e4, 3.0, -3.0, 0.1]])
 
@@ -20,7 +20,7 @@ def both(function, *arrays):
 
 
 BETA, CLIP = 2.0, 0.5
-HYPER = LossConfig(gate_beta=BETA, gap_clip=CLIP)
+HYPER = Hyperparameters(gate_beta=BETA, gap_clip=CLIP)
 ORACLES = {  # Of one token's gap and entropy.
   'gap': lambda d, h: special.expit(BETA * min(max(d, -CLIP), CLIP)),
   'entropy': lambda d, h: special.expit(BETA * h),
@@ -66,19 +66,19 @@ def test_a_gate_reads_what_its_signature_names():
 def test_soft_or_rises_with_the_gap_below_one_nat_and_ignores_it_beyond():
   gap = np.array([[-1.0, 1.0]])
   for entropy, order in ((0.0, 1), (0.5, 1), (1.0, 0), (2.0, 0)):
-    low, high = of(gap, np.full((1, 2), entropy), 'soft_or', LossConfig())[0]
+    low, high = of(gap, np.full((1, 2), entropy), 'soft_or', Hyperparameters())[0]
     assert np.sign(high - low) == order
-  at_zero = of(gap, np.zeros((1, 2)), 'soft_or', LossConfig())
-  np.testing.assert_array_equal(at_zero, of(gap, None, 'gap', LossConfig()))
+  at_zero = of(gap, np.zeros((1, 2)), 'soft_or', Hyperparameters())
+  np.testing.assert_array_equal(at_zero, of(gap, None, 'gap', Hyperparameters()))
 
 
 @pytest.mark.parametrize('name', gates.GATES)
 @pytest.mark.parametrize('kind', [np.asarray, jnp.asarray], ids=['host', 'device'])
 def test_wild_gaps_give_finite_gates_within_their_bounds(name, kind):
-  for hyper in (LossConfig(gap_clip=0.2), LossConfig()):
+  for hyper in (Hyperparameters(gap_clip=0.2), Hyperparameters()):
     got = of(kind(WILD), kind(np.abs(WILD)), name, hyper)
     assert np.isfinite(got).all() and (got >= 0).all() and (got <= 1).all()
-  clipped = np.asarray(of(kind(WILD), None, 'gap', LossConfig(gap_clip=0.2)))[0]
+  clipped = np.asarray(of(kind(WILD), None, 'gap', Hyperparameters(gap_clip=0.2)))[0]
   np.testing.assert_allclose(clipped[[1, 2]], special.expit([1.0, -1.0]), rtol=1e-6)
 
 
@@ -97,5 +97,5 @@ def test_no_gradient_goes_through_a_gate(name):
   by_logprobs, by_entropy = jax.grad(scalar, argnums=(0, 1))(*arrays)
   np.testing.assert_array_equal(by_entropy, 0)
   gap = np.where(mask, teacher - arrays[0], 0)
-  want = -of(gap, arrays[1], name, LossConfig()) * mask / mask.sum()
+  want = -of(gap, arrays[1], name, Hyperparameters()) * mask / mask.sum()
   np.testing.assert_allclose(by_logprobs, want, rtol=1e-5, atol=1e-9)

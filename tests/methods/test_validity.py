@@ -25,7 +25,7 @@ from sdar_jax.losses import objective
 from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods import gates, validity
 from sdar_jax.methods.credit import assign_credit
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.table import ALGORITHMS, find
 
 # Whole distributions and weights are the learner's: see test_the_learner_s_numbers.
@@ -214,7 +214,7 @@ def test_a_method_reads_the_numbers_that_it_declares_and_no_others(
   rest = {key: value(key) for key in validity.KEYS - read}
   rest['value_clip'] = hyper.value_clip if 'value_clip' in read else 0.01
   assert trained(name, dataclasses.replace(hyper, **rest)) == plain
-  common = validity.keys_read(find('grpo'), LossConfig())
+  common = validity.keys_read(find('grpo'), Hyperparameters())
   own = read if name in ('grpo', 'ppo-kl-reward') else read - common
   for key in sorted(own - {*LEARNERS}):
     assert getattr(hyper, key) != value(key), key
@@ -334,7 +334,7 @@ def test_numbers_in_return_units_follow_the_reward():
     assert c.invalid_penalty == pytest.approx(0.01 * reward)
     assert c.value_clip == pytest.approx(0.05 * reward)
     assert c.value_coef * reward**2 == pytest.approx(1.0)
-  numbers = dataclasses.asdict(LossConfig())
+  numbers = dataclasses.asdict(Hyperparameters())
   default = config_lib.default().algorithm
   assert {key: default[key] for key in numbers} == numbers  # Where success pays 10.
 
@@ -398,7 +398,7 @@ def test_a_gate_is_one_function_and_one_row(monkeypatch):
   with pytest.raises(
     ValueError, match=r"^config\.algorithm\.gate='margin': must be one of \('gap', "
   ):
-    LossConfig(gate='margin')
+    Hyperparameters(gate='margin')
   monkeypatch.setitem(gates.GATES, 'margin', margin_gate)
   data, hyper = step_data(), hyper_of('sdar', gate='margin', gate_beta=3.0, **BARE)
   assert refusal('sdar', gate='margin') is None
@@ -435,7 +435,7 @@ def test_a_method_of_one_s_own_is_reported_with_its_own_gate():
     advantages=None,
   )
   row = dataclasses.replace(ALGORITHMS['sdar'], distillation=side)
-  data, hyper = step_data(), LossConfig()
+  data, hyper = step_data(), Hyperparameters()
   credit = assign_credit(row, hyper, data)
   inputs = inputs_of('sdar', hyper, data, gate=credit['gate'])
   with jax.enable_x64(True):

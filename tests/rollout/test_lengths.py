@@ -54,7 +54,7 @@ def test_every_method_of_every_experiment_has_room(world, any_context):
     argument = f'algo={name},model={model},preset={preset}'
     config = EXPERIMENTS[world].get_config(argument)
     config_lib.validate(config)
-    method, loss = build.make_algorithm(config), build.make_loss_config(config)
+    method, loss = build.make_algorithm(config), build.make_hyperparameters(config)
     packing = build.make_packing(config, method, loss)
     shown = method.student_sees_skills != 'none'
     case = (packing, shown, config.skills.token_budget, config.rollout.group_size)
@@ -81,7 +81,7 @@ def test_students_that_see_skills_get_a_bucket(
   config = config_lib.default('alfworld')
   config.algorithm.name, config.skills.token_budget = algorithm, budget
   config.rollout.group_size = group
-  method, loss = build.make_algorithm(config), build.make_loss_config(config)
+  method, loss = build.make_algorithm(config), build.make_hyperparameters(config)
   packing = build.make_packing(config, method, loss)
   students = packing.length_buckets
   assert students[-1] == last and students[:3] == (768, 1280, 2560)
@@ -110,7 +110,7 @@ def test_a_context_that_is_too_short_is_refused(tmp_path, algorithm, with_skills
   """At the very token; with skills where anyone sees them."""
   config = alfworld.get_config(f'algo={algorithm}')
   config.eval.with_skills = with_skills
-  method, loss = build.make_algorithm(config), build.make_loss_config(config)
+  method, loss = build.make_algorithm(config), build.make_hyperparameters(config)
   config.model.path = _model(tmp_path / 'enough', need)
   build.make_packing(config, method, loss)
   config.model.path = _model(tmp_path / 'short', need - 1)

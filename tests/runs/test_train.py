@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sdar_jax import batching, train
 from sdar_jax.methods import table
-from sdar_jax.methods.hyperparameters import LossConfig
+from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.rollout import episodes
 from sdar_jax.rollout.patience import EmptyStepError, Patience
 
@@ -43,7 +43,7 @@ def _run(stop=lambda: False, **parts):
     tasks=fakes.tasks(),
     agent=fakes.agent(),
     algorithm=table.find('grpo'),
-    hyper=LossConfig(),
+    hyper=Hyperparameters(),
     packing=batching.Packing('sorted', 64, 8, (64,), (64,)),
   )
   vars(run.parts).update(parts)
@@ -117,7 +117,7 @@ def test_credit_knows_what_is_action_where_that_weighs_more(weight):
   ends = lambda ids, response: 1 if response == 'abc' else 2
   run = _run(
     learner=_Learner(),
-    hyper=LossConfig(action_weight=weight),
+    hyper=Hyperparameters(action_weight=weight),
     chat=SimpleNamespace(thought_end=ends),
   )
   run.sampler = fakes.ScriptedSampler(
