@@ -3,6 +3,7 @@
 `--help` lists modes, flags and exit codes; `command_line` reads them.
 """
 
+import functools
 import importlib
 import logging
 import sys
@@ -67,17 +68,23 @@ def _train(command: Command, argv: Sequence[str]) -> None:
 def _load(name: str) -> types.ModuleType:
   """Imports JAX and a module of this package; one line where that fails."""
   try:
-    import jax
-
-    found = jax.devices()
-    for line in filter(None, (devices.summary(found), devices.warning(found))):
-      print(line, file=sys.stderr)
+    _name_devices()
     return importlib.import_module(f'sdar_jax.{name}')
   except (ImportError, RuntimeError, ValueError, AssertionError) as error:
     raise _StartError(
       f'{files.one_line(error, 500)}; install the project again, or check JAX_*'
       ' variables'
     ) from error
+
+
+@functools.cache  # So that they are named once.
+def _name_devices() -> None:
+  """Imports JAX and prints its devices, as people read them, on stderr."""
+  import jax
+
+  found = jax.devices()
+  for line in filter(None, (devices.summary(found), devices.warning(found))):
+    print(line, file=sys.stderr)
 
 
 def _is_of_a_device(error: Exception) -> bool:

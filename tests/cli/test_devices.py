@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sdar_jax import main
 from sdar_jax.process import devices
 
 
@@ -79,3 +80,11 @@ def test_a_driver_without_its_device_file_is_seen(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', str(tmp_path))
   root = tmp_path / 'root'
   assert 'sdar-jax[gpu]' in devices.warning([_device('cpu', 'cpu')], root)
+
+
+def test_main_names_them_once_on_stderr(capsys):
+  main._name_devices.cache_clear()
+  for _ in range(2):
+    assert main._load('files').__name__ == 'sdar_jax.files'
+  said = capsys.readouterr()
+  assert not said.out and said.err.count('devices: ') == 1
