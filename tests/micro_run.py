@@ -169,9 +169,9 @@ def _quarantine(patch, cursor):
   def collect(run):
     if run.step == 0:
       (task,) = episodes.tasks_at(
-        run.tasks, seed=run.config.seed, cursor=cursor, count=1
+        run.parts.tasks, seed=run.parts.config.seed, cursor=cursor, count=1
       )
-      run.pool.quarantine = [task.task_id]
+      run.parts.pool.quarantine = [task.task_id]
     return original(run)
 
   patch.setattr(train.Run, 'collect', collect)

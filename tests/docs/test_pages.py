@@ -238,11 +238,7 @@ def _logprobs(prompts, response, valid_vocab):
     functools.partial(
       scoring.token_logprobs,
       model,
-      temperature=1.0,
-      valid_vocab=valid_vocab,
-      dtype=jnp.float32,
-      remat=False,
-      chunk=96,
+      scoring=scoring.Scoring(1.0, valid_vocab, jnp.float32, remat=False, chunk=96),
     )
   )
   positions = np.broadcast_to(np.arange(96), rows.shape)

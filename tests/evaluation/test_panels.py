@@ -103,14 +103,14 @@ def test_sample_is_drawn_without_regard_to_where_a_task_lies():
 
 def test_sample_depends_on_content_alone():
   code = (
-    'import sys; sys.path.insert(0, "tests"); import test_panels as t\n'
+    'import sys; sys.path.insert(0, "tests/evaluation"); import test_panels as t\n'
     'p = t.panels.make_panel(t._World(t._typed(t.SETS)), "x", 300); print(p.digest)'
   )
   found = {
     subprocess.run(
       [sys.executable, '-c', code],
       cwd=ROOT,
-      env={**os.environ, 'PYTHONHASHSEED': seed, 'PYTHONPATH': str(ROOT)},
+      env={**os.environ, 'PYTHONHASHSEED': seed, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests'},
       capture_output=True,
       text=True,
       check=True,

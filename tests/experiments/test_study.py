@@ -164,7 +164,7 @@ def _study_process(tmp_path, **how):
   script = tmp_path / 'call.py'
   script.write_text(
     'import pathlib, sys, study_cases\n'
-    'from experiments import study\n'
+    'from experiments import runner\n'
     f'root = pathlib.Path({str(tmp_path)!r})\n'
     f'command = study_cases.fake_training(root / "fake.py", **{how!r})\n'
     'made = study_cases.make_study()\n'

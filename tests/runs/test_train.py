@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from sdar_jax import batching, train
+from sdar_jax.logs.console import Console
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.rollout import episodes
@@ -34,6 +35,7 @@ def _run(stop=lambda: False, **parts):
   """A run of `fakes.World`, whose policy says '1'."""
   run = object.__new__(train.Run)
   run.stop, run.step, run.cursor, run.saved_step = stop, 0, 0, 0
+  run.console = Console(1, None)
   run.patience = Patience(0.0, print, stop)
   run.sampler = fakes.ScriptedSampler(lambda identity: '1', 0)
   run.parts = SimpleNamespace(
