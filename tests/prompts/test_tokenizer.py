@@ -39,6 +39,7 @@ def refused(folder, *words):
   assert '\n' not in message and str(folder) in message
   for word in words:
     assert word in message, message
+  return message
 
 
 def oracle(folder, messages):
@@ -328,7 +329,8 @@ DOUBLING = '{% for i in range(60) %}{% set ns.a = ns.a + ns.a %}{% endfor %}'
   'text, words',
   [
     (ENDLESS, 'does not end'),
-    ("{% set ns = namespace(a='x') %}" + DOUBLING, 'MemoryError'),
+    # Whichever bound a machine meets first.
+    ("{% set ns = namespace(a='x') %}" + DOUBLING, 'MemoryError|does not end'),
     ('{% for i in range(9999) %}{{ "a" * 9999 }}{% endfor %}', 'characters'),
     ('{{ messages.__class__ }}', 'private name'),
     ("{% set ns = namespace(**{'__class__': 1}) %}", 'begins with _'),
@@ -339,7 +341,8 @@ DOUBLING = '{% for i in range(60) %}{% set ns.a = ns.a + ns.a %}{% endfor %}'
 )
 def test_what_a_template_may_not_do_is_one_line(folder, text, words):
   edit(folder, chat_template=text + TURNS)
-  refused(folder, 'chat_template', words)
+  message = refused(folder, 'chat_template')
+  assert any(word in message for word in words.split('|')), message
 
 
 def test_the_digest_is_of_what_matters(folder):
