@@ -15,5 +15,4 @@ def get_config() -> ml_collections.ConfigDict:
   c.world = 'alfworld'
   c.methods = ('grpo', 'sdar', 'grpo+opsd-released')
   c.overrides = ml_collections.ConfigDict()
-  c.cell_seconds = 3600.0
   return c

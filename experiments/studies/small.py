@@ -32,5 +32,5 @@ def get_config() -> ml_collections.ConfigDict:
   # Of single methods: {'rloo': {'optimizer': {'learning_rate': 1e-4}}}.
   c.method_overrides = ml_collections.ConfigDict()
   c.retries = 1  # Of a cell that fails.
-  c.cell_seconds = 600.0  # s that a cell may take in one call; 0 is no limit.
+  c.cell_seconds = 3600.0  # s that a cell may take in one call; 0 is no limit.
   return c
