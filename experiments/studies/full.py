@@ -18,5 +18,4 @@ def get_config() -> ml_collections.ConfigDict:
   c.overrides = ml_collections.ConfigDict(
     {'steps': 20, 'eval.every': 5, 'eval.tasks': 500}, allow_dotted_keys=True
   )
-  c.cell_seconds = 3600.0
   return c
