@@ -13,32 +13,38 @@ from sdar_jax.losses import distill, masked, policy, two_views
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.methods.hyperparameters import Hyperparameters
 
+_RESPONSE_CLIPS = ('clip_low', 'clip_high')
+_TOKEN_CLIPS = (*_RESPONSE_CLIPS, 'dual_clip')
+
 
 def clipped_surrogate(
   inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> jax.Array:
   """Computes PPO's clipped surrogate, [B, T]."""
-  return _of_tokens(policy.clipped_surrogate, inputs, advantages, hyper)
+  return _surrogate(policy.clipped_surrogate, inputs, advantages, hyper, _TOKEN_CLIPS)
 
 
 def clipped_metrics(
   inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> masked.Metrics:
   """Measures ratios and clips of tokens."""
-  return _of_tokens(policy.surrogate_metrics, inputs, advantages, hyper)
+  return _surrogate(policy.surrogate_metrics, inputs, advantages, hyper, _TOKEN_CLIPS)
 
 
-def _of_tokens(
-  function: Callable, inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
+def _surrogate(
+  function: Callable,
+  inputs: LossInputs,
+  advantages: jax.Array,
+  hyper: Hyperparameters,
+  clips: tuple[str, ...],
 ):
+  """Calls a surrogate, or its metrics, with the clips that it takes."""
   return function(
     inputs.logprobs,
     inputs.old_logprobs,
     advantages,
     inputs.response_mask,
-    clip_low=hyper.clip_low,
-    clip_high=hyper.clip_high,
-    dual_clip=hyper.dual_clip,
+    **{name: getattr(hyper, name) for name in clips},
   )
 
 
@@ -46,27 +52,14 @@ def sequence_surrogate(
   inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> jax.Array:
   """Computes GSPO's surrogate of whole responses, [B, T]."""
-  return _of_responses(policy.gspo, inputs, advantages, hyper)
+  return _surrogate(policy.gspo, inputs, advantages, hyper, _RESPONSE_CLIPS)
 
 
 def sequence_metrics(
   inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> masked.Metrics:
   """Measures ratios and clips of whole responses."""
-  return _of_responses(policy.gspo_metrics, inputs, advantages, hyper)
-
-
-def _of_responses(
-  function: Callable, inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
-):
-  return function(
-    inputs.logprobs,
-    inputs.old_logprobs,
-    advantages,
-    inputs.response_mask,
-    clip_low=hyper.clip_low,
-    clip_high=hyper.clip_high,
-  )
+  return _surrogate(policy.gspo_metrics, inputs, advantages, hyper, _RESPONSE_CLIPS)
 
 
 def gated(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
