@@ -20,7 +20,7 @@ from sdar_jax.cli import describe
 from sdar_jax.envs import worlds
 from sdar_jax.logs import metrics
 from sdar_jax.methods import table
-from sdar_jax.prompts.skills import SkillBank
+from sdar_jax.prompts import bank_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
@@ -40,7 +40,7 @@ def step() -> str:
 
 def example() -> str:
   """Two recorded turns, as experiments.tokens prints them."""
-  bank = SkillBank.load(ROOT / 'experiments/tiny/alfworld/skills.json')
+  bank = bank_file.load(ROOT / 'experiments/tiny/alfworld/skills.json')
   shown = (
     text for record in tokens.read(_RECORD) for text in tokens.show(record, bank)
   )

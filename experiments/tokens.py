@@ -14,7 +14,8 @@ from typing import Any
 
 from sdar_jax import files
 from sdar_jax.envs import worlds
-from sdar_jax.prompts.skills import SkillBank
+from sdar_jax.prompts import bank_file
+from sdar_jax.prompts.bank import SkillBank
 
 _INDENT = '  '
 
@@ -29,7 +30,7 @@ def bank_of(config: Mapping[str, Any]) -> SkillBank:
       if key.startswith('world.') and key != 'world.name'
     }
     path = worlds.make(config['world.name'], settings).skills_path
-  return SkillBank.load(path)
+  return bank_file.load(path)
 
 
 def show(record: Mapping[str, Any], bank: SkillBank) -> Iterator[str]:

@@ -26,7 +26,8 @@ from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import hf, qwen, sharding
-from sdar_jax.prompts import chat, retrieval, skills, tags
+from sdar_jax.prompts import bank_file, chat, retrieval, skills, tags
+from sdar_jax.prompts.bank import SkillBank
 from sdar_jax.rollout import episodes
 from sdar_jax.rollout.request import SamplingParams
 from sdar_jax.sampler.sampler import Sampler
@@ -85,7 +86,7 @@ def make_teacher(
   c = config.skills
   path = c.path or world.skills_path
   retriever = retrieval.Retriever(
-    skills.SkillBank.load(path) if path else skills.SkillBank.empty(world.name),
+    bank_file.load(path) if path else SkillBank.empty(world.name),
     c.retrieval,
     limit=c.limit,
     ucb_coef=c.ucb_coef,

@@ -6,7 +6,7 @@ import numpy as np
 
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld import instruction
-from sdar_jax.prompts import retrieval, skills
+from sdar_jax.prompts import bank_file, retrieval, skills
 
 ROOT = Path(__file__).resolve().parents[1]
 ALFWORLD = ROOT / 'sdar_jax/envs/alfworld/skills.json'
@@ -37,7 +37,7 @@ def spell(ids):
 def context(
   placement='user', *, budget=10_000, bank=ALFWORLD, system='', kind='task+object'
 ):
-  retriever = retrieval.Retriever(skills.SkillBank.load(bank), kind)
+  retriever = retrieval.Retriever(bank_file.load(bank), kind)
   chat = ByteChat(system)
   return skills.TeacherContext(retriever, chat, placement, token_budget=budget)
 

@@ -1,52 +1,28 @@
-"""The skill bank, and prompts with skills in them.
+"""Prompts with skills in them. No JAX.
 
-Retrieval by metadata never looks at words in a prompt, so what a teacher knows does not
-change from turn to turn; `retrieval` has the other kinds. Skills are shown whole or not
-at all, inside a reserved budget of tokens, and a budget that holds none of those that
-were found is an error.
+Skills are shown whole or not at all, inside a reserved budget of tokens, and a budget
+that holds none of those that were found is an error.
 """
 
-import collections
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from sdar_jax import files
 from sdar_jax.envs.base import Task
+from sdar_jax.prompts.bank import Skill, SkillBank, SkillError
 
-SCHEMA = 1
-MAX_BANK_BYTES = 16 * 2**20  # The largest that ships has some 20 kB.
 PLACEMENTS = ('user', 'system', 'reference')
-BY_METADATA = ('task', 'task+object', 'all')  # Kinds of `SkillBank.retrieve`.
 # Heads the skills where placement is 'reference': raw text before the first token of
 # the chat template, where ZJU-REAL/SDAR at 8b85c23 puts them (the words are ours).
 REFERENCE_HEADER = '[What experience teaches about this task]'
 
-_BANK_KEYS = (
-  'schema',
-  'version',
-  'world',
-  'license',
-  'heading',
-  'bullet',
-  'general',
-  'task_types',
-  'objects',
-)
-_SKILL_KEYS = ('id', 'title', 'principle', 'when')
 _PROBE = 'x'
 # Tokens of the budget that are kept back before a text that begins with white space,
 # which joins the block's: with the block or without, a prompt may have one more.
 _JOIN = 2
 _REMEMBERED = 1024  # Choices of skills, and costs of blocks, that are kept.
-
-
-class SkillError(ValueError):
-  """A skill bank, retrieval or budget without skills for a teacher."""
 
 
 class Renderer(Protocol):
@@ -59,22 +35,6 @@ class Renderer(Protocol):
 
   def encode_text(self, text: str) -> np.ndarray:
     """Ids of plain text."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Skill:
-  """One piece of advice: a `principle` and `when` ('' if always)."""
-
-  id: str
-  title: str
-  principle: str
-  when: str
-
-  @property
-  def text(self) -> str:
-    """The skill on one line."""
-    when = f' ({self.when})' if self.when else ''
-    return f'{self.title}{when}: {self.principle}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,129 +53,6 @@ class SkillView:
 
 
 NOTHING = SkillView((), (), 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class SkillBank:
-  """A versioned set of skills of one world.
-
-  Attributes:
-    version: of the contents, e.g. '1.0'.
-    world: whose tasks the skills are about.
-    heading: a line above the skills; '' for none.
-    bullet: what each skill's line starts with.
-    general: skills for every task.
-    task_types: skills of each task type.
-    objects: one skill for each object class.
-    digest: hex SHA-256 of the file.
-    path: where it came from, for messages.
-  """
-
-  version: str
-  world: str
-  heading: str
-  bullet: str
-  general: tuple[Skill, ...]
-  task_types: Mapping[str, tuple[Skill, ...]]
-  objects: Mapping[str, Skill]
-  digest: str
-  path: str
-
-  @classmethod
-  def load(cls, path: str | pathlib.Path) -> 'SkillBank':
-    """Reads and checks a bank.
-
-    Raises:
-      SkillError: one line naming the file and the entry.
-    """
-    try:
-      path = files.local_path(str(path), 'config.skills.path')
-      record = files.read_json(path, limit=MAX_BANK_BYTES)
-      digest = files.digest(path)
-    except (files.FileError, OSError) as error:
-      raise SkillError(f'{error}; see config.skills.path') from None
-    _check_keys(path, 'the bank', record, _BANK_KEYS)
-    schema = record['schema']
-    readable = type(schema) is int and schema == SCHEMA
-    _check(path, 'schema', readable, f'is {_short(schema)}; this code reads {SCHEMA}')
-    for key in ('version', 'world', 'license', 'heading', 'bullet'):
-      _check(path, key, _is_text(record[key]), 'must be a string')
-    for key in ('task_types', 'objects'):
-      _check(path, key, isinstance(record[key], dict), 'must be an object')
-      for name in record[key]:
-        usable = _is_text(name) and name.splitlines() == [name]
-        _check(path, key, usable, f'has the unusable key {_short(name)}')
-    _check(path, 'task_types', record['task_types'], 'must not be empty')
-    bank = cls(
-      version=record['version'],
-      world=record['world'],
-      heading=record['heading'],
-      bullet=record['bullet'],
-      general=_skills(path, 'general', record['general']),
-      task_types={
-        name: _skills(path, f'task_types.{name}', entries)
-        for name, entries in record['task_types'].items()
-      },
-      objects={
-        name: _skill(path, f'objects.{name}', entry)
-        for name, entry in record['objects'].items()
-      },
-      digest=digest,
-      path=str(path),
-    )
-    counts = collections.Counter(skill.id for skill in bank.everything())
-    for skill_id, count in counts.items():
-      _check(path, skill_id, count == 1, f'is the id of {count} skills')
-    for name, skills in bank.task_types.items():
-      _check(path, f'task_types.{name}', skills, 'must not be empty')
-    return bank
-
-  @classmethod
-  def empty(cls, world: str) -> 'SkillBank':
-    """Makes the bank of a world without skills."""
-    return cls('', world, '', '', (), {}, {}, '', f'{world} (no config.skills.path)')
-
-  def everything(self) -> tuple[Skill, ...]:
-    """All skills: general, task types and objects in the order of the file."""
-    typed = [skill for skills in self.task_types.values() for skill in skills]
-    return (*self.general, *typed, *self.objects.values())
-
-  def retrieve(
-    self, metadata: Mapping[str, str], retrieval: str = 'task+object'
-  ) -> tuple[Skill, ...]:
-    """The skills of a task, most specific first.
-
-    Args:
-      metadata: a task's metadata; `task_type` and, where objects count, `object`.
-      retrieval: 'task': the task type's skills, then the general ones;
-        'task+object': the object's skill (if the bank has one) between them;
-        'all': the same, then all the rest of the bank.
-
-    Raises:
-      SkillError: unknown retrieval or task type, or metadata that lacks a key.
-    """
-    if retrieval not in BY_METADATA:
-      raise SkillError(f'retrieval {retrieval!r}: must be one of {BY_METADATA}')
-    task_type = _required(metadata, 'task_type')
-    if task_type not in self.task_types:
-      raise SkillError(
-        f'{self.path}: no skills for task type {task_type!r}; it has '
-        f'{sorted(self.task_types)}'
-      )
-    chosen = list(self.task_types[task_type])
-    if retrieval != 'task':
-      name = _required(metadata, 'object')
-      chosen += [self.objects[name]] if name in self.objects else []
-    chosen += self.general
-    if retrieval == 'all':
-      ids = {skill.id for skill in chosen}
-      chosen += [skill for skill in self.everything() if skill.id not in ids]
-    return tuple(chosen)
-
-  def block(self, skills: Sequence[Skill]) -> str:
-    """Writes `skills`, one on a line."""
-    lines = [self.heading] if self.heading else []
-    return '\n'.join(lines + [self.bullet + skill.text for skill in skills])
 
 
 class Ranking(Protocol):
@@ -349,52 +186,3 @@ class TeacherContext:
       return self._chat.render(user_text, system=system)
     raw = self._chat.encode_text(f'{REFERENCE_HEADER}\n{block}\n\n')
     return np.concatenate([raw, self._chat.render(user_text)])
-
-
-def _check(path: Any, entry: str, condition: Any, complaint: str) -> None:
-  if not condition:
-    raise SkillError(f'{path}: {entry} {complaint}')
-
-
-def _is_text(value: Any) -> bool:
-  """Whether a value is a writable text, without half characters."""
-  return isinstance(value, str) and not any('\ud800' <= c <= '\udfff' for c in value)
-
-
-def _short(value: Any) -> str:
-  text = repr(value)
-  return text if len(text) <= 60 else text[:57] + '...'
-
-
-def _check_keys(path: Any, entry: str, record: Any, keys: tuple[str, ...]) -> None:
-  _check(path, entry, isinstance(record, dict), 'must be an object')
-  missing = [key for key in keys if key not in record]
-  unknown = sorted(set(record) - set(keys))
-  _check(path, entry, not missing, f'lacks {missing}')
-  _check(path, entry, not unknown, f'has unknown keys {_short(unknown)}')
-
-
-def _skill(path: Any, entry: str, record: Any) -> Skill:
-  _check_keys(path, entry, record, _SKILL_KEYS)
-  for key in _SKILL_KEYS:
-    value = record[key]
-    _check(path, f'{entry}.{key}', _is_text(value), 'must be a string')
-    _check(path, f'{entry}.{key}', value or key == 'when', 'must not be empty')
-    _check(path, f'{entry}.{key}', value.splitlines() in ([], [value]), 'is not a line')
-  return Skill(**record)
-
-
-def _skills(path: Any, entry: str, records: Any) -> tuple[Skill, ...]:
-  _check(path, entry, isinstance(records, list), 'must be a list')
-  return tuple(
-    _skill(path, f'{entry}[{index}]', item) for index, item in enumerate(records)
-  )
-
-
-def _required(metadata: Mapping[str, str], key: str) -> str:
-  if key not in metadata:
-    raise SkillError(
-      f'task metadata lacks {key!r}, which skill retrieval needs; it has '
-      f'{sorted(metadata)}'
-    )
-  return metadata[key]

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from sdar_jax.batching import Row
-from sdar_jax.prompts.skills import NOTHING, SkillError, SkillView, TeacherContext
+from sdar_jax.prompts.bank import SkillError
+from sdar_jax.prompts.skills import NOTHING, SkillView, TeacherContext
 from sdar_jax.trajectory import Outcome, Trajectory
 
 PLAIN = 'plain'  # In a view: the prompt that shows nothing is itself the lesson.

@@ -13,7 +13,8 @@ import pytest
 from sdar_jax import config as config_lib
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
-from sdar_jax.prompts import fitting, retrieval, skills
+from sdar_jax.prompts import fitting, retrieval
+from sdar_jax.prompts.bank import SkillBank, SkillError
 from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Outcome
 
@@ -111,14 +112,12 @@ def test_its_tasks_and_settings(world, folder):
 
 def test_a_world_without_skills_shows_none(world):
   """Prompts stay plain, and a method whose teacher needs skills says so."""
-  bank = skills.SkillBank.empty(world.name)
+  bank = SkillBank.empty(world.name)
   task = world.tasks('train')[0]
   assert bank.everything() == ()
-  with pytest.raises(
-    skills.SkillError, match=r'guess \(no config.skills.path\): no skills'
-  ):
+  with pytest.raises(SkillError, match=r'guess \(no config.skills.path\): no skills'):
     retrieval.Retriever(bank, 'task').check([task])
-  with pytest.raises(skills.SkillError, match=r'config\.skills\.path'):
+  with pytest.raises(SkillError, match=r'config\.skills\.path'):
     retrieval.Retriever(bank, 'random').check([task])
 
 

@@ -23,9 +23,10 @@ from sdar_jax.cli import command_line
 from sdar_jax.learner import scoring
 from sdar_jax.methods import table
 from sdar_jax.models import hf
+from sdar_jax.prompts import bank_file
 from sdar_jax.prompts.chat import Chat
 from sdar_jax.prompts.retrieval import Retriever
-from sdar_jax.prompts.skills import SkillBank, TeacherContext
+from sdar_jax.prompts.skills import TeacherContext
 
 ROOT = generate.ROOT
 ROOT_PAGES = ('README.md', 'CONTRIBUTING.md', 'AGENTS.md', 'CHANGELOG.md')
@@ -208,7 +209,7 @@ def test_the_picture_is_what_the_small_model_says():
   record = tokens.read(ROOT / 'docs' / 'tokens.jsonl')[0]
   turn, chat = record['turns'][0], Chat(TINY, enable_thinking=True)
   said = turn['tokens']
-  bank = SkillBank.load(TINY / 'skills.json')
+  bank = bank_file.load(TINY / 'skills.json')
   known = {skill.id: skill for skill in bank.everything()}
   block = bank.block([known[name] for name in said['teacher_skills']])
   teacher = TeacherContext(Retriever(bank, 'task+object'), chat, token_budget=64)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_jax.envs import base
-from sdar_jax.prompts import retrieval, skills
+from sdar_jax.prompts import bank_file, retrieval
+from sdar_jax.prompts.bank import BY_METADATA, SkillError
 from sdar_jax.prompts.retrieval import Retriever
 
 TYPES = {'hat_shop': ('h1', 'h2'), 'Lamp': ('l1',), 'put2go': ('p1',)}
@@ -40,7 +41,7 @@ def _bank(path, general=('g1',), task_types=TYPES, objects=OBJECTS, texts=None):
   }
   file = path / 'bank.json'
   file.write_text(json.dumps(record))
-  return skills.SkillBank.load(file)
+  return bank_file.load(file)
 
 
 @pytest.fixture(scope='module')
@@ -56,14 +57,14 @@ def _ids(retriever, task=None, text=''):
   return tuple(skill.id for skill in retriever.order(task or _task(), text))
 
 
-@pytest.mark.parametrize('kind', skills.BY_METADATA)
+@pytest.mark.parametrize('kind', BY_METADATA)
 def test_by_metadata_is_the_banks_own(bank, kind):
   metadata = {'task_type': 'hat_shop', 'object': 'mug'}
   retriever = Retriever(bank, kind)
   want = bank.retrieve(metadata, kind)
   assert retriever.order(_task(**metadata), 'lamp') == want
   assert retriever.by_metadata and not Retriever(bank, 'ucb').by_metadata
-  with pytest.raises(skills.SkillError, match='task metadata lacks'):
+  with pytest.raises(SkillError, match='task metadata lacks'):
     retriever.order(_task(), '')
 
 
@@ -313,7 +314,7 @@ def test_restoring_replaces_what_was_there(bank):
   ],
 )
 def test_a_state_that_is_not_this_banks(bank, state, complaint):
-  with pytest.raises(skills.SkillError) as error:
+  with pytest.raises(SkillError) as error:
     Retriever(bank, 'ucb').restore(state)
   assert complaint in str(error.value) and '\n' not in str(error.value)
 
@@ -330,7 +331,7 @@ def test_a_state_that_is_not_this_banks(bank, state, complaint):
   ],
 )
 def test_wrong_settings(bank, values, complaint):
-  with pytest.raises(skills.SkillError) as error:
+  with pytest.raises(SkillError) as error:
     Retriever(bank, **{'kind': 'ucb', **values})
   assert complaint in str(error.value) and '\n' not in str(error.value)
 
@@ -354,7 +355,7 @@ def test_a_bank_without_a_word_for_a_type_of_task_is_refused(
   if not nothing:
     retriever.check(tasks)
     return
-  with pytest.raises(skills.SkillError) as caught:
+  with pytest.raises(SkillError) as caught:
     retriever.check(tasks)
   line = str(caught.value)
   assert line.startswith(f'config.skills.retrieval={kind!r}: ') and '\n' not in line
@@ -364,5 +365,5 @@ def test_a_bank_without_a_word_for_a_type_of_task_is_refused(
 
 def test_an_unknown_type_of_task_is_found_before_it_is_played(bank):
   tasks = [_task(task_type='Lamp'), _task(task_type='bed')]
-  with pytest.raises(skills.SkillError, match="no skills for task type 'bed'"):
+  with pytest.raises(SkillError, match="no skills for task type 'bed'"):
     Retriever(bank, 'task').check(tasks)

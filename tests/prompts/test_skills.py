@@ -12,12 +12,13 @@ from skill_cases import ALFWORLD, BANKS, HEAT_MUG, TINY, ByteChat, context, spel
 
 from sdar_jax.envs.alfworld import generated, instruction
 from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
-from sdar_jax.prompts import retrieval, skills
+from sdar_jax.prompts import bank_file, retrieval, skills
+from sdar_jax.prompts.bank import BY_METADATA, SkillError
 
 
 @pytest.mark.parametrize('path', BANKS.values(), ids=BANKS)
 def test_bank_covers_the_game(path):
-  bank = skills.SkillBank.load(path)
+  bank = bank_file.load(path)
   assert set(bank.task_types) == set(instruction.TASK_TYPES)
   assert set(bank.objects) == {name.lower() for _, name in HOUSEHOLD.places}
   assert bank.world == 'alfworld' and bank.version
@@ -36,7 +37,7 @@ def _mentioned(text):
 @pytest.mark.parametrize('path', BANKS.values(), ids=BANKS)
 def test_hints_agree_with_where_games_put_things(path):
   """Every likely place is named; no place that could not contain the object is."""
-  bank = skills.SkillBank.load(path)
+  bank = bank_file.load(path)
   possible = {
     name.lower(): {item.lower() for item in items}
     for name, items in HOUSEHOLD.contains.items()
@@ -51,7 +52,7 @@ def test_hints_agree_with_where_games_put_things(path):
 
 def test_first_hint_is_the_likeliest_place():
   """The prose hint of each room kind starts with the place of the largest weight."""
-  bank = skills.SkillBank.load(ALFWORLD)
+  bank = bank_file.load(ALFWORLD)
   words = {'living': 'living room'}
   for (kind, name), weights in HOUSEHOLD.places.items():
     text = bank.objects[name.lower()].principle.lower()
@@ -61,7 +62,7 @@ def test_first_hint_is_the_likeliest_place():
 
 
 def test_games_carry_the_metadata_that_retrieval_needs():
-  bank = skills.SkillBank.load(ALFWORLD)
+  bank = bank_file.load(ALFWORLD)
   tasks = generated.GeneratedGames('valid_seen', 'small')
   for index in range(40):
     metadata = tasks[index].metadata
@@ -70,7 +71,7 @@ def test_games_carry_the_metadata_that_retrieval_needs():
 
 
 def test_retrieval_is_by_metadata_most_specific_first():
-  bank = skills.SkillBank.load(ALFWORLD)
+  bank = bank_file.load(ALFWORLD)
   ids = [skill.id for skill in bank.retrieve(HEAT_MUG)]
   heat = [f'heat{i}' for i in range(1, 6)]
   general = [skill.id for skill in bank.general]
@@ -94,17 +95,17 @@ def test_user_text_does_not_change_what_is_seen():
   'metadata', ({'object': 'mug'}, {'task_type': instruction.HEAT})
 )
 def test_metadata_that_lacks_a_key(metadata):
-  with pytest.raises(skills.SkillError, match='task metadata lacks'):
+  with pytest.raises(SkillError, match='task metadata lacks'):
     context().prompt('x', task(metadata))
 
 
 def test_unknown_task_type_is_an_error_not_general_advice():
-  with pytest.raises(skills.SkillError, match="no skills for task type 'fly'"):
+  with pytest.raises(SkillError, match="no skills for task type 'fly'"):
     context().prompt('x', task({'task_type': 'fly', 'object': 'mug'}))
 
 
 def test_placements():
-  block = skills.SkillBank.load(ALFWORLD)
+  block = bank_file.load(ALFWORLD)
   block = block.block(block.retrieve(HEAT_MUG))
   user = 'Your task.'
   header = skills.REFERENCE_HEADER
@@ -127,17 +128,17 @@ def test_placements():
 @given(
   budget=st.integers(1, 4000),
   placement=st.sampled_from(skills.PLACEMENTS),
-  kind=st.sampled_from(skills.BY_METADATA),
+  kind=st.sampled_from(BY_METADATA),
   path=st.sampled_from(tuple(BANKS.values())),
 )
 def test_skills_are_whole_and_within_budget(budget, placement, kind, path):
-  bank = skills.SkillBank.load(path)
+  bank = bank_file.load(path)
   retrieved = bank.retrieve(HEAT_MUG, kind)
   teacher = context(placement, budget=budget, bank=path, kind=kind)
   plain = ByteChat().render('Your task.')
   try:
     ids, view = teacher.prompt('Your task.', task())
-  except skills.SkillError as error:
+  except SkillError as error:
     want = f'config.skills.token_budget={budget}: skill {retrieved[0].id}'
     assert want in str(error)
     assert len(bank.block(retrieved[:1])) + 2 > budget or placement != 'user'
@@ -172,7 +173,7 @@ def test_no_prompt_grows_by_more_than_the_budget(extra, text):
   """Whatever white space at the start of the text does to the tokens."""
   chat_ = _JoiningChat(extra)
   plain = len(chat_.render(text))
-  bank = skills.SkillBank.load(ALFWORLD)
+  bank = bank_file.load(ALFWORLD)
   for budget in range(600, 700):
     retriever = retrieval.Retriever(bank, 'task+object')
     teacher = skills.TeacherContext(retriever, chat_, token_budget=budget)
@@ -194,7 +195,7 @@ def test_the_budget_is_exact(placement):
 
 
 def test_a_teacher_without_skills_is_an_error():
-  with pytest.raises(skills.SkillError) as error:
+  with pytest.raises(SkillError) as error:
     context(budget=10).prompt('x', task())
   message = str(error.value)
   assert 'config.skills.token_budget=10: skill heat1' in message
@@ -204,12 +205,10 @@ def test_a_teacher_without_skills_is_an_error():
 @pytest.mark.parametrize('kind', ('keywords', 'similar', 'ucb', 'random'))
 def test_a_skill_that_may_come_first_must_fit(kind):
   """Or else the step in which it does would be the run's last."""
-  bank = skills.SkillBank.load(ALFWORLD)
+  bank = bank_file.load(ALFWORLD)
   longest = max(bank.everything(), key=lambda skill: len(skill.text))
   need = len(bank.block([longest])) + 2
-  with pytest.raises(
-    skills.SkillError, match=f'budget={need - 1}: skill {longest.id} '
-  ):
+  with pytest.raises(SkillError, match=f'budget={need - 1}: skill {longest.id} '):
     context(budget=need - 1, kind=kind)
   context(budget=need, kind=kind).prompt('x', task(goal='heat a mug'))
 
@@ -227,7 +226,7 @@ def test_nothing_found_is_the_plain_prompt(kind):
 def test_any_block_is_placed_as_skills_are(placement):
   teacher = context(placement, system='S')
   want, view = teacher.prompt('Your task.', task())
-  bank = skills.SkillBank.load(ALFWORLD)
+  bank = bank_file.load(ALFWORLD)
   block = bank.block(bank.retrieve(HEAT_MUG))
   ids, tokens = teacher.with_block('Your task.', block)
   np.testing.assert_array_equal(ids, want)
@@ -247,7 +246,7 @@ def test_what_is_chosen_is_not_computed_again():
       return super().render(*args, **kwargs)
 
   chat = CountingChat()
-  retriever = retrieval.Retriever(skills.SkillBank.load(ALFWORLD), 'task+object')
+  retriever = retrieval.Retriever(bank_file.load(ALFWORLD), 'task+object')
   teacher = skills.TeacherContext(retriever, chat, token_budget=1000)
   teacher.prompt('a', task())
   teacher.with_block('a', 'block')
@@ -258,15 +257,13 @@ def test_what_is_chosen_is_not_computed_again():
 
 
 def test_unknown_placement():
-  with pytest.raises(
-    skills.SkillError, match=r"config\.skills\.placement='margin': must be"
-  ):
+  with pytest.raises(SkillError, match=r"config\.skills\.placement='margin': must be"):
     context('margin')
 
 
 def test_unknown_retrieval_by_metadata():
-  with pytest.raises(skills.SkillError, match="retrieval 'ucb': must be one of"):
-    skills.SkillBank.load(TINY).retrieve(HEAT_MUG, 'ucb')
+  with pytest.raises(SkillError, match="retrieval 'ucb': must be one of"):
+    bank_file.load(TINY).retrieve(HEAT_MUG, 'ucb')
 
 
 def _damages():
@@ -330,8 +327,8 @@ def test_damaged_bank_is_one_line(damage, tmp_path):
   complaint = damage(bank)
   file = tmp_path / 'bank.json'
   file.write_text(json.dumps(bank))
-  with pytest.raises(skills.SkillError) as error:
-    skills.SkillBank.load(file)
+  with pytest.raises(SkillError) as error:
+    bank_file.load(file)
   assert complaint in str(error.value) and str(file) in str(error.value)
   assert '\n' not in str(error.value)
 
@@ -340,22 +337,22 @@ def test_damaged_bank_is_one_line(damage, tmp_path):
 def test_file_that_is_no_bank(text, tmp_path):
   file = tmp_path / 'bank.json'
   file.write_text(text)
-  with pytest.raises(skills.SkillError) as error:
-    skills.SkillBank.load(file)
+  with pytest.raises(SkillError) as error:
+    bank_file.load(file)
   assert str(file) in str(error.value) and '\n' not in str(error.value)
-  with pytest.raises(skills.SkillError, match=r'none\.json.*config\.skills\.path'):
-    skills.SkillBank.load(tmp_path / 'none.json')
+  with pytest.raises(SkillError, match=r'none\.json.*config\.skills\.path'):
+    bank_file.load(tmp_path / 'none.json')
 
 
 def test_a_huge_or_deep_file_is_refused_at_once(tmp_path):
   file = tmp_path / 'bank.json'
   with open(file, 'wb') as sparse:
     sparse.truncate(2**30)
-  with pytest.raises(skills.SkillError, match='larger than'):
-    skills.SkillBank.load(file)
+  with pytest.raises(SkillError, match='larger than'):
+    bank_file.load(file)
   file.write_text('[' * 100_000)
-  with pytest.raises(skills.SkillError, match='not JSON'):
-    skills.SkillBank.load(file)
+  with pytest.raises(SkillError, match='not JSON'):
+    bank_file.load(file)
 
 
 def _places(value, path=()):
@@ -389,8 +386,8 @@ def test_any_field_in_any_wrong_form_is_one_line_naming_it(place, tmp_path):
       parent[place[-1]] = wrong
     file.write_text(json.dumps(bank if place else wrong))
     try:
-      loaded = skills.SkillBank.load(file)
-    except skills.SkillError as error:
+      loaded = bank_file.load(file)
+    except SkillError as error:
       message = str(error)
       assert message.startswith(f'{file}: ') and '\n' not in message
       assert all(str(key) in message for key in place[:1])

@@ -10,13 +10,14 @@ from skill_cases import HEAT_MUG, TINY, ByteChat, spell
 
 from sdar_jax import batching
 from sdar_jax.envs import base
-from sdar_jax.prompts import retrieval, skills
+from sdar_jax.prompts import bank_file, retrieval, skills
 from sdar_jax.prompts import teacher as teacher_lib
+from sdar_jax.prompts.bank import SkillError
 from sdar_jax.prompts.skills import NOTHING, SkillView
 from sdar_jax.prompts.teacher import PLAIN
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
-BANK = skills.SkillBank.load(TINY)
+BANK = bank_file.load(TINY)
 WON, LOST, SLOW = Outcome.SUCCESS, Outcome.FAILURE, Outcome.MAX_TURNS
 
 
@@ -115,7 +116,7 @@ def test_a_teacher_that_sees_nothing_at_all_is_an_error(kind):
   rows = _rows(MIXED)  # 'goal' names no category of the bank.
   line = r"^the teacher saw nothing in any of 11 turns, .*retrieval='keywords'[^\n]*$"
   for seen in ([False] * len(rows), [True] * len(rows)):
-    with pytest.raises(skills.SkillError, match=line):
+    with pytest.raises(SkillError, match=line):
       _see(kind, rows, _teacher(kind='keywords'), seen)
 
 
@@ -123,7 +124,7 @@ def test_a_student_that_is_to_see_skills_and_sees_none_is_an_error():
   rows = _rows(MIXED)
   sees = [row.trajectory.member == 1 for row in rows]
   teacher = _teacher(kind='keywords')
-  with pytest.raises(skills.SkillError, match=r'^a student that .* saw nothing'):
+  with pytest.raises(SkillError, match=r'^a student that .* saw nothing'):
     teacher_lib.student_views(teacher, rows, sees)
   nobody = teacher_lib.student_views(teacher, rows, [False] * len(rows))
   assert nobody == [NOTHING] * len(rows)
@@ -159,7 +160,7 @@ def test_a_template_without_a_system_message_leaves_its_teacher_no_way_to_speak(
   teacher = skills.TeacherContext(retriever, chat, 'system', token_budget=10_000)
   for row in rows:
     row.turn.prompt_ids = chat.render(row.turn.prompt_text)
-  with pytest.raises(skills.SkillError, match="placement='system' has no effect"):
+  with pytest.raises(SkillError, match="placement='system' has no effect"):
     _see('skills', rows, teacher)
 
 
@@ -306,7 +307,7 @@ def test_wild_groups(kind, groups, budget, placement):
   sees = [row.trajectory.member % 2 == 1 for row in rows]
   try:
     prompts, views = _see(kind, rows, teacher, sees_skills=sees)
-  except skills.SkillError:
+  except SkillError:
     assert kind in ('skills', 'other_view') and budget < 120
     return
   assert len(prompts) == len(views) == len(rows)

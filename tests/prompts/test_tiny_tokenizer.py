@@ -12,7 +12,7 @@ from shared import shared_path
 from experiments.tiny import tokenizer as builder
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld.world import AlfworldWorld
-from sdar_jax.prompts import chat, retrieval, skills
+from sdar_jax.prompts import bank_file, chat, retrieval, skills
 
 TAGS = builder.SPELLINGS['alfworld'].tags
 BANK = Path(builder.__file__).with_name('alfworld') / 'skills.json'
@@ -26,7 +26,7 @@ def world():
 
 @pytest.fixture(scope='module')
 def bank():
-  return skills.SkillBank.load(BANK)
+  return bank_file.load(BANK)
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from sdar_jax.envs import base, worlds
 from sdar_jax.envs.base import ParsedAction
 from sdar_jax.envs.search_qa import datasets, engine, relations
 from sdar_jax.envs.search_qa.world import SearchQAWorld
-from sdar_jax.prompts import skills
+from sdar_jax.prompts import bank_file
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = {'prompt_style': 'compact', 'parser': 'strict'}
@@ -262,7 +262,7 @@ def test_experts_do_not_answer_official_questions(official):
 
 @pytest.mark.parametrize('name', BANKS)
 def test_every_question_has_its_skills(name, official):
-  bank = skills.SkillBank.load(BANKS[name])
+  bank = bank_file.load(BANKS[name])
   assert bank.world == 'search_qa' and set(bank.objects) == set(relations.CHAINS)
   assert set(bank.task_types) == {s.task_type for s in datasets.DATA_SETS.values()}
   tasks = list(SearchQAWorld().tasks('valid_seen'))[:32]
@@ -275,7 +275,7 @@ def test_every_question_has_its_skills(name, official):
 
 @pytest.mark.parametrize('name', BANKS)
 def test_hints_name_the_words_that_find_the_facts_hop_by_hop(name):
-  bank = skills.SkillBank.load(BANKS[name])
+  bank = bank_file.load(BANKS[name])
   keys = set(relations.KEYS)
   for task_type, chain in relations.CHAINS.items():
     text = bank.objects[task_type].principle

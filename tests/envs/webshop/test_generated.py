@@ -13,7 +13,7 @@ import pytest
 from sdar_jax.envs.webshop import generated, instruction
 from sdar_jax.envs.webshop.generated import GeneratedGoals
 from sdar_jax.envs.webshop.instruction import ShopInstruction
-from sdar_jax.prompts.skills import SkillBank
+from sdar_jax.prompts import bank_file
 
 # SHA-256 over the catalogue and all goals: they are what results refer to, so a change
 # of theirs needs a new generated.VERSION and then a new value here.
@@ -239,8 +239,8 @@ def test_wrong_requests_are_one_line():
 
 
 def test_both_skill_banks_know_the_lines():
-  own = SkillBank.load(Path(generated.__file__).with_name('skills.json'))
-  tiny = SkillBank.load(TINY)
+  own = bank_file.load(Path(generated.__file__).with_name('skills.json'))
+  tiny = bank_file.load(TINY)
   assert own.world == tiny.world == 'webshop'
   assert set(tiny.task_types) == set(generated.categories())
   for name, row in generated.categories().items():
@@ -256,7 +256,7 @@ def test_both_skill_banks_know_the_lines():
 
 
 def test_the_bank_covers_the_official_categories():
-  own = SkillBank.load(Path(generated.__file__).with_name('skills.json'))
+  own = bank_file.load(Path(generated.__file__).with_name('skills.json'))
   official = {'beauty', 'electronics', 'fashion', 'garden', 'grocery'}
   assert set(own.task_types) == official | set(generated.categories())
   text = json.dumps([skill.text for skill in own.general])

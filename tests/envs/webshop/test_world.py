@@ -10,7 +10,7 @@ from sdar_jax.envs import benchmark
 from sdar_jax.envs.base import Exchange, Observation, ParsedAction
 from sdar_jax.envs.webshop import engine, generated
 from sdar_jax.envs.webshop.world import WebshopWorld
-from sdar_jax.prompts.skills import SkillBank
+from sdar_jax.prompts import bank_file
 
 SMALL = {'prompt_style': 'compact', 'parser': 'strict', 'noun_source': 'rule'}
 
@@ -235,7 +235,7 @@ def test_the_done_page_has_nothing_to_click():
 
 def test_all_tasks_find_their_skills():
   world = WebshopWorld(**SMALL)
-  bank = SkillBank.load(world.skills_path)
+  bank = bank_file.load(world.skills_path)
   for index in range(16):
     task = world.tasks('valid_unseen')[index]
     shown = bank.retrieve(task.metadata)
@@ -260,7 +260,7 @@ def test_official_goals_are_the_same_kind_of_world(official):
     assert f'click[{value}]' in observation.admissible
     env.step(f'click[{value}]')
   assert env.step('click[buy now]').success
-  bank = SkillBank.load(world.skills_path)
+  bank = bank_file.load(world.skills_path)
   for index in range(50):
     assert bank.retrieve(world.tasks('train')[index].metadata)
 
