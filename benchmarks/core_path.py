@@ -2,7 +2,10 @@
 
   python benchmarks/core_path.py
 
-A line of code is one that holds more than a comment or part of a docstring.
+The core path is what a token passes from the environment to the gradient: loop, rows,
+methods, losses, learner, sampler, decoder, prompts and a world's interface. The tables
+(keys, numbers, methods) are looked up one entry at a time. A line of code is one that
+holds more than a comment or part of a docstring.
 """
 
 import ast
@@ -15,16 +18,16 @@ from sdar_jax.process import flags, terminal
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
-  'main train parts build config batching trajectory rollout/episodes rollout/request',
-  'methods/table methods/hyperparameters methods/interface methods/estimators',
-  'methods/teachers methods/gates methods/credit advantages/baselines',
-  'losses/masked losses/policy losses/distill losses/inputs losses/terms',
-  'losses/objective learner/learner learner/scoring',
-  'learner/optimizer sampler/sampler sampler/decoding sampler/draw models/qwen',
-  'models/attention models/sharding prompts/chat prompts/skills prompts/retrieval',
-  'prompts/teacher prompts/fitting envs/base envs/history envs/action_parser',
-  'envs/benchmark envs/alfworld/world envs/alfworld/prompts',
+  'train batching trajectory rollout/episodes rollout/request',
+  'methods/interface methods/estimators methods/teachers methods/gates methods/credit',
+  'advantages/baselines losses/masked losses/policy losses/distill losses/inputs',
+  'losses/terms losses/objective learner/learner learner/scoring learner/optimizer',
+  'sampler/sampler sampler/decoding sampler/draw models/qwen models/attention',
+  'prompts/chat prompts/skills prompts/bank prompts/teacher prompts/fitting',
+  'envs/base envs/history envs/action_parser envs/benchmark envs/alfworld/world',
+  'envs/alfworld/prompts',
 )
+TABLES = ('config methods/hyperparameters methods/table',)
 _NO_CODE = (
   tokenize.COMMENT,
   tokenize.NL,
@@ -58,16 +61,17 @@ def count(paths: list[pathlib.Path]) -> tuple[int, int, int]:
   return len(paths), lines, sum(map(code_lines, texts))
 
 
-def files() -> list[pathlib.Path]:
-  """Lists the files of the core path."""
-  return [PACKAGE / f'{name}.py' for line in CORE for name in line.split()]
+def named(lines: Sequence[str]) -> list[pathlib.Path]:
+  """Lists the files of the package that some lines name."""
+  return [PACKAGE / f'{name}.py' for line in lines for name in line.split()]
 
 
 @terminal.program
 def main(argv: Sequence[str]) -> int:
-  """Prints the three numbers of the core path and of the package."""
+  """Prints files, lines and lines of code of the three."""
   flags.Parser('python benchmarks/core_path.py', __doc__).parse_all(argv)
-  for name, paths in (('core path', files()), ('package', [*PACKAGE.rglob('*.py')])):
+  kinds = {'core path': named(CORE), 'tables': named(TABLES)}
+  for name, paths in {**kinds, 'package': [*PACKAGE.rglob('*.py')]}.items():
     print('{}: {} files, {:,} lines, {:,} of code'.format(name, *count(paths)))
   return 0
 

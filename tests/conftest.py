@@ -14,7 +14,7 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 _LONG = (
   'test_learner',
   'test_resume',
-  'test_divergence_scoring',
+  'test_distributions',
   'test_qwen',
   'test_mesh',
   'test_sampler',

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdar_jax.learner import optimizer, scoring
+from sdar_jax.learner import distributions, optimizer, scoring
 from sdar_jax.losses import masked, policy
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
@@ -95,7 +95,7 @@ class Learner:
       head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
       self._params = {**self._params, 'value_head': head}
     self._divergent = algorithm.needs_divergence(hyper)
-    self._divergence_of = scoring.Divergence(
+    self._divergence_of = distributions.Divergence(
       hyper.divergence,
       hyper.topk,
       hyper.jsd_weight,
@@ -312,11 +312,11 @@ class Learner:
   ) -> jax.Array:
     """Computes [B, T] nats from the teacher's whole distributions."""
     teacher = jax.lax.stop_gradient(teacher)
-    return scoring.token_divergence(
+    return distributions.token_divergence(
       self._model,
       (params, teacher),
       (hidden, self._hidden(teacher, arrays['teacher_tokens'])),
-      scoring.Places(*(arrays[name] for name in scoring.Places._fields)),
+      distributions.Places(*(arrays[name] for name in distributions.Places._fields)),
       self._divergence_of,
       self._config.scoring,
     )

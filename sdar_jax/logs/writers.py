@@ -30,10 +30,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from sdar_jax import files
-from sdar_jax import trajectory as trajectory_lib
-from sdar_jax.logs import metrics
+from sdar_jax.logs import metrics, trajectories
 from sdar_jax.storage import ledger
 from sdar_jax.storage.lines import JsonLines, dumps
+from sdar_jax.trajectory import Group
 
 _log = logging.getLogger(__name__)
 _FILES = ('metrics.jsonl', 'timing.jsonl', 'teacher.jsonl')
@@ -178,7 +178,7 @@ def _holds_something(path: pathlib.Path) -> bool:
 
 
 def with_tokens(
-  groups: Iterable[trajectory_lib.Group], tokens: Iterable[Mapping[str, Any]]
+  groups: Iterable[Group], tokens: Iterable[Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
   """Adds per-token arrays to the trajectory records of sampled turns.
 
@@ -188,7 +188,7 @@ def with_tokens(
       of one value per response token (log-probs, gap, gate, ...), or one value for all.
 
   Yields:
-    `trajectory.to_json` of each member, with `tokens` in the turns that have any.
+    `trajectories.to_json` of each member, with `tokens` in the turns that have any.
 
   Raises:
     ValueError: no turn is the one that an object of `tokens` names.
@@ -196,7 +196,7 @@ def with_tokens(
   by_turn = {(t['trajectory_id'], t['turn_id']): t for t in tokens}
   for group in groups:
     for trajectory in group.trajectories:
-      record = trajectory_lib.to_json(trajectory)
+      record = trajectories.to_json(trajectory)
       identity = group.group_id * len(group.trajectories) + trajectory.member
       for turn_id, turn in enumerate(record['turns']):
         if (identity, turn_id) in by_turn:

@@ -13,10 +13,10 @@ import fakes
 import faulty
 import pytest
 
-from sdar_jax import trajectory
 from sdar_jax.envs import base
 from sdar_jax.envs.alfworld.world import AlfworldWorld
 from sdar_jax.envs.pool import pool
+from sdar_jax.logs import trajectories
 from sdar_jax.rollout import episodes
 
 DEADLINE = 60.0  # Longer than what does end takes on a busy machine.
@@ -43,7 +43,7 @@ def play(environments, tasks, shuffle=0, group_size=2):
     group_size=group_size,
     identity=(0, 1),
   )
-  return [json.dumps(trajectory.to_json(t)) for g in groups for t in g.trajectories]
+  return [json.dumps(trajectories.to_json(t)) for g in groups for t in g.trajectories]
 
 
 @pytest.fixture(scope='module')

@@ -12,9 +12,10 @@ import pytest
 
 from sdar_jax import main as main_lib
 from sdar_jax.logs import sinks, writers
+from sdar_jax.logs.trajectories import from_json
 from sdar_jax.logs.writers import MetricsWriter
 from sdar_jax.storage import ledger
-from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn, from_json
+from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 
 def _lines(path):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from shared import shared_path
 
-from sdar_jax import batching, trajectory
+from sdar_jax import batching
 from sdar_jax.envs import base, texts, worlds
 from sdar_jax.evaluation import evaluate
 from sdar_jax.logs import step as step_lib
+from sdar_jax.logs import trajectories
 from sdar_jax.prompts import chat, fitting
 from sdar_jax.prompts.skills import NOTHING, SkillView
 from sdar_jax.rollout import episodes as episodes_lib
@@ -303,7 +304,7 @@ def test_a_world_with_a_rule_goes_on():
   numbers = step_lib.rollout_metrics(groups, invalid_penalty=0.1)
   assert numbers['rollout/history_dropped'] == 0.5
   assert numbers['rollout/observations_cut'] == 0.25
-  back = trajectory.from_json(trajectory.to_json(episodes[0]))
+  back = trajectories.from_json(trajectories.to_json(episodes[0]))
   assert [t.observation_cut for t in back.turns] == [False, False, True, False]
 
 
@@ -316,7 +317,7 @@ def test_an_episode_without_a_turn_is_survived():
     step_lib.rollout_metrics(groups, invalid_penalty=0.1)['rollout/turns_mean'] == 0
   )
   assert evaluate.summarise(episodes)['success_rate'] == 0
-  assert trajectory.from_json(trajectory.to_json(episodes[0])) == episodes[0]
+  assert trajectories.from_json(trajectories.to_json(episodes[0])) == episodes[0]
   assert fitting.notice(episodes) and not fitting.notice([])
 
 

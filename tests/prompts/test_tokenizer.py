@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tokenizers
 
 from experiments.tiny import tokenizer as tiny
 from sdar_jax import hub as hub_lib
@@ -290,7 +291,7 @@ def test_a_template_of_another_family_ends_its_turns_in_its_own_way(folder):
   edit(folder, eos_token={'content': '<｜done｜>', '__type': 'AddedToken'})
   ours = chat.Chat(folder)
   assert ours.system == 'Be kind.'
-  end = ours._tokenizer.token_to_id
+  end = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json')).token_to_id
   assert ours.stop_ids == (end('<｜done｜>'),)
   assert ours.render('hi').tolist() == oracle(
     folder, [{'role': 'user', 'content': 'hi'}]
@@ -307,7 +308,8 @@ def test_a_template_of_another_family_ends_its_turns_in_its_own_way(folder):
 def test_a_base_model_ends_turns_as_its_template_does(folder):
   edit(folder, eos_token='<|endoftext|>')
   ours = chat.Chat(folder)
-  names = [ours._tokenizer.id_to_token(index) for index in ours.stop_ids]
+  name = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json')).id_to_token
+  names = [name(index) for index in ours.stop_ids]
   assert names == ['<|im_end|>', '<|endoftext|>']
 
 

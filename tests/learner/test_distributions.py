@@ -15,7 +15,7 @@ import quick
 from jax.extend import core
 from scipy import special
 
-from sdar_jax.learner import scoring
+from sdar_jax.learner import distributions, scoring
 from sdar_jax.losses import divergence
 from sdar_jax.models import qwen
 
@@ -91,11 +91,11 @@ def compare(params, teacher_params, hidden, teacher_hidden, where, **changes):
   values = {**DEFAULTS, **changes, 'dtype': jnp.float32, 'remat': False}
   how, options = (
     kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
-    for kind in (scoring.Divergence, scoring.Scoring)
+    for kind in (distributions.Divergence, scoring.Scoring)
   )
   hidden = (hidden, teacher_hidden)
-  heads, places = (params, teacher_params), scoring.Places(**where)
-  return scoring.token_divergence(MODEL, heads, hidden, places, how, options)
+  heads, places = (params, teacher_params), distributions.Places(**where)
+  return distributions.token_divergence(MODEL, heads, hidden, places, how, options)
 
 
 def arguments(**changes):
@@ -131,7 +131,7 @@ def single_logits(params, row):
 
 
 @functools.cache
-def distributions(seed, in_teacher):
+def probabilities_of(seed, in_teacher):
   """For each row, [size, VALID] probabilities of its response's tokens, in float64."""
   params, out = weights(seed), []
   for b, sizes in enumerate(SIZES):
@@ -156,7 +156,7 @@ def shares(p, ids):
 def loop(kind, topk=0, token_clip=math.inf):
   """The divergence by row, token and id."""
   out = np.zeros((ROWS, WIDTH))
-  students, teachers = distributions(0, 0), distributions(1, 1)
+  students, teachers = probabilities_of(0, 0), probabilities_of(1, 1)
   for b, (start, _, size) in enumerate(SIZES):
     for i in range(size):
       s, t = students[b][i], teachers[b][i]

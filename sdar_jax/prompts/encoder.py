@@ -1,0 +1,76 @@
+"""Text to ids, so that no text becomes a control token. No JAX."""
+
+import re
+from collections.abc import Iterable
+
+import tokenizers
+
+from sdar_jax.prompts.tokenizer import TokenizerError
+
+
+class Encoder:
+  """A tokenizer beside the same one without its control tokens.
+
+  Attributes:
+    added: content -> id of the tokenizer's added tokens.
+    control_ids: their ids: what no text turns into.
+    len_vocab: ids at or above it name no token.
+  """
+
+  def __init__(self, tokenizer: tokenizers.Tokenizer, path: str):
+    """Takes a tokenizer apart.
+
+    Raises:
+      TokenizerError: its vocabulary has a control token as an ordinary word.
+    """
+    self._tokenizer, self._plain = tokenizer, _without_added_tokens(tokenizer)
+    decoder = tokenizer.get_added_tokens_decoder()
+    self.added = {token.content: index for index, token in decoder.items()}
+    self.control_ids = frozenset(decoder)
+    ids = tokenizer.get_vocab(with_added_tokens=True).values()
+    self.len_vocab = max(ids, default=-1) + 1
+    for name in self.added:
+      if self.control_ids.intersection(self.encode(name)):
+        raise TokenizerError(f'{path}: plain text can produce the token {name}')
+
+  def special(self) -> frozenset[str]:
+    """Names the added tokens that the tokenizer declares special."""
+    decoder = self._tokenizer.get_added_tokens_decoder()
+    return frozenset(token.content for token in decoder.values() if token.special)
+
+  def encode(self, text: str) -> list[int]:
+    """Encodes `text`; none of the ids is a control token."""
+    if not text.isascii():
+      text = text.encode('utf-8', 'replace').decode()  # Lone surrogates become '?'.
+    return self._plain.encode(text, add_special_tokens=False).ids
+
+  def encode_all(self, text: str) -> list[int]:
+    """Encodes `text` as the whole tokenizer does, control tokens and all."""
+    return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+  def encode_runs(self, runs: Iterable[str]) -> list[int]:
+    """Encodes the pieces of `split`."""
+    ids: list[int] = []
+    for index, run in enumerate(runs):
+      ids += [self.added[run]] if index % 2 else self.encode(run)
+    return ids
+
+  def decode(self, ids: list[int]) -> str:
+    """Decodes ids, control tokens included."""
+    return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def split(text: str, tokens: Iterable[str]) -> list[str]:
+  """Cuts `text` at `tokens`: text at even places, tokens at odd ones."""
+  names = sorted(tokens, key=len, reverse=True)
+  if not names:
+    return [text]
+  return re.split('(' + '|'.join(map(re.escape, names)) + ')', text)
+
+
+def _without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+  plain = tokenizers.Tokenizer(tokenizer.model)  # Shares the vocabulary: no copy.
+  if tokenizer.normalizer is not None:
+    plain.normalizer = tokenizer.normalizer
+  plain.pre_tokenizer = tokenizer.pre_tokenizer
+  return plain
