@@ -114,6 +114,7 @@ def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
         _set(c, settings)
   if choice['model'] == 'tiny':
     _set(c, tiny_settings(name))
+    c.model.logit_positions = 2**14  # Of a microbatch at once: vocabularies are small.
   c.world.source = choice['world']
   if choice['world'] == 'official':
     splits = _OFFICIAL_SPLITS[c.world.name]

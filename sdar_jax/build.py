@@ -308,7 +308,7 @@ def make_scoring(
     valid_vocab=tokenizer.len_vocab,
     dtype=jnp.dtype(c.dtype),
     remat=c.remat,
-    chunk=c.logprob_chunk,
+    chunk=c.logit_positions,
   )
 
 

@@ -42,8 +42,8 @@ KEYS: dict[str, Key] = {
   ),
   'model.remat': Key(False, 'recompute blocks in the backward pass to save memory'),
   'model.attention': Key('xla', "'cudnn' is for GPU with bfloat16", ('xla', 'cudnn')),
-  'model.logprob_chunk': Key(
-    256, 'positions per chunk of the [chunk, V] logits', _COUNT
+  'model.logit_positions': Key(
+    2048, 'positions (rows x columns) whose [positions, V] logits are held', _COUNT
   ),
   'model.enable_thinking': Key(False, "Qwen3's template switch", '', 'ref'),
   'model.date': Key(

@@ -10,8 +10,6 @@ import functools
 import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -223,7 +221,7 @@ def training_parts(
   )
   initial = None
   if learner.needs_initial:  # Before the learner takes the weights over.
-    initial = jax.tree.map(jnp.copy, params)
+    initial = learner.make_reference(params)
   state = learner.init_state(params)
   store = checkpoints.CheckpointStore(directory / 'checkpoints', config.checkpoint.keep)
   parts = Parts(

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sdar_jax import batching
@@ -26,7 +27,7 @@ from sdar_jax import parts as parts_lib
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.learner import scoring
-from sdar_jax.models import export, qwen
+from sdar_jax.models import export, qwen, sharding
 from sdar_jax.process import terminal
 from sdar_jax.prompts import chat, fitting
 from sdar_jax.prompts.skills import NOTHING, SkillView
@@ -150,7 +151,7 @@ def _fit(parts: parts_lib.Imitation, batches: Iterator[Any], steps: int) -> Any:
   """Trains for one pass over the batches; returns the weights."""
   c = parts.config.optimizer
   rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup_steps, steps)
-  step = make_step(parts.model, parts.tx, rate, parts.scoring)
+  step = make_step(parts.model, parts.tx, rate, parts.scoring, parts.mesh)
   params, opt_state, recent = parts.params, parts.tx.init(parts.params), []
   i = 0
   try:
@@ -351,6 +352,7 @@ def make_step(
   tx: optax.GradientTransformation,
   rate: optax.Schedule,
   how: scoring.Scoring,
+  mesh: Mesh | None = None,
 ) -> Callable[..., Any]:
   """Makes a jitted update of (params, opt_state) by (batch, i).
 
@@ -361,6 +363,7 @@ def make_step(
     tx: the optimizer, without its learning rate.
     rate: i -> learning rate.
     how: rows are scored.
+    mesh: of devices, or None for one.
   """
 
   def loss_fn(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
@@ -377,7 +380,7 @@ def make_step(
     params = jax.tree.map(lambda p, u: p + rate(i) * u, params, updates)
     return params, opt_state, {'nll': nll, 'grad_norm': optax.tree.norm(grads)}
 
-  return jax.jit(step, donate_argnums=(0, 1))
+  return sharding.Program(step, mesh, donate_argnums=(0, 1))
 
 
 def count_steps(rows: int, batch_rows: int, pool_rows: int = 4096) -> int:

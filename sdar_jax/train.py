@@ -106,6 +106,7 @@ class Run:
       self._play,
       lambda result: fault_of_all(result[0], self.parts.pool),
     )  # A cursor not moved before: a run stopped while it plays plays the same again.
+    self.sampler.release()  # The update needs the memory.
     return groups, played
 
   def _play(self) -> tuple[list[Any], list[Any], int]:

@@ -1,5 +1,6 @@
-"""Runs one scored update on several meshes of 8 host devices; see test_mesh.py."""
+"""Updates on several meshes of 8 host devices, run and compiled; see test_mesh.py."""
 
+import math
 import os
 import sys
 
@@ -8,11 +9,16 @@ import eight
 os.environ['XLA_FLAGS'] = eight.FLAGS
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
+import dataclasses
+
 import drawn
 import jax
+import jax.numpy as jnp
 import micro
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks import hlo
 from sdar_jax.models import sharding
 
 DIFFERENCES = ('gap', 'approx_kl', 'log_ratio_abs', 'distill_loss')
@@ -39,7 +45,50 @@ def run(mesh):
   return jax.device_get(out), spread
 
 
+def compiled(shape, rows=32, length=96):
+  """The gradient of a deeper model on a mesh: bytes of temporaries, collectives."""
+  deeper = {'hidden_size': 64, 'num_layers': 6, 'intermediate_size': 256}
+  model = dataclasses.replace(micro.MODEL, **deeper, num_heads=8)
+  mesh = sharding.make_mesh(*shape)
+  learner = micro.learner(mesh, model=model)
+  by_rows = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+
+  def array(dtype=jnp.float32, size=(rows, length), at=by_rows):
+    return jax.ShapeDtypeStruct(size, dtype, sharding=at)
+
+  names = ('old_logprobs', 'ref_logprobs', 'teacher_logprobs', 'advantages', 'gate')
+  arrays = {name: array() for name in names}
+  arrays |= {'tokens': array(jnp.int32), 'response_mask': array(bool)}
+  arrays |= {n: array(jnp.int32, (rows,)) for n in ('prompt_lengths', 'turn_ids')}
+  arrays['teaching'] = array(size=(rows,))
+  arrays |= {n: array(size=(), at=everywhere) for n in ('gate_mean', 'distill_scale')}
+  arrays['normaliser'] = array(jnp.int32, (), everywhere)
+  places = sharding.param_shardings(model.param_specs(), mesh)
+  params = jax.tree.map(
+    lambda spec, at: array(size=spec.shape, at=at), model.param_specs(), places
+  )
+  program = learner._gradient.lower(params, (), arrays).compile()
+  found = hlo.collectives(program.as_text())
+  return program.memory_analysis().temp_size_in_bytes, found, model
+
+
+def check_memory():
+  """Fails where a mesh makes a device hold, or send, what others compute."""
+  split, _, _ = compiled((8, 1, 1))
+  sharded, found, model = compiled((1, 8, 1))
+  print(f'temporaries {split} with data=8, {sharded} with fsdp=8')
+  for line in hlo.summary(found):
+    print(line)
+  # Weights are gathered a layer at a time, the head once; no activation travels.
+  shapes = jax.tree.leaves(model.param_specs())
+  largest = max(math.prod(spec.shape[spec.axes[0] == 'layers' :]) for spec in shapes)
+  if sharded > 1.3 * split or any(one.size > 4 * largest for one in found):
+    sys.exit(1)
+
+
 def main():
+  check_memory()
   one, _ = run(sharding.make_mesh(1, 1, 1, jax.devices()[:1]))
   worst = 0.0
   for shape in ((8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2)):

@@ -41,15 +41,16 @@ def learner(
   dtype='float32',
   mean_over='minibatch',
   optimized=False,
+  model=MODEL,
   **loss,
 ):
-  """A learner of `MODEL` with AdamW; its programs `optimized` as those of a run.
+  """A learner of `model` with AdamW; its programs `optimized` as those of a run.
 
   Its eps is large: Adam's first step with a small one is the sign of the gradient,
   which amplifies the rounding of tiny gradients without bound.
   """
   config = LearnerConfig(
-    scoring=Scoring(1.0, VALID, jnp.dtype(dtype), remat=False, chunk=8),
+    scoring=Scoring(1.0, VALID, jnp.dtype(dtype), remat=False, chunk=64),
     max_response_tokens=8,
     learning_rate=rate,
     warmup_steps=0,
@@ -62,7 +63,7 @@ def learner(
   row = table.find(algorithm)
   mesh = mesh or sharding.make_mesh(1, 1, 1)
   with mock.patch.object(jax, 'jit', jax.jit if optimized else quick.jit):
-    return Learner(MODEL, config, row, Hyperparameters(**loss), tx, mesh)
+    return Learner(model, config, row, Hyperparameters(**loss), tx, mesh)
 
 
 def minibatch(seed=0, rows=16, width=28, teacher_width=28, padding=2):

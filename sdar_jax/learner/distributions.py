@@ -80,12 +80,13 @@ def token_divergence(
   Source: OPSD (arXiv 2601.18734), SDPG (2606.04036); top-k: SDPO (2601.20802).
   """
   scoring_lib.check_sizes(config, scoring, how.topk)
+  heads = tuple(qwen.output_head(config, params) for params in heads)
   heads = heads[0], jax.lax.stop_gradient(heads[1])
   student, teacher = hidden[0], jax.lax.stop_gradient(hidden[1])
   columns, there = _response_columns(places, how.max_response_tokens)
   student = _states_before(student, columns, there)
   teacher = _states_before(teacher, columns + places.teacher_offset[:, None], there)
-  compare = functools.partial(_divergence_chunk, config, heads, how, scoring)
+  compare = functools.partial(_divergence_chunk, heads, how, scoring)
   values = scoring_lib.in_chunks(
     compare, (student, teacher), scoring.chunk, kept=(_TEACHER_TOPK,)
   )
@@ -93,11 +94,10 @@ def token_divergence(
   return _at_columns(jnp.where(there, values, 0.0), columns, width)
 
 
-def _divergence_chunk(config, heads, how, scoring, states):
+def _divergence_chunk(heads, how, scoring, states):
   """Computes divergence [B, C] after both `states`, [B, C, D]."""
   student, teacher = (
-    scoring_lib.head_logits(config, head, hidden, scoring)
-    for head, hidden in zip(heads, states)
+    scoring_lib.head_logits(*pair, scoring) for pair in zip(heads, states)
   )
   options = {
     'kind': how.kind,

@@ -1,7 +1,7 @@
 """The jitted step: the one place where the model meets the loss.
 
-Everything here is `jax.jit` over NamedSharding, which is what pjit means today: rows
-are sharded over the mesh axes data and fsdp, weights over fsdp and tensor.
+Rows are sharded over the mesh axes data and fsdp, weights over fsdp and tensor; every
+program here is a `sharding.Program`.
 """
 
 import dataclasses
@@ -90,7 +90,8 @@ class Learner:
     self._tx, self._mesh = tx, mesh
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._rows = NamedSharding(mesh, PartitionSpec(_ROWS))
-    self._params = sharding.param_shardings(model.param_specs(), mesh)
+    self._policy = sharding.param_shardings(model.param_specs(), mesh)
+    self._params = self._policy
     if algorithm.has_critic:
       head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
       self._params = {**self._params, 'value_head': head}
@@ -106,23 +107,34 @@ class Learner:
     self._initial_teacher = weights == 'initial'
     # A teacher that changes between steps, or must not within one, is in the state.
     self._keeps_teacher = weights == 'ema' or (weights == 'policy' and self._divergent)
-    self._score_student = jax.jit(self._student_scores)
-    self._score_tokens = jax.jit(self._logprobs)
-    self._align = jax.jit(_align)
-    self._kl = jax.jit(functools.partial(policy.kl_penalty, kind=hyper.kl_kind))
-    self._gradient = jax.jit(
+    program = functools.partial(sharding.Program, mesh=mesh)
+    self._score_student = program(self._student_scores)
+    self._score_tokens = program(self._logprobs)
+    self._align = program(_align)
+    self._kl = program(functools.partial(policy.kl_penalty, kind=hyper.kl_kind))
+    self._gradient = program(
       self._loss_and_gradient, out_shardings=(self._replicated, self._params)
     )
-    self._add = jax.jit(
+    self._add = program(
       lambda total, part: jax.tree.map(jnp.add, total, part), donate_argnums=0
     )
-    self._apply = jax.jit(self._optimizer_update, donate_argnums=0)
-    self._finish = jax.jit(self._finished, donate_argnums=0)
+    self._apply = program(self._optimizer_update, donate_argnums=0)
+    self._finish = program(self._finished, donate_argnums=0)
 
   @property
   def needs_initial(self) -> bool:
     """Whether the KL or the teacher reads the initial policy."""
     return self._hyper.needs_reference or self._initial_teacher
+
+  def make_reference(self, params: Any) -> Any:
+    """Copies the weights in the type that computes with them.
+
+    What reads them casts them so in any case: the same numbers from half the memory
+    where that type is bfloat16.
+    """
+    dtype = self._config.scoring.dtype
+    copy = lambda params: qwen.compute_params(params, dtype)
+    return sharding.Program(copy, self._mesh, out_shardings=self._policy)(params)
 
   def init_state(self, params: Any) -> TrainState:
     """Makes a fresh state around `params`, taking them over."""
@@ -132,7 +144,10 @@ class Learner:
       head = scoring.init_value_head(self._model)
       params = {**params, 'value_head': jax.device_put(head, self._replicated)}
     # Moments take the sharding of the weights that they belong to.
-    opt_state = jax.jit(self._tx.init, out_shardings=self._moments(params))(params)
+    moments = self._moments(params)
+    opt_state = sharding.Program(self._tx.init, self._mesh, out_shardings=moments)(
+      params
+    )
     return TrainState(params, opt_state, teacher, zero(), zero(), zero())
 
   def _moments(self, params: Any) -> Any:
@@ -270,11 +285,15 @@ class Learner:
     teacher = self._teacher(state, initial) if self._divergent else ()
     total = None
     for microbatch in minibatch:
-      part = self._gradient(state.params, teacher, self._read(microbatch))
-      total = part if total is None else self._add(total, part)
+      arrays = self._read(microbatch)
+      # A name for the part would keep its gradients while the next are computed.
+      total = self._sum(total, self._gradient(state.params, teacher, arrays))
     (loss, metrics), grads = total
     state, update_metrics = self._apply(state, grads, loss)
     return state, {**metrics, **update_metrics}
+
+  def _sum(self, total: Any, part: Any) -> Any:
+    return part if total is None else self._add(total, part)
 
   def _read(self, microbatch: Microbatch) -> Microbatch:
     """Drops unread arrays: their shapes would compile a loss anew."""

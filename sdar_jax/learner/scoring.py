@@ -26,7 +26,7 @@ class Scoring:
     valid_vocab: ids from here up are impossible; at most the model's vocab_size.
     dtype: compute dtype of the decoder; logits and log-softmax are float32.
     remat: recompute the decoder's layers in the backward pass.
-    chunk: columns of T per pass of the output head.
+    chunk: positions (rows x columns of T) per pass of the output head.
   """
 
   temperature: float
@@ -93,9 +93,9 @@ def scores_of(
   logprobs[b,t] = z[b,t-1,tokens[b,t]] - log sum_v exp z[b,t-1,v]
   entropy[b,t]  = -sum_v p[b,t-1,v] log p[b,t-1,v];  p = softmax(z)
 
-  with z the masked logits at `temperature`. The output head runs over `chunk` columns
-  at a time and is recomputed in the backward pass, so the largest array is
-  [B, chunk, V].
+  with z the masked logits at `temperature`. The output head is gathered once; it runs
+  over `chunk` positions at a time and is recomputed in the backward pass, so the
+  largest array is [chunk, V].
 
   Args:
     config: the model; static under jit.
@@ -113,8 +113,10 @@ def scores_of(
   """
   check_sizes(config, scoring)
 
+  head = qwen.output_head(config, params)
+
   def score(inputs):
-    return _score_chunk(config, params, scoring, *inputs)
+    return _score_chunk(head, scoring, *inputs)
 
   scores = in_chunks(score, (hidden[:, :-1], tokens[:, 1:]), scoring.chunk)
   return tuple(_shifted(value) for value in scores)
@@ -185,9 +187,9 @@ def check_sizes(config, scoring, topk=0):
     raise ValueError(f'topk {topk}: must be in 0 .. valid_vocab = {valid}')
 
 
-def head_logits(config, head, hidden, scoring):
-  """Computes masked logits after `hidden`."""
-  logits = qwen.logits(config, head, hidden)
+def head_logits(head, hidden, scoring):
+  """Computes masked logits after `hidden` with an output head."""
+  logits = qwen.project(head, hidden)
   return masked_logits(logits, scoring.temperature, scoring.valid_vocab)
 
 
@@ -196,9 +198,9 @@ def _shifted(values):
   return jnp.pad(values, ((0, 0), (1, 0)))
 
 
-def _score_chunk(config, params, scoring, hidden, targets):
+def _score_chunk(head, scoring, hidden, targets):
   """Computes log-probability and entropy, [B, C], of `targets`."""
-  scaled = head_logits(config, params, hidden, scoring)
+  scaled = head_logits(head, hidden, scoring)
   log_normaliser = jax.nn.logsumexp(scaled, axis=-1)
   # A comparison, not a gather: it stays local where the vocabulary is sharded.
   ids = jnp.arange(scaled.shape[-1])
@@ -211,7 +213,8 @@ def _score_chunk(config, params, scoring, hidden, targets):
 
 def in_chunks(score, inputs, chunk, kept=()):
   """Maps `score` over chunks of columns, recomputed but for names `kept`."""
-  length = inputs[0].shape[1]
+  rows, length = inputs[0].shape[:2]
+  chunk = max(1, chunk // rows)
   if length <= chunk:
     return score(inputs)  # Not a loop of one: XLA keeps one core in loops on CPU.
   count = -(-length // chunk)

@@ -290,6 +290,26 @@ def init_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> Cach
   return Cache(tuple(keys), tuple(values))
 
 
+def compute_params(params: Params, dtype: Any) -> Params:
+  """Casts what `forward` and `logits` cast, to the same results; copies the rest.
+
+  Norm scales stay as they are: their products are computed in float32.
+  """
+
+  def cast(path: Any, leaf: jax.Array) -> jax.Array:
+    return jnp.copy(leaf) if path[-1].key == 'scale' else leaf.astype(dtype, copy=True)
+
+  return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def unstacked_specs(specs: dict[str, Any]) -> dict[str, Any]:
+  """Gives the specs of what `unstack` makes of parameters with `specs`."""
+  layers = specs['layers']
+  count = jax.tree.leaves(layers)[0].shape[0]
+  one = jax.tree.map(lambda spec: ParamSpec(spec.shape[1:], spec.axes[1:]), layers)
+  return {**specs, 'layers': (one,) * count}
+
+
 def unstack(params: Params) -> Params:
   """Splits stacked layers into a tuple of trees, for decoding.
 
@@ -378,6 +398,12 @@ def forward(
   return norm.apply({'params': params['final_norm']}, x), cache
 
 
+def output_head(config: ModelConfig, params: Params) -> jax.Array:
+  """Finds the output head, [V, D], whole over D on every device."""
+  head = params['embed' if config.tie_word_embeddings else 'lm_head']['embedding']
+  return sharding.constrain(head, ('vocab', None))
+
+
 def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
   """Scores of every vocabulary id, accumulated and returned in float32.
 
@@ -389,7 +415,11 @@ def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
   Returns:
     [..., V] f32.
   """
-  head = params['embed' if config.tie_word_embeddings else 'lm_head']['embedding']
+  return project(output_head(config, params), hidden)
+
+
+def project(head: jax.Array, hidden: jax.Array) -> jax.Array:
+  """Scores vocabulary ids: [..., D] by the head [V, D] to [..., V] f32."""
   return jnp.einsum(
     '...d,vd->...v',
     hidden,

@@ -7,9 +7,11 @@ two exceptions that are replicated instead: `kv_heads` (real models have as few 
 and `vocab` (a tokenizer may have any size).
 """
 
+import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -78,8 +80,42 @@ def _devices() -> list[jax.Device]:
     ) from error
 
 
+class Program:
+  """A jitted function, traced and run under its mesh.
+
+  `jax.jit` with NamedSharding in and out is what pjit means today. Only under
+  `jax.set_mesh` does `constrain` hold: without it every device may compute every row.
+  """
+
+  def __init__(self, function: Callable[..., Any], mesh: Mesh | None, **options: Any):
+    """Compiles nothing yet.
+
+    Args:
+      function: pure, of arrays.
+      mesh: a mesh from `make_mesh`, or None for one device.
+      options: of `jax.jit`.
+    """
+    self._mesh, self._jitted = mesh, jax.jit(function, **options)
+
+  def __call__(self, *args: Any) -> Any:
+    """Runs the function; compiles it for shapes that are new."""
+    with self._on_mesh():
+      return self._jitted(*args)
+
+  def lower(self, *args: Any) -> Any:
+    """Lowers the function for arrays, or shapes, without running it."""
+    with self._on_mesh():
+      return self._jitted.lower(*args)
+
+  def _on_mesh(self) -> Any:
+    return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
 def partition_spec(
-  axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh
+  axes: tuple[str | None, ...],
+  shape: tuple[int, ...],
+  mesh: Mesh,
+  whole: tuple[str, ...] = (),
 ) -> PartitionSpec:
   """The mesh axes of an array with logical `axes` and `shape`.
 
@@ -87,6 +123,7 @@ def partition_spec(
     axes: one logical axis name per dimension; None is replicated.
     shape: the array's shape.
     mesh: a mesh from `make_mesh`.
+    whole: mesh axes over which nothing is split.
 
   Returns:
     One entry per dimension.
@@ -98,6 +135,7 @@ def partition_spec(
   for axis, size in zip(axes, shape, strict=True):
     entry = None if axis is None else getattr(RULES, axis)
     names = (entry,) if isinstance(entry, str) else entry or ()
+    names = tuple(name for name in names if name not in whole)
     ways = math.prod(mesh.shape[name] for name in names)
     if size % ways:
       if axis not in REPLICATED_WHEN_INDIVISIBLE:
@@ -105,17 +143,18 @@ def partition_spec(
           f'{axis}={size} does not divide by mesh {"*".join(names)}={ways}: '
           'change the mesh sizes in the config'
         )
-      entry = None
-    entries.append(entry)
+      names = ()
+    entries.append(names[0] if len(names) == 1 else names or None)
   return PartitionSpec(*entries)
 
 
-def param_shardings(specs: Any, mesh: Mesh) -> Any:
+def param_shardings(specs: Any, mesh: Mesh, whole: tuple[str, ...] = ()) -> Any:
   """Places every parameter of a model on a mesh.
 
   Args:
     specs: a tree whose leaves have `axes` and `shape`, as `ModelConfig.param_specs`.
     mesh: a mesh from `make_mesh`.
+    whole: mesh axes over which no parameter is split.
 
   Returns:
     The same tree of NamedSharding.
@@ -124,12 +163,15 @@ def param_shardings(specs: Any, mesh: Mesh) -> Any:
     ValueError: a dimension does not divide by its mesh axes.
   """
   return jax.tree.map(
-    lambda spec: NamedSharding(mesh, partition_spec(spec.axes, spec.shape, mesh)), specs
+    lambda spec: NamedSharding(
+      mesh, partition_spec(spec.axes, spec.shape, mesh, whole)
+    ),
+    specs,
   )
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-  """Pins `x` to its logical `axes` under `jax.set_mesh`.
+  """Pins `x` to its logical `axes` under `jax.set_mesh` (see `Program`).
 
   Without this the partitioner may follow the parameters' sharding and split the
   residual stream over `embed`, so that every device computes every row.
@@ -137,5 +179,4 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or not set(AXES) <= set(mesh.axis_names):
     return x
-  entries = [None if axis is None else getattr(RULES, axis) for axis in axes]
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
+  return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))

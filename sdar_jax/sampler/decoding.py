@@ -123,7 +123,7 @@ def decode(
   config: qwen.ModelConfig,
   dtype: Any,
   valid_vocab: int,
-  params: qwen.Params,
+  weights: qwen.Params,
   cache: qwen.Cache,
   slots: Slots,
   options: Options,
@@ -140,7 +140,7 @@ def decode(
     config: the model.
     dtype: compute dtype.
     valid_vocab: ids from here on are impossible.
-    params: from `qwen.init_params`.
+    weights: from `decode_weights`.
     cache: of all slots.
     slots: the state of all slots.
     options: what their requests ask for.
@@ -151,7 +151,6 @@ def decode(
   Returns:
     The updated cache, slots and responses.
   """
-  weights = _decode_weights(params, dtype)
 
   def proceed(carry):
     step, _, slots, _ = carry
@@ -209,17 +208,20 @@ def _next_slots(slots, options, ids):
   )
 
 
-def _decode_weights(params, dtype):
-  """Slices layers and casts matrices once, before the loop."""
-  return jax.tree.map(
-    # Norm scales stay as they are: the norm is computed in float32.
-    lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf,
-    qwen.unstack(params),
-  )
+def decode_weights(params: qwen.Params, dtype: Any) -> qwen.Params:
+  """Slices layers and casts matrices, once for all tokens of an update."""
+  return qwen.unstack(qwen.compute_params(params, dtype))
 
 
 class Programs:
-  """The jitted programs for one set of shapes, with their shardings."""
+  """The jitted programs for one set of shapes, with their shardings.
+
+  Attributes:
+    params_sharding: of the policy, or None for one device.
+    make_cache: () -> an empty cache.
+    weights: params -> what `decode` reads.
+    prefill, copy, decode: the functions of these names; `cache` is donated.
+  """
 
   def __init__(
     self,
@@ -240,15 +242,19 @@ class Programs:
       dtype: dtype of computation and of the cache.
       mesh: a mesh from `sharding.make_mesh`, or None for one device.
     """
-    self._mesh = mesh
     make_cache = functools.partial(qwen.init_cache, config, slots, length, dtype)
     first = functools.partial(prefill, config, dtype)
     loop = functools.partial(decode, config, dtype, valid_vocab)
-    self.params_sharding = cache = host = None
+    self.params_sharding = weights = cache = host = None
     if mesh is not None:
       # The host's small arrays are replicated; the cache is split by slot and head.
       host = NamedSharding(mesh, PartitionSpec())
-      self.params_sharding = sharding.param_shardings(config.param_specs(), mesh)
+      specs = config.param_specs()
+      self.params_sharding = sharding.param_shardings(specs, mesh)
+      # Whole over fsdp: else every layer would be gathered for every token.
+      weights = sharding.param_shardings(
+        qwen.unstacked_specs(specs), mesh, whole=('fsdp',)
+      )
       axes = ('batch', 'kv_heads', None, None)
       cache = jax.tree.map(
         lambda leaf: NamedSharding(
@@ -257,44 +263,34 @@ class Programs:
         jax.eval_shape(make_cache),
       )
     params = self.params_sharding
-    self._make_cache = jax.jit(make_cache, out_shardings=cache)
-    self._prefill = jax.jit(
+    self.make_cache = sharding.Program(make_cache, mesh, out_shardings=cache)
+    self.weights = sharding.Program(
+      lambda params: decode_weights(params, dtype),
+      mesh,
+      in_shardings=(params,),
+      out_shardings=weights,
+    )
+    self.prefill = sharding.Program(
       first,
+      mesh,
       in_shardings=(params, cache, host, host),
       out_shardings=cache,
       donate_argnums=1,
     )
-    self._copy = jax.jit(
-      copy, in_shardings=(cache, host, host), out_shardings=cache, donate_argnums=0
+    self.copy = sharding.Program(
+      copy,
+      mesh,
+      in_shardings=(cache, host, host),
+      out_shardings=cache,
+      donate_argnums=0,
     )
-    self._decode = jax.jit(
+    self.decode = sharding.Program(
       loop,
-      in_shardings=(params, cache, *[host] * 5),
+      mesh,
+      in_shardings=(weights, cache, *[host] * 5),
       out_shardings=(cache, host, host),
       donate_argnums=1,
     )
-
-  def make_cache(self) -> qwen.Cache:
-    """An empty cache."""
-    return self._on_mesh(self._make_cache)
-
-  def prefill(self, params, cache, tokens, slots) -> qwen.Cache:
-    """See `prefill`; `cache` is donated."""
-    return self._on_mesh(self._prefill, params, cache, tokens, slots)
-
-  def copy(self, cache, sources, targets) -> qwen.Cache:
-    """See `copy`; `cache` is donated."""
-    return self._on_mesh(self._copy, cache, sources, targets)
-
-  def decode(self, params, cache, *state) -> tuple[qwen.Cache, Slots, Responses]:
-    """See `decode`; `cache` is donated."""
-    return self._on_mesh(self._decode, params, cache, *state)
-
-  def _on_mesh(self, program, *args):
-    if self._mesh is None:
-      return program(*args)
-    with jax.set_mesh(self._mesh):
-      return program(*args)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""The sampler: `submit` requests, `poll` completions, `update` weights.
+"""The sampler: `submit`, `poll` completions, `update` weights, `release` memory.
 
 Requests wait in order for one of a fixed number of slots. A poll admits as many as
 there are free slots (one prefill per distinct prompt, copied to every slot that asks
@@ -60,7 +60,7 @@ class Sampler:
     decode_chunk: int = 64,
     return_fraction: float = 0.5,
   ):
-    """Allocates the cache; compiles next to nothing (see `warmup`).
+    """Compiles and allocates nothing yet (see `warmup`).
 
     Args:
       config: the model.
@@ -116,6 +116,7 @@ class Sampler:
       FloatingPointError: a log-probability is not finite; every request is forgotten.
     """
     while self._waiting or len(self._free) < self._count:
+      self._allocate()
       self._admit()
       active = int(self._slots.active.sum())
       self._run(self._chunk, active - math.ceil(self._fraction * active))
@@ -127,13 +128,34 @@ class Sampler:
   def update(self, params: qwen.Params) -> None:
     """Uses `params` from the next token on, also in running requests.
 
+    They are cast and, where they are split over `fsdp`, gathered when the next token
+    needs them, once.
+
     Args:
       params: a tree like the one given at the start; resharded if need be.
     """
     if self._programs.params_sharding is not None:
       params = jax.device_put(params, self._programs.params_sharding)
-    self._params = params
+    self._params, self._weights = params, None
     self._resident.clear()
+
+  def release(self) -> None:
+    """Gives the memory of cache and weights back until the next poll.
+
+    Raises:
+      RuntimeError: a request is still on its way.
+    """
+    if self._waiting or len(self._free) < self._count:
+      raise RuntimeError('release: a request is still on its way')
+    self._cache = self._weights = None
+    self._resident.clear()
+
+  def _allocate(self) -> None:
+    """Takes the memory of cache and weights where it was given back."""
+    if self._cache is None:
+      self._cache = self._programs.make_cache()
+    if self._weights is None:
+      self._weights = self._programs.weights(self._params)
 
   def clear(self) -> None:
     """Forgets every request and empties the cache."""
@@ -144,7 +166,7 @@ class Sampler:
     # The slot that holds a prompt's keys and values, and the prompt that a slot holds.
     self._resident: dict[bytes, int] = {}
     self._held = [b''] * count
-    self._cache = self._programs.make_cache()
+    self._cache = None
     self._responses = decoding.Responses(
       np.zeros((count, self._max_response), np.int32),
       np.zeros((count, self._max_response), np.float32),
@@ -166,6 +188,7 @@ class Sampler:
 
   def warmup(self) -> None:
     """Compiles every program ahead of the first poll."""
+    self._allocate()
     for bucket in self._buckets:
       self._prefill([], bucket)
     self._copy([])
@@ -273,7 +296,7 @@ class Sampler:
 
   def _run(self, max_steps: int, max_active: int) -> None:
     self._cache, slots, responses = self._programs.decode(
-      self._params,
+      self._weights,
       self._cache,
       self._slots,
       self._options,
