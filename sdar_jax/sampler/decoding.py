@@ -217,7 +217,7 @@ class Programs:
   """The jitted programs for one set of shapes, with their shardings.
 
   Attributes:
-    params_sharding: of the policy, or None for one device.
+    params_sharding, cache_sharding: of policy and cache, or None for one device.
     make_cache: () -> an empty cache.
     weights: params -> what `decode` reads.
     prefill, copy, decode: the functions of these names; `cache` is donated.
@@ -245,7 +245,7 @@ class Programs:
     make_cache = functools.partial(qwen.init_cache, config, slots, length, dtype)
     first = functools.partial(prefill, config, dtype)
     loop = functools.partial(decode, config, dtype, valid_vocab)
-    self.params_sharding = weights = cache = host = None
+    self.params_sharding = self.cache_sharding = weights = host = None
     if mesh is not None:
       # The host's small arrays are replicated; the cache is split by slot and head.
       host = NamedSharding(mesh, PartitionSpec())
@@ -256,13 +256,13 @@ class Programs:
         qwen.unstacked_specs(specs), mesh, whole=('fsdp',)
       )
       axes = ('batch', 'kv_heads', None, None)
-      cache = jax.tree.map(
+      self.cache_sharding = jax.tree.map(
         lambda leaf: NamedSharding(
           mesh, sharding.partition_spec(axes, leaf.shape, mesh)
         ),
         jax.eval_shape(make_cache),
       )
-    params = self.params_sharding
+    params, cache = self.params_sharding, self.cache_sharding
     self.make_cache = sharding.Program(make_cache, mesh, out_shardings=cache)
     self.weights = sharding.Program(
       lambda params: decode_weights(params, dtype),

@@ -1,0 +1,201 @@
+"""The programs of a run, lowered for shapes: no weights, no devices.
+
+What `learner` and `sampler` compile in a run of a config, with arguments that have
+shapes and shardings and nothing in them.
+"""
+
+import dataclasses
+import types
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from sdar_jax import build
+from sdar_jax.learner.learner import Learner, TrainState
+from sdar_jax.models import qwen, sharding
+from sdar_jax.sampler import decoding, sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """A learner and a sampler's programs of a config, for a mesh.
+
+  Attributes:
+    config: of the run.
+    model: architecture of the policy.
+    mesh: of devices, perhaps of a topology.
+    learner: of the run.
+  """
+
+  config: ConfigDict
+  model: qwen.ModelConfig
+  mesh: Mesh
+  learner: Learner
+
+  def array(self, dtype: Any, *shape: int, at: NamedSharding | None = None) -> Any:
+    """A shape with a sharding; by default the same everywhere."""
+    at = at or NamedSharding(self.mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=at)
+
+  def rows(self, dtype: Any, *shape: int) -> Any:
+    """A shape of rows, split as batches are."""
+    at = NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp')))
+    return self.array(dtype, *shape, at=at)
+
+  def params(self, dtype: Any = jnp.float32, unstacked: bool = False) -> Any:
+    """Shapes of the policy's weights, those of the learner or of decoding."""
+    specs, whole = self.model.param_specs(), ()
+    if unstacked:
+      specs, whole = qwen.unstacked_specs(specs), ('fsdp',)
+    places = sharding.param_shardings(specs, self.mesh, whole)
+    return jax.tree.map(
+      lambda spec, at: self.array(dtype, *spec.shape, at=at), specs, places
+    )
+
+  def state(self) -> TrainState:
+    """Shapes of everything that training changes."""
+    params, learner = self.params(), self.learner
+    moments = jax.tree.map(
+      lambda leaf, at: self.array(leaf.dtype, *leaf.shape, at=at),
+      jax.eval_shape(learner._tx.init, params),
+      learner._moments(params),
+    )
+    teacher = params if learner._keeps_teacher else ()
+    number = self.array(jnp.int32)
+    return TrainState(params, moments, teacher, number, number, number)
+
+  def microbatch(self, rows: int, length: int, teacher_length: int) -> dict[str, Any]:
+    """Shapes of a scored microbatch with its credit."""
+    out = {
+      name: self.rows(jnp.float32, rows, length)
+      for name in (
+        'old_logprobs',
+        'ref_logprobs',
+        'teacher_logprobs',
+        'advantages',
+        'gate',
+      )
+    }
+    out |= {name: self.rows(jnp.int32, rows) for name in ('prompt_lengths', 'turn_ids')}
+    out |= {name: self.array(jnp.float32) for name in ('gate_mean', 'distill_scale')}
+    out |= {
+      'tokens': self.rows(jnp.int32, rows, length),
+      'response_mask': self.rows(bool, rows, length),
+      'teaching': self.rows(jnp.float32, rows),
+      'normaliser': self.array(jnp.int32),
+      'teacher_tokens': self.rows(jnp.int32, rows, teacher_length),
+      'teacher_offset': self.rows(jnp.int32, rows),
+    }
+    return out
+
+
+def make(config: ConfigDict, model: qwen.ModelConfig, mesh: Mesh) -> Parts:
+  """Builds the parts of a config without weights."""
+  algorithm = build.make_algorithm(config)
+  hyper = build.make_hyperparameters(config)
+  tokenizer = types.SimpleNamespace(len_vocab=model.vocab_size)
+  learner = build.make_learner(config, tokenizer, mesh, model, algorithm, hyper)
+  return Parts(config, model, mesh, learner)
+
+
+def lowered(
+  parts: Parts, names: Collection[str] | None = None
+) -> Iterator[tuple[str, Any]]:
+  """Lowers the largest of each program of a run, one by one; None is all."""
+  for name, lower in {**of_learner(parts), **of_sampler(parts)}.items():
+    if names is None or name in names:
+      yield name, lower()
+
+
+def of_learner(parts: Parts) -> dict[str, Callable[[], Any]]:
+  """Finds scoring, gradient, sum and update; each is lowered when called."""
+  c, learner, state = parts.config, parts.learner, parts.state()
+  rows, length = c.train.microbatch_rows, c.train.length_buckets[-1]
+  arrays = parts.microbatch(rows, length, c.train.teacher_buckets[-1])
+  teacher = state.params if learner._divergent else ()
+  params, read = state.params, learner._read(arrays)
+  return {
+    'gradient': lambda: learner._gradient.lower(params, teacher, read),
+    'score': lambda: learner._score_student.lower(params, arrays['tokens']),
+    'score teacher': lambda: learner._score_tokens.lower(
+      params, arrays['teacher_tokens']
+    ),
+    'sum': lambda: learner._add.lower(params, params),
+    'update': lambda: learner._apply.lower(state, params, parts.array(jnp.float32)),
+  }
+
+
+def of_sampler(parts: Parts) -> dict[str, Callable[[], Any]]:
+  """Finds the weights' cast, prefill and decode, likewise."""
+  c, programs = parts.config.rollout, _programs(parts)
+  dtype, slots = jnp.dtype(parts.config.model.dtype), c.slots
+  ways = parts.mesh.shape['data'] * parts.mesh.shape['fsdp']
+  bucket = max(_buckets(parts))
+  rows = -(-max(1, c.prefill_tokens // bucket) // ways) * ways
+  prompts = parts.array(jnp.int32, rows, bucket), parts.array(jnp.int32, rows)
+  one = lambda dtype, *shape: parts.array(dtype, slots, *shape)
+  whole, real = jnp.int32, jnp.float32
+  state = decoding.Slots(one(bool), one(whole), one(whole), one(whole))
+  options = decoding.Options(
+    limit=one(whole),
+    key=one(jnp.uint32, 2),
+    temperature=one(real),
+    top_k=one(whole),
+    top_p=one(real),
+    stop_ids=one(whole, sampler.MAX_STOP_IDS),
+  )
+  width = c.max_response_tokens
+  responses = decoding.Responses(one(whole, width), one(real, width))
+  number = parts.array(whole)
+  places = parts.params(unstacked=True)
+  cast = jax.eval_shape(lambda p: decoding.decode_weights(p, dtype), parts.params())
+  weights = jax.tree.map(
+    lambda leaf, at: parts.array(leaf.dtype, *leaf.shape, at=at.sharding), cast, places
+  )
+  return {
+    'weights': lambda: programs.weights.lower(parts.params()),
+    'prefill': lambda: programs.prefill.lower(parts.params(), cache(parts), *prompts),
+    'decode': lambda: programs.decode.lower(
+      weights, cache(parts), state, options, responses, number, number
+    ),
+  }
+
+
+def cache(parts: Parts) -> qwen.Cache:
+  """Shapes of the sampler's cache."""
+  dtype = jnp.dtype(parts.config.model.dtype)
+  slots, programs = parts.config.rollout.slots, _programs(parts)
+  make = lambda: qwen.init_cache(parts.model, slots, _length(parts), dtype)
+  return jax.tree.map(
+    lambda leaf, at: parts.array(dtype, *leaf.shape, at=at),
+    jax.eval_shape(make),
+    programs.cache_sharding,
+  )
+
+
+def _buckets(parts: Parts) -> tuple[int, ...]:
+  c = parts.config
+  skills = c.skills.token_budget * c.eval.with_skills
+  return (*c.rollout.prefill_buckets, c.rollout.max_prompt_tokens + skills)
+
+
+def _length(parts: Parts) -> int:
+  """Counts the positions of the cache, as the sampler does."""
+  buckets = _buckets(parts)
+  return max(buckets[-1] + parts.config.rollout.max_response_tokens, *buckets)
+
+
+def _programs(parts: Parts) -> decoding.Programs:
+  c = parts.config
+  return decoding.programs(
+    parts.model,
+    c.rollout.slots,
+    _length(parts),
+    parts.model.vocab_size,
+    jnp.dtype(c.model.dtype),
+    parts.mesh,
+  )
