@@ -15,7 +15,7 @@ from sdar_jax import config as config_lib
 from sdar_jax.cli import command_line
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
-from sdar_jax.prompts import fitting, retrieval
+from sdar_jax.prompts import bank_file, fitting, retrieval
 from sdar_jax.prompts.bank import SkillBank, SkillError
 from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Outcome
@@ -124,7 +124,7 @@ def test_its_commands_are_accepted(folder, monkeypatch):
 def test_its_skills_reach_every_task(world, folder, monkeypatch):
   monkeypatch.chdir(folder)
   config = command_line.parse(['--config=guess/config.py', '--mode=play']).config
-  bank = skills.SkillBank.load(world.skills_path)
+  bank = bank_file.load(world.skills_path)
   retriever = retrieval.Retriever(bank, config.skills.retrieval)
   task = world.tasks('train')[0]
   retriever.check([task])
