@@ -5,15 +5,15 @@
 A run records a few turns of each step (`config.log.token_rows`).
 """
 
-import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sdar_jax import files
+from sdar_jax.cli import shipped
 from sdar_jax.envs import worlds
+from sdar_jax.process import flags, terminal
 from sdar_jax.prompts import bank_file
 from sdar_jax.prompts.bank import SkillBank
 
@@ -30,7 +30,9 @@ def bank_of(config: Mapping[str, Any]) -> SkillBank:
       if key.startswith('world.') and key != 'world.name'
     }
     path = worlds.make(config['world.name'], settings).skills_path
-  return bank_file.load(path)
+  if not path:
+    return SkillBank.empty(config['world.name'])
+  return bank_file.load(shipped.find(pathlib.Path(path)))
 
 
 def show(record: Mapping[str, Any], bank: SkillBank) -> Iterator[str]:
@@ -92,22 +94,18 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     raise ValueError(f'{path}: {files.one_line(error)}') from None
 
 
+@terminal.program
 def main(argv: Sequence[str]) -> int:
-  """Entry point; returns the exit code."""
-  parser = argparse.ArgumentParser(prog='python -m experiments.tokens')
-  parser.description = 'Prints prompts, log-probs, gap and gate of recorded tokens.'
+  """Prints the turns that a command line asks for; returns the exit code."""
+  parser = flags.Parser('python -m experiments.tokens', __doc__)
   parser.add_argument('run', type=pathlib.Path, help='directory of a run')
   parser.add_argument('--step', type=int, default=1, help='(default: %(default)s)')
-  options = parser.parse_args(argv)
-  try:
-    bank = bank_of(files.read_json(options.run / 'config.json'))
-    records = read(options.run / 'trajectories' / f'{options.step:06d}.jsonl')
-  except (ValueError, OSError) as error:
-    print(f'error: {files.one_line(error, 1000)}', file=sys.stderr)
-    return 2
+  options = parser.parse_all(argv)
+  bank = bank_of(files.read_json(options.run / 'config.json'))
+  records = read(options.run / 'trajectories' / f'{options.step:06d}.jsonl')
   print('\n\n'.join(text for record in records for text in show(record, bank)))
   return 0
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  main()

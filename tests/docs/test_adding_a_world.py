@@ -10,10 +10,12 @@ import fakes
 import numpy as np
 import pytest
 
+from experiments import tokens
 from sdar_jax import config as config_lib
+from sdar_jax.cli import command_line
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
-from sdar_jax.prompts import fitting, retrieval
+from sdar_jax.prompts import bank_file, fitting, retrieval
 from sdar_jax.prompts.bank import SkillBank, SkillError
 from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Outcome
@@ -110,7 +112,27 @@ def test_its_tasks_and_settings(world, folder):
   assert env.step('sing').observation.text == 'nothing happens'
 
 
-def test_a_world_without_skills_shows_none(world):
+def test_its_commands_are_accepted(folder, monkeypatch):
+  monkeypatch.chdir(folder)
+  page = (ROOT / 'docs/adding_a_world.md').read_text().replace('\\\n', ' ')
+  found = re.findall(r'^python -m sdar_jax\.main (.+)$', page, re.M)
+  play, train = [command_line.parse(line.split()) for line in found]
+  assert (play.mode, train.mode) == ('play', 'train')
+  assert train.config.algorithm.name == 'sdar' and train.config.steps == 1
+
+
+def test_its_skills_reach_every_task(world, folder, monkeypatch):
+  monkeypatch.chdir(folder)
+  config = command_line.parse(['--config=guess/config.py', '--mode=play']).config
+  bank = bank_file.load(world.skills_path)
+  retriever = retrieval.Retriever(bank, config.skills.retrieval)
+  task = world.tasks('train')[0]
+  retriever.check([task])
+  shown = retriever.order(task, '')
+  assert [skill.title for skill in shown] == ['Narrow', 'Halve']
+
+
+def test_a_world_without_skills_shows_none(world, monkeypatch):
   """Prompts stay plain, and a method whose teacher needs skills says so."""
   bank = SkillBank.empty(world.name)
   task = world.tasks('train')[0]
@@ -119,16 +141,18 @@ def test_a_world_without_skills_shows_none(world):
     retrieval.Retriever(bank, 'task').check([task])
   with pytest.raises(SkillError, match=r'config\.skills\.path'):
     retrieval.Retriever(bank, 'random').check([task])
+  monkeypatch.setattr(base.World, 'skills_path', None)
+  run = {'skills.path': '', 'world.name': 'guess.world:GuessWorld', 'world.limit': 9}
+  assert tokens.bank_of(run).everything() == ()
 
 
 def test_main_plays_it(folder):
-  """The world, its config and the command of the page, with the small model."""
-  paths = os.pathsep.join((str(ROOT), str(folder)))
+  """The command of the page in the page's folder, elsewhere than in a checkout."""
   command = [sys.executable, '-m', 'sdar_jax.main', '--mode=play']
   done = subprocess.run(
-    [*command, f'--config={folder}/guess/config.py', '--config.world.limit=9'],
-    cwd=ROOT,
-    env={**os.environ, 'PYTHONPATH': paths, 'JAX_PLATFORMS': 'cpu'},
+    [*command, '--config=guess/config.py', '--config.world.limit=9'],
+    cwd=folder,
+    env={**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'},
     capture_output=True,
     text=True,
     timeout=600,
