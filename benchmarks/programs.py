@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sdar_jax import build
-from sdar_jax.learner.learner import Learner, TrainState
+from sdar_jax.learner.learner import Learner
+from sdar_jax.learner.state import TrainState
 from sdar_jax.models import qwen, sharding
 from sdar_jax.sampler import decoding, sampler
 

@@ -42,6 +42,16 @@ KEYS: dict[str, Key] = {
   ),
   'model.remat': Key(False, 'recompute blocks in the backward pass to save memory'),
   'model.attention': Key('xla', "'cudnn' is for GPU with bfloat16", ('xla', 'cudnn')),
+  'model.lora_rank': Key(
+    0, 'rank of adapters that train beside the frozen model; 0 trains the model', _AT_LEAST_0
+  ),
+  'model.lora_alpha': Key(32.0, 'adapters are multiplied by alpha / rank', '(0, inf)'),
+  'model.lora_targets': Key(
+    'all', 'which matrices have adapters', ('all', 'attention', 'mlp')
+  ),
+  'model.adapter': Key(
+    '', "a folder in peft's format, merged into the model when it is loaded"
+  ),
   'model.logit_positions': Key(
     2048, 'positions (rows x columns) whose [positions, V] logits are held', _COUNT
   ),

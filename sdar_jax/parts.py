@@ -20,8 +20,9 @@ from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.evaluation import evaluate, panels
 from sdar_jax.learner import checkpoint as checkpoints
-from sdar_jax.learner.learner import Learner, TrainState
+from sdar_jax.learner.learner import Learner
 from sdar_jax.learner.scoring import Scoring
+from sdar_jax.learner.state import TrainState
 from sdar_jax.logs import writers
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
@@ -221,8 +222,8 @@ def training_parts(
   )
   initial = None
   if learner.needs_initial:  # Before the learner takes the weights over.
-    initial = learner.make_reference(params)
-  state = learner.init_state(params)
+    initial = learner.make_initial(params)
+  state = learner.init_state(params, config.seed)
   store = checkpoints.CheckpointStore(directory / 'checkpoints', config.checkpoint.keep)
   parts = Parts(
     **vars(host),
@@ -340,7 +341,8 @@ def _policy(common: Common, checkpoint: str | None) -> Policy:
 
 def _restored(policy: Policy, run: pathlib.Path) -> Policy:
   """Puts the weights and skill counts of a run's last checkpoint in."""
-  like = {'params': policy.params}
+  adapted = policy.model.lora is not None
+  like = {'params': build.make_adapters(policy.model, policy.mesh, seed=0) if adapted else policy.params}
   restored = checkpoints.load(run / 'checkpoints', like, subset=True)
   if restored is None:
     raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
@@ -352,4 +354,7 @@ def _restored(policy: Policy, run: pathlib.Path) -> Policy:
   policy.teacher.retriever.restore(restored.host['retrieval'])
   digests = {key: restored.host[key] for key in ('model_digest', 'config_digest')}
   weights = {'step': restored.step, **digests}
-  return dataclasses.replace(policy, params=restored.state['params'], weights=weights)
+  params = restored.state['params']
+  if adapted:
+    params = lora.joined(policy.params, params, policy.model.lora)
+  return dataclasses.replace(policy, params=params, weights=weights)

@@ -54,7 +54,7 @@ class Run:
     self.cursor = 0  # Next task in the training order.
     self.resumed = self._restore()
     self.step = self.saved_step = int(self.state.step)
-    self.sampler = self.parts.make_sampler(self.state.policy)
+    self.sampler = self.parts.make_sampler(self.policy())
     self.console.resume(self.step)
 
   def _restore(self) -> dict[str, Any] | None:
@@ -69,6 +69,10 @@ class Run:
     p.pool.quarantine = restored.host['quarantine']
     p.teacher.retriever.restore(restored.host['retrieval'])
     return restored.host
+
+  def policy(self) -> Any:
+    """Gives the weights that sample."""
+    return self.parts.learner.policy(self.state, self.parts.initial)
 
   def _host(self) -> dict[str, Any]:
     """Makes the host's part of a checkpoint."""
@@ -338,7 +342,7 @@ def loop(run: Run) -> None:
         sums.append(summed)
       run.state = learner.finish_step(run.state)
       run.step = int(run.state.step)  # Waits for the device.
-    run.sampler.update(run.state.policy)
+    run.sampler.update(run.policy())
     run.report(groups, played, rows, views, scores, sums)
     run.maybe_checkpoint()
     if run.stop():

@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,43 +18,18 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdar_jax.learner import distributions, optimizer, scoring
+from sdar_jax.learner.state import TrainState
 from sdar_jax.losses import masked, policy
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods import interface
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import qwen, sharding
+from sdar_jax.models import lora, qwen, sharding
 
 Microbatch = dict[str, Any]
 Minibatch = list[Microbatch]
 _ROWS = ('data', 'fsdp')
-
-
-class TrainState(NamedTuple):
-  """Everything that training changes, on the device.
-
-  Attributes:
-    params: the policy, float32; with a critic its `value_head`, too.
-    opt_state: moments.
-    teacher: the teacher's weights where they are neither the policy's nor the initial
-      ones, else ().
-    step: [] i32, completed passes of the loop.
-    skipped: [] i32, updates skipped because they were not finite.
-    skipped_in_a_row: [] i32, of those, the ones since the last good update.
-  """
-
-  params: Any
-  opt_state: Any
-  teacher: Any
-  step: jax.Array
-  skipped: jax.Array
-  skipped_in_a_row: jax.Array
-
-  @property
-  def policy(self) -> Any:
-    """The weights that sample: `params` without a value head."""
-    return {name: w for name, w in self.params.items() if name != 'value_head'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +65,10 @@ class Learner:
     self._tx, self._mesh = tx, mesh
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._rows = NamedSharding(mesh, PartitionSpec(_ROWS))
-    self._policy = sharding.param_shardings(model.param_specs(), mesh)
-    self._params = self._policy
+    self._base = sharding.param_shardings(model.param_specs(), mesh)
+    self._params = self._base
+    if model.lora:
+      self._params = sharding.param_shardings(model.adapter_specs(), mesh)
     if algorithm.has_critic:
       head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
       self._params = {**self._params, 'value_head': head}
@@ -118,26 +95,46 @@ class Learner:
     self._add = program(
       lambda total, part: jax.tree.map(jnp.add, total, part), donate_argnums=0
     )
-    self._apply = program(self._optimizer_update, donate_argnums=0)
+    self._apply = program(
+      functools.partial(
+        optimizer.apply,
+        tx,
+        peak=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+      ),
+      donate_argnums=0,
+    )
     self._finish = program(self._finished, donate_argnums=0)
 
   @property
   def needs_initial(self) -> bool:
     """Whether the KL or the teacher reads the initial policy."""
-    return self._hyper.needs_reference or self._initial_teacher
+    needed = self._hyper.needs_reference or self._initial_teacher
+    return needed or self._model.lora is not None
 
-  def make_reference(self, params: Any) -> Any:
-    """Copies the weights in the type that computes with them.
+  def make_initial(self, params: Any) -> Any:
+    """Copies the initial policy in the type that computes with it.
 
-    What reads them casts them so in any case: the same numbers from half the memory
-    where that type is bfloat16.
+    What reads it casts it so in any case: the same numbers from half the memory where
+    that type is bfloat16. Beside adapters it is the model itself, and no copy.
     """
+    if self._model.lora:
+      return params
     dtype = self._config.scoring.dtype
     copy = lambda params: qwen.compute_params(params, dtype)
-    return sharding.Program(copy, self._mesh, out_shardings=self._policy)(params)
+    return sharding.Program(copy, self._mesh, out_shardings=self._base)(params)
 
-  def init_state(self, params: Any) -> TrainState:
-    """Makes a fresh state around `params`, taking them over."""
+  def init_state(self, params: Any, seed: int = 0) -> TrainState:
+    """Makes a fresh state around `params`, taking them over.
+
+    Args:
+      params: the model.
+      seed: draws adapters, which then are what trains beside it.
+    """
+    if self._model.lora:
+      draw = functools.partial(lora.init, self._model.adapter_specs())
+      draw = sharding.Program(draw, self._mesh, out_shardings=self._params)
+      params = draw(jax.random.key(seed))
     zero = functools.partial(jax.device_put, np.zeros((), np.int32), self._replicated)
     teacher = jax.tree.map(jnp.copy, params) if self._keeps_teacher else ()
     if self._algorithm.has_critic:
@@ -241,7 +238,8 @@ class Learner:
   def _score(
     self, state: TrainState, initial: Any | None, arrays: Microbatch
   ) -> Microbatch:
-    out = {**arrays, **self._score_student(state.params, arrays['tokens'])}
+    params = self._joined(state.params, initial)
+    out = {**arrays, **self._score_student(params, arrays['tokens'])}
     if self._hyper.needs_reference:
       out['ref_logprobs'] = self._score_tokens(initial, arrays['tokens'])
       if self._hyper.kl_in == 'reward':
@@ -259,7 +257,18 @@ class Learner:
     """Chooses the teacher's weights before the step's updates."""
     if self._initial_teacher:
       return initial
-    return state.teacher if self._keeps_teacher else state.params
+    kept = state.teacher if self._keeps_teacher else state.params
+    return self._joined(kept, initial)
+
+  def _joined(self, params: Any, initial: Any) -> Any:
+    """Joins adapters with the model that they belong to, if there are any."""
+    if self._model.lora is None:
+      return params
+    return lora.joined(initial, params, self._model.lora)
+
+  def policy(self, state: TrainState, initial: Any | None) -> Any:
+    """Gives the weights that sample, for `Sampler.update`."""
+    return self._joined(state.policy, initial)
 
   def _student_scores(self, params: Any, tokens: jax.Array) -> Microbatch:
     """Scores sampled tokens before the step's updates."""
@@ -280,14 +289,16 @@ class Learner:
     Args:
       state: what changes.
       minibatch: scored microbatches with their credit.
-      initial: the initial policy, where it is the teacher and gives distributions.
+      initial: the initial policy, where it is the teacher and gives distributions, or
+        has adapters.
     """
+    base = initial if self._model.lora else ()
     teacher = self._teacher(state, initial) if self._divergent else ()
     total = None
     for microbatch in minibatch:
       arrays = self._read(microbatch)
       # A name for the part would keep its gradients while the next are computed.
-      total = self._sum(total, self._gradient(state.params, teacher, arrays))
+      total = self._sum(total, self._gradient(state.params, base, teacher, arrays))
     (loss, metrics), grads = total
     state, update_metrics = self._apply(state, grads, loss)
     return state, {**metrics, **update_metrics}
@@ -340,10 +351,13 @@ class Learner:
       self._config.scoring,
     )
 
-  def _loss_and_gradient(self, params: Any, teacher: Any, arrays: Microbatch) -> Any:
+  def _loss_and_gradient(
+    self, params: Any, base: Any, teacher: Any, arrays: Microbatch
+  ) -> Any:
     """Computes a microbatch's share of ((loss, metrics), gradient)."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
+      params = self._joined(params, base)
       hidden = self._hidden(params, arrays['tokens'])
       logprobs, entropy = self._scores(params, hidden, arrays['tokens'])
       values = divergence = None
@@ -362,35 +376,6 @@ class Learner:
 
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
-  def _optimizer_update(
-    self, state: TrainState, grads: Any, loss: jax.Array
-  ) -> tuple[TrainState, dict[str, Any]]:
-    norm = optax.tree.norm(grads)
-    rate = optimizer.learning_rate(
-      state.step,
-      peak=self._config.learning_rate,
-      warmup_steps=self._config.warmup_steps,
-    )
-    updates, opt_state = self._tx.update(grads, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
-    # Moments, too: an infinite one would hold its weight where it is for good.
-    good = jnp.isfinite(norm) & jnp.isfinite(loss) & _finite((params, opt_state))
-    keep = functools.partial(jnp.where, good)
-    state = state._replace(
-      params=jax.tree.map(keep, params, state.params),
-      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
-      skipped=state.skipped + ~good,
-      skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
-    )
-    one = jnp.ones(())
-    return state, {
-      'loss': (loss, one),
-      'grad_norm': (norm, one),
-      'learning_rate': (rate, one),
-      'updates_skipped': (1.0 - good, one),
-    }
-
-
 _ON_DEVICE = (
   'tokens',
   'response_mask',
@@ -399,12 +384,6 @@ _ON_DEVICE = (
   'teacher_tokens',
   'teacher_offset',
 )
-
-
-def _finite(tree: Any) -> jax.Array:
-  """Tests whether every number of a tree is finite."""
-  leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
-  return functools.reduce(jnp.logical_and, leaves)
 
 
 def _align(

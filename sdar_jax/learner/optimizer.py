@@ -1,8 +1,13 @@
-"""Optimizers as optax chains without learning rate; the schedule."""
+"""Optimizers as optax chains without learning rate; the schedule; the update."""
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from sdar_jax.learner.state import TrainState
 
 
 def make_optimizer(
@@ -70,3 +75,52 @@ def learning_rate(step: jax.Array, *, peak: float, warmup_steps: int) -> jax.Arr
   if warmup_steps == 0:
     return jnp.asarray(peak, jnp.float32)
   return peak * jnp.minimum(1.0, (step + 1.0) / warmup_steps).astype(jnp.float32)
+
+
+def apply(
+  tx: optax.GradientTransformation,
+  state: TrainState,
+  grads: Any,
+  loss: jax.Array,
+  *,
+  peak: float,
+  warmup_steps: int,
+) -> tuple[TrainState, dict[str, Any]]:
+  """Updates the weights, unless a number of the update is not finite.
+
+  Args:
+    tx: the optimizer, without its learning rate.
+    state: before the update.
+    grads: a tree like `state.params`.
+    loss: scalar.
+    peak, warmup_steps: as in `learning_rate`.
+
+  Returns:
+    The state after it, and metrics, (sum, count).
+  """
+  norm = optax.tree.norm(grads)
+  rate = learning_rate(state.step, peak=peak, warmup_steps=warmup_steps)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
+  # Moments, too: an infinite one would hold its weight where it is for good.
+  good = jnp.isfinite(norm) & jnp.isfinite(loss) & _finite((params, opt_state))
+  keep = functools.partial(jnp.where, good)
+  state = state._replace(
+    params=jax.tree.map(keep, params, state.params),
+    opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+    skipped=state.skipped + ~good,
+    skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+  )
+  one = jnp.ones(())
+  return state, {
+    'loss': (loss, one),
+    'grad_norm': (norm, one),
+    'learning_rate': (rate, one),
+    'updates_skipped': (1.0 - good, one),
+  }
+
+
+def _finite(tree: Any) -> jax.Array:
+  """Tests whether every number of a tree is finite."""
+  leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+  return functools.reduce(jnp.logical_and, leaves)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sdar_jax.models import attention, sharding
+from sdar_jax.models import lora as lora_lib
 
 FAMILIES = ('qwen2', 'qwen3')
 INIT_STDDEV = 0.02  # Qwen's initializer_range.
@@ -35,7 +36,7 @@ class ParamSpec:
   """Shape and logical axes (see sharding.ShardingRules) of one parameter."""
 
   shape: tuple[int, ...]
-  axes: tuple[str, ...]
+  axes: tuple[str | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,7 @@ class ModelConfig:
     tie_word_embeddings: the output head is the input embedding.
     attention: 'xla' (any device, the oracle) or 'cudnn' (GPU, 16-bit compute dtype,
       used where there is no cache).
+    lora: what trains beside the frozen model, or None where all of it trains.
   """
 
   family: str
@@ -71,6 +73,7 @@ class ModelConfig:
   rms_norm_eps: float
   tie_word_embeddings: bool
   attention: str = 'xla'
+  lora: lora_lib.Lora | None = None
 
   def __post_init__(self):
     if self.family not in FAMILIES:
@@ -102,6 +105,15 @@ class ModelConfig:
     if not self.tie_word_embeddings:
       specs['lm_head'] = embedding
     return specs
+
+  def policy_specs(self) -> dict[str, Any]:
+    """A tree of ParamSpec of what a forward pass reads: with adapters, if any."""
+    specs = self.param_specs()
+    return lora_lib.join(specs, self.adapter_specs()) if self.lora else specs
+
+  def adapter_specs(self) -> dict[str, Any]:
+    """A tree of ParamSpec of the adapters; empty without."""
+    return lora_lib.adapter_specs(self.param_specs(), self.lora) if self.lora else {}
 
 
 class Cache(NamedTuple):
@@ -330,7 +342,7 @@ def _scan_layers(layer, params, x, positions, cache, remat):
 
   def body(x, layer_inputs):
     layer_params, layer_cache = layer_inputs
-    return layer.apply({'params': layer_params}, x, positions, layer_cache)
+    return layer.apply({'params': lora_lib.merge(layer_params)}, x, positions, layer_cache)
 
   if remat:
     body = jax.checkpoint(body, prevent_cse=False)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdar_jax.models import qwen, sharding
+from sdar_jax.models import lora, qwen, sharding
 from sdar_jax.sampler import draw
 
 # Prefill scans deeper models, for the compile time. Unrolled, the last layer's mixing
@@ -209,8 +209,8 @@ def _next_slots(slots, options, ids):
 
 
 def decode_weights(params: qwen.Params, dtype: Any) -> qwen.Params:
-  """Slices layers and casts matrices, once for all tokens of an update."""
-  return qwen.unstack(qwen.compute_params(params, dtype))
+  """Adds adapters, slices layers and casts matrices, once for all tokens."""
+  return qwen.unstack(qwen.compute_params(lora.merged(params), dtype))
 
 
 class Programs:
@@ -249,8 +249,8 @@ class Programs:
     if mesh is not None:
       # The host's small arrays are replicated; the cache is split by slot and head.
       host = NamedSharding(mesh, PartitionSpec())
-      specs = config.param_specs()
-      self.params_sharding = sharding.param_shardings(specs, mesh)
+      specs, policy = config.param_specs(), config.policy_specs()
+      self.params_sharding = sharding.param_shardings(policy, mesh)
       # Whole over fsdp: else every layer would be gathered for every token.
       weights = sharding.param_shardings(
         qwen.unstacked_specs(specs), mesh, whole=('fsdp',)
