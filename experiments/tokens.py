@@ -6,7 +6,6 @@ A run records a few turns of each step (`config.log.token_rows`).
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,10 +84,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     ValueError: the file is damaged.
   """
   lines = path.read_text(encoding='utf-8').splitlines()
-  try:
-    return [json.loads(line) for line in lines]
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path}: {files.one_line(error)}') from None
+  return [files.parse_json(line, f'{path} line {i}') for i, line in enumerate(lines, 1)]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sdar_jax import files, hub
-from sdar_jax.models import hf, hf_config, qwen
+from sdar_jax.models import hf, qwen
 from sdar_jax.process import terminal
 from sdar_jax.prompts import chat, tokenizer
 
@@ -140,9 +140,9 @@ def write(output: pathlib.Path, policy: Policy) -> str:
 
 def _write_all(folder: pathlib.Path, policy: Policy, dtype: jnp.dtype) -> None:
   source = hf.snapshot(policy.source)
-  config = hf_config.read_json(source / 'config.json')
+  config = files.read_json(source / 'config.json')
   present = (source / _GENERATION).exists()
-  generation = hf_config.read_json(source / _GENERATION) if present else {}
+  generation = files.read_json(source / _GENERATION) if present else {}
   generation = generation_record(policy.chat, generation, config)
   for key in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
     value = generation[key] if key in generation else None
