@@ -41,7 +41,8 @@ def learning_curves(
     import matplotlib
     from matplotlib.figure import Figure
   except ImportError as error:
-    raise PlotError('no figure: it needs `pip install matplotlib`') from error
+    message = "no figure: it needs matplotlib: pip install 'sdar-jax[plot]'"
+    raise PlotError(message) from error
   # The salt names the SVG's parts, which are random otherwise.
   settings = {'svg.hashsalt': 'sdar', 'text.parse_math': False}
   with matplotlib.rc_context({**matplotlib.rcParamsDefault, **settings}):

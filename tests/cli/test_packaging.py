@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -28,6 +29,25 @@ def test_there_is_one_version():
   assert PROJECT['project']['dynamic'] == ['version']
   assert PROJECT['tool']['hatch']['version']['path'] == 'sdar_jax/__init__.py'
   assert sdar_jax.__version__.count('.') == 2
+
+
+@pytest.mark.parametrize(
+  'name, extra',
+  [
+    ('tensorboardX', 'track'),
+    ('wandb', 'track'),
+    ('matplotlib', 'plot'),
+    ('faiss-cpu', 'dense'),
+    ('textworld[pddl]', 'textworld'),
+  ],
+)
+def test_the_extras_that_errors_name_bring_what_is_missing(name, extra):
+  brought = PROJECT['project']['optional-dependencies'][extra]
+  assert [need for need in brought if need.startswith(f'{name}>')]
+  files = [*ROOT.glob('sdar_jax/**/*.py'), *ROOT.glob('benchmarks/*.py')]
+  said = ''.join(file.read_text() for file in files)
+  assert f"pip install 'sdar-jax[{extra}]'" in said
+  assert not re.search(r'pip install [^\s\'"]', said)  # No other way of saying it.
 
 
 @pytest.mark.parametrize('name', PROJECT['project']['scripts'])
