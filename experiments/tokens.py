@@ -13,6 +13,7 @@ from typing import Any
 
 from sdar_jax import files
 from sdar_jax.envs import worlds
+from sdar_jax.process import shipped
 from sdar_jax.prompts.skills import SkillBank
 
 _INDENT = '  '
@@ -28,7 +29,7 @@ def bank_of(config: Mapping[str, Any]) -> SkillBank:
       if key.startswith('world.') and key != 'world.name'
     }
     path = worlds.make(config['world.name'], settings).skills_path
-  return SkillBank.load(path)
+  return SkillBank.load(shipped.find(path))
 
 
 def show(record: Mapping[str, Any], bank: SkillBank) -> Iterator[str]:

@@ -26,6 +26,7 @@ from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import hf, qwen, sharding
+from sdar_jax.process import shipped
 from sdar_jax.prompts import chat, retrieval, skills, tags
 from sdar_jax.rollout import episodes
 from sdar_jax.rollout.request import SamplingParams
@@ -83,7 +84,7 @@ def make_teacher(
 ) -> skills.TeacherContext:
   """Makes the privileged context: skill bank and place in the prompt."""
   c = config.skills
-  path = c.path or world.skills_path
+  path = shipped.find(c.path) if c.path else world.skills_path
   retriever = retrieval.Retriever(
     skills.SkillBank.load(path) if path else skills.SkillBank.empty(world.name),
     c.retrieval,

@@ -22,7 +22,7 @@ from experiments.cells import WORLDS
 from experiments.tiny import tokenizer
 from sdar_jax import build, sft
 from sdar_jax.models import export, hf, qwen
-from sdar_jax.process import flags, terminal
+from sdar_jax.process import flags, shipped, terminal
 from sdar_jax.prompts import chat, skills
 
 # What is special about each world's lessons. WebShop's products may be known by heart,
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
   with tempfile.TemporaryDirectory() as folder:
     start = pathlib.Path(folder)  # The random weights that imitation begins with.
     c = training_config(options, start)
-    bank = skills.SkillBank.load(c.skills.path)
+    bank = skills.SkillBank.load(shipped.find(c.skills.path))
     tokenizer.build(build.make_world(c), bank, start)
     model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
     params = qwen.init_params(model, jax.random.key(options.seed), jnp.float32)
