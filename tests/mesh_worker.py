@@ -1,12 +1,6 @@
 """Runs one scored update on several meshes of 8 host devices; see test_mesh.py."""
 
-import os
 import sys
-
-import eight
-
-os.environ['XLA_FLAGS'] = eight.FLAGS
-os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import drawn
 import jax
