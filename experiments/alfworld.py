@@ -45,14 +45,14 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   Its coefficients are its own: the paper's distill_coef of 0.01 and learning rate of
   1e-6 are for models a thousand times its size.
   """
-  c.model.path = arguments.shipped('experiments/tiny/alfworld')
+  c.model.path = 'experiments/tiny/alfworld'
   c.steps = 20
   c.model.enable_thinking = True
   c.world.size = 'small'
   c.world.max_turns = 12
   c.world.prompt_style = 'compact'
   c.world.parser = 'strict'
-  c.skills.path = arguments.shipped('experiments/tiny/alfworld/skills.json')
+  c.skills.path = 'experiments/tiny/alfworld/skills.json'
   c.skills.token_budget = 64
   c.rollout.tasks_per_step = 16
   c.rollout.slots = 64

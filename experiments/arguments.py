@@ -1,6 +1,5 @@
 """What follows the colon of --config, and the models that it may name."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,16 +83,6 @@ def parse(text: str) -> dict[str, str]:
   if not (out['seed'].isascii() and out['seed'].isdecimal()):
     raise ValueError(f'seed={out["seed"]!r}: must be a whole number')
   return out
-
-
-def shipped(path: str) -> str:
-  """The path of a file of this repository, from wherever the program was started.
-
-  Relative where it was started in the repository, so that a run's config names no
-  machine.
-  """
-  root = pathlib.Path(__file__).resolve().parents[1]
-  return path if pathlib.Path.cwd() == root else str(root / path)
 
 
 def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:

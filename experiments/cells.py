@@ -105,7 +105,7 @@ class Cell:
 
 def training_command(cell: Cell) -> list[str]:
   """Makes the command that trains a cell."""
-  config = arguments.shipped(f'experiments/{cell.world}.py')
+  config = WORLDS[cell.world].__file__  # Not one of its name where it is started.
   return [
     *(sys.executable, '-m', 'sdar_jax.main'),
     f'--config={config}:{cell.argument}',

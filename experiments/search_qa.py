@@ -59,12 +59,12 @@ def _paper(c: ml_collections.ConfigDict) -> None:
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
   """The small model on two CPU cores."""
-  c.model.path = arguments.shipped('experiments/tiny/search_qa')
+  c.model.path = 'experiments/tiny/search_qa'
   c.model.enable_thinking = True
   c.steps = 20
   c.world.prompt_style = 'compact'
   c.world.parser = 'strict'
-  c.skills.path = arguments.shipped('experiments/tiny/search_qa/skills.json')
+  c.skills.path = 'experiments/tiny/search_qa/skills.json'
   c.skills.token_budget = 16
   c.rollout.tasks_per_step = 16
   c.rollout.success_reward = 1.0

@@ -5,13 +5,11 @@
 A run records a few turns of each step (`config.log.token_rows`).
 """
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sdar_jax import files
-from sdar_jax.cli import shipped
 from sdar_jax.envs import worlds
 from sdar_jax.process import flags, terminal
 from sdar_jax.prompts import bank_file
@@ -32,7 +30,7 @@ def bank_of(config: Mapping[str, Any]) -> SkillBank:
     path = worlds.make(config['world.name'], settings).skills_path
   if not path:
     return SkillBank.empty(config['world.name'])
-  return bank_file.load(shipped.find(pathlib.Path(path)))
+  return bank_file.load(path)
 
 
 def show(record: Mapping[str, Any], bank: SkillBank) -> Iterator[str]:
@@ -88,10 +86,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     ValueError: the file is damaged.
   """
   lines = path.read_text(encoding='utf-8').splitlines()
-  try:
-    return [json.loads(line) for line in lines]
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path}: {files.one_line(error)}') from None
+  return [files.parse_json(line, f'{path} line {i}') for i, line in enumerate(lines, 1)]
 
 
 @terminal.program

@@ -51,13 +51,13 @@ def _paper(c: ml_collections.ConfigDict) -> None:
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
   """The small model on two CPU cores."""
-  c.model.path = arguments.shipped('experiments/tiny/webshop')
+  c.model.path = 'experiments/tiny/webshop'
   c.model.enable_thinking = True
   c.steps = 20
   c.world.prompt_style = 'compact'
   c.world.parser = 'strict'
   c.world.max_turns = 10
-  c.skills.path = arguments.shipped('experiments/tiny/webshop/skills.json')
+  c.skills.path = 'experiments/tiny/webshop/skills.json'
   c.skills.token_budget = 32
   c.rollout.tasks_per_step = 16
   c.rollout.slots = 64

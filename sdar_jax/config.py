@@ -20,6 +20,7 @@ from sdar_jax.envs import worlds
 from sdar_jax.keys import ConfigError, Key, check_type
 from sdar_jax.methods import hyperparameters, validity
 from sdar_jax.methods.hyperparameters import Hyperparameters
+from sdar_jax.process import shipped
 from sdar_jax.prompts import retrieval, skills
 
 _COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
@@ -309,7 +310,9 @@ def _check_keys(values: dict[str, Any]) -> None:
 
 
 def resolve_paths(config: ml_collections.ConfigDict) -> None:
-  """Writes out `~` in the paths of a config; relative ones stay relative.
+  """Writes out `~` in the paths of a config; others stay as they are.
+
+  So what came with this package keeps a name that holds in every installation.
 
   Raises:
     ConfigError: one is remote, or is not the file or directory that the key asks for.
@@ -320,9 +323,12 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
       continue
     path = files.local_path(config[room][name], f'config.{key}')
     config[room][name] = str(path)
-    if key == 'skills.path' and not os.path.isfile(path):
+    there = shipped.find(path)
+    if key == 'skills.path' and not os.path.isfile(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
-    if room == 'model' and not os.path.isdir(path) and not _HUB_ID.fullmatch(str(path)):
+    if (
+      room == 'model' and not os.path.isdir(there) and not _HUB_ID.fullmatch(str(path))
+    ):
       raise ConfigError(
         f'config.{key}={str(path)!r}: no such directory, nor a hub id such as'
         ' Qwen/Qwen3-0.6B'

@@ -7,6 +7,7 @@ import pathlib
 import re
 
 from sdar_jax import files
+from sdar_jax.process import shipped
 
 MODEL_FILES = (
   'config.json',
@@ -38,8 +39,9 @@ def folder(path: str | pathlib.Path, patterns: tuple[str, ...]) -> pathlib.Path:
   """The local directory of a model or tokenizer.
 
   Args:
-    path: a directory, or a hub id: 'Qwen/Qwen2.5-3B-Instruct', or with a branch, tag
-      or commit, 'Qwen/Qwen2.5-3B-Instruct@main'.
+    path: a directory, also of a model that came with this package, or a hub id:
+      'Qwen/Qwen2.5-3B-Instruct', or with a branch, tag or commit,
+      'Qwen/Qwen2.5-3B-Instruct@main'.
     patterns: the files to fetch from the hub, as globs.
 
   Returns:
@@ -50,7 +52,7 @@ def folder(path: str | pathlib.Path, patterns: tuple[str, ...]) -> pathlib.Path:
   """
   text = str(path)
   found = _HUB_ID.fullmatch(text)
-  local = files.local_path(text, 'model or tokenizer')
+  local = shipped.find(files.local_path(text, 'model or tokenizer'))
   if local.is_dir():
     return local
   if local.exists() or not found:

@@ -291,10 +291,10 @@ def imitation(config: ConfigDict, checkpoint: str | None) -> Imitation:
   )
 
 
-def exported(policy: Policy, params: Any) -> export.Policy:
+def exported(policy: Policy, params: Any) -> export.ExportedPolicy:
   """Collects the parts of an export with these weights."""
   c = policy.config
-  return export.Policy(
+  return export.ExportedPolicy(
     source=c.model.path,
     tokenizer=c.model.tokenizer or c.model.path,
     chat=policy.chat,

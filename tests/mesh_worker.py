@@ -1,15 +1,8 @@
 """Updates on several meshes of 8 host devices, run and compiled; see test_mesh.py."""
 
-import math
-import os
-import sys
-
-import eight
-
-os.environ['XLA_FLAGS'] = eight.FLAGS
-os.environ['JAX_PLATFORMS'] = 'cpu'
-
 import dataclasses
+import math
+import sys
 
 import drawn
 import jax

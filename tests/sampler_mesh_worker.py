@@ -1,12 +1,5 @@
 """Samples on meshes of eight CPU devices; run by test_sampler.py in its own process."""
 
-import os
-
-import eight
-
-os.environ['XLA_FLAGS'] = eight.FLAGS
-os.environ['JAX_PLATFORMS'] = 'cpu'
-
 import drawn
 import jax
 import numpy as np

@@ -152,6 +152,15 @@ def test_first_lines_of_docstrings_are_short():
         assert len(first) <= 70, f'{path}.{getattr(node, "name", "")}: {first}'
 
 
+def test_names_of_classes_mean_one_thing():
+  places = {}
+  for path, tree in _modules():
+    for node in ast.walk(tree):
+      if isinstance(node, ast.ClassDef):
+        places.setdefault(node.name, []).append(path)
+  assert not {name: paths for name, paths in places.items() if len(paths) > 1}
+
+
 def test_nothing_is_evaluated_or_unpickled():
   for path, tree in _modules():
     for node in ast.walk(tree):

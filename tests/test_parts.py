@@ -1,16 +1,22 @@
 """The parts of each mode: made without a device where none is needed, as configured."""
 
 import dataclasses
+import json
+import os
 import pathlib
+import shutil
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import alfworld, search_qa, webshop
-from sdar_jax import build, parts
+from sdar_jax import build, files, parts
+from sdar_jax.cli import command_line
 from sdar_jax.learner import checkpoint
 from sdar_jax.models import hf, qwen
+from sdar_jax.process import shipped
 from sdar_jax.storage import identity
 from sdar_jax.storage.workdir import Workdir
 
@@ -152,6 +158,50 @@ def test_training_parts_say_what_the_run_is_made_of(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, have, want)
   first = jax.tree.leaves(made.initial)[0]
   assert first is not jax.tree.leaves(state.policy)[0]  # An update gives that away.
+
+
+def _installed(prefix, monkeypatch):
+  """Stands for an installation at `prefix`, the only one that there is."""
+  source = shipped.root() / 'experiments'
+  shutil.copytree(source, prefix / '_shipped' / 'experiments')
+  monkeypatch.setattr(shipped, '_INSTALLED', prefix / '_shipped')
+  elsewhere = [
+    place for place in sys.path if not os.path.exists(f'{place}/experiments')
+  ]
+  monkeypatch.setattr(sys, 'path', elsewhere)
+
+
+def _start(directory):
+  """Makes the parts of a run in a directory; returns what it is made of."""
+  words = ['--config=experiments/alfworld.py:model=tiny', f'--workdir={directory}']
+  config = command_line.parse(words).config
+  with Workdir(directory, config) as workdir:
+    host = parts.host_parts(config)
+    made, _ = parts.training_parts(host, workdir.path, workdir.digest)
+    workdir.record()
+  return made.inputs
+
+
+def test_a_run_goes_on_in_another_installation(tmp_path, monkeypatch):
+  for name in ('run', 'here'):
+    (tmp_path / name).mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  _installed(tmp_path / 'a', monkeypatch)
+  before = _start(tmp_path / 'run')
+  assert str(tmp_path) not in (tmp_path / 'run/config.json').read_text()
+  _installed(tmp_path / 'b', monkeypatch)
+  shutil.rmtree(tmp_path / 'a')
+  assert _start(tmp_path / 'run') == before
+  # What identifies the model and the skills is their content.
+  folder = tmp_path / 'b/_shipped/experiments/tiny/alfworld'
+  bank = files.read_json(folder / 'skills.json')
+  (folder / 'skills.json').write_text(json.dumps({**bank, 'version': 'another'}))
+  weights = bytearray((folder / hf.SINGLE).read_bytes())
+  weights[-1] ^= 0x80  # The sign of the last weight.
+  (folder / hf.SINGLE).write_bytes(weights)
+  after = _start(tmp_path / 'run')
+  changed = {key for key in before if before[key] != after[key]}
+  assert changed == {'model_digest', 'skills_digest'}
 
 
 def test_initial_weights_are_kept_only_where_something_reads_them(tmp_path):

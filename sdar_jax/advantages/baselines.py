@@ -12,7 +12,6 @@ from sdar_jax.advantages.segments import centre, segments_of
 
 EPS = 1e-6  # Added to a group's standard deviation.
 STATISTICS_OVER = ('rows', 'trajectories')
-LOG_WEIGHT_LIMIT = 20.0
 
 
 class _Groups(NamedTuple):
@@ -214,32 +213,3 @@ def uniform_credit(advantages: np.ndarray, response_mask: np.ndarray) -> np.ndar
   """
   check_shapes(response_mask.shape[:1], advantages=advantages)
   return np.where(response_mask, advantages[:, None], 0)
-
-
-def rlsd_credit(
-  advantages: np.ndarray,
-  gap: np.ndarray,
-  response_mask: np.ndarray,
-  *,
-  rlsd_lambda: float,
-  rlsd_clip: float,
-) -> np.ndarray:
-  """Redistributes a row's advantage over its tokens (RLSD).
-
-    wₜ = clip(exp(sign(A)·Δₜ), 1 - ε, 1 + ε),  Aₜ = A · [(1 - λ) + λ·wₜ]
-
-  Args:
-    rlsd_lambda: λ in [0, 1]; 0 is `uniform_credit`.
-    rlsd_clip: ε in [0, 1).
-
-  Source: RLSD (arXiv 2604.03128); verl/trainer/ppo/rlsd_utils.py of
-    ZJU-REAL/SDAR@8b85c23.
-  """
-  check_shapes(response_mask.shape[:1], advantages=advantages)
-  check_shapes(response_mask.shape, gap=gap)
-  gap = np.where(response_mask, gap, 0)
-  signed = np.sign(advantages)[:, None] * gap
-  weights = np.exp(np.clip(signed, -LOG_WEIGHT_LIMIT, LOG_WEIGHT_LIMIT))
-  weights = np.clip(weights, 1.0 - rlsd_clip, 1.0 + rlsd_clip)
-  shaped = advantages[:, None] * ((1.0 - rlsd_lambda) + rlsd_lambda * weights)
-  return np.where(response_mask, shaped, 0)

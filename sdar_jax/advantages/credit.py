@@ -1,12 +1,12 @@
-"""Token credit by a teacher's gap over whole episodes or groups.
+"""Token credit by a teacher's gap.
 
-Maps from advantages and gaps to [B, T] advantages, like `baselines.rlsd_credit`. They
-run before a step is cut into minibatches, with gaps from `old_logprobs`.
+Maps from advantages and gaps to [B, T] advantages. They run before a step is cut into
+minibatches, with gaps from `old_logprobs`.
 """
 
 import numpy as np
 
-from sdar_jax.advantages.baselines import EPS, LOG_WEIGHT_LIMIT, uniform_credit
+from sdar_jax.advantages.baselines import EPS, uniform_credit
 from sdar_jax.advantages.checks import check_shapes
 from sdar_jax.advantages.segments import (
   centre,
@@ -16,9 +16,39 @@ from sdar_jax.advantages.segments import (
   segments_of,
 )
 
+LOG_WEIGHT_LIMIT = 20.0
 BELIEF_FLOOR = 1e-6
 PRIOR_FLOOR = 1e-4
 GRSD_FLOOR = 0.1
+
+
+def rlsd_credit(
+  advantages: np.ndarray,
+  gap: np.ndarray,
+  response_mask: np.ndarray,
+  *,
+  rlsd_lambda: float,
+  rlsd_clip: float,
+) -> np.ndarray:
+  """Redistributes a row's advantage over its tokens (RLSD).
+
+    wₜ = clip(exp(sign(A)·Δₜ), 1 - ε, 1 + ε),  Aₜ = A · [(1 - λ) + λ·wₜ]
+
+  Args:
+    rlsd_lambda: λ in [0, 1]; 0 is `uniform_credit`.
+    rlsd_clip: ε in [0, 1).
+
+  Source: RLSD (arXiv 2604.03128); verl/trainer/ppo/rlsd_utils.py of
+    ZJU-REAL/SDAR@8b85c23.
+  """
+  check_shapes(response_mask.shape[:1], advantages=advantages)
+  check_shapes(response_mask.shape, gap=gap)
+  gap = np.where(response_mask, gap, 0)
+  signed = np.sign(advantages)[:, None] * gap
+  weights = np.exp(np.clip(signed, -LOG_WEIGHT_LIMIT, LOG_WEIGHT_LIMIT))
+  weights = np.clip(weights, 1.0 - rlsd_clip, 1.0 + rlsd_clip)
+  shaped = advantages[:, None] * ((1.0 - rlsd_lambda) + rlsd_lambda * weights)
+  return np.where(response_mask, shaped, 0)
 
 
 def agent_opsd_credit(

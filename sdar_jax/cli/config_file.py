@@ -13,7 +13,7 @@ import ml_collections
 
 from sdar_jax import config as config_lib
 from sdar_jax import files
-from sdar_jax.cli import shipped
+from sdar_jax.process import shipped
 from sdar_jax.process.flags import FLAG, OVERRIDE, UsageError, similar
 
 

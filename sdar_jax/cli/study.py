@@ -1,6 +1,6 @@
 """Runs `sdar-study`, whose code lies with the experiments. Host, no JAX."""
 
-from sdar_jax.cli import shipped
+from sdar_jax.process import shipped
 
 
 def main() -> None:

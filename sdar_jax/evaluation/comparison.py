@@ -7,7 +7,7 @@ import numpy as np
 
 from sdar_jax.evaluation import runs as runs_lib
 from sdar_jax.evaluation import statistics
-from sdar_jax.evaluation.runs import Evaluation, Run, RunError
+from sdar_jax.evaluation.runs import Evaluation, RunError, RunRecord
 from sdar_jax.evaluation.statistics import Estimate
 
 BASELINE = 'grpo'  # Where none is named and there is one of this name.
@@ -58,7 +58,7 @@ class Paired:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ComparedRow:
   """One method by one metric; `paired` is None for the baseline."""
 
   metric: str
@@ -87,9 +87,9 @@ class Comparison:
   step: int
   steps: tuple[int, ...]
   baseline: str
-  methods: dict[str, list[Run]]
+  methods: dict[str, list[RunRecord]]
   tasks: tuple[str, ...]
-  rows: tuple[Row, ...]
+  rows: tuple[ComparedRow, ...]
   warnings: tuple[str, ...]
 
   @property
@@ -99,7 +99,7 @@ class Comparison:
 
 
 def compare(
-  runs: Sequence[Run], baseline: str | None = None, step: int | None = None
+  runs: Sequence[RunRecord], baseline: str | None = None, step: int | None = None
 ) -> Comparison:
   """Compares runs at their last evaluation.
 
@@ -138,7 +138,9 @@ def compare(
   )
 
 
-def _baseline(methods: Mapping[str, list[Run]], name: str | None, first: Run) -> str:
+def _baseline(
+  methods: Mapping[str, list[RunRecord]], name: str | None, first: RunRecord
+) -> str:
   if name in methods:
     return name
   named = [m for m, members in methods.items() if members[0].method == name]
@@ -153,11 +155,13 @@ def _baseline(methods: Mapping[str, list[Run]], name: str | None, first: Run) ->
   return next(label for label, members in methods.items() if first in members)
 
 
-def _of(run: Run, steps: Sequence[int]) -> list[Evaluation]:
+def _of(run: RunRecord, steps: Sequence[int]) -> list[Evaluation]:
   return [run.evaluations[step] for step in steps]
 
 
-def _tasks(runs: Sequence[Run], steps: Sequence[int]) -> tuple[tuple[str, ...], int]:
+def _tasks(
+  runs: Sequence[RunRecord], steps: Sequence[int]
+) -> tuple[tuple[str, ...], int]:
   """Selects tasks played by every run; counts the others."""
   every = dict.fromkeys(r.task_id for r in runs[0].evaluations[steps[0]].results)
   kept = set(every)
@@ -172,7 +176,7 @@ def _tasks(runs: Sequence[Run], steps: Sequence[int]) -> tuple[tuple[str, ...], 
   return tuple(task for task in every if task in kept), len(every) - len(kept)
 
 
-def _values(run: Run, steps: Sequence[int], tasks: Sequence[str], metric: str):
+def _values(run: RunRecord, steps: Sequence[int], tasks: Sequence[str], metric: str):
   """[E, K]: the mean over attempts at each task in each evaluation."""
   index = {task: i for i, task in enumerate(tasks)}
   sums = np.zeros((2, len(steps), len(tasks)))
@@ -186,11 +190,11 @@ def _values(run: Run, steps: Sequence[int], tasks: Sequence[str], metric: str):
 
 def _rows(
   metric: str,
-  methods: Mapping[str, list[Run]],
+  methods: Mapping[str, list[RunRecord]],
   baseline: str,
   steps: Sequence[int],
   tasks: Sequence[str],
-) -> list[Row]:
+) -> list[ComparedRow]:
   values = {
     label: {run.seed: _values(run, steps, tasks, metric) for run in members}
     for label, members in methods.items()
@@ -211,14 +215,14 @@ def _row(
   baseline: str,
   weights: np.ndarray,
   paired: Sequence[str],
-) -> Row:
+) -> ComparedRow:
   """Makes the row of a method, paired with the baseline where possible."""
   ours = values[method]
   table = np.stack(list(ours.values()))  # [S, E, K]
   pair = None
   if method in paired:
     pair = _paired(ours, values[baseline], weights, len(paired))
-  return Row(
+  return ComparedRow(
     metric=metric,
     method=method,
     seeds=tuple(ours),
@@ -264,7 +268,9 @@ def _paired(
   )
 
 
-def _doubts(row: Row, baseline: str, methods: Mapping[str, list[Run]]) -> list[str]:
+def _doubts(
+  row: ComparedRow, baseline: str, methods: Mapping[str, list[RunRecord]]
+) -> list[str]:
   """Warnings about one row's difference."""
   if row.method == baseline:
     return []

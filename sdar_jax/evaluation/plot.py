@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sdar_jax.evaluation.comparison import Comparison, Row
+from sdar_jax.evaluation.comparison import ComparedRow, Comparison
 
 _SIZE = (7.0, 4.5)  # Inches, of axes that stand alone.
 _SMALL = (2.6, 2.1)  # Of one among many.
@@ -41,7 +41,8 @@ def learning_curves(
     import matplotlib
     from matplotlib.figure import Figure
   except ImportError as error:
-    raise PlotError('no figure: it needs `pip install matplotlib`') from error
+    message = "no figure: it needs matplotlib: pip install 'sdar-jax[plot]'"
+    raise PlotError(message) from error
   # The salt names the SVG's parts, which are random otherwise.
   settings = {'svg.hashsalt': 'sdar', 'text.parse_math': False}
   with matplotlib.rc_context({**matplotlib.rcParamsDefault, **settings}):
@@ -80,11 +81,11 @@ def _figure(make: Any, comparison: Comparison, metric: str) -> Any:
   return figure
 
 
-def _label(row: Row) -> str:
+def _label(row: ComparedRow) -> str:
   return f'{row.method} ({len(row.seeds)} seeds)'
 
 
-def _draw(axes: Any, steps: Sequence[int], rows: Sequence[Row]) -> None:
+def _draw(axes: Any, steps: Sequence[int], rows: Sequence[ComparedRow]) -> None:
   """Lines and bands."""
   for row in rows:
     means = [100 * estimate.mean for estimate in row.curve]

@@ -11,7 +11,7 @@ import rich.table
 
 from sdar_jax import files
 from sdar_jax.evaluation import panels, plot, results, statistics
-from sdar_jax.evaluation.comparison import Comparison, Paired, Row
+from sdar_jax.evaluation.comparison import ComparedRow, Comparison, Paired
 from sdar_jax.evaluation.runs import Evaluation
 from sdar_jax.evaluation.statistics import Estimate
 
@@ -35,7 +35,7 @@ def headings(metric: str) -> list[str]:
   return [metric if heading == 'mean' else heading for heading in _HEADINGS]
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: ComparedRow) -> list[str]:
   """Writes a row of that table as text, in the order of its headings."""
   name = f'{row.method} ({len(row.seeds)})'
   # Of one evaluation there is no curve.

@@ -14,7 +14,7 @@ from typing import Any
 
 from sdar_jax import files
 from sdar_jax.evaluation import runs
-from sdar_jax.evaluation.runs import Evaluation, Result, Run, RunError
+from sdar_jax.evaluation.runs import Evaluation, Result, RunError, RunRecord
 from sdar_jax.trajectory import Outcome
 
 NAME, ABOUT = 'results.csv', 'results.json'
@@ -38,7 +38,9 @@ _SETTINGS: dict[str, Any] = {  # Of an evaluation of which nothing is said.
 }
 
 
-def write(methods: Mapping[str, Sequence[Run]], steps: Sequence[int]) -> dict[str, str]:
+def write(
+  methods: Mapping[str, Sequence[RunRecord]], steps: Sequence[int]
+) -> dict[str, str]:
   """Formats the files of published results: name -> content.
 
   Args:
@@ -79,7 +81,7 @@ def _record(label: str, seed: int, step: int, result: Result) -> dict[str, Any]:
   }
 
 
-def _about(label: str, run: Run, steps: Sequence[int]) -> dict[str, Any]:
+def _about(label: str, run: RunRecord, steps: Sequence[int]) -> dict[str, Any]:
   return {
     'method': label,
     'seed': run.seed,
@@ -99,7 +101,7 @@ def table(records: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
   return stream.getvalue()
 
 
-def load(text: str) -> list[Run]:
+def load(text: str) -> list[RunRecord]:
   """Reads the run of a work directory, or the runs of a results.csv.
 
   Args:
@@ -116,7 +118,7 @@ def load(text: str) -> list[Run]:
   return [runs.read(path)]
 
 
-def read(path: pathlib.Path) -> list[Run]:
+def read(path: pathlib.Path) -> list[RunRecord]:
   """The runs of a results.csv.
 
   Raises:
@@ -133,7 +135,7 @@ def read(path: pathlib.Path) -> list[Run]:
       for step, results in sorted(steps.items())
     }
     out.append(
-      Run(
+      RunRecord(
         path=where,
         seed=seed,
         method=method,

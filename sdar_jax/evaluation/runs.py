@@ -86,7 +86,7 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunRecord:
   """One run directory.
 
   Attributes:
@@ -115,7 +115,7 @@ class Run:
     return max(self.evaluations)
 
 
-def read(path: pathlib.Path) -> Run:
+def read(path: pathlib.Path) -> RunRecord:
   """Reads a run directory.
 
   Raises:
@@ -137,9 +137,9 @@ def read(path: pathlib.Path) -> Run:
   _check_ledger(path)
   evaluations = [_parse(r, functools.partial(_evaluation, r)) for r in reports]
 
-  def make(identity: dict[str, Any]) -> Run:
+  def make(identity: dict[str, Any]) -> RunRecord:
     _check_schema(identity, _RUN_SCHEMA)
-    return Run(
+    return RunRecord(
       path=path,
       seed=field(identity, 'seed', int),
       method=printable(field(identity, 'method', str)),
@@ -255,7 +255,7 @@ def _result(record: dict[str, Any], scored: bool) -> Result:
   )
 
 
-def compared_step(runs: Sequence[Run], step: int | None) -> int:
+def compared_step(runs: Sequence[RunRecord], step: int | None) -> int:
   """Finds the last step, which all runs must have reached.
 
   Args:
@@ -278,7 +278,7 @@ def compared_step(runs: Sequence[Run], step: int | None) -> int:
   return ahead.last_step if step is None else step
 
 
-def check_comparable(runs: Sequence[Run], steps: Sequence[int]) -> None:
+def check_comparable(runs: Sequence[RunRecord], steps: Sequence[int]) -> None:
   """Raises RunError unless worlds and panels are the same everywhere."""
   first = runs[0]
   for run in runs:
@@ -304,7 +304,7 @@ def _check_equal(key: str, a: Evaluation, b: Evaluation) -> None:
     )
 
 
-def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def by_method(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
   """Label -> its runs by seed.
 
   A label is the algorithm's name and the settings in which runs of that name differ.
@@ -313,7 +313,7 @@ def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
     RunError: two runs have the same label and seed, or unlike models, tokenizers or
       skill banks under one label.
   """
-  out: dict[str, list[Run]] = {}
+  out: dict[str, list[RunRecord]] = {}
   for name in sorted({run.method for run in runs}):
     members = [run for run in runs if run.method == name]
     keys = differing_keys(members)
@@ -329,7 +329,7 @@ def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
   return out
 
 
-def _check_inputs(label: str, members: Sequence[Run]) -> None:
+def _check_inputs(label: str, members: Sequence[RunRecord]) -> None:
   """Raises RunError if seeds of a method have different models or skills."""
   for key in _SAME_INPUTS:
     known = [run for run in members if key in run.inputs]
@@ -342,7 +342,7 @@ def _check_inputs(label: str, members: Sequence[Run]) -> None:
         )
 
 
-def differing_keys(runs: Sequence[Run]) -> list[str]:
+def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
   """Lists relevant config keys with different values among runs."""
   runs = [run for run in runs if run.config]
   keys = sorted({key for run in runs for key in run.config})
@@ -358,11 +358,11 @@ def _short(key: str) -> str:
   return key.removeprefix('algorithm.')
 
 
-def _plain(run: Run, key: str) -> str:
+def _plain(run: RunRecord, key: str) -> str:
   return printable(run.config[key] if key in run.config else _ABSENT)
 
 
-def cautions(methods: dict[str, list[Run]], step: int) -> list[str]:
+def cautions(methods: dict[str, list[RunRecord]], step: int) -> list[str]:
   """Lists cautions about comparable runs."""
   runs = [run for members in methods.values() for run in members]
   out = []

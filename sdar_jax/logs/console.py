@@ -1,11 +1,8 @@
 """Shows a run to people: a line per step, above a live line. No JAX."""
 
 import collections
-import contextlib
-import io
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +13,8 @@ import rich.live
 import rich.progress_bar
 import rich.table
 import rich.text
+
+from sdar_jax.process.terminal import Steady
 
 # The numbers of a step's line, in this order where a step has them.
 _SHOWN = {
@@ -40,52 +39,6 @@ _SPARE = 4  # Columns that the live line leaves free, for the ^C that a terminal
 _BAR, _SHORTEST_BAR = 20, 4  # Columns.
 _REFRESHES = 2  # Of the live line, per second.
 _PACE_STEPS = 10  # The latest steps, whose mean length the time left is made of.
-
-
-class Steady(io.TextIOBase):
-  """Wraps a stream whose failures must not end the work.
-
-  A character that its encoding lacks is escaped. A terminal that was closed, a pipe
-  that nobody reads or a disk that is full ends the display only.
-  """
-
-  def __init__(self, stream: TextIO | None):
-    self._stream = stream
-    if stream is None:  # What Python makes of a standard output that is closed.
-      return
-    self.fileno, self.isatty = stream.fileno, stream.isatty
-
-  @property
-  def encoding(self) -> str:
-    """Of the other stream."""
-    return getattr(self._stream, 'encoding', None) or 'utf-8'
-
-  def writable(self) -> bool:
-    return True
-
-  def write(self, text: str) -> int:
-    safe = text.encode(self.encoding, 'backslashreplace').decode(self.encoding)
-    self._try(lambda stream: stream.write(safe))
-    return len(text)
-
-  def flush(self) -> None:
-    self._try(lambda stream: stream.flush())
-
-  def _try(self, act: Callable[[TextIO], Any]) -> None:
-    if self._stream is None:
-      return
-    try:
-      act(self._stream)
-    except (OSError, ValueError):  # ValueError: it is closed.
-      self._give_up(self._stream)
-
-  def _give_up(self, stream: TextIO) -> None:
-    self._stream = None
-    with contextlib.suppress(OSError, ValueError):
-      # What the interpreter flushes at its end would be an error once more.
-      nowhere = os.open(os.devnull, os.O_WRONLY)
-      os.dup2(nowhere, stream.fileno())
-      os.close(nowhere)
 
 
 class _Phase(NamedTuple):
@@ -117,7 +70,7 @@ class Console:
     self._ends: collections.deque[float] = collections.deque(maxlen=_PACE_STEPS + 2)
     self._redirected: list[tuple[logging.StreamHandler, TextIO]] = []
     self._said: set[str] = set()
-    steady = Steady(stream)
+    steady = Steady(stream, display=True)
     # Nothing in the environment makes a terminal of a file, as FORCE_COLOR would.
     self._console = rich.console.Console(
       file=steady,

@@ -33,12 +33,14 @@ def _package(name: str, attribute: str, key: str) -> Any:
     package = importlib.import_module(name)
     getattr(package, attribute)
   except (ImportError, AttributeError) as error:
-    raise ValueError(f'{key} needs `pip install {name}`, or unset it') from error
+    raise ValueError(
+      f"{key} needs {name}: pip install 'sdar-jax[track]', or unset it"
+    ) from error
   return package
 
 
 class TensorBoardSink:
-  """Writes TensorBoard scalars; needs `pip install tensorboardX`."""
+  """Writes TensorBoard scalars; needs the extra `track`."""
 
   def __init__(self, directory: str | os.PathLike, resume_step: int | None):
     package = _package('tensorboardX', 'SummaryWriter', 'config.log.tensorboard')
@@ -58,7 +60,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-  """Logs to Weights & Biases; needs `pip install wandb` and an account.
+  """Logs to Weights & Biases; needs the extra `track` and an account.
 
   A run's id there is random and stands in wandb.json of its work directory: a resumed
   run goes on with it, one that starts from the beginning gets another.

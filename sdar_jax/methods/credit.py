@@ -6,7 +6,7 @@ It runs on the host over a whole step, after scoring and before the first update
 import numpy as np
 
 from sdar_jax.advantages.baselines import uniform_credit
-from sdar_jax.methods import gates, schedules
+from sdar_jax.methods import gates
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm, Distillation, StepData
 
@@ -32,13 +32,11 @@ def assign_credit(
     ValueError: a reward that is not finite.
   """
   mask = data.response_mask
-  scale = schedules.linear_warmdown(
-    data.step, value=1.0, warmdown_steps=hyper.warmdown_steps
-  )
+  scale = _warmdown(data.step, hyper.warmdown_steps)
   distillation = algorithm.distillation if algorithm.needs_teacher(hyper) else None
   coef = 0.0
   if distillation is not None:
-    coef = distillation.weight(hyper) * float(scale)
+    coef = distillation.weight(hyper) * scale
     data = data._replace(gate=_old_gate(distillation, hyper, data))
   data = _with_token_rewards(algorithm, hyper, data, distillation, coef)
   advantages = np.asarray(algorithm.advantages(data, hyper), np.float32)
@@ -67,6 +65,17 @@ def assign_credit(
   if data.action_mask is not None:
     out['action_mask'] = data.action_mask
   return out
+
+
+def _warmdown(step: int, steps: int) -> float:
+  """Computes the teacher's share: max(0, 1 - k/W), or 1 where W is 0.
+
+  Source: RLSD (arXiv 2604.03128) and Skill-SD (arXiv 2604.10674) as released:
+    verl/trainer/ppo/{rlsd,skillsd}_utils.py of ZJU-REAL/SDAR@8b85c23 (W = 100). Without
+    a warm-down Skill-SD is constant there (W = -1), and so is this; RLSD is 0 at every
+    step.
+  """
+  return max(0.0, 1.0 - step / steps) if steps else 1.0
 
 
 def _old_gate(

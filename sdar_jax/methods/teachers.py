@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from sdar_jax.advantages import baselines, credit, shaping, two_views
+from sdar_jax.advantages import credit, shaping, two_views
 from sdar_jax.methods import gates
 from sdar_jax.methods.hyperparameters import Hyperparameters, reads
 from sdar_jax.methods.interface import Distillation, StepData, on_device
@@ -38,7 +38,7 @@ def _reshaped(reshape, advantages: np.ndarray, data: StepData) -> np.ndarray:
 @reads('credit_clip')
 def _rlsd_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
   return _reshaped(
-    lambda row: baselines.rlsd_credit(
+    lambda row: credit.rlsd_credit(
       row,
       data.gap,
       data.response_mask,

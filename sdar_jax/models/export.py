@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sdar_jax import files, hub
-from sdar_jax.models import hf, hf_config, qwen
+from sdar_jax.models import hf, qwen
 from sdar_jax.process import terminal
 from sdar_jax.prompts import chat, tokenizer
 
@@ -29,8 +29,8 @@ class ExportError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
-  """Parts of an export.
+class ExportedPolicy:
+  """A policy to export, and what its files are made of.
 
   Attributes:
     source: the model's directory or hub id: its config.json and generation_config.json
@@ -91,7 +91,7 @@ def prepare(output: pathlib.Path) -> None:
     ) from None
 
 
-def keep(output: pathlib.Path, policy: Policy) -> None:
+def keep(output: pathlib.Path, policy: ExportedPolicy) -> None:
   """Writes a directory and says so; where that fails, writes it elsewhere.
 
   Raises:
@@ -107,7 +107,7 @@ def keep(output: pathlib.Path, policy: Policy) -> None:
     files.write_somewhere(output, save, 'the model')
 
 
-def write(output: pathlib.Path, policy: Policy) -> str:
+def write(output: pathlib.Path, policy: ExportedPolicy) -> str:
   """Writes a directory and loads it again.
 
   Returns:
@@ -138,11 +138,11 @@ def write(output: pathlib.Path, policy: Policy) -> str:
   return dtype.name
 
 
-def _write_all(folder: pathlib.Path, policy: Policy, dtype: jnp.dtype) -> None:
+def _write_all(folder: pathlib.Path, policy: ExportedPolicy, dtype: jnp.dtype) -> None:
   source = hf.snapshot(policy.source)
-  config = hf_config.read_json(source / 'config.json')
+  config = files.read_json(source / 'config.json')
   present = (source / _GENERATION).exists()
-  generation = hf_config.read_json(source / _GENERATION) if present else {}
+  generation = files.read_json(source / _GENERATION) if present else {}
   generation = generation_record(policy.chat, generation, config)
   for key in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
     value = generation[key] if key in generation else None
@@ -202,7 +202,7 @@ def _write_json(path: pathlib.Path, record: dict[str, Any]) -> None:
   path.write_text(text, 'utf-8')
 
 
-def _check(folder: pathlib.Path, policy: Policy, dtype: jnp.dtype) -> None:
+def _check(folder: pathlib.Path, policy: ExportedPolicy, dtype: jnp.dtype) -> None:
   """Checks that the written files load as the policy."""
   hf.check_saved(folder, policy.model, policy.params, dtype)
   ours, again = policy.chat, policy.load_chat(folder)

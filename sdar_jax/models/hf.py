@@ -56,7 +56,8 @@ def read_config(path: str | pathlib.Path) -> qwen.ModelConfig:
   """Reads the config.json of a directory or hub id; no weights.
 
   Raises:
-    WeightError: the file is missing or damaged, or describes another architecture.
+    FileError: the file is missing or damaged.
+    WeightError: it describes another architecture, or there is no such model.
   """
   return hf_config.read_config(snapshot(path))
 
@@ -77,7 +78,8 @@ def digest(path: str | pathlib.Path) -> str:
   No other file counts, nor what else config.json says.
 
   Raises:
-    WeightError: a file is missing, or the hub promised another content.
+    FileError: a file of JSON is missing or damaged.
+    WeightError: one of weights is missing, or the hub promised another content.
   """
   folder = snapshot(path)
   total = hashlib.sha256(repr(hf_config.read_config(folder)).encode())
@@ -119,7 +121,7 @@ def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> Any:
 def _read_index(folder):
   """Reads the index: file name -> tensor names."""
   path = folder / INDEX
-  record = hf_config.read_json(path)
+  record = files.read_json(path)
   weight_map = record['weight_map'] if 'weight_map' in record else None
   if not isinstance(weight_map, dict) or not weight_map:
     raise WeightError(f'{path}: key "weight_map" is missing or empty')
@@ -258,7 +260,8 @@ def load(
     The configuration and the nested dict of parameters.
 
   Raises:
-    WeightError: a file is missing, damaged or does not fit config.json.
+    FileError: a file of JSON is missing or damaged.
+    WeightError: one of weights is, or does not fit config.json.
     ValueError: the model does not divide by the mesh.
   """
   folder = snapshot(path)

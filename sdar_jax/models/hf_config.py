@@ -13,20 +13,8 @@ _FOREIGN = ('_name_or_path', 'transformers_version', 'auto_map')
 ARCHITECTURES = {'qwen2': 'Qwen2ForCausalLM', 'qwen3': 'Qwen3ForCausalLM'}
 
 
-class WeightError(ValueError):
+class WeightError(files.FileError):
   """A model directory not to be read or written, in one line."""
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The object in a JSON file.
-
-  Raises:
-    WeightError: the file is absent, too large, or not a JSON object.
-  """
-  try:
-    return files.read_json(path)
-  except files.FileError as error:
-    raise WeightError(str(error)) from None
 
 
 def _number(record, key, path, kind=int):
@@ -114,10 +102,11 @@ def read_config(folder: str | pathlib.Path) -> qwen.ModelConfig:
     The hyperparameters. `head_dim` is derived from hidden_size where it is absent.
 
   Raises:
-    WeightError: the file is missing or damaged, or describes another architecture.
+    FileError: the file is missing or damaged.
+    WeightError: it describes another architecture.
   """
   path = pathlib.Path(folder) / 'config.json'
-  record = read_json(path)
+  record = files.read_json(path)
   _check_supported(record, path)
   hidden = _number(record, 'hidden_size', path)
   heads = _number(record, 'num_attention_heads', path)
@@ -150,7 +139,7 @@ def read_config(folder: str | pathlib.Path) -> qwen.ModelConfig:
 def read_context(folder: str | pathlib.Path) -> int | None:
   """Reads the number of positions of a model; None if unsaid."""
   path = pathlib.Path(folder) / 'config.json'
-  record, key = read_json(path), 'max_position_embeddings'
+  record, key = files.read_json(path), 'max_position_embeddings'
   return _number(record, key, path) if _present(record, key) else None
 
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TextIO
 from sdar_jax import files
 
 WRONG_INPUT = 2  # The exit code where an error names no other.
+_NO_READER = (errno.EPIPE, errno.EIO)  # Of a pipe, of a terminal.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -33,34 +34,47 @@ class Stopped(BaseException):
     return f'stopped by {signal.Signals(self.number).name}: {self.lost}'
 
 
-class _Stream:
-  """A stream that drops what is written once its reader is gone."""
+class Steady:
+  """Drops what is written to a stream without a reader.
 
-  def __init__(self, stream: TextIO):
-    self._stream = stream
+  A character that its encoding lacks is escaped.
+
+  Args:
+    stream: None is one that was closed when the process began.
+    display: it shows progress and no results, so that neither a full disk nor a stream
+      that was closed since is an error.
+  """
+
+  def __init__(self, stream: TextIO | None, *, display: bool = False):
+    self._stream = open(os.devnull, 'w') if stream is None else stream
+    self._display, self._gone = display, False
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)
 
   def write(self, text: str) -> int:
-    with self._dropping():
-      self._stream.write(text)
+    encoding = getattr(self._stream, 'encoding', None) or 'utf-8'
+    safe = text.encode(encoding, 'backslashreplace').decode(encoding)
+    self._try(lambda: self._stream.write(safe))
     return len(text)
 
   def flush(self) -> None:
-    with self._dropping():
-      self._stream.flush()
+    self._try(self._stream.flush)
 
-  @contextlib.contextmanager
-  def _dropping(self) -> Iterator[None]:
+  def _try(self, act: Callable[[], Any]) -> None:
+    if self._gone:
+      return
     try:
-      yield
-    except OSError as error:
-      if error.errno not in (errno.EPIPE, errno.EIO):
+      act()
+    except (OSError, ValueError) as error:  # ValueError: it is closed.
+      if not (self._display or getattr(error, 'errno', None) in _NO_READER):
         raise
-      null = os.open(os.devnull, os.O_WRONLY)
-      os.dup2(null, self._stream.fileno())
-      os.close(null)
+      self._gone = True
+      with contextlib.suppress(OSError, ValueError):
+        # What the interpreter flushes at its end would be an error once more.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
 
 def program(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
@@ -103,8 +117,8 @@ def fail(error: BaseException, code: int, hint: str = '') -> int:
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
   """Runs a program that no terminal or pipe can break; then exits.
 
-  Characters that the terminal lacks are printed as '?'; a reader that goes away, as
-  `| head` does, ends no run; SIGTERM and SIGINT raise `Stopped`, a second one kills.
+  Characters that the terminal lacks are escaped; a reader that goes away, as `| head`
+  does, ends no run; SIGTERM and SIGINT raise `Stopped`, a second one kills.
 
   Args:
     main: takes the words after the program's name, returns the exit code.
@@ -120,13 +134,7 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 def _prepare() -> None:
   for name in ('stdout', 'stderr'):
-    stream = getattr(sys, name)
-    if stream is None:  # It was closed when the process began.
-      stream = open(os.devnull, 'w')
-    if hasattr(stream, 'reconfigure'):
-      stream.reconfigure(errors='replace')
-      stream = _Stream(stream)
-    setattr(sys, name, stream)
+    setattr(sys, name, Steady(getattr(sys, name)))
   for number in _SIGNALS:
     signal.signal(number, _stop)
 

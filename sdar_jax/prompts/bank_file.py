@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from sdar_jax import files
+from sdar_jax.process import shipped
 from sdar_jax.prompts.bank import Skill, SkillBank, SkillError
 
 SCHEMA = 1
@@ -31,7 +32,7 @@ def load(path: str | pathlib.Path) -> SkillBank:
     SkillError: one line naming the file and the entry.
   """
   try:
-    path = files.local_path(str(path), 'config.skills.path')
+    path = shipped.find(files.local_path(str(path), 'config.skills.path'))
     record = files.read_json(path, limit=MAX_BANK_BYTES)
     digest = files.digest(path)
   except (files.FileError, OSError) as error:

@@ -253,23 +253,6 @@ def test_padding_rows_change_nothing_whatever_they_hold():
   np.testing.assert_array_equal(got[~padded[3]], 0)
 
 
-def test_rlsd_redistributes_within_the_clip():
-  gap = np.array([[0.1, 1.0, -1.0, 1e4, -1e4, np.nan]])
-  mask = np.array([[1, 1, 1, 1, 1, 0]], bool)
-  up, down = np.exp(0.1), np.exp(-0.1)
-  for advantage, weights in (
-    (2.0, [up, 1.2, 0.8, 1.2, 0.8]),
-    (-2.0, [down, 0.8, 1.2, 0.8, 1.2]),
-    (0.0, [1, 1, 1, 1, 1]),
-  ):
-    got = baselines.rlsd_credit(
-      np.array([advantage]), gap, mask, rlsd_lambda=0.25, rlsd_clip=0.2
-    )
-    want = advantage * (0.75 + 0.25 * np.array(weights))
-    np.testing.assert_allclose(got[0, :5], want, rtol=1e-12)
-    assert got[0, 5] == 0
-
-
 def test_uniform_credit_covers_the_response_only():
   mask = np.array([[0, 1, 1], [0, 0, 0]], bool)
   got = baselines.uniform_credit(np.array([2.0, np.nan]), mask)

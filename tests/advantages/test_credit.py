@@ -6,6 +6,23 @@ from sdar_jax.advantages import baselines, credit
 EPS = 1e-6
 
 
+def test_rlsd_redistributes_within_the_clip():
+  gap = np.array([[0.1, 1.0, -1.0, 1e4, -1e4, np.nan]])
+  mask = np.array([[1, 1, 1, 1, 1, 0]], bool)
+  up, down = np.exp(0.1), np.exp(-0.1)
+  for advantage, weights in (
+    (2.0, [up, 1.2, 0.8, 1.2, 0.8]),
+    (-2.0, [down, 0.8, 1.2, 0.8, 1.2]),
+    (0.0, [1, 1, 1, 1, 1]),
+  ):
+    got = credit.rlsd_credit(
+      np.array([advantage]), gap, mask, rlsd_lambda=0.25, rlsd_clip=0.2
+    )
+    want = advantage * (0.75 + 0.25 * np.array(weights))
+    np.testing.assert_allclose(got[0, :5], want, rtol=1e-12)
+    assert got[0, 5] == 0
+
+
 def make_rows(seed, spread=0.5):
   """Four groups of three episodes, turns shuffled, one padding row of poison."""
   rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from sdar_jax import compare, files, main
+from sdar_jax import compare, files, hub, main
 from sdar_jax import config as config_lib
 from sdar_jax.cli import command_line, describe
 from sdar_jax.envs import worlds
@@ -166,11 +166,13 @@ def test_the_home_directory_is_meant_in_every_flag_and_key(tmp_path, monkeypatch
 def test_small_models_are_found_from_anywhere(tmp_path, monkeypatch):
   inside = command_line.parse(PLAY).config
   monkeypatch.chdir(tmp_path)
-  command = command_line.parse(
-    [f'--config={ROOT}/experiments/webshop.py:model=tiny', '--mode=play']
-  )
-  assert command.config.model.path == str(ROOT / 'experiments/tiny/webshop')
-  assert inside.model.path == 'experiments/tiny/alfworld'
+  outside = command_line.parse(
+    [f'--config={ROOT}/experiments/alfworld.py:model=tiny', '--mode=play']
+  ).config
+  assert outside.model.path == 'experiments/tiny/alfworld'
+  assert config_lib.digest(outside) == config_lib.digest(inside)
+  found = hub.folder(outside.model.path, hub.MODEL_FILES)
+  assert found == ROOT / 'experiments/tiny/alfworld'
 
 
 def test_where_a_result_goes_is_checked_first(tmp_path):
@@ -281,7 +283,9 @@ terminal.run(main)
 @pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'utf-8'])
 def test_terminals_that_lack_characters(encoding):
   done = _python(_RUN.format(r"print('a\u2026\udc80b')"), PYTHONIOENCODING=encoding)
-  assert done.returncode == 0 and done.stdout.startswith(b'a') and not done.stderr
+  dots = '…' if encoding == 'utf-8' else r'\u2026'
+  assert (done.returncode, done.stderr) == (0, b'')
+  assert done.stdout.decode(encoding) == f'a{dots}\\udc80b\n'
 
 
 def test_readers_that_go_away_and_closed_streams():

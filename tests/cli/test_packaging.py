@@ -3,6 +3,8 @@
 import importlib
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -10,7 +12,8 @@ import tomllib
 import pytest
 
 import sdar_jax
-from sdar_jax.cli import command_line, shipped
+from sdar_jax.cli import command_line
+from sdar_jax.process import shipped
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
@@ -28,6 +31,25 @@ def test_there_is_one_version():
   assert PROJECT['project']['dynamic'] == ['version']
   assert PROJECT['tool']['hatch']['version']['path'] == 'sdar_jax/__init__.py'
   assert sdar_jax.__version__.count('.') == 2
+
+
+@pytest.mark.parametrize(
+  'name, extra',
+  [
+    ('tensorboardX', 'track'),
+    ('wandb', 'track'),
+    ('matplotlib', 'plot'),
+    ('faiss-cpu', 'dense'),
+    ('textworld[pddl]', 'textworld'),
+  ],
+)
+def test_the_extras_that_errors_name_bring_what_is_missing(name, extra):
+  brought = PROJECT['project']['optional-dependencies'][extra]
+  assert [need for need in brought if need.startswith(f'{name}>')]
+  files = [*ROOT.glob('sdar_jax/**/*.py'), *ROOT.glob('benchmarks/*.py')]
+  said = ''.join(file.read_text() for file in files)
+  assert f"pip install 'sdar-jax[{extra}]'" in said
+  assert not re.search(r'pip install [^\s\'"]', said)  # No other way of saying it.
 
 
 @pytest.mark.parametrize('name', PROJECT['project']['scripts'])
@@ -52,8 +74,8 @@ def test_experiments_of_the_package_are_found_from_an_empty_folder(
   monkeypatch.chdir(tmp_path)
   words = ['--config=experiments/webshop.py:model=tiny', '--mode=play']
   config = command_line.parse(words).config
-  assert config.model.path == str(ROOT / 'experiments/tiny/webshop')
-  assert config.skills.path == str(ROOT / 'experiments/tiny/webshop/skills.json')
+  for path in (config.model.path, config.skills.path):
+    assert shipped.find(path) == ROOT / path and not os.path.isabs(path)
   with pytest.raises(ValueError, match='no such file'):
     command_line.parse(['--config=experiments/nosuch.py', '--mode=play'])
   with pytest.raises(ValueError, match='no such file'):
@@ -81,7 +103,11 @@ def test_a_checkout_and_an_installation_have_each_their_root(tmp_path, monkeypat
   monkeypatch.setattr(shipped, '_INSTALLED', there)
   assert shipped.root() == there
   name = pathlib.Path('experiments/mine.py')
-  assert shipped.find(name) == there / name
+  assert shipped.find(name) == shipped.find(str(name)) == there / name
+  other = tmp_path / 'other'
+  shutil.copytree(there, other)
+  monkeypatch.setattr(sys, 'path', [*sys.path, str(other)])
+  assert shipped.find(name) == other / name  # As `import experiments.mine` does.
   monkeypatch.chdir(there)
   assert shipped.find(name) == name  # The file that lies here.
   for path in ('elsewhere/mine.py', 'mine.py', str(tmp_path / 'experiments/mine.py')):

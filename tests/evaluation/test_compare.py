@@ -323,7 +323,7 @@ def test_it_runs_without_jax_and_without_matplotlib(tmp_path):
     timeout=600,
   )
   assert done.returncode == 0, done.stderr
-  assert 'no figure: it needs `pip install matplotlib`' in done.stdout
+  assert "no figure: it needs matplotlib: pip install 'sdar-jax[plot]'" in done.stdout
   written = {path.name for path in (tmp_path / 'out').iterdir()}
   names = {'comparison.md', 'comparison.csv', 'results.csv', 'results.json'}
   assert written == names

@@ -72,5 +72,5 @@ def test_a_single_seed_is_a_line_without_a_band(tmp_path):
 
 def test_a_missing_matplotlib_is_one_line(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'matplotlib', None)
-  with pytest.raises(plot.PlotError, match='needs `pip install matplotlib`'):
+  with pytest.raises(plot.PlotError, match=r"pip install 'sdar-jax\[plot\]'"):
     plot.learning_curves(compared(study(tmp_path)))

@@ -334,7 +334,7 @@ def test_the_command_says_what_the_config_is(tmp_path):
   command = cells_lib.training_command(sdar)
   assert command[1:3] == ['-m', 'sdar_jax.main']
   expected = {
-    '--config=experiments/alfworld.py:model=tiny,algo=sdar,seed=0',
+    f'--config={ROOT}/experiments/alfworld.py:model=tiny,algo=sdar,seed=0',
     f'--workdir={tmp_path}/runs/sdar-0',
     '--config.steps=3',
     '--config.train.length_buckets=(184,)',

@@ -404,5 +404,5 @@ def test_a_sink_that_is_not_installed_is_one_line_and_leaves_nothing(
   )
   said = capsys.readouterr().err
   assert code == 2 and said.count('\n') == 1
-  assert re.search(f'config.log.*pip install {name}', said)
+  assert re.search(rf"config.log.* {name}: pip install 'sdar-jax\[track\]'", said)
   assert os.listdir(tmp_path) == []

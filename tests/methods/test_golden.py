@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tokens
 
-from sdar_jax.advantages import baselines, returns
+from sdar_jax.advantages import baselines, credit, returns
 from sdar_jax.losses import masked, policy
 
 GOLDEN = Path(__file__).resolve().parents[1] / 'golden' / 'losses.npz'
@@ -115,7 +115,7 @@ def advantage_outputs(case, hyper):
   # The record was made with the current log-probs as the student's.
   gap = case['teacher_logprobs'] - case['logprobs']
   for mix in ('0', '0.5', '1'):
-    out[f'rlsd_adv__lambda{mix}'] = baselines.rlsd_credit(
+    out[f'rlsd_adv__lambda{mix}'] = credit.rlsd_credit(
       case['advantages'][:, 0],
       gap,
       mask,

@@ -39,6 +39,14 @@ def test_rlsd_credit_is_warmed_down_to_grpo(step, lam):
   assert moved.any() == (lam > 0)
 
 
+@pytest.mark.parametrize('steps', [0, 1, 50, 100])
+def test_the_teachers_share_falls_in_a_line(steps):
+  for step in (0, 1, 25, 49, 50, 99, 100, 101, 10**6):
+    left = steps - step if steps else 1  # Of the steps that are warmed down.
+    got = credit('skill-sd', step_data(step), warmdown_steps=steps)['distill_scale']
+    assert_close(got, max(left, 0) / (steps or 1))
+
+
 @pytest.mark.parametrize('step, same', [(0, False), (99, False), (100, True)])
 def test_rlsd_as_released_is_grpo_from_iteration_100_of_150(step, same):
   data = step_data(step=step)

@@ -1,12 +1,5 @@
 """Loads a model onto meshes of 8 host devices and runs it; see test_sharding.py."""
 
-import os
-
-import eight
-
-os.environ['XLA_FLAGS'] = eight.FLAGS
-os.environ['JAX_PLATFORMS'] = 'cpu'
-
 import pathlib
 import tempfile
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sdar_jax import hub
+from sdar_jax import files, hub
 from sdar_jax.models import hf, qwen
 
 WEIGHTS = 'model.safetensors'
@@ -68,7 +68,7 @@ def assert_same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def refused(folder, *words):
+def refused(folder, *words, error=hf.WeightError):
   """Loading fails in one line that has all the words, before anything is placed."""
   with pytest.MonkeyPatch.context() as patch:
 
@@ -77,7 +77,7 @@ def refused(folder, *words):
 
     patch.setattr(hf, '_read', never)
     patch.setattr(hf, '_read_stacked', never)
-    with pytest.raises(hf.WeightError) as caught:
+    with pytest.raises(error) as caught:
       hf.load(str(folder), None, jnp.float32)
   message = str(caught.value)
   assert '\n' not in message
@@ -337,7 +337,7 @@ def test_an_index_that_is_wrong(model):
   (folder / INDEX).write_text('{}')
   refused(folder, INDEX, 'weight_map')
   (folder / INDEX).write_text('<html>')
-  refused(folder, INDEX, 'not JSON')
+  refused(folder, INDEX, 'not JSON', error=files.FileError)
   index()
   (folder / last).unlink()
   refused(folder, last, 'no such file')
@@ -365,13 +365,18 @@ def test_an_index_that_is_wrong(model):
     ({'vocab_size': 10**9}, 'model.embed_tokens.weight'),
     ({'num_hidden_layers': 10**9}, 'model.layers.3.'),
     ({'hidden_size': 10**9}, 'model.embed_tokens.weight'),
-    ({'rope_theta': float('nan')}, 'NaN'),
   ],
 )
 def test_configurations_that_do_not_fit(model, changes, words):
   folder = model('qwen2_tied')
   edit_config(folder, **changes)
   refused(folder, str(folder), words)
+
+
+def test_a_number_that_is_none(model):
+  folder = model('qwen2_tied')
+  edit_config(folder, rope_theta=float('nan'))
+  refused(folder, str(folder), 'NaN', error=files.FileError)
 
 
 @pytest.mark.parametrize('key', ['hidden_size', 'rope_theta', 'rms_norm_eps'])
@@ -385,9 +390,9 @@ def test_a_key_that_is_missing(model, key):
 def test_a_damaged_config(model, content):
   folder = model('qwen2_tied')
   (folder / 'config.json').write_bytes(content)
-  refused(folder, 'config.json')
+  refused(folder, 'config.json', error=files.FileError)
   (folder / 'config.json').unlink()
-  refused(folder, 'config.json', 'No such file')
+  refused(folder, 'config.json', 'No such file', error=files.FileError)
 
 
 def test_biases_that_qwen3_has_not(model):

@@ -65,7 +65,7 @@ def exported(source, output, dtype='', tokenizer=None, scale=1.0):
   tokenizer = tokenizer or source
 
   ours = chat.Chat(tokenizer, model=source)
-  policy = export.Policy(
+  policy = export.ExportedPolicy(
     source=str(source),
     tokenizer=str(tokenizer),
     chat=ours,

@@ -1,18 +1,13 @@
 """The sharding table, its errors, and weights read straight onto eight devices."""
 
 import dataclasses
-import pathlib
-import subprocess
-import sys
 
+import eight
 import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from sdar_jax.models import presets, sharding
-
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
 
 def abstract_mesh(*sizes):
@@ -85,13 +80,4 @@ def test_other_sizes_must_divide(name, sizes, words):
 
 
 def test_eight_devices_hold_and_compute_what_one_does():
-  done = subprocess.run(
-    [sys.executable, str(HERE / 'eight_devices.py')],
-    capture_output=True,
-    text=True,
-    timeout=800,
-    env={'PYTHONPATH': f'{ROOT}:{HERE}:{HERE.parent}', 'PATH': '/usr/bin:/bin'},
-    check=False,
-  )
-  assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-  assert done.stdout.count('equal') == 4
+  assert eight.run('models/eight_devices.py').count('equal') == 4

@@ -7,10 +7,11 @@ furnished. A room is drawn from it by (size, kind, side, number) alone.
 
 import dataclasses
 import hashlib
-import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
+
+from sdar_jax import files
 
 KINDS = ('kitchen', 'living', 'bedroom', 'bathroom')
 SIZES = ('small', 'full')
@@ -48,7 +49,7 @@ class Household:
 
 def _load() -> Household:
   data = _FILE.read_bytes()
-  table = json.loads(data)
+  table = files.parse_json(data, _FILE)
   objects = table['objects']
   return Household(
     abilities={name: frozenset(row['abilities']) for name, row in objects.items()},

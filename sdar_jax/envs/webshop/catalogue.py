@@ -193,7 +193,6 @@ def read_products(
   products_path: str | Path,
   instructions_path: str | Path,
   human_path: str | Path | None = None,
-  limit: int | None = None,
 ) -> Iterator[Product]:
   """Products of the official files, in their order, one at a time.
 
@@ -203,7 +202,6 @@ def read_products(
     products_path: items_shuffle.json or items_shuffle_1000.json.
     instructions_path: items_ins_v2.json or items_ins_v2_1000.json.
     human_path: items_human_ins.json; None for no human instructions.
-    limit: how many entries of the products file are looked at; None for all.
 
   Raises:
     FileError: one line that names the file, the record and what is wrong with it.
@@ -212,7 +210,7 @@ def read_products(
   known = dict(read_known(instructions_path, omitted))
   people = dict(_read_people(human_path, omitted)) if human_path else {}
   seen = set()
-  for place, raw in itertools.islice(records.items(products_path, 'products'), limit):
+  for place, raw in records.items(products_path, 'products'):
     with records.naming(place):
       asin = records.text(records.fields(raw), 'asin')
       if asin in seen:
@@ -232,10 +230,9 @@ def read_products(
     if product.synthetic and not product.goals[0]:
       omitted.add('instructions without a goal, as an option has no values', asin)
     yield product
-  if limit is None:
-    for source in (known, people):
-      for asin in itertools.filterfalse(seen.__contains__, source):
-        omitted.add('instructions for products that are not here', asin)
+  for source in (known, people):
+    for asin in itertools.filterfalse(seen.__contains__, source):
+      omitted.add('instructions for products that are not here', asin)
   omitted.say(products_path)
 
 

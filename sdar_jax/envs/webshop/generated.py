@@ -11,11 +11,11 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from sdar_jax import files
 from sdar_jax.envs import base
 from sdar_jax.envs.webshop import instruction
 from sdar_jax.envs.webshop.catalogue import MemoryCatalogue, Product
@@ -70,7 +70,7 @@ class Category:
 @functools.cache
 def categories() -> Mapping[str, Category]:
   """Reads the categories of shop.json by name."""
-  table = json.loads(_FILE.read_text())
+  table = files.read_json(_FILE)
   return {
     name: Category(
       path=row['path'],

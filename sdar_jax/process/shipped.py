@@ -1,4 +1,4 @@
-"""Finds the experiments that came with this package. No JAX."""
+"""Finds the experiments and models that came with this package. No JAX."""
 
 import os
 import pathlib
@@ -15,12 +15,18 @@ def root() -> pathlib.Path:
   return _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 
 
-def find(path: pathlib.Path) -> pathlib.Path:
-  """Finds experiments/... in the working directory, else in `root`."""
+def find(path: str | os.PathLike) -> pathlib.Path:
+  """Finds experiments/... where it lies; other paths are left alone.
+
+  In the working directory, else where Python looks for `experiments`, else in `root`.
+  So a run's config names what came with the package by a name that holds wherever, and
+  in whatever environment, the run goes on.
+  """
+  path = pathlib.Path(path)
   if path.parts[:1] != ('experiments',) or os.path.exists(path):
     return path
-  shipped = root() / path
-  return shipped if shipped.is_file() else path
+  places = (pathlib.Path(place, path) for place in (*sys.path, root()))
+  return next(filter(os.path.exists, places), path)
 
 
 def make_importable(folder: pathlib.Path | None = None) -> None:
