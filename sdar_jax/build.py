@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from sdar_jax.logs import sinks, writers
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import hf, qwen, sharding
+from sdar_jax.models import adapter_files, hf, lora, qwen, sharding
 from sdar_jax.prompts import bank_file, chat, retrieval, skills, tags
 from sdar_jax.prompts.bank import SkillBank
 from sdar_jax.rollout import episodes
@@ -211,9 +212,17 @@ def make_mesh(config: ConfigDict) -> Mesh:
 
 
 def load_model(
-  config: ConfigDict, mesh: Mesh, tokenizer: chat.Chat
+  config: ConfigDict, mesh: Mesh, tokenizer: chat.Chat, *, exact: bool = False
 ) -> tuple[qwen.ModelConfig, Any]:
-  """Loads the initial policy, in float32 on its sharding.
+  """Loads the initial policy on its sharding.
+
+  In float32; beside adapters, which then are what trains, in the compute type.
+
+  Args:
+    config: of the run.
+    mesh: of devices.
+    tokenizer: of the policy.
+    exact: in float32 in any case, for what is to be written.
 
   Raises:
     ConfigError: the tokenizer has ids that the model's vocabulary lacks.
@@ -224,8 +233,28 @@ def load_model(
       f'tokenizer of {tokenizer.len_vocab} ids, model {config.model.path} of'
       f' {model.vocab_size}: set config.model.tokenizer to the one that belongs to it'
     )
-  model, params = hf.load(config.model.path, mesh, jnp.float32)
-  return dataclasses.replace(model, attention=config.model.attention), params
+  c = config.model
+  dtype = jnp.dtype(c.dtype if c.lora_rank and not exact else 'float32')
+  model, params = hf.load(c.path, mesh, dtype)
+  if c.adapter:
+    params = adapter_files.merge_into(params, model, c.adapter)
+  return dataclasses.replace(model, attention=c.attention, lora=make_lora(c)), params
+
+
+def make_lora(config: ConfigDict) -> lora.Lora | None:
+  """Makes the settings of adapters from `config.model`; None without."""
+  if not config.lora_rank:
+    return None
+  return lora.Lora(config.lora_rank, config.lora_alpha, config.lora_targets)
+
+
+def model_digest(config: ConfigDict) -> str:
+  """Hashes the initial policy: the model, and the adapter merged into it."""
+  digest = hf.digest(config.model.path)
+  if not config.model.adapter:
+    return digest
+  both = digest + adapter_files.digest(config.model.adapter)
+  return hashlib.sha256(both.encode()).hexdigest()
 
 
 def make_sampler(

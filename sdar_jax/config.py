@@ -44,7 +44,9 @@ KEYS: dict[str, Key] = {
   'model.remat': Key(False, 'recompute blocks in the backward pass to save memory'),
   'model.attention': Key('xla', "'cudnn' is for GPU with bfloat16", ('xla', 'cudnn')),
   'model.lora_rank': Key(
-    0, 'rank of adapters that train beside the frozen model; 0 trains the model', _AT_LEAST_0
+    0,
+    'rank of adapters that train beside the frozen model; 0 trains the model',
+    _AT_LEAST_0,
   ),
   'model.lora_alpha': Key(32.0, 'adapters are multiplied by alpha / rank', '(0, inf)'),
   'model.lora_targets': Key(
@@ -190,6 +192,9 @@ KEYS: dict[str, Key] = {
     0.0, 'loss weight of prompt tokens against response tokens', '[0, 1e6]'
   ),
   'sft.muon': Key(False, 'Muon on the matrices instead of AdamW'),
+  'export.adapter': Key(
+    False, "write adapters alone, in peft's format, and not the model with them"
+  ),
   'export.dtype': Key(
     '',
     "of the weights that sft and export write; '' means model.path's",
@@ -317,7 +322,7 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: one is remote, or is not the file or directory that the key asks for.
   """
-  for key in ('model.path', 'model.tokenizer', 'skills.path'):
+  for key in ('model.path', 'model.tokenizer', 'model.adapter', 'skills.path'):
     room, name = key.split('.')
     if not config[room][name]:
       continue
@@ -326,6 +331,8 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
     there = shipped.find(path)
     if key == 'skills.path' and not os.path.isfile(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
+    if key == 'model.adapter' and not os.path.isdir(there):
+      raise ConfigError(f'config.{key}={str(path)!r}: no such directory')
     if (
       room == 'model' and not os.path.isdir(there) and not _HUB_ID.fullmatch(str(path))
     ):

@@ -78,7 +78,7 @@ def run_export(
   """Writes the policy as a Hugging Face directory with its tokenizer."""
   output = export.required(output)
   policy = parts_lib.policy(config, checkpoint)
-  export.keep(output, parts_lib.exported(policy, policy.params))
+  export.keep(output, parts_lib.exported(policy))
 
 
 MODES: dict[str, Callable[..., None]] = {

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from sdar_jax import build, numerics
 from sdar_jax.batching import Packing
+from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.evaluation import evaluate, panels
@@ -26,7 +27,7 @@ from sdar_jax.learner.state import TrainState
 from sdar_jax.logs import writers
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import export, hf, qwen
+from sdar_jax.models import export, lora, qwen, sharding
 from sdar_jax.prompts import chat, skills
 from sdar_jax.rollout import episodes
 from sdar_jax.sampler.sampler import Sampler
@@ -121,14 +122,23 @@ class Policy(Common):
   Attributes:
     mesh: of devices.
     model: its architecture.
-    params: its weights.
+    params: its weights, or those of the model that it adapts.
+    adapters: what trains beside the model, or None.
     weights: what names them in reports.
   """
 
   mesh: Mesh
   model: qwen.ModelConfig
   params: Any
+  adapters: Any
   weights: dict[str, Any]
+
+  @property
+  def joined(self) -> Any:
+    """The weights that a forward pass reads."""
+    if self.adapters is None:
+      return self.params
+    return lora.joined(self.params, self.adapters, self.model.lora)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,7 +254,7 @@ def inputs_of(common: Common, config_digest: str) -> dict[str, Any]:
     'seed': common.config.seed,
     'config_digest': config_digest,
     'world_digest': common.world.digest,
-    'model_digest': hf.digest(common.config.model.path),
+    'model_digest': build.model_digest(common.config),
     'tokenizer_digest': common.chat.digest,
     'skills_digest': common.teacher.retriever.bank.digest,
     'numerics': numerics.describe(),
@@ -253,7 +263,8 @@ def inputs_of(common: Common, config_digest: str) -> dict[str, Any]:
 
 def policy(config: ConfigDict, checkpoint: str | None) -> Policy:
   """Builds a policy: the config's, or that of a checkpoint."""
-  return _policy(_common(config, build.make_world(config)), checkpoint)
+  common, exact = _common(config, build.make_world(config)), not config.export.adapter
+  return _policy(common, checkpoint, exact=exact)
 
 
 def player(config: ConfigDict, checkpoint: str | None) -> Player:
@@ -273,7 +284,7 @@ def player(config: ConfigDict, checkpoint: str | None) -> Player:
       known.chat,
       known.mesh,
       known.model,
-      known.params,
+      known.joined,
       with_skills=c.with_skills,
     ),
   )
@@ -291,9 +302,14 @@ def imitation(config: ConfigDict, checkpoint: str | None) -> Imitation:
   )
 
 
-def exported(policy: Policy, params: Any) -> export.ExportedPolicy:
-  """Collects the parts of an export with these weights."""
+def exported(policy: Policy) -> export.ExportedPolicy:
+  """Collects the parts of an export."""
   c = policy.config
+  if c.export.adapter and policy.adapters is None:
+    raise ConfigError('config.export.adapter=True: config.model.lora_rank is 0')
+  params = policy.joined
+  if policy.adapters is not None and not c.export.adapter:
+    params = sharding.Program(lora.merged, policy.mesh)(params)
   return export.ExportedPolicy(
     source=c.model.path,
     tokenizer=c.model.tokenizer or c.model.path,
@@ -301,6 +317,7 @@ def exported(policy: Policy, params: Any) -> export.ExportedPolicy:
     load_chat=functools.partial(build.make_chat, c, policy.world),
     model=policy.model,
     params=params,
+    adapters=policy.adapters if c.export.adapter else None,
     dtype=c.export.dtype,
   )
 
@@ -325,24 +342,34 @@ def _plan(common: Common, panel: panels.Panel) -> evaluate.Plan:
   return evaluate.Plan(panel, agent, c.attempts, c.seed, c.with_skills, digest)
 
 
-def _load(common: Common) -> tuple[Mesh, qwen.ModelConfig, Any]:
+def _load(common: Common, *, exact: bool = False) -> tuple[Mesh, qwen.ModelConfig, Any]:
   """Loads the initial policy on its mesh. Device work begins here."""
   numerics.pin()
   mesh = build.make_mesh(common.config)
-  return mesh, *build.load_model(common.config, mesh, common.chat)
+  return mesh, *build.load_model(common.config, mesh, common.chat, exact=exact)
 
 
-def _policy(common: Common, checkpoint: str | None) -> Policy:
-  mesh, model, params = _load(common)
-  weights = {'step': 0, 'model_digest': hf.digest(common.config.model.path)}
-  made = Policy(**vars(common), mesh=mesh, model=model, params=params, weights=weights)
+def _policy(common: Common, checkpoint: str | None, *, exact: bool = False) -> Policy:
+  mesh, model, params = _load(common, exact=exact)
+  adapters = None
+  if model.lora:
+    adapters = lora.make(model.adapter_specs(), mesh, common.config.seed)
+  weights = {'step': 0, 'model_digest': build.model_digest(common.config)}
+  made = Policy(
+    **vars(common),
+    mesh=mesh,
+    model=model,
+    params=params,
+    adapters=adapters,
+    weights=weights,
+  )
   return made if checkpoint is None else _restored(made, pathlib.Path(checkpoint))
 
 
 def _restored(policy: Policy, run: pathlib.Path) -> Policy:
   """Puts the weights and skill counts of a run's last checkpoint in."""
-  adapted = policy.model.lora is not None
-  like = {'params': build.make_adapters(policy.model, policy.mesh, seed=0) if adapted else policy.params}
+  trained = 'params' if policy.adapters is None else 'adapters'
+  like = {'params': getattr(policy, trained)}
   restored = checkpoints.load(run / 'checkpoints', like, subset=True)
   if restored is None:
     raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
@@ -354,7 +381,5 @@ def _restored(policy: Policy, run: pathlib.Path) -> Policy:
   policy.teacher.retriever.restore(restored.host['retrieval'])
   digests = {key: restored.host[key] for key in ('model_digest', 'config_digest')}
   weights = {'step': restored.step, **digests}
-  params = restored.state['params']
-  if adapted:
-    params = lora.joined(policy.params, params, policy.model.lora)
-  return dataclasses.replace(policy, params=params, weights=weights)
+  changes = {trained: restored.state['params'], 'weights': weights}
+  return dataclasses.replace(policy, **changes)

@@ -27,7 +27,7 @@ from sdar_jax import parts as parts_lib
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.learner import scoring
-from sdar_jax.models import export, qwen, sharding
+from sdar_jax.models import export, lora, qwen, sharding
 from sdar_jax.process import terminal
 from sdar_jax.prompts import chat, fitting
 from sdar_jax.prompts.skills import NOTHING, SkillView
@@ -87,8 +87,8 @@ def run_sft(
     prompt_weight=c.prompt_weight,
     seed=config.seed,
   )
-  params = _fit(parts, made, count_steps(rows, batch_rows))
-  export.keep(output, parts_lib.exported(parts, params))
+  trained = _fit(parts, made, count_steps(rows, batch_rows))
+  export.keep(output, parts_lib.exported(dataclasses.replace(parts, **trained)))
 
 
 def _practice(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
@@ -147,16 +147,20 @@ def _name_ids(parts: parts_lib.Imitation) -> list[np.ndarray]:
   return sets
 
 
-def _fit(parts: parts_lib.Imitation, batches: Iterator[Any], steps: int) -> Any:
-  """Trains for one pass over the batches; returns the weights."""
+def _fit(
+  parts: parts_lib.Imitation, batches: Iterator[Any], steps: int
+) -> dict[str, Any]:
+  """Trains for one pass over the batches; returns the field that trained."""
   c = parts.config.optimizer
   rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup_steps, steps)
   step = make_step(parts.model, parts.tx, rate, parts.scoring, parts.mesh)
-  params, opt_state, recent = parts.params, parts.tx.init(parts.params), []
+  name, base = ('params', ()) if parts.adapters is None else ('adapters', parts.params)
+  params, recent = getattr(parts, name), []
+  opt_state = parts.tx.init(params)
   i = 0
   try:
     for i, batch in enumerate(batches):
-      params, opt_state, metrics = step(params, opt_state, batch, np.int32(i))
+      params, opt_state, metrics = step(params, opt_state, base, batch, np.int32(i))
       recent.append(metrics['nll'])
       if len(recent) == _STEPS_PER_LINE or i + 1 == steps:
         nll = float(np.mean(jax.device_get(recent)))
@@ -165,7 +169,7 @@ def _fit(parts: parts_lib.Imitation, batches: Iterator[Any], steps: int) -> Any:
   except terminal.Stopped as stopped:
     stopped.lost = f'{i} of {steps} steps of imitation are lost; nothing was written'
     raise
-  return params
+  return {name: params}
 
 
 def demonstrations(
@@ -354,7 +358,7 @@ def make_step(
   how: scoring.Scoring,
   mesh: Mesh | None = None,
 ) -> Callable[..., Any]:
-  """Makes a jitted update of (params, opt_state) by (batch, i).
+  """Makes a jitted update of (params, opt_state) by (base, batch, i).
 
   The loss is the weighted mean negative log-likelihood, nats per token.
 
@@ -366,16 +370,20 @@ def make_step(
     mesh: of devices, or None for one.
   """
 
-  def loss_fn(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+  def loss_fn(
+    params: Any, base: Any, batch: dict[str, jax.Array]
+  ) -> tuple[jax.Array, Any]:
     tokens, weights = batch['tokens'], batch['weights']
+    if model.lora:
+      params = lora.joined(base, params, model.lora)
     logprobs, _ = scoring.token_logprobs(model, params, tokens, None, how)
     loss = -jnp.sum(weights * logprobs) / jnp.maximum(jnp.sum(weights), 1.0)
     response = weights == 1.0
     nll = -jnp.sum(jnp.where(response, logprobs, 0)) / jnp.maximum(response.sum(), 1)
     return loss, nll
 
-  def step(params: Any, opt_state: Any, batch: Any, i: jax.Array) -> Any:
-    (_, nll), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+  def step(params: Any, opt_state: Any, base: Any, batch: Any, i: jax.Array) -> Any:
+    (_, nll), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, base, batch)
     updates, opt_state = tx.update(grads, opt_state, params)
     params = jax.tree.map(lambda p, u: p + rate(i) * u, params, updates)
     return params, opt_state, {'nll': nll, 'grad_norm': optax.tree.norm(grads)}

@@ -234,7 +234,7 @@ def test_a_policy_is_the_configs_or_a_checkpoints(tmp_path):
 
 def test_an_export_names_what_the_policy_came_from():
   policy = parts.policy(_config(export__dtype='float16'), None)
-  written = parts.exported(policy, policy.params)
+  written = parts.exported(policy)
   assert written.source == written.tokenizer == TINY
   assert written.dtype == 'float16' and written.chat is policy.chat
   assert written.load_chat(pathlib.Path(TINY)).digest == policy.chat.digest

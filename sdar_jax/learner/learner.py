@@ -132,9 +132,7 @@ class Learner:
       seed: draws adapters, which then are what trains beside it.
     """
     if self._model.lora:
-      draw = functools.partial(lora.init, self._model.adapter_specs())
-      draw = sharding.Program(draw, self._mesh, out_shardings=self._params)
-      params = draw(jax.random.key(seed))
+      params = lora.make(self._model.adapter_specs(), self._mesh, seed)
     zero = functools.partial(jax.device_put, np.zeros((), np.int32), self._replicated)
     teacher = jax.tree.map(jnp.copy, params) if self._keeps_teacher else ()
     if self._algorithm.has_critic:
@@ -375,6 +373,7 @@ class Learner:
       return policy_objective(self._algorithm, self._hyper, LossInputs(**known | live))
 
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
+
 
 _ON_DEVICE = (
   'tokens',

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from sdar_jax import files
 from sdar_jax.models import hf_tensors, lora, qwen
-from sdar_jax.models.hf_config import WeightError, read_json
+from sdar_jax.models.hf_config import WeightError
+from sdar_jax.process import shipped
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
@@ -100,7 +101,7 @@ def merge_into(params: Any, model: qwen.ModelConfig, path: str) -> Any:
     WeightError: one line naming the file, and what of it is not as it must be.
   """
   folder = _folder(path)
-  record = _checked(read_json(folder / CONFIG), folder / CONFIG)
+  record = _checked(files.read_json(folder / CONFIG), folder / CONFIG)
   scale = record['lora_alpha'] / record['r']
   stored = _tensors(folder / WEIGHTS)
   out = jax.tree.map(lambda leaf: leaf, params)
@@ -135,7 +136,7 @@ def _sizes(shape: tuple[int, ...], inputs: int) -> tuple[int, int]:
 
 def _folder(path: str) -> pathlib.Path:
   try:
-    return files.local_path(path, 'config.model.adapter')
+    return shipped.find(files.local_path(path, 'config.model.adapter'))
   except files.FileError as error:
     raise WeightError(str(error)) from None
 
@@ -169,6 +170,7 @@ def _taken(
   value = stored.pop(name)
   if value.shape != shape:
     raise WeightError(
-      f'{folder / WEIGHTS}: {name} is {list(value.shape)}, the model wants {list(shape)}'
+      f'{folder / WEIGHTS}: {name} is {list(value.shape)}, this model and rank want'
+      f' {list(shape)}'
     )
   return value.astype(np.float32)

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sdar_jax import files, hub
-from sdar_jax.models import hf, qwen
+from sdar_jax.models import adapter_files, hf, qwen
 from sdar_jax.process import terminal
 from sdar_jax.prompts import chat, tokenizer
 
@@ -40,6 +40,7 @@ class ExportedPolicy:
     load_chat: loads those of a directory in the same way.
     model: hyperparameters.
     params: stacked parameters.
+    adapters: written alone in peft's format, or None for the whole model.
     dtype: of the weights in the files; '' is that of `source`.
   """
 
@@ -49,6 +50,7 @@ class ExportedPolicy:
   load_chat: Callable[[pathlib.Path], chat.Chat]
   model: qwen.ModelConfig
   params: Any
+  adapters: Any
   dtype: str
 
 
@@ -118,12 +120,18 @@ def write(output: pathlib.Path, policy: ExportedPolicy) -> str:
     WeightError, TokenizerError: likewise, of weights and tokenizer.
   """
   prepare(output)
-  dtype = jnp.dtype(policy.dtype or hf.stored_dtype(policy.source))
+  alone = policy.adapters is not None
+  dtype = jnp.dtype(
+    'float32' if alone else policy.dtype or hf.stored_dtype(policy.source)
+  )
   staging = output / _STAGING
   try:
     staging.mkdir(parents=True)
-    _write_all(staging, policy, dtype)
-    _check(staging, policy, dtype)
+    if alone:
+      adapter_files.save(staging, policy.model, policy.adapters, policy.source)
+    else:
+      _write_all(staging, policy, dtype)
+      _check(staging, policy, dtype)
     names = [path.name for path in staging.iterdir()]
     for name in sorted(names, key=lambda name: name == 'config.json'):
       os.replace(staging / name, output / name)

@@ -82,7 +82,7 @@ def digest(path: str | pathlib.Path) -> str:
     WeightError: one of weights is missing, or the hub promised another content.
   """
   folder = snapshot(path)
-  total = hashlib.sha256(repr(hf_config.read_config(folder)).encode())
+  total = hashlib.sha256(repr(hf_config.read_config(folder).architecture).encode())
   shards = _read_index(folder) if not (folder / SINGLE).exists() else (SINGLE,)
   try:
     for name in sorted(shards):

@@ -13,11 +13,15 @@ Source: Hu et al. 2021 (arXiv 2106.09685); initial values as in peft: a uniform 
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from sdar_jax.models import sharding
 
 ATTENTION = ('query', 'key', 'value', 'out')
 MLP = ('gate', 'up', 'down')
@@ -75,9 +79,7 @@ def _pair(name: str, spec: Any, rank: int) -> Tree:
   cut = 1 + input_axes(name)
   shape, axes = spec.shape, spec.axes
   return {
-    A: dataclasses.replace(
-      spec, shape=(*shape[:cut], rank), axes=(*axes[:cut], None)
-    ),
+    A: dataclasses.replace(spec, shape=(*shape[:cut], rank), axes=(*axes[:cut], None)),
     B: dataclasses.replace(
       spec,
       shape=(shape[0], rank, *shape[cut:]),
@@ -104,6 +106,13 @@ def init(specs: Tree, key: jax.Array) -> Tree:
 
   drawn = [draw(path, spec, key) for (path, spec), key in zip(leaves, keys)]
   return jax.tree.unflatten(structure, drawn)
+
+
+def make(specs: Tree, mesh: Mesh, seed: int) -> Tree:
+  """Draws the adapters of `init` on their sharding."""
+  places = sharding.param_shardings(specs, mesh)
+  draw = functools.partial(init, specs)
+  return sharding.Program(draw, mesh, out_shardings=places)(jax.random.key(seed))
 
 
 def join(base: Tree, adapters: Tree) -> Tree:

@@ -93,6 +93,12 @@ class ModelConfig:
     if self.head_dim % 2:
       raise ValueError(f'head_dim {self.head_dim}: must be even for rotary positions')
 
+  @property
+  def architecture(self) -> dict[str, Any]:
+    """The fields that a model's files decide, not how it is run."""
+    own = ('attention', 'lora')
+    return {k: v for k, v in dataclasses.asdict(self).items() if k not in own}
+
   def param_specs(self) -> dict[str, Any]:
     """A tree like `init_params` with a ParamSpec for every leaf."""
     vocab = (self.vocab_size, self.hidden_size)
@@ -342,7 +348,9 @@ def _scan_layers(layer, params, x, positions, cache, remat):
 
   def body(x, layer_inputs):
     layer_params, layer_cache = layer_inputs
-    return layer.apply({'params': lora_lib.merge(layer_params)}, x, positions, layer_cache)
+    return layer.apply(
+      {'params': lora_lib.merge(layer_params)}, x, positions, layer_cache
+    )
 
   if remat:
     body = jax.checkpoint(body, prevent_cse=False)

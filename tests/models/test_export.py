@@ -72,6 +72,7 @@ def exported(source, output, dtype='', tokenizer=None, scale=1.0):
     load_chat=lambda folder: chat.Chat(folder, model=folder),
     model=model,
     params=params,
+    adapters=None,
     dtype=dtype,
   )
   return export.write(output, policy), params
