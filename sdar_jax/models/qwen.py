@@ -361,12 +361,13 @@ def _scan_layers(layer, params, x, positions, cache, remat):
   return x, Cache(tuple(keys), tuple(values))
 
 
-def _unroll_layers(layer, params, x, positions, cache):
+def _unroll_layers(layer, layers, x, positions, cache):
   """Runs a tuple of layers one after another; no layer's cache is copied."""
   keys, values = [], []
-  for index, layer_params in enumerate(params):
+  for index, layer_params in enumerate(layers):
     layer_cache = None if cache is None else (cache.keys[index], cache.values[index])
-    x, layer_cache = layer.apply({'params': layer_params}, x, positions, layer_cache)
+    params = {'params': lora_lib.merge(layer_params)}
+    x, layer_cache = layer.apply(params, x, positions, layer_cache)
     if cache is not None:
       keys.append(layer_cache[0])
       values.append(layer_cache[1])
