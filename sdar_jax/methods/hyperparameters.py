@@ -38,6 +38,8 @@ _WEIGHT = '0 or [1e-12, 1e12]'
 _CREDIT = '[0, 1e6]'
 # Float32 rounds differences of log-probabilities to about as much.
 _NATS = '0 or [1e-6, inf)'
+# Nearer to either end the divergence is lost in its own rounding.
+_MIXED = '[0.001, 0.999]'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Hyperparameters:
     _AT_LEAST_0,
   )
   jsd_weight: float = _number(
-    0.5, "the teacher's share of the mixture in 'jsd'", '(0, 1)'
+    0.5, "the teacher's share of the mixture in 'jsd'", _MIXED
   )
   token_clip: float = _number(
     0.0, "bound on a token's divergence, nats; 0 is none", _NATS
