@@ -224,6 +224,17 @@ def test_main_says_one_line(words, capsys, tmp_path):
   assert not said.out and not list(tmp_path.iterdir())
 
 
+def test_memory_that_is_not_there_is_one_line(monkeypatch, capsys, tmp_path):
+  def full(command, argv):
+    raise MemoryError  # As of a list; NumPy's and the device's have words.
+
+  monkeypatch.setattr(main, '_run', full)
+  command = ['--config=experiments/alfworld.py:model=tiny', f'--workdir={tmp_path}/run']
+  assert main.main(command) == 70
+  said = capsys.readouterr().err
+  assert said.count('\n') == 1 and 'config.rollout.slots' in said
+
+
 # The outermost numbers that some key accepts, outermost first.
 LARGE = (LARGEST_FLOAT, 1e12, 1e6, 1.0, 0.5)
 SMALL = (SMALLEST_FLOAT, 1e-12, 1e-6, 1.0)
