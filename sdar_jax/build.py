@@ -306,6 +306,21 @@ def make_hyperparameters(config: ConfigDict) -> Hyperparameters:
   return Hyperparameters(**{name: config.algorithm[name] for name in names})
 
 
+def check_topk(
+  hyper: Hyperparameters, algorithm: Algorithm, tokenizer: chat.Chat
+) -> None:
+  """Checks the ids that a divergence compares against those there are.
+
+  Raises:
+    ConfigError: the tokenizer has fewer.
+  """
+  if algorithm.needs_divergence(hyper) and hyper.topk > tokenizer.len_vocab:
+    raise ConfigError(
+      f'config.algorithm.topk={hyper.topk}: must be at most {tokenizer.len_vocab}, the'
+      ' ids of the tokenizer; 0 compares all of them'
+    )
+
+
 def make_algorithm(config: ConfigDict) -> Algorithm:
   """Finds the method: a row of the table, or two combined.
 

@@ -25,6 +25,8 @@ from sdar_jax.prompts import retrieval, skills
 
 _COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
 _SEED = '[0, 4294967295]'
+# Of what one step holds: a list of more fills memory before anything is played.
+_HELD = '[1, 65536]'
 _HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*', re.ASCII)
 _WORLD_PATHS = ('corpus', 'index')  # And every setting whose name ends in _dir.
 # Of a softmax whose logits are divided by it in float32.
@@ -95,8 +97,8 @@ KEYS: dict[str, Key] = {
     'ref: microbatch',
   ),
   **{f'algorithm.{name}': key for name, key in hyperparameters.KEYS.items()},
-  'rollout.tasks_per_step': Key(16, 'P, tasks of a step', _COUNT, 'ref'),
-  'rollout.group_size': Key(8, 'G, episodes of each task', _COUNT, 'ref'),
+  'rollout.tasks_per_step': Key(16, 'P, tasks of a step', _HELD, 'ref'),
+  'rollout.group_size': Key(8, 'G, episodes of each task', _HELD, 'ref'),
   'rollout.refills': Key(
     0, 'rounds, at most, that replace groups of equal returns', '[0, 1000]', 'DAPO: 9'
   ),
@@ -110,7 +112,7 @@ KEYS: dict[str, Key] = {
   'rollout.success_reward': Key(
     10.0, 'return of a solved episode', '[0.001, 1e6]', 'ref'
   ),
-  'rollout.slots': Key(128, 'sequences that decode together', _COUNT),
+  'rollout.slots': Key(128, 'sequences that decode together', _HELD),
   'rollout.decode_chunk': Key(32, 'tokens between two looks at the host', _COUNT),
   'rollout.prefill_tokens': Key(
     16_384, 'tokens of one prefill call, padding included', _COUNT
@@ -129,7 +131,7 @@ KEYS: dict[str, Key] = {
     300.0, 'to wait where no environment of a step answers, s', _AT_LEAST_0
   ),
   'train.minibatch_rows': Key(256, 'rows per optimizer update', _COUNT, 'ref'),
-  'train.microbatch_rows': Key(32, 'rows per forward and backward pass', _COUNT, 'ref'),
+  'train.microbatch_rows': Key(32, 'rows per forward and backward pass', _HELD, 'ref'),
   'train.length_buckets': Key((768, 1280, 2560), 'padded row lengths, tokens'),
   'train.teacher_buckets': Key(
     (1280, 2304, 3584), 'the same with skills in the prompt, tokens'

@@ -15,9 +15,7 @@ from sdar_jax.cli import command_line
 from sdar_jax.cli.command_line import Command
 from sdar_jax.process import devices, terminal
 
-_NO_MEMORY = (
-  'lower config.rollout.slots, config.train.microbatch_rows or the length buckets'
-)
+_NO_MEMORY = 'lower config.rollout.slots, config.train.microbatch_rows or the buckets'
 
 
 class _StartError(ValueError):
@@ -36,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
   except (RuntimeError, MemoryError) as error:
     if hasattr(error, 'exit_code') or not _is_of_a_device(error):
       raise
-    return terminal.fail(error, 70, _NO_MEMORY if 'RESOURCE' in str(error) else '')
+    full = isinstance(error, MemoryError) or 'RESOURCE' in str(error)
+    return terminal.fail(error, 70, _NO_MEMORY if full else '')
   return 0
 
 

@@ -184,6 +184,7 @@ def host_parts(config: ConfigDict) -> HostParts:
   common = _common(config, world)
   algorithm = build.make_algorithm(config)
   hyper = build.make_hyperparameters(config)
+  build.check_topk(hyper, algorithm, common.chat)
   packing = build.make_packing(config, algorithm, hyper)
   if algorithm.shows_skills(hyper):
     count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)

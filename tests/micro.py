@@ -42,6 +42,7 @@ def learner(
   mean_over='minibatch',
   optimized=False,
   model=MODEL,
+  accumulation=2,
   **loss,
 ):
   """A learner of `model` with AdamW; its programs `optimized` as those of a run.
@@ -55,7 +56,7 @@ def learner(
     learning_rate=rate,
     warmup_steps=0,
     mean_over=mean_over,
-    accumulation=2,
+    accumulation=accumulation,
   )
   tx = optimizer.make_optimizer(
     b1=0.9, b2=0.999, eps=EPS, weight_decay=0.01, max_grad_norm=1.0

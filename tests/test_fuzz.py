@@ -3,19 +3,24 @@
 import math
 from types import SimpleNamespace
 
+import algorithm_cases as cases
 import drawn
 import jax
 import jax.numpy as jnp
 import micro
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 from experiments import alfworld, search_qa, webshop
-from sdar_jax import build, main
+from sdar_jax import build, main, parts
 from sdar_jax import config as config_lib
 from sdar_jax.keys import LARGEST_FLOAT, LARGEST_INT, SMALLEST_FLOAT, ConfigError
+from sdar_jax.losses.objective import policy_objective
+from sdar_jax.methods import table, validity
 from sdar_jax.methods.hyperparameters import KEYS
+from sdar_jax.methods.table import ALGORITHMS
 
 WORLDS = {'alfworld': alfworld, 'webshop': webshop, 'search_qa': search_qa}
 ODD = (
@@ -41,9 +46,9 @@ ODD = (
 )
 
 
-def _config(world='alfworld'):
+def _config(world='alfworld', method='sdar'):
   """A valid config whose keys take values of any type, as in a file of a user's."""
-  values = WORLDS[world].get_config('model=tiny').to_dict()
+  values = WORLDS[world].get_config(f'model=tiny,algo={method}').to_dict()
   config = ml_collections.ConfigDict(values, type_safe=False)
   config_lib._follow_reward(config)  # A plain dictionary holds no references.
   return config
@@ -134,6 +139,15 @@ def test_any_value_of_any_key(world, key):
     ('rollout.top_k', (-1,), (0, 1)),
     ('rollout.success_reward', (0.0, -1.0, math.inf), (1.0,)),
     ('rollout.refills', (-1, 2000), (0, 9)),
+    ('rollout.tasks_per_step', (0, LARGEST_INT), (1, 65_536)),
+    ('rollout.group_size', (0, LARGEST_INT), (2, 65_536)),
+    ('rollout.slots', (0, LARGEST_INT), (1, 65_536)),
+    ('world.train_tasks', (0, LARGEST_INT), (1, 10_000_000)),
+    ('algorithm.policy_coef', (-1.0, 1e-30, 1e15), (0.0, 1e-12, 1e12)),
+    ('algorithm.kl_coef', (-1.0, 1e-30), (0.0, 1e-12)),
+    ('algorithm.entropy_coef', (-1.0, 1e-30), (0.0, 1e-12)),
+    ('algorithm.distill_coef', (-1.0, 1e-30), (1e-12,)),
+    ('algorithm.gap_clip', (-1.0, 1e-30, 1e-7), (0.0, 1e-6)),
     ('optimizer.b1', (1.0, -0.1, 1 - 1e-9), (0.0, 0.9)),
     ('optimizer.b2', (1.0, -1.0), (0.95,)),
     ('optimizer.eps', (0.0, -1e-8, 1e-320), (1e-8,)),
@@ -210,50 +224,139 @@ def test_main_says_one_line(words, capsys, tmp_path):
   assert not said.out and not list(tmp_path.iterdir())
 
 
-def _numbers(pick):
-  """The loss config whose numbers are all the outermost that are accepted."""
-  config, out = _config(), {}
-  for key, value in config.algorithm.items():
-    if key not in KEYS or type(value) is not float:
+def test_memory_that_is_not_there_is_one_line(monkeypatch, capsys, tmp_path):
+  def full(command, argv):
+    raise MemoryError  # As of a list; NumPy's and the device's have words.
+
+  monkeypatch.setattr(main, '_run', full)
+  command = ['--config=experiments/alfworld.py:model=tiny', f'--workdir={tmp_path}/run']
+  assert main.main(command) == 70
+  said = capsys.readouterr().err
+  assert said.count('\n') == 1 and 'config.rollout.slots' in said
+
+
+# The outermost numbers that some key accepts, outermost first.
+LARGE = (LARGEST_FLOAT, 1e12, 1e6, 1.0, 0.5)
+SMALL = (SMALLEST_FLOAT, 1e-12, 1e-6, 1.0)
+EXTREMES = pytest.mark.parametrize('pick', [LARGE, SMALL], ids=['large', 'small'])
+
+
+def _extremes(method, pick):
+  """Each number that a method reads, as far out as it is accepted."""
+  config, out = _config(method=method), {}
+  hyper = build.make_hyperparameters(config)
+  for key in sorted(validity.keys_read(table.find(method), hyper)):
+    if type(KEYS[key].default) is not float:
       continue
+    before = config.algorithm[key]
     for candidate in pick:
       config.algorithm[key] = candidate
       if _refused(config) is None:
         out[key] = candidate
         break
-    config.algorithm[key] = value
+    config.algorithm[key] = before
   return out
 
 
-LARGE, SMALL = (LARGEST_FLOAT, 1.0, 0.5), (SMALLEST_FLOAT, 1.0)
+def _float32(arrays):
+  doubles = {n: v for n, v in arrays._asdict().items() if _is_double(v)}
+  return arrays._replace(**{n: v.astype(np.float32) for n, v in doubles.items()})
+
+
+def _is_double(value):
+  return isinstance(value, np.ndarray) and value.dtype == np.float64
+
+
+def _has_gradient(method, numbers):
+  """Whether credit, loss and gradient are numbers, and not all 0; as a device would."""
+  hyper, data = cases.hyper_of(method, **numbers), _float32(cases.step_data())
+  inputs = _float32(cases.inputs_of(method, hyper, data))
+  moved = 0.3 * np.random.default_rng(5).standard_normal(inputs.logprobs.shape)
+  inputs = inputs._replace(logprobs=inputs.logprobs + moved.astype(np.float32))
+  live = {
+    n: jnp.asarray(v) for n in cases.LIVE if (v := getattr(inputs, n)) is not None
+  }
+
+  def scalar(live):
+    return policy_objective(table.find(method), hyper, inputs._replace(**live))
+
+  (loss, metrics), grads = jax.value_and_grad(scalar, has_aux=True)(live)
+  known = [v for v in inputs if isinstance(v, np.ndarray)]
+  for values in (loss, *jax.tree.leaves((metrics, known))):
+    assert np.isfinite(values).all()
+  return 0 < optax.tree.norm(grads) < math.inf
+
+
+@EXTREMES
+@pytest.mark.parametrize('method', cases.LOSSES)
+def test_accepted_extremes_together_have_a_gradient(method, pick):
+  numbers = _extremes(method, pick)
+  assert {'policy_coef', 'kl_coef', 'entropy_coef'} <= set(numbers)
+  assert _has_gradient(method, numbers)
+
+
+@pytest.mark.slow
+@EXTREMES
+@pytest.mark.parametrize('method', [*ALGORITHMS, *cases.MIXED])
+def test_accepted_extremes_one_by_one_have_a_gradient(method, pick):
+  for key, value in _extremes(method, pick).items():
+    assert _has_gradient(method, {key: value}), (key, value)
 
 
 def _trains(method, numbers):
-  learner = micro.learner(algorithm=method, **numbers)
+  """Whether one update through the model is made, and leaves all weights finite."""
+  learner = micro.learner(algorithm=method, **vars(cases.hyper_of(method, **numbers)))
   params = drawn.weights(micro.MODEL)
   ref = jax.tree.map(jnp.copy, params)
   state = learner.init_state(params)
   batch = micro.scored(learner, state, ref, [micro.split(micro.minibatch())])
-  state, _ = learner.train_step(state, batch[0])
-  leaves = jax.tree.leaves(state.params)
-  assert all(np.isfinite(leaf).all() for leaf in map(np.asarray, leaves))
-  return state
+  state, metrics = learner.train_step(state, batch[0], ref)
+  for values in jax.tree.leaves((state.params, metrics)):
+    assert np.isfinite(values).all()
+  return int(state.skipped) == 0 and float(metrics['grad_norm'][0]) > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('pick', [LARGE, SMALL], ids=['large', 'small'])
-def test_accepted_extremes_do_not_break_the_weights(pick):
-  numbers = _numbers(pick)
-  assert len(numbers) >= 16  # Of those that SDAR reads.
-  _trains('sdar', numbers)
-
-
-@pytest.mark.slow
+@EXTREMES
 @pytest.mark.parametrize('method', ['sdar', 'ppo', 'gspo', 'opsd', 'skill-sd'])
-@pytest.mark.parametrize('pick', [LARGE, SMALL], ids=['large', 'small'])
-def test_accepted_extremes_one_by_one(method, pick):
-  for key, value in _numbers(pick).items():
-    _trains(method, {key: value})
+def test_accepted_extremes_together_train(method, pick):
+  assert _trains(method, _extremes(method, pick))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'numbers',
+  [
+    *({'distill_coef': 1e-12}, {'distill_coef': 1e12}),
+    {'token_clip': LARGEST_FLOAT},  # A small one stops all that differ by more.
+    *({'divergence': 'jsd', 'jsd_weight': weight} for weight in (0.001, 0.999)),
+    *({'topk': count} for count in (1, micro.VALID)),
+    *({'teacher_weights': 'ema', 'ema_decay': decay} for decay in (0.0, 1.0)),
+  ],
+  ids=str,
+)
+def test_accepted_extremes_of_whole_distributions_train(numbers):
+  assert _trains(
+    'opsd', {'policy_coef': 0.0, 'kl_coef': 0.0, 'entropy_coef': 0.0, **numbers}
+  )
+
+
+def test_no_more_ids_are_compared_than_there_are():
+  config = alfworld.get_config('model=tiny,algo=sdpo')
+  config.algorithm.topk = LARGEST_INT
+  with pytest.raises(ConfigError, match=rf'^config.algorithm.topk={LARGEST_INT}: must'):
+    parts.host_parts(config)
+  config.algorithm.topk = 893  # Of the small model.
+  parts.host_parts(config)
+
+
+def test_a_minibatch_larger_than_any_step_keeps_its_sign():
+  count = LARGEST_INT // 32
+  learner = micro.learner(mean_over='microbatch', accumulation=count)
+  (arrays,) = learner.to_device([micro.split(micro.minibatch())])
+  for device, host in zip(arrays, micro.split(micro.minibatch()), strict=True):
+    want = int(host['response_mask'].sum()) * count
+    assert float(device['normaliser']) == pytest.approx(want, rel=1e-6)
 
 
 def test_a_norm_of_0_clips_nothing():

@@ -96,10 +96,14 @@ def digest_of(value: Any) -> str:
 
 
 def setting(
-  default: Any, *, least: int | None = None, choices: Sequence[str] = ()
+  default: Any,
+  *,
+  least: int | None = None,
+  most: int | None = None,
+  choices: Sequence[str] = (),
 ) -> Any:
-  """Declares a setting of a world: its default, and its bound or choices."""
-  limits = {'least': least, 'choices': tuple(choices)}
+  """Declares a setting of a world: its default, and its bounds or choices."""
+  limits = {'least': least, 'most': most, 'choices': tuple(choices)}
   return dataclasses.field(default=default, metadata=limits)
 
 
@@ -233,6 +237,8 @@ class World:
         wrong.append(f'{said} one of {limits["choices"]}')
       if limits.get('least') is not None and value < limits['least']:
         wrong.append(f'{said} at least {limits["least"]}')
+      if limits.get('most') is not None and value > limits['most']:
+        wrong.append(f'{said} at most {limits["most"]}')
     if wrong:
       raise ValueError('; '.join(wrong))
 

@@ -172,7 +172,8 @@ class Learner:
         arrays = jax.device_put(arrays, self._rows)
         normaliser = whole
         if self._config.mean_over == 'microbatch':
-          normaliser = self._normaliser([mask]) * np.int32(self._config.accumulation)
+          own = float(self._normaliser([mask]))  # Times a large count, beyond int32.
+          normaliser = np.float32(own * self._config.accumulation)
         arrays['normaliser'] = jax.device_put(normaliser, self._replicated)
         parts.append(arrays)
       out.append(parts)

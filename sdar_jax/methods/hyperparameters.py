@@ -31,6 +31,15 @@ def _number(
 
 
 _AT_LEAST_0, _ABOVE_0, _SHARE = '[0, inf)', '(0, inf)', '[0, 1]'
+# Of a term of the loss: squares of its gradient must be numbers in float32, and not 0,
+# or no update moves a weight.
+_WEIGHT = '0 or [1e-12, 1e12]'
+# It multiplies advantages, which a term's weight multiplies again.
+_CREDIT = '[0, 1e6]'
+# Float32 rounds differences of log-probabilities to about as much.
+_NATS = '0 or [1e-6, inf)'
+# Nearer to either end the divergence is lost in its own rounding.
+_MIXED = '[0.001, 0.999]'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +67,14 @@ class Hyperparameters:
   )
   gae_lambda: float = _number(1.0, "PPO's lambda, per token", _SHARE)
   step_weight: float = _number(
-    1.0, "weight of GiGPO's advantages among equal states", _AT_LEAST_0
+    1.0, "weight of GiGPO's advantages among equal states", _CREDIT
   )
   anchor_similarity: float = _number(
     0.0,
     'states whose texts are this similar count as equal; 0 asks for equal texts',
     _SHARE,
   )
-  policy_coef: float = _number(1.0, 'weight of the policy loss', _AT_LEAST_0)
+  policy_coef: float = _number(1.0, 'weight of the policy loss', _WEIGHT)
   clip_low: float = _number(
     0.2, "the ratio's lower clip is 1 - clip_low", _SHARE, 'ref'
   )
@@ -76,20 +85,20 @@ class Hyperparameters:
     3.0, 'bound on the ratio where the advantage is negative', '[1, inf)', 'ref'
   )
   value_coef: float = _number(
-    0.01, 'weight of the value loss, per squared return unit', _AT_LEAST_0
+    0.01, 'weight of the value loss, per squared return unit', _WEIGHT
   )
   value_clip: float = _number(
     0.5, 'how far a value may move per step, return units', _AT_LEAST_0, 'ref'
   )
   kl_coef: float = _number(
-    0.01, 'weight of the KL to the initial policy', _AT_LEAST_0, 'paper'
+    0.01, 'weight of the KL to the initial policy', _WEIGHT, 'paper'
   )
   kl_kind: str = _number('k3', 'its estimator', ('k1', 'k2', 'k3', 'abs'), 'ref')
   kl_in: str = _number(
     'loss', "'loss' adds it to the loss, 'reward' takes it off", ('loss', 'reward')
   )
   entropy_coef: float = _number(
-    0.001, 'weight of the entropy bonus, nats', _AT_LEAST_0, 'ref'
+    0.001, 'weight of the entropy bonus, nats', _WEIGHT, 'ref'
   )
   aggregation: str = _number(
     'token-mean',
@@ -103,7 +112,7 @@ class Hyperparameters:
     'ref',
   )
   distill_coef: float = _number(
-    0.01, 'weight of the distillation term, against the policy loss', _AT_LEAST_0, 'ref'
+    0.01, 'weight of the distillation term, against the policy loss', _WEIGHT, 'ref'
   )
   distill_form: str = _number(
     'loss',
@@ -123,9 +132,9 @@ class Hyperparameters:
   signal_clip: float = _number(
     3.0, 'bound on the signal of a turn, in size (GRSD)', _ABOVE_0
   )
-  gap_coef: float = _number(0.001, 'advantage per nat of the gap (OPID)', _AT_LEAST_0)
+  gap_coef: float = _number(0.001, 'advantage per nat of the gap (OPID)', _CREDIT)
   shaping_coef: float = _number(
-    0.05, 'return units per deviation of a token reward (ADRS)', _AT_LEAST_0
+    0.05, 'return units per deviation of a token reward (ADRS)', _CREDIT
   )
   warmdown_steps: int = _number(
     0,
@@ -143,7 +152,7 @@ class Hyperparameters:
   gap_clip: float = _number(
     0.0,
     'bound on the gap in the gate and in sampled OPSD, nats; 0 is none',
-    _AT_LEAST_0,
+    _NATS,
   )
   ratio_limit: float = _number(
     0.0,
@@ -160,10 +169,10 @@ class Hyperparameters:
     _AT_LEAST_0,
   )
   jsd_weight: float = _number(
-    0.5, "the teacher's share of the mixture in 'jsd'", '(0, 1)'
+    0.5, "the teacher's share of the mixture in 'jsd'", _MIXED
   )
   token_clip: float = _number(
-    0.0, "bound on a token's divergence, nats; 0 is none", _AT_LEAST_0
+    0.0, "bound on a token's divergence, nats; 0 is none", _NATS
   )
   teacher_weights: str = _number(
     'policy',

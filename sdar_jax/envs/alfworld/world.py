@@ -29,7 +29,8 @@ class AlfworldWorld(benchmark.BenchmarkWorld):
   demonstrators = experts.ORDERS
   grammar: str = base.setting('new', choices=official.GRAMMARS)
   size: str = base.setting('full', choices=rooms.SIZES)
-  train_tasks: int = base.setting(generated.SPLITS['train'], least=1)
+  # Every pass shuffles the whole split in memory.
+  train_tasks: int = base.setting(generated.SPLITS['train'], least=1, most=10_000_000)
 
   def _generated(self, split: str) -> base.TaskSet:
     return generated.GeneratedGames(split, self.size, train_tasks=self.train_tasks)
