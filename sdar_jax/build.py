@@ -25,7 +25,7 @@ from sdar_jax.logs import sinks, writers
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import hf, qwen, sharding
+from sdar_jax.models import attention, hf, qwen, sharding
 from sdar_jax.prompts import bank_file, chat, retrieval, skills, tags
 from sdar_jax.prompts.bank import SkillBank
 from sdar_jax.rollout import episodes
@@ -216,8 +216,10 @@ def load_model(
   """Loads the initial policy, in float32 on its sharding.
 
   Raises:
-    ConfigError: the tokenizer has ids that the model's vocabulary lacks.
+    ConfigError: the devices lack the attention that the config asks for, or the
+      tokenizer has ids that the model's vocabulary lacks.
   """
+  _check_attention(config, mesh)
   model = hf.read_config(config.model.path)
   if tokenizer.len_vocab > model.vocab_size:
     raise ConfigError(
@@ -226,6 +228,15 @@ def load_model(
     )
   model, params = hf.load(config.model.path, mesh, jnp.float32)
   return dataclasses.replace(model, attention=config.model.attention), params
+
+
+def _check_attention(config: ConfigDict, mesh: Mesh) -> None:
+  asked, found = config.model.attention, mesh.devices.flat[0].platform
+  if found != attention.NEEDED_PLATFORM.get(asked, found):
+    raise ConfigError(
+      f'config.model.attention={asked!r} is for {attention.NEEDED_PLATFORM[asked]}, the'
+      f" devices are {found}: set it to 'auto'"
+    )
 
 
 def make_sampler(
