@@ -100,7 +100,10 @@ def choose(back_end: str, queries: int, keys: int, width: int, dtype: Any) -> st
   whole = queries == keys
   if back_end in ('dense', 'chunked') or (back_end != 'auto' and whole):
     return back_end
-  if keys <= DENSE_KEYS:
+  # XLA for GPU copies a block before it multiplies it: three times the traffic of a
+  # decode step's, which nothing but traffic decides. Elsewhere it does not.
+  copied = queries == 1 and attention_kernels.platform() == 'gpu'
+  if keys <= DENSE_KEYS or copied:
     return 'dense'
   return (whole and attention_kernels.fitting(width, dtype)) or 'chunked'
 

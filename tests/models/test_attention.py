@@ -289,8 +289,11 @@ def test_long_rows_keep_blocks_of_scores_only():
     ('tpu', 'auto', 513, 513, 64, 'float32', 'splash'),
     ('tpu', 'auto', 513, 513, 32, 'float32', 'chunked'),
     ('tpu', 'auto', 1, 513, 128, 'bfloat16', 'chunked'),
-    ('gpu', 'cudnn', 1, 513, 128, 'bfloat16', 'chunked'),
+    ('cpu', 'auto', 1, 513, 128, 'float32', 'chunked'),
+    ('gpu', 'auto', 1, 4096, 128, 'bfloat16', 'dense'),  # Blocks would be copied.
+    ('gpu', 'chunked', 1, 4096, 128, 'bfloat16', 'chunked'),
     ('gpu', 'cudnn', 1, 512, 128, 'bfloat16', 'dense'),
+    ('gpu', 'cudnn', 512, 513, 128, 'bfloat16', 'chunked'),
     ('gpu', 'cudnn', 16, 16, 128, 'bfloat16', 'cudnn'),
     ('tpu', 'splash', 16, 16, 128, 'bfloat16', 'splash'),
     ('gpu', 'dense', 1, 4096, 128, 'bfloat16', 'dense'),
