@@ -105,9 +105,10 @@ def _product(pattern, one, other):
 
 
 def _seen(keys, query_positions):
-  """Counts blocks up to the last that any of the queries sees."""
+  """Counts blocks of keys up to the last that each block of queries sees."""
   numbers = jnp.arange(1, keys.least.size + 1)
-  return jnp.where(keys.least <= query_positions.max(), numbers, 0).max()
+  last = query_positions.max((1, 2))
+  return jnp.where(keys.least <= last[:, None], numbers, 0).max(1)
 
 
 @jax.custom_vjp
@@ -118,7 +119,7 @@ def _attend(query, keys, values, query_positions, key_positions):
 def _forward(query, keys, values, query_positions, key_positions):
   """Returns the mix of values, and what the backward pass needs."""
   blocks = _blocks_of(keys, values, key_positions)
-  inputs = (query, query_positions)
+  inputs = (_seen(blocks, query_positions), query, query_positions)
   if query.shape[0] == 1:  # Not a loop of one: a token of a decode step.
     mixed, log_sum = (part[None] for part in _mix(blocks, *(x[0] for x in inputs)))
   else:
@@ -126,8 +127,8 @@ def _forward(query, keys, values, query_positions, key_positions):
   return mixed, (query, keys, values, query_positions, key_positions, mixed, log_sum)
 
 
-def _mix(keys, query, query_positions):
-  """One block of queries over all keys: their mix, and log-sum-exp of the scores."""
+def _mix(keys, count, query, query_positions):
+  """A block of queries over `count` of keys: mix and log-sum-exp of the scores."""
 
   def step(index, carry):
     largest, total, mixed = carry
@@ -146,7 +147,6 @@ def _mix(keys, query, query_positions):
     jnp.zeros(rows),
     jnp.zeros(query.shape, jnp.float32),
   )
-  count = _seen(keys, query_positions)
   largest, total, mixed = jax.lax.fori_loop(0, count, step, start)
   total = jnp.where(total == 0, 1.0, total)
   return (mixed / total[..., None]).astype(query.dtype), largest + jnp.log(total)
@@ -161,13 +161,14 @@ def _backward(saved, gradient):
 
   carry = (jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32))
   inner = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(-1)
-  inputs = (query, query_positions, gradient, inner, log_sum)
+  count = _seen(blocks, query_positions)
+  inputs = (count, query, query_positions, gradient, inner, log_sum)
   (to_keys, to_values), to_query = jax.lax.scan(step, carry, inputs)
   to_keys, to_values = to_keys.astype(keys.dtype), to_values.astype(values.dtype)
   return to_query, to_keys, to_values, None, None
 
 
-def _gradients(blocks, carry, query, query_positions, gradient, inner, log_sum):
+def _gradients(blocks, carry, count, query, query_positions, gradient, inner, log_sum):
   """Adds one block of queries to the gradients of keys and values."""
 
   def step(index, carry):
@@ -186,7 +187,6 @@ def _gradients(blocks, carry, query, query_positions, gradient, inner, log_sum):
     return to_keys, to_values, to_query
 
   carry = (*carry, jnp.zeros(query.shape, jnp.float32))
-  count = _seen(blocks, query_positions)
   *carry, to_query = jax.lax.fori_loop(0, count, step, carry)
   return tuple(carry), to_query.astype(query.dtype)
 

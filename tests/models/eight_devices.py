@@ -48,17 +48,18 @@ def check(name, sizes, config, want, tokens, expected):
   print(f'{name} {sizes}: equal')
 
 
-def check_attention(sizes, form, kv_heads, length):
+def check_attention(sizes, form, kv_heads, queries, keys):
   """Output and gradients of a back end on a mesh, against the dense one on a device."""
   rng, heads, width = np.random.default_rng(0), 8, 16
-  shapes = ((8, length, heads, width), (8, kv_heads, width, length))
-  shapes += ((8, kv_heads, length, width), (8, length, heads, width))
+  shapes = ((8, queries, heads, width), (8, kv_heads, width, keys))
+  shapes += ((8, kv_heads, keys, width), (8, queries, heads, width))
   *arrays, mix = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
-  positions = jnp.broadcast_to(jnp.arange(length), (8, length))
+  key_positions = jnp.broadcast_to(jnp.arange(keys), (8, keys))
+  positions = key_positions if queries == keys else jnp.arange(8)[:, None] * 12
 
   def run(back_end, arrays):
     def loss(query, keys, values):
-      out = attention.attend(query, keys, values, positions, positions, back_end)
+      out = attention.attend(query, keys, values, positions, key_positions, back_end)
       return (out * mix).sum(), out
 
     gradients, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*arrays)
@@ -81,7 +82,7 @@ def check_attention(sizes, form, kv_heads, length):
   for one, other in zip(got, want):
     scale = float(np.abs(other).max())
     np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * scale)
-  print(f'{form} of {kv_heads} key heads on {sizes}: equal')
+  print(f'{form} of {queries} queries, {kv_heads} key heads on {sizes}: equal')
 
 
 def main():
@@ -89,8 +90,9 @@ def main():
   attention_blocks.QUERIES, attention_blocks.KEYS = 16, 32
   # Key heads that the mesh divides, and that it does not.
   for sizes, kv_heads in (((2, 1, 4), 4), ((1, 2, 4), 2)):
-    check_attention(sizes, 'chunked', kv_heads, 50)
-    check_attention(sizes, 'splash', kv_heads, 128)
+    check_attention(sizes, 'chunked', kv_heads, 50, 50)
+    check_attention(sizes, 'splash', kv_heads, 128, 128)
+  check_attention((1, 2, 4), 'chunked', 2, 1, 90)
   assert pathlib.Path(golden_models.FOLDER).is_dir()
   for name, meshes in (('qwen2_untied_bf16', MESHES[:2]), ('qwen3_tied', MESHES[2:])):
     config, want, record = golden_models.load(name)

@@ -94,4 +94,4 @@ def test_eight_devices_hold_and_compute_what_one_does():
     check=False,
   )
   assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-  assert done.stdout.count('equal') == 8
+  assert done.stdout.count('equal') == 9
