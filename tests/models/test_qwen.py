@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import quick
 
-from sdar_jax.models import attention, qwen
+from sdar_jax.models import attention, attention_blocks, qwen
 
 SMALL = {
   family: qwen.ModelConfig(
@@ -260,6 +260,27 @@ def test_remat_changes_no_gradient():
   largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(without))
   for one, other in zip(jax.tree.leaves(with_remat), jax.tree.leaves(without)):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_attention_by_blocks_changes_neither_states_nor_gradients(remat, monkeypatch):
+  monkeypatch.setattr(attention_blocks, 'QUERIES', 4)
+  monkeypatch.setattr(attention_blocks, 'KEYS', 8)
+  params = wide_params(SMALL['qwen2'])
+  tokens, positions = rows()
+
+  def run(back_end):
+    config = dataclasses.replace(SMALL['qwen2'], attention=back_end)
+
+    def loss(params):
+      hidden, _ = qwen.forward(config, params, tokens, positions, remat=remat)
+      return jnp.sin(hidden).sum(), hidden
+
+    return quick.jit(jax.grad(loss, has_aux=True))(params)
+
+  for one, other in zip(jax.tree.leaves(run('chunked')), jax.tree.leaves(run('dense'))):
+    error = np.abs(np.asarray(one) - other).max()
+    assert error <= 1e-5 * np.abs(np.asarray(other)).max()
 
 
 def test_remat_stores_less():
