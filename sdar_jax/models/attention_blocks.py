@@ -61,7 +61,7 @@ def attend(
 
 
 class _Keys(NamedTuple):
-  """Keys, values and positions, and the least position of each block, [blocks]."""
+  """Keys, values, their positions, and each block's least position."""
 
   keys: jax.Array
   values: jax.Array

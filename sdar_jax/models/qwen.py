@@ -236,7 +236,7 @@ def _layer_specs(config: ModelConfig) -> dict[str, Any]:
     lambda box: ParamSpec(
       (config.num_layers, *box.value.shape), ('layers', *box.names)
     ),
-    jax.eval_shape(lambda key: _init_layer(config, key), jax.random.key(0)),
+    jax.eval_shape(lambda: _init_layer(config, jax.random.key(0))),
     is_leaf=lambda node: isinstance(node, nn.LogicallyPartitioned),
   )
 
