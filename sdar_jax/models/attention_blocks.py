@@ -73,11 +73,11 @@ class _Keys(NamedTuple):
     return min(KEYS, self.positions.shape[1])
 
   def start(self, index):
-    """The first key of a block; the last block reaches back to be whole."""
+    """Finds a block's first key; the last reaches back to be whole."""
     return jnp.minimum(index * self.size, self.positions.shape[1] - self.size)
 
   def scores(self, index, query, query_positions):
-    """A block's keys and values, its scores and what of them is visible."""
+    """Computes a block's scores and what of them is visible."""
     start, size = self.start(index), self.size
     keys = jax.lax.dynamic_slice_in_dim(self.keys, start, size, 3)
     values = jax.lax.dynamic_slice_in_dim(self.values, start, size, 2)
@@ -128,7 +128,7 @@ def _forward(query, keys, values, query_positions, key_positions):
 
 
 def _mix(keys, count, query, query_positions):
-  """A block of queries over `count` of keys: mix and log-sum-exp of the scores."""
+  """Mixes values for a block of queries; log-sum-exp of its scores."""
 
   def step(index, carry):
     largest, total, mixed = carry

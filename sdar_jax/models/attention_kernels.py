@@ -1,4 +1,4 @@
-"""Libraries' kernels for attention of whole rows: cuDNN's on GPU, splash on TPU.
+"""Kernels for attention of whole rows: cuDNN's on GPU, splash on TPU.
 
 Both are causal by index and know nothing of positions or padding. Rows are padded on
 the right, so that is right: index order is position order, a real token sees only what
@@ -129,7 +129,7 @@ def _ways() -> int | None:
 
 
 def _spread(array: jax.Array, axis: int) -> jax.Array:
-  """Repeats key heads until the mesh divides them, as few times as will do."""
+  """Repeats key heads, no more than the mesh needs to divide them."""
   count = array.shape[axis]
   times = math.lcm(count, _ways() or 1) // count
   return jnp.repeat(array, times, axis=axis) if times > 1 else array
