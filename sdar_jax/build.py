@@ -26,7 +26,7 @@ from sdar_jax.logs import sinks, writers
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import adapter_files, hf, lora, qwen, sharding
+from sdar_jax.models import adapter_files, attention, hf, lora, qwen, sharding
 from sdar_jax.prompts import bank_file, chat, retrieval, skills, tags
 from sdar_jax.prompts.bank import SkillBank
 from sdar_jax.rollout import episodes
@@ -225,8 +225,10 @@ def load_model(
     exact: in float32 in any case, for what is to be written.
 
   Raises:
-    ConfigError: the tokenizer has ids that the model's vocabulary lacks.
+    ConfigError: the devices lack the attention that the config asks for, or the
+      tokenizer has ids that the model's vocabulary lacks.
   """
+  _check_attention(config, mesh)
   model = hf.read_config(config.model.path)
   if tokenizer.len_vocab > model.vocab_size:
     raise ConfigError(
@@ -255,6 +257,15 @@ def model_digest(config: ConfigDict) -> str:
     return digest
   both = digest + adapter_files.digest(config.model.adapter)
   return hashlib.sha256(both.encode()).hexdigest()
+
+
+def _check_attention(config: ConfigDict, mesh: Mesh) -> None:
+  asked, found = config.model.attention, mesh.devices.flat[0].platform
+  if found != attention.NEEDED_PLATFORM.get(asked, found):
+    raise ConfigError(
+      f'config.model.attention={asked!r} is for {attention.NEEDED_PLATFORM[asked]}, the'
+      f" devices are {found}: set it to 'auto'"
+    )
 
 
 def make_sampler(

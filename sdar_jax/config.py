@@ -44,7 +44,11 @@ KEYS: dict[str, Key] = {
     'float32', 'compute type; weights stay float32', ('float32', 'bfloat16')
   ),
   'model.remat': Key(False, 'recompute blocks in the backward pass to save memory'),
-  'model.attention': Key('xla', "'cudnn' is for GPU with bfloat16", ('xla', 'cudnn')),
+  'model.attention': Key(
+    'auto',
+    "'dense' is the oracle; 'cudnn' is for GPU with bfloat16, 'splash' for TPU",
+    ('auto', 'dense', 'chunked', 'cudnn', 'splash'),
+  ),
   'model.lora_rank': Key(
     0,
     'rank of adapters that train beside the frozen model; 0 trains the model',
@@ -361,6 +365,11 @@ def _check_method(config: ml_collections.ConfigDict) -> None:
 
 def _check_relations(config: ml_collections.ConfigDict) -> None:
   c = config
+  if c.model.attention == 'cudnn' and c.model.dtype == 'float32':
+    raise ConfigError(
+      "config.model.attention='cudnn' computes in 16 bits: set config.model.dtype to"
+      " 'bfloat16', or config.model.attention to 'auto'"
+    )
   if c.train.minibatch_rows % c.train.microbatch_rows:
     raise ConfigError(
       f'config.train.minibatch_rows={c.train.minibatch_rows} is not a multiple of'

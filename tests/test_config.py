@@ -138,6 +138,18 @@ def test_wrong_type():
     config_lib.validate(values)
 
 
+def test_cudnn_in_float32_is_one_line_that_names_both_keys():
+  config = _default()
+  config.model.attention = 'cudnn'
+  with pytest.raises(config_lib.ConfigError) as caught:
+    config_lib.validate(config)
+  said = str(caught.value)
+  assert "model.attention='cudnn'" in said and 'config.model.dtype' in said
+  assert '\n' not in said
+  config.model.dtype = 'bfloat16'
+  config_lib.validate(config)
+
+
 @pytest.mark.parametrize('world', [alfworld, webshop, search_qa])
 def test_the_paper_preset_turns_the_released_quirks_on_and_ours_off(world):
   ours, paper = (

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import sys
+import types
 
 import jax
 import numpy as np
@@ -90,6 +91,27 @@ def test_a_player_with_wrong_input_is_one_line_likewise(name, no_device):
   changes, said = WRONG[name]
   with pytest.raises(ValueError) as error:
     parts.player(_config(**changes), None)
+  assert said in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('back_end, needed', [('cudnn', 'gpu'), ('splash', 'tpu')])
+@pytest.mark.parametrize('platform', ['cpu', 'gpu', 'tpu'])
+def test_a_kernel_of_another_device_is_one_line_before_weights_are_loaded(
+  back_end, needed, platform, no_device
+):
+  config = _config(model__attention=back_end, model__dtype='bfloat16')
+  device = types.SimpleNamespace(platform=platform)
+  mesh = types.SimpleNamespace(devices=np.array([[[device]]]))
+  tokenizer = types.SimpleNamespace(len_vocab=1)
+  if platform == needed:
+    with pytest.raises(_Device):  # On to the weights.
+      build.load_model(config, mesh, tokenizer)
+    return
+  with pytest.raises(ValueError) as error:
+    build.load_model(config, mesh, tokenizer)
+  said = (
+    f'config.model.attention={back_end!r} is for {needed}, the devices are {platform}'
+  )
   assert said in str(error.value) and '\n' not in str(error.value)
 
 

@@ -4,10 +4,18 @@ Keys are kept as [B, K, H, S] and values as [B, K, S, H]: the scores and the mix
 decode step are then plain batched matrix products, without a transpose of the cache.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-BACK_ENDS = ('xla', 'cudnn')
+from sdar_jax.models import attention_blocks, attention_kernels
+
+BACK_ENDS = ('auto', 'dense', 'chunked', 'cudnn', 'splash')
+NEEDED_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
+# 'auto' is 'dense' up to so many keys. The small models have fewer, and [512, 512]
+# scores are the largest that blocks would keep, too.
+DENSE_KEYS = 512
 
 
 def frequencies(width: int, theta: float) -> jax.Array:
@@ -46,7 +54,7 @@ def attend(
   values: jax.Array,
   query_positions: jax.Array,
   key_positions: jax.Array,
-  back_end: str = 'xla',
+  back_end: str = 'dense',
 ) -> jax.Array:
   """Causal grouped-query attention; the softmax is in float32.
 
@@ -59,21 +67,50 @@ def attend(
     values: [B, K, S, H].
     query_positions: [B, T] i32.
     key_positions: [B, S] i32 ([1, S] broadcasts).
-    back_end: 'xla', or 'cudnn', which takes index order for position order: S must
-      equal T and positions must rise along the row.
+    back_end: one of BACK_ENDS. Where it comes to be 'cudnn' or 'splash', both
+      positions must be 0 .. T - 1 in every row.
 
   Returns:
     [B, T, N, H] in the dtype of `query`.
   """
+  shape = query.shape[1], values.shape[2], query.shape[-1]
+  chosen = choose(back_end, *shape, query.dtype)
+  if chosen == 'cudnn':
+    return attention_kernels.cudnn(query, keys, values)
+  if chosen == 'splash':
+    return attention_kernels.splash(query, keys, values)
+  form = attention_blocks.attend if chosen == 'chunked' else dense
+  return form(query, keys, values, query_positions, key_positions)
+
+
+def choose(back_end: str, queries: int, keys: int, width: int, dtype: Any) -> str:
+  """Chooses how a call attends.
+
+  Args:
+    back_end: one of BACK_ENDS. A kernel attends whole rows; where queries are not
+      keys, as in a decode step, the choice is that of 'auto'.
+    queries: T.
+    keys: S.
+    width: of a head.
+    dtype: of the queries.
+
+  Returns:
+    'dense', 'chunked', 'cudnn' or 'splash'.
+  """
+  whole = queries == keys
+  if back_end in ('dense', 'chunked') or (back_end != 'auto' and whole):
+    return back_end
+  # XLA for GPU copies a block before it multiplies it: three times the traffic of a
+  # decode step's, which nothing but traffic decides. Elsewhere it does not.
+  copied = queries == 1 and attention_kernels.platform() == 'gpu'
+  if keys <= DENSE_KEYS or copied:
+    return 'dense'
+  return (whole and attention_kernels.fitting(width, dtype)) or 'chunked'
+
+
+def dense(query, keys, values, query_positions, key_positions):
+  """Forms all scores at once: the oracle. Arguments as `attend`."""
   batch, length, heads, width = query.shape
-  if back_end == 'cudnn':
-    return jax.nn.dot_product_attention(
-      query,
-      keys.transpose(0, 3, 1, 2),
-      values.transpose(0, 2, 1, 3),
-      is_causal=True,
-      implementation='cudnn',
-    )
   kv_heads, span = values.shape[1:3]
   # Group and query axes are merged: the two products are then plain batched matrix
   # products, on CPU about twice as fast in decoding as with both axes kept apart.

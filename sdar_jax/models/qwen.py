@@ -56,8 +56,7 @@ class ModelConfig:
     rope_theta: base of the rotary frequencies.
     rms_norm_eps: added to the mean square in every norm.
     tie_word_embeddings: the output head is the input embedding.
-    attention: 'xla' (any device, the oracle) or 'cudnn' (GPU, 16-bit compute dtype,
-      used where there is no cache).
+    attention: one of attention.BACK_ENDS; see `attention.choose`.
     lora: what trains beside the frozen model, or None where all of it trains.
   """
 
@@ -72,7 +71,7 @@ class ModelConfig:
   rope_theta: float
   rms_norm_eps: float
   tie_word_embeddings: bool
-  attention: str = 'xla'
+  attention: str = 'auto'
   lora: lora_lib.Lora | None = None
 
   def __post_init__(self):
@@ -162,14 +161,14 @@ class Attention(nn.Module):
     keys = attention.rotate(keys, positions, config.rope_theta)
     if layer_cache is None:
       keys, values = keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
-      mixed = attention.attend(
-        query, keys, values, positions, positions, config.attention
-      )
+      key_positions = positions
     else:
       layer_cache = attention.write(layer_cache, keys, values, positions)
       key_positions = jnp.arange(layer_cache[0].shape[-1])[None]
       keys, values = (array.astype(self.dtype) for array in layer_cache)
-      mixed = attention.attend(query, keys, values, positions, key_positions)
+    mixed = attention.attend(
+      query, keys, values, positions, key_positions, config.attention
+    )
     out = nn.DenseGeneral(
       config.hidden_size,
       axis=(-2, -1),
@@ -243,6 +242,8 @@ class Layer(nn.Module):
 def _init_layer(config: ModelConfig, key: jax.Array) -> Any:
   x = jnp.zeros((1, 1, config.hidden_size))
   positions = jnp.zeros((1, 1), jnp.int32)
+  # No parameter depends on the back end, and not every one takes float32.
+  config = dataclasses.replace(config, attention='dense')
   return Layer(config, jnp.float32).init(key, x, positions, None)['params']
 
 
@@ -253,7 +254,7 @@ def _layer_specs(config: ModelConfig) -> dict[str, Any]:
     lambda box: ParamSpec(
       (config.num_layers, *box.value.shape), ('layers', *box.names)
     ),
-    jax.eval_shape(lambda key: _init_layer(config, key), jax.random.key(0)),
+    jax.eval_shape(lambda: _init_layer(config, jax.random.key(0))),
     is_leaf=lambda node: isinstance(node, nn.LogicallyPartitioned),
   )
 
@@ -395,7 +396,8 @@ def forward(
     params: from `init_params` or `convert.load` (layers are scanned), or the result
       of `unstack` (layers are unrolled; for decoding).
     tokens: [B, T] i32.
-    positions: [B, T] i32, rising along the row.
+    positions: [B, T] i32, rising along the row; 0 .. T - 1 where `config.attention`
+      comes to a kernel, that is, without a cache or with one of T positions.
     cache: keys and values of earlier tokens, or None.
     dtype: compute dtype; softmax and norm statistics are float32 in any case.
     remat: recompute each layer in the backward pass instead of storing it (stacked

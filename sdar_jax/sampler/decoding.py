@@ -176,9 +176,9 @@ def decode(
 
 
 def _next_logits(config, dtype, weights, cache, slots):
-  # Idle slots write past the end, that is, nothing.
-  length = cache.values[0].shape[2]
-  positions = jnp.where(slots.active, slots.position, length)[:, None]
+  # Idle slots write before the beginning, that is, nothing; and a long cache is read no
+  # further than the longest of the others has come.
+  positions = jnp.where(slots.active, slots.position, -1)[:, None]
   tokens = sharding.constrain(slots.token[:, None], ('batch', None))
   hidden, cache = qwen.forward(
     config, weights, tokens, positions, cache=cache, dtype=dtype

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from sdar_jax.models import hf, qwen, sharding
+from sdar_jax.models import attention, attention_blocks, hf, qwen, sharding
 
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2))
 
@@ -41,8 +41,51 @@ def check(name, sizes, config, want, tokens, expected):
   print(f'{name} {sizes}: equal')
 
 
+def check_attention(sizes, form, kv_heads, queries, keys):
+  """Output and gradients of a back end on a mesh, against the dense one on a device."""
+  rng, heads, width = np.random.default_rng(0), 8, 16
+  shapes = ((8, queries, heads, width), (8, kv_heads, width, keys))
+  shapes += ((8, kv_heads, keys, width), (8, queries, heads, width))
+  *arrays, mix = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+  key_positions = jnp.broadcast_to(jnp.arange(keys), (8, keys))
+  positions = key_positions if queries == keys else jnp.arange(8)[:, None] * 12
+
+  def run(back_end, arrays):
+    def loss(query, keys, values):
+      out = attention.attend(query, keys, values, positions, key_positions, back_end)
+      return (out * mix).sum(), out
+
+    gradients, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*arrays)
+    return out, *gradients
+
+  want = run('dense', arrays)
+  mesh = sharding.make_mesh(*sizes)
+  axes = [('batch', None, 'heads'), ('batch', 'kv_heads'), ('batch', 'kv_heads')]
+  with jax.set_mesh(mesh):
+    placed = [
+      jax.device_put(
+        array,
+        NamedSharding(
+          mesh, sharding.partition_spec(names, array.shape[: len(names)], mesh)
+        ),
+      )
+      for array, names in zip(arrays, axes)
+    ]
+    got = run(form, placed)
+  for one, other in zip(got, want):
+    scale = float(np.abs(other).max())
+    np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * scale)
+  print(f'{form} of {queries} queries, {kv_heads} key heads on {sizes}: equal')
+
+
 def main():
   assert jax.device_count() == 8
+  attention_blocks.QUERIES, attention_blocks.KEYS = 16, 32
+  # Key heads that the mesh divides, and that it does not.
+  for sizes, kv_heads in (((2, 1, 4), 4), ((1, 2, 4), 2)):
+    check_attention(sizes, 'chunked', kv_heads, 50, 50)
+    check_attention(sizes, 'splash', kv_heads, 128, 128)
+  check_attention((1, 2, 4), 'chunked', 2, 1, 90)
   assert pathlib.Path(golden_models.FOLDER).is_dir()
   for name, meshes in (('qwen2_untied_bf16', MESHES[:2]), ('qwen3_tied', MESHES[2:])):
     config, want, record = golden_models.load(name)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import quick
 
-from sdar_jax.models import attention, qwen
+from sdar_jax.models import attention, attention_blocks, qwen
 
 SMALL = {
   family: qwen.ModelConfig(
@@ -113,74 +113,6 @@ def test_greedy_continuation_is_the_recorded_one(name):
 
 
 # --- parts against numpy -----------------------------------------------------------
-
-
-def numpy_attention(query, keys, values, query_positions, key_positions):
-  """One head and one query at a time, in float64."""
-  batch, length, heads, width = query.shape
-  group = heads // keys.shape[1]
-  out = np.zeros(query.shape)
-  for b, t, n in np.ndindex(batch, length, heads):
-    seen = np.flatnonzero(key_positions[b] <= query_positions[b, t])
-    scores = keys[b, n // group][:, seen].T @ query[b, t, n] / np.sqrt(width)
-    weights = np.exp(scores - scores.max())
-    out[b, t, n] = weights / weights.sum() @ values[b, n // group][seen]
-  return out
-
-
-@pytest.mark.parametrize('length', [1, 5])
-@pytest.mark.parametrize('wrap', [jax.jit, lambda fun: fun])
-def test_attention_is_the_sum_over_visible_keys(length, wrap):
-  rng = np.random.default_rng(0)
-  query = rng.normal(size=(2, length, 6, 8))
-  keys, values = rng.normal(size=(2, 3, 8, 7)), rng.normal(size=(2, 3, 7, 8))
-  query_positions = np.array([[1], [4]]) + np.arange(length)
-  key_positions = rng.permutation(7) * np.ones((2, 1), int)
-  arrays = query, keys, values
-  got = wrap(attention.attend)(
-    *[jnp.asarray(array, jnp.float32) for array in arrays],
-    jnp.asarray(query_positions),
-    jnp.asarray(key_positions),
-  )
-  want = numpy_attention(*arrays, query_positions, key_positions)
-  np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
-
-
-def attend_both(back_end, dtype):
-  rng = np.random.default_rng(1)
-  query = jnp.asarray(rng.normal(size=(2, 64, 4, 64)), dtype)
-  keys = jnp.asarray(rng.normal(size=(2, 2, 64, 64)), dtype)
-  values = jnp.asarray(rng.normal(size=(2, 2, 64, 64)), dtype)
-  positions = jnp.broadcast_to(jnp.arange(64), (2, 64))
-  want = attention.attend(query, keys, values, positions, positions)
-  if back_end == 'cudnn':
-    return want, attention.attend(query, keys, values, positions, positions, 'cudnn')
-  mask = (positions[:, None, :] <= positions[:, :, None])[:, None]
-  flipped = keys.transpose(0, 3, 1, 2), values.transpose(0, 2, 1, 3)
-  return want, jax.nn.dot_product_attention(query, *flipped, mask=mask)
-
-
-def test_attention_equals_the_library():
-  want, got = attend_both('library', jnp.float32)
-  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-
-
-def test_cudnn_equals_the_oracle():
-  if jax.default_backend() != 'gpu':
-    pytest.skip('the cudnn back end needs a GPU')
-  want, got = attend_both('cudnn', jnp.bfloat16)
-  as_float = [np.asarray(array, np.float32) for array in (want, got)]
-  np.testing.assert_allclose(*as_float, atol=3e-2)
-
-
-def test_half_precision_softmax_is_computed_in_float32():
-  # 512 equal scores: in bfloat16 the sum of the weights would stall at 256.
-  query = jnp.zeros((1, 1, 1, 2), jnp.bfloat16)
-  keys = jnp.zeros((1, 1, 2, 512), jnp.bfloat16)
-  values = jnp.ones((1, 1, 512, 2), jnp.bfloat16)
-  positions = jnp.arange(512)[None]
-  got = attention.attend(query, keys, values, positions[:, -1:], positions)
-  np.testing.assert_allclose(np.asarray(got, np.float32), 1.0, rtol=1e-2)
 
 
 def test_rotation_is_multiplication_by_a_unit_complex_number():
@@ -328,6 +260,27 @@ def test_remat_changes_no_gradient():
   largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(without))
   for one, other in zip(jax.tree.leaves(with_remat), jax.tree.leaves(without)):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_attention_by_blocks_changes_neither_states_nor_gradients(remat, monkeypatch):
+  monkeypatch.setattr(attention_blocks, 'QUERIES', 4)
+  monkeypatch.setattr(attention_blocks, 'KEYS', 8)
+  params = wide_params(SMALL['qwen2'])
+  tokens, positions = rows()
+
+  def run(back_end):
+    config = dataclasses.replace(SMALL['qwen2'], attention=back_end)
+
+    def loss(params):
+      hidden, _ = qwen.forward(config, params, tokens, positions, remat=remat)
+      return jnp.sin(hidden).sum(), hidden
+
+    return quick.jit(jax.grad(loss, has_aux=True))(params)
+
+  for one, other in zip(jax.tree.leaves(run('chunked')), jax.tree.leaves(run('dense'))):
+    error = np.abs(np.asarray(one) - other).max()
+    assert error <= 1e-5 * np.abs(np.asarray(other)).max()
 
 
 def test_remat_stores_less():

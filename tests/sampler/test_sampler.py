@@ -1,5 +1,6 @@
 """The sampler against full forward passes, other schedules and golden records."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -178,6 +179,42 @@ def test_a_stored_prompt_may_be_overwritten_while_others_need_it():
     sampler = _sampler()
     alone.update(_play(sampler, [request]))
   _same(_play(_sampler(), requests), alone)
+
+
+def test_a_long_cache_is_read_alike_whatever_the_neighbours_need():
+  # More than attention.DENSE_KEYS positions: prefill and decode attend by blocks, the
+  # last of which reaches back over the first.
+  sizes = {'max_prompt_tokens': 600, 'prefill_buckets': (64, 599)}
+  rng = np.random.default_rng(0)
+  short, long, edge = (rng.integers(0, VALID, size) for size in (9, 600, 507))
+  requests = [_request(i, (short, long, edge)[i % 3]) for i in range(9)]
+  together = _play(_sampler(**sizes), requests)
+  alone, sampler = {}, _sampler(**sizes)
+  for request in requests:
+    alone.update(_play(sampler, [request]))
+  _same(alone, together)
+  # No block is read that only idle slots could reach.
+  keys, values = sampler._cache
+  sampler._cache = qwen.Cache(
+    tuple(array.at[..., 512:].set(jnp.nan) for array in keys),
+    tuple(array.at[:, :, 512:].set(jnp.nan) for array in values),
+  )
+  _same(_play(sampler, requests[:1]), {0: together[0]})
+  model = dataclasses.replace(CONFIG, attention='dense')
+
+  @jax.jit
+  def logits(tokens):
+    positions = jnp.arange(tokens.size)[None]
+    hidden, _ = qwen.forward(model, _params(), tokens[None], positions)
+    return qwen.logits(model, _params(), hidden)[0, :, :VALID]
+
+  for request in requests[:6]:
+    ids, start = together[request.request_id].token_ids, len(request.prompt_ids)
+    tokens = np.zeros(612, np.int32)
+    tokens[: start + len(ids)] = np.concatenate([request.prompt_ids, ids])
+    want = special.log_softmax(np.float64(logits(tokens))[start - 1 :], axis=1)
+    want = want[np.arange(len(ids)), ids]
+    np.testing.assert_allclose(together[request.request_id].logprobs, want, atol=1e-4)
 
 
 def test_equal_identities_draw_equal_tokens_and_others_do_not():
