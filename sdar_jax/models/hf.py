@@ -80,7 +80,7 @@ def digest(path: str | pathlib.Path) -> str:
     WeightError: a file is missing, or the hub promised another content.
   """
   folder = snapshot(path)
-  total = hashlib.sha256(repr(hf_config.read_config(folder)).encode())
+  total = hashlib.sha256(hf_config.fingerprint(hf_config.read_config(folder)))
   shards = _read_index(folder) if not (folder / SINGLE).exists() else (SINGLE,)
   try:
     for name in sorted(shards):

@@ -1,4 +1,4 @@
-"""Qwen2, Qwen2.5 and Qwen3 dense decoders behind one pure `forward`.
+"""Qwen2, Qwen2.5, Qwen3 and Llama decoders behind one pure `forward`.
 
 The modules are Flax linen; nobody outside this file needs to know. Parameters are a
 plain nested dict whose layers are stacked on axis 0:
@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sdar_jax.models import attention, sharding
+from sdar_jax.models import attention, rope, sharding
 
-FAMILIES = ('qwen2', 'qwen3')
-INIT_STDDEV = 0.02  # Qwen's initializer_range.
+FAMILIES = ('qwen2', 'qwen3', 'llama')
+INIT_STDDEV = 0.02  # Qwen's and Llama's initializer_range.
 # So few layers are unrolled: on CPU, XLA runs what is inside a loop on one core.
 UNROLLED_LAYERS = 4
 
@@ -43,8 +43,8 @@ class ModelConfig:
   """Hyperparameters of one decoder; hashable, static under jit.
 
   Attributes:
-    family: 'qwen2' (biases on query, key and value; also Qwen2.5) or 'qwen3' (no
-      biases, RMS norm of every query and key head).
+    family: 'qwen2' (biases on query, key and value; also Qwen2.5), 'qwen3' (no
+      biases, RMS norm of every query and key head) or 'llama' (neither).
     vocab_size: rows of the embedding, padding rows included.
     hidden_size: width of the residual stream, D.
     intermediate_size: hidden units of the MLP.
@@ -57,6 +57,7 @@ class ModelConfig:
     tie_word_embeddings: the output head is the input embedding.
     attention: 'xla' (any device, the oracle) or 'cudnn' (GPU, 16-bit compute dtype,
       used where there is no cache).
+    rope_scaling: of the rotary frequencies; None is none. Not in the repr.
   """
 
   family: str
@@ -71,6 +72,7 @@ class ModelConfig:
   rms_norm_eps: float
   tie_word_embeddings: bool
   attention: str = 'xla'
+  rope_scaling: rope.Scaling | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
     if self.family not in FAMILIES:
@@ -140,8 +142,8 @@ class Attention(nn.Module):
     if config.family == 'qwen3':
       query = _norm(config, self.dtype, 'norm', 'query_norm')(query)
       keys = _norm(config, self.dtype, 'norm', 'key_norm')(keys)
-    query = attention.rotate(query, positions, config.rope_theta)
-    keys = attention.rotate(keys, positions, config.rope_theta)
+    query = attention.rotate(query, positions, config.rope_theta, config.rope_scaling)
+    keys = attention.rotate(keys, positions, config.rope_theta, config.rope_scaling)
     if layer_cache is None:
       keys, values = keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
       mixed = attention.attend(
@@ -351,8 +353,7 @@ def forward(
 
   Args:
     config: the model; static under jit.
-    params: from `init_params` or `convert.load` (layers are scanned), or the result
-      of `unstack` (layers are unrolled; for decoding).
+    params: stacked (layers are scanned), or from `unstack` (unrolled; for decoding).
     tokens: [B, T] i32.
     positions: [B, T] i32, rising along the row.
     cache: keys and values of earlier tokens, or None.
