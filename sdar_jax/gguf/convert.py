@@ -31,7 +31,7 @@ _found: dict[tuple[str, int, int], pathlib.Path] = {}  # By path, size and chang
 
 
 def folder(path: pathlib.Path) -> pathlib.Path:
-  """The directory that a file was converted into, once and for all programs.
+  """Finds the directory of a converted file; converts it the first time.
 
   It lies in the user's cache under the digest of the file, and is compared with its own
   digests by every process that asks for it.

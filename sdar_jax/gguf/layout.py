@@ -1,4 +1,4 @@
-"""Hyperparameters and tensors of a GGUF file, in Hugging Face's names. No JAX.
+"""Numbers and tensors of a GGUF file in Hugging Face's names. No JAX.
 
 Llama's query and key rows are stored for rotary pairs that lie side by side, (2i,
 2i + 1); Hugging Face's, and ours, for halves, (i, i + H/2). Qwen's are stored as they

@@ -1,4 +1,4 @@
-"""Scaling of rotary frequencies for contexts longer than those of training."""
+"""Scales rotary frequencies for contexts longer than in training."""
 
 import dataclasses
 import math

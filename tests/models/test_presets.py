@@ -36,4 +36,4 @@ def test_every_preset_is_checked():
 
 
 def test_every_preset_can_be_asked_for():
-  assert set(presets.PRESETS) == set(arguments.HUB)
+  assert set(presets.PRESETS) == set(arguments.MODELS)
