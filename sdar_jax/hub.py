@@ -1,12 +1,14 @@
-"""Sources of models and tokenizers: a directory or the hub. No JAX.
+"""Sources of models and tokenizers: directories, files, the hub. No JAX.
 
 Nothing but data is ever fetched or read: no Python of a repository, no pickles.
 """
 
+import importlib.util
 import pathlib
 import re
 
 from sdar_jax import files
+from sdar_jax.gguf import convert
 from sdar_jax.process import shipped
 
 MODEL_FILES = (
@@ -29,8 +31,12 @@ TOKENIZER_FILES = (
   'tokenizer.model',
 )
 
+# Said where a path is none of what `folder` takes.
+NO_SOURCE = 'not a directory, nor a hub id such as Qwen/Qwen3-0.6B, nor a .gguf file'
 _NAME = r'[A-Za-z0-9][A-Za-z0-9._-]*'
 _HUB_ID = re.compile(rf'({_NAME}/{_NAME})(?:@([A-Za-z0-9._-]+))?')
+_PACKAGED = re.compile(r'package:(\w+)/([\w./-]+)', re.ASCII)
+_GGUF = '.gguf'
 
 _commits: dict[str, str] = {}  # Of each hub id, so that one process sees one commit.
 
@@ -39,26 +45,29 @@ def folder(path: str | pathlib.Path, patterns: tuple[str, ...]) -> pathlib.Path:
   """The local directory of a model or tokenizer.
 
   Args:
-    path: a directory, also of a model that came with this package, or a hub id:
+    path: a directory, also of a model that came with this package; a .gguf file, which
+      is converted once; such a file of an installed Python package,
+      'package:NAME/FILE'; or a hub id:
       'Qwen/Qwen2.5-3B-Instruct', or with a branch, tag or commit,
       'Qwen/Qwen2.5-3B-Instruct@main'.
     patterns: the files to fetch from the hub, as globs.
 
   Returns:
-    The directory itself, or the hub's snapshot, whose name is its commit.
+    The directory itself, that of the conversion, or the hub's snapshot, whose name is
+    its commit.
 
   Raises:
-    files.FileError: neither exists, or the hub cannot be reached.
+    files.FileError: none exists, or the hub cannot be reached.
   """
   text = str(path)
   found = _HUB_ID.fullmatch(text)
-  local = shipped.find(files.local_path(text, 'model or tokenizer'))
+  local = _packaged(text) or shipped.find(files.local_path(text, 'model or tokenizer'))
   if local.is_dir():
     return local
-  if local.exists() or not found:
-    raise files.FileError(
-      f'{text}: not a directory, nor a hub id such as Qwen/Qwen3-0.6B'
-    )
+  if local.suffix == _GGUF and local.is_file():
+    return convert.folder(local)
+  if local.exists() or not found or local.suffix == _GGUF:
+    raise files.FileError(f'{text}: {NO_SOURCE}')
   import huggingface_hub  # Here because it takes a while.
 
   repository, revision = found.groups()
@@ -77,6 +86,32 @@ def folder(path: str | pathlib.Path, patterns: tuple[str, ...]) -> pathlib.Path:
     ) from None
   _commits[text] = snapshot.name
   return snapshot
+
+
+def is_source(path: str) -> bool:
+  """Whether a text can name a model or tokenizer; no network."""
+  local = shipped.find(path)
+  if local.is_dir() or _PACKAGED.fullmatch(path):
+    return True
+  if local.exists() or local.suffix == _GGUF:
+    return local.is_file() and local.suffix == _GGUF
+  return bool(_HUB_ID.fullmatch(path))
+
+
+def _packaged(text: str) -> pathlib.Path | None:
+  """The file that 'package:NAME/FILE' names; its package is not run."""
+  found = _PACKAGED.fullmatch(text)
+  if not found:
+    return None
+  name, file = found.groups()
+  spec = importlib.util.find_spec(name)
+  for place in (spec.submodule_search_locations if spec else None) or ():
+    path = pathlib.Path(place, file)
+    if '..' not in path.parts and path.is_file():
+      return path
+  raise files.FileError(
+    f'{text}: not installed: pip install --no-deps {name.replace("_", "-")}'
+  )
 
 
 def list_files(

@@ -13,6 +13,7 @@ ROOMS = {
   'files': 'host',
   'process': 'host',
   'keys': 'host',
+  'gguf': 'host',
   'hub': 'host',
   'trajectory': 'host',
   'envs': 'host',

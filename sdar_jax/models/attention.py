@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.models import attention_blocks, attention_kernels
+from sdar_jax.models import attention_blocks, attention_kernels, rope
 
 BACK_ENDS = ('auto', 'dense', 'chunked', 'cudnn', 'splash')
 NEEDED_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
@@ -24,24 +24,30 @@ def frequencies(width: int, theta: float) -> jax.Array:
   return theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
 
 
-def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+def rotate(
+  x: jax.Array,
+  positions: jax.Array,
+  theta: float,
+  scaling: rope.Scaling | None = None,
+) -> jax.Array:
   """Applies rotary positions in the half-split layout, in float32.
 
   out[:H/2] = x1 cos(a) - x2 sin(a);  out[H/2:] = x2 cos(a) + x1 sin(a);
-  a[i] = position * theta^(-2i/H)
+  a[i] = position * theta^(-2i/H), that frequency scaled as `rope.scale` says
 
   Args:
     x: [B, T, heads, H] queries or keys.
     positions: [B, T] i32, token positions.
     theta: base of the frequencies.
+    scaling: of the frequencies; None is none.
 
   Returns:
     [B, T, heads, H] in the dtype of `x`.
 
-  Source: Su et al. 2021, arXiv:2104.09864, in the layout of the Qwen weights.
+  Source: Su et al. 2021, arXiv:2104.09864, in the layout of Hugging Face's weights.
   """
   angles = positions[:, :, None, None].astype(jnp.float32)
-  angles = angles * frequencies(x.shape[-1], theta)
+  angles = angles * rope.scale(frequencies(x.shape[-1], theta), scaling)
   cos, sin = jnp.cos(angles), jnp.sin(angles)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   rotated = (first * cos - second * sin, second * cos + first * sin)

@@ -1,16 +1,24 @@
 """Reads and writes config.json in the Hugging Face layout."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from sdar_jax import files
-from sdar_jax.models import qwen
+from sdar_jax.models import qwen, rope
 
 MAX_NUMBER = 2**31 - 1
 # Where a model lay, what wrote it, and code of its own: untrue of what is written here.
 _FOREIGN = ('_name_or_path', 'transformers_version', 'auto_map')
-ARCHITECTURES = {'qwen2': 'Qwen2ForCausalLM', 'qwen3': 'Qwen3ForCausalLM'}
+ARCHITECTURES = {
+  'qwen2': 'Qwen2ForCausalLM',
+  'qwen3': 'Qwen3ForCausalLM',
+  'llama': 'LlamaForCausalLM',
+}
+_SCALING = 'llama3'  # The kind of rope scaling that is supported.
+# Settings that change what a model computes, where they are true.
+_UNSUPPORTED = ('mlp_bias', 'rope_interleaved')
 
 
 class WeightError(files.FileError):
@@ -37,17 +45,40 @@ def _present(record, key):
   return key in record and record[key] is not None
 
 
+def _scaling(record, key, path):
+  """Reads one description of the scaling of rotary frequencies, or None."""
+  scaling = record[key]
+  if not isinstance(scaling, dict):
+    raise WeightError(f'{path}: {key} is {scaling!r}, an object or null wanted')
+  kinds = {str(scaling[name]) for name in ('rope_type', 'type') if name in scaling}
+  if 'partial_rotary_factor' in scaling:
+    kinds.add('partial_rotary_factor')
+  if kinds == {_SCALING}:
+    numbers = {
+      field.name: _number(scaling, field.name, path, field.type)
+      for field in dataclasses.fields(rope.Scaling)
+    }
+    return rope.Scaling(**numbers)
+  if kinds - {'default'} or 'factor' in scaling:
+    said = files.one_line(ValueError(sorted(kinds)), 80)
+    raise WeightError(
+      f'{path}: {key} {said} is not supported, only default and {_SCALING}'
+    )
+  return None
+
+
+def _rope_scaling(record, path):
+  """The scaling of `rope_scaling` (older) or `rope_parameters`."""
+  keys = [key for key in ('rope_scaling', 'rope_parameters') if _present(record, key)]
+  found = [_scaling(record, key, path) for key in keys]
+  scalings = {scaling for scaling in found if scaling is not None}
+  if len(scalings) > 1:
+    raise WeightError(f'{path}: rope_scaling and rope_parameters differ: remove one')
+  return scalings.pop() if scalings else None
+
+
 def _rope_theta(record, path):
   """The rotary base from `rope_parameters` (newer) or `rope_theta`."""
-  for key in ('rope_scaling', 'rope_parameters'):
-    if not _present(record, key):
-      continue
-    scaling = record[key]
-    if not isinstance(scaling, dict):
-      raise WeightError(f'{path}: {key} is {scaling!r}, an object or null wanted')
-    kinds = [scaling[name] for name in ('rope_type', 'type') if name in scaling]
-    if any(kind != 'default' for kind in kinds) or 'factor' in scaling:
-      raise WeightError(f'{path}: {key} {kinds} is not supported, only the default')
   if _present(record, 'rope_parameters') and 'rope_theta' in record['rope_parameters']:
     return _number(record['rope_parameters'], 'rope_theta', path, float)
   return _number(record, 'rope_theta', path, float)
@@ -79,9 +110,10 @@ def _check_supported(record, path):
     raise WeightError(f'{path}: sliding-window attention is not supported')
   if _present(record, 'quantization_config'):
     raise WeightError(f'{path}: quantized weights are not supported')
-  biased = _present(record, 'attention_bias') and record['attention_bias']
-  if biased and kind == 'qwen3':
-    raise WeightError(f'{path}: attention_bias true is not supported for qwen3')
+  refused = _UNSUPPORTED if kind == 'qwen2' else (*_UNSUPPORTED, 'attention_bias')
+  for key in refused:
+    if _present(record, key) and record[key]:
+      raise WeightError(f'{path}: {key} true is not supported for {kind}')
 
 
 def _tied(record, path):
@@ -129,6 +161,7 @@ def read_config(folder: str | pathlib.Path) -> qwen.ModelConfig:
       rope_theta=_rope_theta(record, path),
       rms_norm_eps=_number(record, 'rms_norm_eps', path, float),
       tie_word_embeddings=_tied(record, path),
+      rope_scaling=_rope_scaling(record, path),
     )
   except ValueError as error:
     if isinstance(error, WeightError):
@@ -162,7 +195,10 @@ def config_record(
     kept['architectures'] = [ARCHITECTURES[config.family]]
     names = {'dtype', 'torch_dtype'} & set(kept) or {'torch_dtype'}
     return kept | dict.fromkeys(names, dtype_name)
-  return {
+  scaling = {'rope_type': 'default'}
+  if config.rope_scaling is not None:
+    scaling = {'rope_type': _SCALING, **dataclasses.asdict(config.rope_scaling)}
+  record = {
     'architectures': [ARCHITECTURES[config.family]],
     'attention_bias': config.family == 'qwen2',
     'attention_dropout': 0.0,
@@ -179,7 +215,7 @@ def config_record(
     'num_hidden_layers': config.num_layers,
     'num_key_value_heads': config.num_kv_heads,
     'rms_norm_eps': config.rms_norm_eps,
-    'rope_parameters': {'rope_type': 'default', 'rope_theta': config.rope_theta},
+    'rope_parameters': {**scaling, 'rope_theta': config.rope_theta},
     'rope_theta': config.rope_theta,
     'sliding_window': None,
     'tie_word_embeddings': config.tie_word_embeddings,
@@ -188,3 +224,10 @@ def config_record(
     'use_sliding_window': False,
     'vocab_size': config.vocab_size,
   }
+  if config.family == 'llama':
+    for key in ('sliding_window', 'use_sliding_window'):
+      del record[key]
+    record |= {'mlp_bias': False, 'pretraining_tp': 1}
+  if config.rope_scaling is not None:
+    record['rope_scaling'] = scaling  # Where transformers 4 looks for it.
+  return record

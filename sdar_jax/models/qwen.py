@@ -1,4 +1,4 @@
-"""Qwen2, Qwen2.5 and Qwen3 dense decoders behind one pure `forward`.
+"""Qwen2, Qwen2.5, Qwen3 and Llama decoders behind one pure `forward`.
 
 The modules are Flax linen; nobody outside this file needs to know. Parameters are a
 plain nested dict whose layers are stacked on axis 0:
@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sdar_jax.models import attention, sharding
+from sdar_jax.models import attention, rope, sharding
 from sdar_jax.models import lora as lora_lib
 
-FAMILIES = ('qwen2', 'qwen3')
-INIT_STDDEV = 0.02  # Qwen's initializer_range.
+FAMILIES = ('qwen2', 'qwen3', 'llama')
+INIT_STDDEV = 0.02  # Qwen's and Llama's initializer_range.
 # So few layers are unrolled: on CPU, XLA runs what is inside a loop on one core.
 UNROLLED_LAYERS = 4
 
@@ -44,8 +44,8 @@ class ModelConfig:
   """Hyperparameters of one decoder; hashable, static under jit.
 
   Attributes:
-    family: 'qwen2' (biases on query, key and value; also Qwen2.5) or 'qwen3' (no
-      biases, RMS norm of every query and key head).
+    family: 'qwen2' (biases on query, key and value; also Qwen2.5), 'qwen3' (no
+      biases, RMS norm of every query and key head) or 'llama' (neither).
     vocab_size: rows of the embedding, padding rows included.
     hidden_size: width of the residual stream, D.
     intermediate_size: hidden units of the MLP.
@@ -57,6 +57,7 @@ class ModelConfig:
     rms_norm_eps: added to the mean square in every norm.
     tie_word_embeddings: the output head is the input embedding.
     attention: one of attention.BACK_ENDS; see `attention.choose`.
+    rope_scaling: of the rotary frequencies; None is none.
     lora: what trains beside the frozen model, or None where all of it trains.
   """
 
@@ -72,6 +73,7 @@ class ModelConfig:
   rms_norm_eps: float
   tie_word_embeddings: bool
   attention: str = 'auto'
+  rope_scaling: rope.Scaling | None = None
   lora: lora_lib.Lora | None = None
 
   def __post_init__(self):
@@ -94,9 +96,13 @@ class ModelConfig:
 
   @property
   def architecture(self) -> dict[str, Any]:
-    """The fields that a model's files decide, not how it is run."""
-    own = ('attention', 'lora')
-    return {k: v for k, v in dataclasses.asdict(self).items() if k not in own}
+    """What a model's files decide, and not how it is run; nothing that it lacks."""
+    fields = dataclasses.asdict(self)
+    return {
+      name: value
+      for name, value in fields.items()
+      if name not in ('attention', 'lora') and value is not None
+    }
 
   def param_specs(self) -> dict[str, Any]:
     """A tree like `init_params` with a ParamSpec for every leaf."""
@@ -157,8 +163,8 @@ class Attention(nn.Module):
     if config.family == 'qwen3':
       query = _norm(config, self.dtype, 'norm', 'query_norm')(query)
       keys = _norm(config, self.dtype, 'norm', 'key_norm')(keys)
-    query = attention.rotate(query, positions, config.rope_theta)
-    keys = attention.rotate(keys, positions, config.rope_theta)
+    query = attention.rotate(query, positions, config.rope_theta, config.rope_scaling)
+    keys = attention.rotate(keys, positions, config.rope_theta, config.rope_scaling)
     if layer_cache is None:
       keys, values = keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
       key_positions = positions
@@ -393,8 +399,7 @@ def forward(
 
   Args:
     config: the model; static under jit.
-    params: from `init_params` or `convert.load` (layers are scanned), or the result
-      of `unstack` (layers are unrolled; for decoding).
+    params: stacked (layers are scanned), or from `unstack` (unrolled; for decoding).
     tokens: [B, T] i32.
     positions: [B, T] i32, rising along the row; 0 .. T - 1 where `config.attention`
       comes to a kernel, that is, without a cache or with one of T positions.

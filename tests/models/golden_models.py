@@ -1,5 +1,7 @@
 """The recorded checkpoints: tiny models with what transformers computed from them.
 
+Those of Llama are written by record_llama.py.
+
 `qwen2_untied_bf16` was recorded by a model that had been cast to bfloat16 as a whole
 and back, so its rotary frequencies are rounded to bfloat16 besides its weights.
 transformers itself, loading that directory in float32, is 4.3e-4 away from the record.
@@ -15,7 +17,7 @@ import numpy as np
 from sdar_jax.models import attention, hf
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'golden' / 'models'
-NAMES = ('qwen2_tied', 'qwen2_untied_bf16', 'qwen3_tied')
+NAMES = ('qwen2_tied', 'qwen2_untied_bf16', 'qwen3_tied', 'llama_tied', 'llama_untied')
 ROUNDED = 'qwen2_untied_bf16'
 
 

@@ -9,7 +9,7 @@ from experiments import arguments
 from sdar_jax.models import presets
 
 # Total parameters, tied embeddings counted once: the model cards give 0.49B, 1.54B,
-# 3.09B, 7.61B and 0.6B, 1.7B, 4.0B, 8.2B.
+# 3.09B, 7.61B, 0.6B, 1.7B, 4.0B, 8.2B, and 1.23B, 3.21B, 135M.
 PUBLISHED = {
   'qwen2.5-0.5b': 494_032_768,
   'qwen2.5-1.5b': 1_543_714_304,
@@ -19,6 +19,9 @@ PUBLISHED = {
   'qwen3-1.7b': 1_720_574_976,
   'qwen3-4b': 4_022_468_096,
   'qwen3-8b': 8_190_735_360,
+  'llama-3.2-1b': 1_235_814_400,
+  'llama-3.2-3b': 3_212_749_824,
+  'smollm2-135m': 134_515_008,
 }
 
 
@@ -33,4 +36,4 @@ def test_every_preset_is_checked():
 
 
 def test_every_preset_can_be_asked_for():
-  assert set(presets.PRESETS) == set(arguments.HUB)
+  assert set(presets.PRESETS) == set(arguments.MODELS)

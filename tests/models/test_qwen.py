@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import quick
 
-from sdar_jax.models import attention, attention_blocks, qwen
+from sdar_jax.models import attention, attention_blocks, qwen, rope
 
 SMALL = {
   family: qwen.ModelConfig(
@@ -131,6 +131,23 @@ def test_rotation_is_multiplication_by_a_unit_complex_number():
   turned = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * angles)
   want = np.concatenate([turned.real, turned.imag], -1)
   np.testing.assert_allclose(near, want, atol=3e-6)
+
+
+def test_scaled_frequencies_are_those_of_transformers():
+  for name, spread in (('llama_tied', 4), ('llama_untied', 1)):
+    config, _, record = golden_models.load(name)
+    plain = attention.frequencies(config.head_dim, config.rope_theta)
+    got = rope.scale(plain, config.rope_scaling)
+    np.testing.assert_allclose(got, record['inverse_frequencies'], rtol=2e-6)
+    # Kept, in between and divided: none of the three goes without a frequency.
+    assert len(np.unique(np.round(plain / got, 3))) == spread
+
+
+def test_the_scaling_decides_the_logits():
+  config, params, record = golden_models.load('llama_tied')
+  unscaled = dataclasses.replace(config, rope_scaling=None)
+  got = np.asarray(run_logits(unscaled, params, record['tokens']))
+  assert np.abs(got - record['logits'])[record['attention_mask']].max() > 0.1
 
 
 # --- causality and padding ---------------------------------------------------------
@@ -336,7 +353,7 @@ def test_initial_parameters_depend_on_the_key_and_differ_between_layers():
 @pytest.mark.parametrize(
   'change, words',
   [
-    ({'family': 'llama'}, "family 'llama'"),
+    ({'family': 'gemma'}, "family 'gemma'"),
     ({'attention': 'flash'}, "attention 'flash'"),
     ({'num_kv_heads': 3}, 'num_heads 4: must divide by num_kv_heads 3'),
     ({'head_dim': 15}, 'head_dim 15: must be even'),

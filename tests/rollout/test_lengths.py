@@ -49,7 +49,7 @@ def test_every_method_of_every_experiment_has_room(world, any_context):
   names = [*table.ALGORITHMS, 'gigpo+sdar', 'gigpo+ucob', 'ppo+sdar']
   seen = set()
   every = itertools.product(names, ('tiny', 'qwen2.5-3b'), ('ours', 'paper'))
-  models = itertools.product(('sdar', 'ucob'), arguments.HUB, ('ours', 'paper'))
+  models = itertools.product(('sdar', 'ucob'), arguments.MODELS, ('ours', 'paper'))
   for name, model, preset in itertools.chain(every, models):
     argument = f'algo={name},model={model},preset={preset}'
     config = EXPERIMENTS[world].get_config(argument)

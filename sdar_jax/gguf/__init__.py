@@ -1,0 +1,1 @@
+"""GGUF files, converted into Hugging Face directories. Host: no JAX."""
