@@ -22,7 +22,7 @@ CORE = (
   'methods/interface methods/estimators methods/teachers methods/gates methods/credit',
   'advantages/baselines losses/masked losses/policy losses/distill losses/inputs',
   'losses/terms losses/objective learner/learner learner/scoring learner/optimizer',
-  'sampler/sampler sampler/decoding sampler/draw models/qwen models/attention',
+  'sampler/sampler sampler/decoding sampler/draw models/decoder models/attention',
   'prompts/chat prompts/skills prompts/bank prompts/teacher prompts/fitting',
   'envs/base envs/history envs/action_parser envs/benchmark envs/alfworld/world',
   'envs/alfworld/prompts',

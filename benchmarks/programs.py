@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from sdar_jax import build
 from sdar_jax.learner.learner import Learner
 from sdar_jax.learner.state import TrainState
-from sdar_jax.models import qwen, sharding
+from sdar_jax.models import decoder, sharding
 from sdar_jax.sampler import decoding, sampler
 
 
@@ -33,7 +33,7 @@ class Parts:
   """
 
   config: ConfigDict
-  model: qwen.ModelConfig
+  model: decoder.ModelConfig
   mesh: Mesh
   learner: Learner
 
@@ -51,7 +51,7 @@ class Parts:
     """Shapes of the policy's weights, those of the learner or of decoding."""
     specs, whole = self.model.param_specs(), ()
     if unstacked:
-      specs, whole = qwen.unstacked_specs(specs), ('fsdp',)
+      specs, whole = decoder.unstacked_specs(specs), ('fsdp',)
     places = sharding.param_shardings(specs, self.mesh, whole)
     return jax.tree.map(
       lambda spec, at: self.array(dtype, *spec.shape, at=at), specs, places
@@ -94,7 +94,7 @@ class Parts:
     return out
 
 
-def make(config: ConfigDict, model: qwen.ModelConfig, mesh: Mesh) -> Parts:
+def make(config: ConfigDict, model: decoder.ModelConfig, mesh: Mesh) -> Parts:
   """Builds the parts of a config without weights."""
   algorithm = build.make_algorithm(config)
   hyper = build.make_hyperparameters(config)
@@ -166,11 +166,11 @@ def of_sampler(parts: Parts) -> dict[str, Callable[[], Any]]:
   }
 
 
-def cache(parts: Parts) -> qwen.Cache:
+def cache(parts: Parts) -> decoder.Cache:
   """Shapes of the sampler's cache."""
   dtype = jnp.dtype(parts.config.model.dtype)
   slots, programs = parts.config.rollout.slots, _programs(parts)
-  make = lambda: qwen.init_cache(parts.model, slots, _length(parts), dtype)
+  make = lambda: decoder.init_cache(parts.model, slots, _length(parts), dtype)
   return jax.tree.map(
     lambda leaf, at: parts.array(dtype, *leaf.shape, at=at),
     jax.eval_shape(make),

@@ -26,7 +26,7 @@ from sdar_jax.logs import sinks, writers
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import adapter_files, attention, hf, lora, qwen, sharding
+from sdar_jax.models import adapter_files, attention, decoder, hf, lora, sharding
 from sdar_jax.prompts import bank_file, chat, retrieval, skills, tags
 from sdar_jax.prompts.bank import SkillBank
 from sdar_jax.rollout import episodes
@@ -213,7 +213,7 @@ def make_mesh(config: ConfigDict) -> Mesh:
 
 def load_model(
   config: ConfigDict, mesh: Mesh, tokenizer: chat.Chat, *, exact: bool = False
-) -> tuple[qwen.ModelConfig, Any]:
+) -> tuple[decoder.ModelConfig, Any]:
   """Loads the initial policy on its sharding.
 
   In float32; beside adapters, which then are what trains, in the compute type.
@@ -272,7 +272,7 @@ def make_sampler(
   config: ConfigDict,
   tokenizer: chat.Chat,
   mesh: Mesh,
-  model: qwen.ModelConfig,
+  model: decoder.ModelConfig,
   params: Any,
   *,
   with_skills: bool,
@@ -382,7 +382,7 @@ def make_learner(
   config: ConfigDict,
   tokenizer: chat.Chat,
   mesh: Mesh,
-  model: qwen.ModelConfig,
+  model: decoder.ModelConfig,
   algorithm: Algorithm,
   hyper: Hyperparameters,
 ) -> Learner:

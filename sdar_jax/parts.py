@@ -27,7 +27,7 @@ from sdar_jax.learner.state import TrainState
 from sdar_jax.logs import writers
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import export, lora, qwen, sharding
+from sdar_jax.models import decoder, export, lora, sharding
 from sdar_jax.prompts import chat, skills
 from sdar_jax.rollout import episodes
 from sdar_jax.sampler.sampler import Sampler
@@ -93,7 +93,7 @@ class Parts(HostParts):
   directory: pathlib.Path
   inputs: dict[str, Any]
   mesh: Mesh
-  model: qwen.ModelConfig
+  model: decoder.ModelConfig
   learner: Learner
   initial: Any
   store: checkpoints.CheckpointStore
@@ -128,7 +128,7 @@ class Policy(Common):
   """
 
   mesh: Mesh
-  model: qwen.ModelConfig
+  model: decoder.ModelConfig
   params: Any
   adapters: Any
   weights: dict[str, Any]
@@ -343,7 +343,9 @@ def _plan(common: Common, panel: panels.Panel) -> evaluate.Plan:
   return evaluate.Plan(panel, agent, c.attempts, c.seed, c.with_skills, digest)
 
 
-def _load(common: Common, *, exact: bool = False) -> tuple[Mesh, qwen.ModelConfig, Any]:
+def _load(
+  common: Common, *, exact: bool = False
+) -> tuple[Mesh, decoder.ModelConfig, Any]:
   """Loads the initial policy on its mesh. Device work begins here."""
   numerics.pin()
   mesh = build.make_mesh(common.config)

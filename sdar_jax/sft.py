@@ -27,7 +27,7 @@ from sdar_jax import parts as parts_lib
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.learner import scoring
-from sdar_jax.models import export, lora, qwen, sharding
+from sdar_jax.models import decoder, export, lora, sharding
 from sdar_jax.process import terminal
 from sdar_jax.prompts import chat, fitting
 from sdar_jax.prompts.skills import NOTHING, SkillView
@@ -352,7 +352,7 @@ def _pad(
 
 
 def make_step(
-  model: qwen.ModelConfig,
+  model: decoder.ModelConfig,
   tx: optax.GradientTransformation,
   rate: optax.Schedule,
   how: scoring.Scoring,

@@ -15,7 +15,7 @@ _LONG = (
   'test_learner',
   'test_resume',
   'test_distributions',
-  'test_qwen',
+  'test_decoder',
   'test_mesh',
   'test_sampler',
   'test_golden',

@@ -1,14 +1,14 @@
-"""Weights drawn by numpy: those of `qwen.init_params` are compiled in every process."""
+"""Weights drawn by numpy: `init_params` is compiled in every process."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdar_jax.models import qwen
+from sdar_jax.models import layers
 
 
 def weights(model, seed=0, noise=0.0):
-  """Float32 parameters as `qwen.init_params` draws them; each call makes new arrays.
+  """Float32 parameters as `decoder.init_params` draws them; each call makes new arrays.
 
   `noise` is the deviation of what is added to all of them: to norms and biases, too.
   """
@@ -17,7 +17,9 @@ def weights(model, seed=0, noise=0.0):
 
   def draw(path, spec):
     make = known.get(path[-1].key)
-    mean = make(spec.shape) if make else random.normal(0, qwen.INIT_STDDEV, spec.shape)
+    mean = (
+      make(spec.shape) if make else random.normal(0, layers.INIT_STDDEV, spec.shape)
+    )
     moved = mean + noise * random.normal(size=spec.shape)
     return jnp.array(moved.astype(np.float32))
 

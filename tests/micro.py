@@ -13,11 +13,11 @@ from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
-from sdar_jax.models import qwen, sharding
+from sdar_jax.models import decoder, sharding
 
 VOCAB, VALID = 64, 61
 EPS = 1e-3
-MODEL = qwen.ModelConfig(
+MODEL = decoder.ModelConfig(
   family='qwen3',
   vocab_size=VOCAB,
   hidden_size=32,

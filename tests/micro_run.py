@@ -18,12 +18,12 @@ from experiments import alfworld
 from sdar_jax import build, train
 from sdar_jax import config as config_lib
 from sdar_jax.learner import learner, recovery
-from sdar_jax.models import hf, qwen
+from sdar_jax.models import decoder, hf
 from sdar_jax.rollout import episodes
 
 SHIPPED = pathlib.Path(__file__).parents[1] / 'experiments/tiny/alfworld'
 UPDATES = 4  # Of a pass: eight turns, two to a minibatch.
-MODEL = qwen.ModelConfig(
+MODEL = decoder.ModelConfig(
   family='qwen3',
   vocab_size=893,
   hidden_size=32,

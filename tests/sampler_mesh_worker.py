@@ -4,10 +4,10 @@ import drawn
 import jax
 import numpy as np
 
-from sdar_jax.models import qwen, sharding
+from sdar_jax.models import decoder, sharding
 from sdar_jax.sampler.sampler import Request, Sampler, SamplingParams
 
-CONFIG = qwen.ModelConfig('qwen3', 96, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
+CONFIG = decoder.ModelConfig('qwen3', 96, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
 
 
 def _requests():

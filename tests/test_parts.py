@@ -16,7 +16,7 @@ from experiments import alfworld, search_qa, webshop
 from sdar_jax import build, files, parts
 from sdar_jax.cli import command_line
 from sdar_jax.learner import checkpoint
-from sdar_jax.models import hf, qwen
+from sdar_jax.models import decoder, hf
 from sdar_jax.process import shipped
 from sdar_jax.storage import identity
 from sdar_jax.storage.workdir import Workdir
@@ -260,4 +260,4 @@ def test_an_export_names_what_the_policy_came_from():
   assert written.source == written.tokenizer == TINY
   assert written.dtype == 'float16' and written.chat is policy.chat
   assert written.load_chat(pathlib.Path(TINY)).digest == policy.chat.digest
-  assert isinstance(written.model, qwen.ModelConfig)
+  assert isinstance(written.model, decoder.ModelConfig)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from experiments.cells import WORLDS
 from experiments.tiny import tokenizer
 from sdar_jax import build, sft
-from sdar_jax.models import export, hf, qwen
+from sdar_jax.models import decoder, export, hf
 from sdar_jax.process import flags, terminal
 from sdar_jax.prompts import bank_file, chat
 
@@ -41,9 +41,9 @@ LESSONS = {
 }
 
 
-def model_config(vocab_size: int) -> qwen.ModelConfig:
+def model_config(vocab_size: int) -> decoder.ModelConfig:
   """The architecture: Qwen3 at 128 wide and 3 deep, 0.7 M parameters."""
-  return qwen.ModelConfig(
+  return decoder.ModelConfig(
     family='qwen3',
     vocab_size=vocab_size,
     hidden_size=128,
@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     bank = bank_file.load(c.skills.path)
     tokenizer.build(build.make_world(c), bank, start)
     model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
-    params = qwen.init_params(model, jax.random.key(options.seed), jnp.float32)
+    params = decoder.init_params(model, jax.random.key(options.seed), jnp.float32)
     hf.save(start, model, params, jnp.float32)
     sft.run_sft(c, None, output)
   return 0

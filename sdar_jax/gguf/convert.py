@@ -131,11 +131,11 @@ def write(path: pathlib.Path, output: pathlib.Path, dtype: str = 'float32') -> N
 def _write_weights(
   output: pathlib.Path,
   reader: Reader,
-  tensors: Sequence[layout.Tensor],
+  tensors: Sequence[layout.GgufTensor],
   dtype: np.dtype[Any],
 ) -> None:
   """Writes the weights in files of bounded size, with an index of several."""
-  shards: list[list[layout.Tensor]] = [[]]
+  shards: list[list[layout.GgufTensor]] = [[]]
   room = MAX_FILE_BYTES
   for tensor in tensors:
     size = math.prod(tensor.shape) * dtype.itemsize

@@ -31,7 +31,7 @@ _HEAD_NORMS = {'attn_q_norm': 'self_attn.q_norm', 'attn_k_norm': 'self_attn.k_no
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
+class GgufTensor:
   """A tensor of the file and of the directory.
 
   Attributes:
@@ -156,7 +156,7 @@ def _scaling(reader: Reader, theta: float, width: int) -> dict[str, Any] | None:
   }
 
 
-def tensors(reader: Reader, config: Mapping[str, Any]) -> list[Tensor]:
+def tensors(reader: Reader, config: Mapping[str, Any]) -> list[GgufTensor]:
   """Lists the tensors of a model, in the order of the forward pass.
 
   Args:
@@ -167,13 +167,15 @@ def tensors(reader: Reader, config: Mapping[str, Any]) -> list[Tensor]:
     files.FileError: one is missing, of another shape, or not part of the model.
   """
   hidden, vocab = config['hidden_size'], config['vocab_size']
-  listed = [Tensor('token_embd.weight', 'model.embed_tokens.weight', (vocab, hidden))]
+  listed = [
+    GgufTensor('token_embd.weight', 'model.embed_tokens.weight', (vocab, hidden))
+  ]
   # No more layers than tensors: a wrong count must not make a list of billions.
   for layer in range(min(config['num_hidden_layers'], len(reader.shapes))):
     listed += _layer(config, f'blk.{layer}.', f'model.layers.{layer}.')
-  listed.append(Tensor('output_norm.weight', 'model.norm.weight', (hidden,)))
+  listed.append(GgufTensor('output_norm.weight', 'model.norm.weight', (hidden,)))
   if not config['tie_word_embeddings']:
-    listed.append(Tensor('output.weight', 'lm_head.weight', (vocab, hidden)))
+    listed.append(GgufTensor('output.weight', 'lm_head.weight', (vocab, hidden)))
   rest = set(reader.shapes) - {_SCALES}
   missing = [tensor.name for tensor in listed if tensor.name not in rest]
   if missing:
@@ -190,26 +192,28 @@ def tensors(reader: Reader, config: Mapping[str, Any]) -> list[Tensor]:
   return listed
 
 
-def _layer(config: Mapping[str, Any], ours: str, theirs: str) -> list[Tensor]:
+def _layer(config: Mapping[str, Any], ours: str, theirs: str) -> list[GgufTensor]:
   """Lists the tensors of one layer."""
   hidden, width = config['hidden_size'], config['head_dim']
   heads, kv_heads = config['num_attention_heads'], config['num_key_value_heads']
   family, inner = config['model_type'], config['intermediate_size']
   listed = [
-    Tensor(f'{ours}{name}.weight', f'{theirs}{target}.weight', (hidden,))
+    GgufTensor(f'{ours}{name}.weight', f'{theirs}{target}.weight', (hidden,))
     for name, target in _NORMS.items()
   ]
   for letter, count in (('q', heads), ('k', kv_heads), ('v', kv_heads)):
     name, target = f'{ours}attn_{letter}', f'{theirs}self_attn.{letter}_proj'
     paired = count if family == 'llama' and letter != 'v' else 0
     rows = count * width
-    listed.append(Tensor(f'{name}.weight', f'{target}.weight', (rows, hidden), paired))
+    listed.append(
+      GgufTensor(f'{name}.weight', f'{target}.weight', (rows, hidden), paired)
+    )
     if family == 'qwen2':
-      listed.append(Tensor(f'{name}.bias', f'{target}.bias', (rows,)))
+      listed.append(GgufTensor(f'{name}.bias', f'{target}.bias', (rows,)))
   if family == 'qwen3':
     for name, target in _HEAD_NORMS.items():
       listed.append(
-        Tensor(f'{ours}{name}.weight', f'{theirs}{target}.weight', (width,))
+        GgufTensor(f'{ours}{name}.weight', f'{theirs}{target}.weight', (width,))
       )
   matrices = {
     'attn_output': ('self_attn.o_proj', (hidden, heads * width)),
@@ -218,5 +222,5 @@ def _layer(config: Mapping[str, Any], ours: str, theirs: str) -> list[Tensor]:
     'ffn_down': ('mlp.down_proj', (hidden, inner)),
   }
   for name, (target, shape) in matrices.items():
-    listed.append(Tensor(f'{ours}{name}.weight', f'{theirs}{target}.weight', shape))
+    listed.append(GgufTensor(f'{ours}{name}.weight', f'{theirs}{target}.weight', shape))
   return listed

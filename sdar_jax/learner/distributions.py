@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from sdar_jax.learner import scoring as scoring_lib
 from sdar_jax.losses import divergence
-from sdar_jax.models import qwen
+from sdar_jax.models import decoder
 
 # Small, and dear to compute: kept for the backward pass of a chunk, not recomputed.
 _TEACHER_TOPK = 'teacher_topk'
@@ -48,8 +48,8 @@ class Places(NamedTuple):
 
 
 def token_divergence(
-  config: qwen.ModelConfig,
-  heads: tuple[qwen.Params, qwen.Params],
+  config: decoder.ModelConfig,
+  heads: tuple[decoder.Params, decoder.Params],
   hidden: tuple[jax.Array, jax.Array],
   places: Places,
   how: Divergence,
@@ -80,7 +80,7 @@ def token_divergence(
   Source: OPSD (arXiv 2601.18734), SDPG (2606.04036); top-k: SDPO (2601.20802).
   """
   scoring_lib.check_sizes(config, scoring, how.topk)
-  heads = tuple(qwen.output_head(config, params) for params in heads)
+  heads = tuple(decoder.output_head(config, params) for params in heads)
   heads = heads[0], jax.lax.stop_gradient(heads[1])
   student, teacher = hidden[0], jax.lax.stop_gradient(hidden[1])
   columns, there = _response_columns(places, how.max_response_tokens)

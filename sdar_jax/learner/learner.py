@@ -25,7 +25,7 @@ from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods import interface
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import lora, qwen, sharding
+from sdar_jax.models import decoder, lora, sharding
 
 Microbatch = dict[str, Any]
 Minibatch = list[Microbatch]
@@ -53,7 +53,7 @@ class Learner:
 
   def __init__(
     self,
-    model: qwen.ModelConfig,
+    model: decoder.ModelConfig,
     config: LearnerConfig,
     algorithm: Algorithm,
     hyper: Hyperparameters,
@@ -121,7 +121,7 @@ class Learner:
     if self._model.lora:
       return params
     dtype = self._config.scoring.dtype
-    copy = lambda params: qwen.compute_params(params, dtype)
+    copy = lambda params: decoder.compute_params(params, dtype)
     return sharding.Program(copy, self._mesh, out_shardings=self._base)(params)
 
   def init_state(self, params: Any, seed: int = 0) -> TrainState:

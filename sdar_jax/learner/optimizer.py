@@ -1,4 +1,4 @@
-"""Optimizers as optax chains without learning rate; the schedule; the update."""
+"""Optimizers as optax chains, the learning rate, and the update."""
 
 import functools
 from typing import Any

@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.models import qwen
+from sdar_jax.models import decoder
 
 MASKED_LOGIT = float(jnp.finfo(jnp.float32).min)
 
@@ -56,8 +56,8 @@ def masked_logits(
 
 
 def hidden_states(
-  config: qwen.ModelConfig,
-  params: qwen.Params,
+  config: decoder.ModelConfig,
+  params: decoder.Params,
   tokens: jax.Array,
   positions: jax.Array | None,
   scoring: Scoring,
@@ -66,7 +66,7 @@ def hidden_states(
 
   Args:
     config: the model; static under jit.
-    params: parameters as `qwen.forward` takes them.
+    params: parameters as `decoder.forward` takes them.
     tokens: [B, T] i32, right-padded rows.
     positions: [B, T] i32; None is 0, 1, .. T - 1 in every row.
     scoring: its `dtype` and `remat`.
@@ -76,14 +76,14 @@ def hidden_states(
   """
   if positions is None:
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  return qwen.forward(
+  return decoder.forward(
     config, params, tokens, positions, dtype=scoring.dtype, remat=scoring.remat
   )[0]
 
 
 def scores_of(
-  config: qwen.ModelConfig,
-  params: qwen.Params,
+  config: decoder.ModelConfig,
+  params: decoder.Params,
   hidden: jax.Array,
   tokens: jax.Array,
   scoring: Scoring,
@@ -113,7 +113,7 @@ def scores_of(
   """
   check_sizes(config, scoring)
 
-  head = qwen.output_head(config, params)
+  head = decoder.output_head(config, params)
 
   def score(inputs):
     return _score_chunk(head, scoring, *inputs)
@@ -123,8 +123,8 @@ def scores_of(
 
 
 def token_logprobs(
-  config: qwen.ModelConfig,
-  params: qwen.Params,
+  config: decoder.ModelConfig,
+  params: decoder.Params,
   tokens: jax.Array,
   positions: jax.Array | None,
   scoring: Scoring,
@@ -135,7 +135,7 @@ def token_logprobs(
 
   Args:
     config: the model; static under jit.
-    params: parameters as `qwen.forward` takes them.
+    params: parameters as `decoder.forward` takes them.
     tokens: [B, T] i32, right-padded rows.
     positions: [B, T] i32; None is 0, 1, .. T - 1 in every row.
     scoring: how.
@@ -150,7 +150,7 @@ def token_logprobs(
   return scores_of(config, params, hidden, tokens, scoring)
 
 
-def init_value_head(config: qwen.ModelConfig) -> dict[str, jax.Array]:
+def init_value_head(config: decoder.ModelConfig) -> dict[str, jax.Array]:
   """Makes a value head of zeros: `kernel` [D] f32 and `bias` [] f32."""
   return {'kernel': jnp.zeros(config.hidden_size), 'bias': jnp.zeros(())}
 
@@ -189,7 +189,7 @@ def check_sizes(config, scoring, topk=0):
 
 def head_logits(head, hidden, scoring):
   """Computes masked logits after `hidden` with an output head."""
-  logits = qwen.project(head, hidden)
+  logits = decoder.project(head, hidden)
   return masked_logits(logits, scoring.temperature, scoring.valid_vocab)
 
 

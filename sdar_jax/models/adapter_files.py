@@ -16,7 +16,7 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 from sdar_jax import files
-from sdar_jax.models import hf_tensors, lora, qwen
+from sdar_jax.models import decoder, hf_tensors, lora
 from sdar_jax.models.hf_config import WeightError
 from sdar_jax.process import shipped
 
@@ -25,7 +25,7 @@ _PREFIX = 'base_model.model.'
 _SUFFIXES = {lora.A: 'lora_A.weight', lora.B: 'lora_B.weight'}
 
 
-def _kernels(model: qwen.ModelConfig, targets: str) -> list[hf_tensors.Tensor]:
+def _kernels(model: decoder.ModelConfig, targets: str) -> list[hf_tensors.Tensor]:
   """Lists the stored matrices that adapters belong to."""
   return [
     tensor
@@ -40,7 +40,7 @@ def _name(tensor: hf_tensors.Tensor, layer: int, leaf: str) -> str:
 
 
 def save(
-  folder: pathlib.Path, model: qwen.ModelConfig, adapters: Any, source: str
+  folder: pathlib.Path, model: decoder.ModelConfig, adapters: Any, source: str
 ) -> None:
   """Writes adapters, float32.
 
@@ -89,7 +89,7 @@ def digest(path: str) -> str:
   return total.hexdigest()
 
 
-def merge_into(params: Any, model: qwen.ModelConfig, path: str) -> Any:
+def merge_into(params: Any, model: decoder.ModelConfig, path: str) -> Any:
   """Adds the adapter of a folder to a model's kernels.
 
   Args:

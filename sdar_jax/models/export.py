@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sdar_jax import files, hub
-from sdar_jax.models import adapter_files, hf, qwen
+from sdar_jax.models import adapter_files, decoder, hf
 from sdar_jax.process import terminal
 from sdar_jax.prompts import chat, tokenizer
 
@@ -48,7 +48,7 @@ class ExportedPolicy:
   tokenizer: str
   chat: chat.Chat
   load_chat: Callable[[pathlib.Path], chat.Chat]
-  model: qwen.ModelConfig
+  model: decoder.ModelConfig
   params: Any
   adapters: Any
   dtype: str

@@ -24,10 +24,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from safetensors.numpy import save_file
 
 from sdar_jax import files, hub
-from sdar_jax.models import hf_config, hf_tensors, qwen, sharding
+from sdar_jax.models import decoder, hf_config, hf_tensors, sharding
 from sdar_jax.models.hf_config import WeightError
-
-__all__ = ['WeightError', 'load', 'read_config', 'read_context', 'save']
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -52,7 +50,7 @@ def snapshot(path: str | pathlib.Path) -> pathlib.Path:
     raise WeightError(f'{error}; see config.model.path') from None
 
 
-def read_config(path: str | pathlib.Path) -> qwen.ModelConfig:
+def read_config(path: str | pathlib.Path) -> decoder.ModelConfig:
   """Reads the config.json of a directory or hub id; no weights.
 
   Raises:
@@ -73,9 +71,7 @@ def stored_dtype(path: str | pathlib.Path) -> np.dtype:
 
 
 def digest(path: str | pathlib.Path) -> str:
-  """Hashes a model's hyperparameters and weights: hex SHA-256.
-
-  No other file counts, nor what else config.json says.
+  """Hashes a model's hyperparameters and weights, no more: hex SHA-256.
 
   Raises:
     FileError: a file of JSON is missing or damaged.
@@ -248,7 +244,7 @@ def _read_stacked(config, found, tensor, shape, placement, dtype):
 
 def load(
   path: str, mesh: Mesh | None, dtype: Any
-) -> tuple[qwen.ModelConfig, qwen.Params]:
+) -> tuple[decoder.ModelConfig, decoder.Params]:
   """Loads a Hugging Face directory or hub id onto its sharding.
 
   Args:
@@ -269,7 +265,7 @@ def load(
   specs = config.param_specs()
   placements = None if mesh is None else sharding.param_shardings(specs, mesh)
   device = SingleDeviceSharding(jax.devices()[0])
-  params: qwen.Params = {}
+  params: decoder.Params = {}
   with contextlib.ExitStack() as stack:
     found = _open_all(folder, stack)
     _check_headers(config, folder, found)
@@ -329,8 +325,8 @@ def _check_params(config, params):
 
 def save(
   path: str | pathlib.Path,
-  config: qwen.ModelConfig,
-  params: qwen.Params,
+  config: decoder.ModelConfig,
+  params: decoder.Params,
   dtype: Any,
   source: Mapping[str, Any] | None = None,
 ) -> None:
@@ -379,7 +375,10 @@ def save(
 
 
 def check_saved(
-  path: str | pathlib.Path, config: qwen.ModelConfig, params: qwen.Params, dtype: Any
+  path: str | pathlib.Path,
+  config: decoder.ModelConfig,
+  params: decoder.Params,
+  dtype: Any,
 ) -> None:
   """Compares a written directory with the parameters, by tensor.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdar_jax import files
-from sdar_jax.models import qwen, rope
+from sdar_jax.models import decoder, layers, rope
 
 MAX_NUMBER = 2**31 - 1
 # Where a model lay, what wrote it, and code of its own: untrue of what is written here.
@@ -97,12 +97,12 @@ def _slides(record, path):
 
 
 def _check_supported(record, path):
-  """Refuses settings beyond `qwen.forward`."""
+  """Refuses settings beyond `decoder.forward`."""
   kind = record['model_type'] if 'model_type' in record else None
-  if kind not in qwen.FAMILIES:
+  if kind not in decoder.FAMILIES:
     raise WeightError(
       f'{path}: model_type {kind!r} is not supported, only '
-      f'{", ".join(qwen.FAMILIES)} (dense)'
+      f'{", ".join(decoder.FAMILIES)} (dense)'
     )
   if _present(record, 'hidden_act') and record['hidden_act'] != 'silu':
     raise WeightError(f'{path}: hidden_act {record["hidden_act"]!r}, only silu')
@@ -124,7 +124,7 @@ def _tied(record, path):
   return tied
 
 
-def read_config(folder: str | pathlib.Path) -> qwen.ModelConfig:
+def read_config(folder: str | pathlib.Path) -> decoder.ModelConfig:
   """The model described by `folder`/config.json.
 
   Args:
@@ -149,7 +149,7 @@ def read_config(folder: str | pathlib.Path) -> qwen.ModelConfig:
     )
   explicit = _present(record, 'head_dim')
   try:
-    return qwen.ModelConfig(
+    return decoder.ModelConfig(
       family=record['model_type'],
       vocab_size=_number(record, 'vocab_size', path),
       hidden_size=hidden,
@@ -177,7 +177,7 @@ def read_context(folder: str | pathlib.Path) -> int | None:
 
 
 def config_record(
-  config: qwen.ModelConfig, dtype_name: str, source: Mapping[str, Any] | None = None
+  config: decoder.ModelConfig, dtype_name: str, source: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
   """Makes a config.json for transformers 4 and 5.
 
@@ -207,7 +207,7 @@ def config_record(
     'head_dim': config.head_dim,
     'hidden_act': 'silu',
     'hidden_size': config.hidden_size,
-    'initializer_range': qwen.INIT_STDDEV,
+    'initializer_range': layers.INIT_STDDEV,
     'intermediate_size': config.intermediate_size,
     'max_position_embeddings': 32768,
     'model_type': config.family,

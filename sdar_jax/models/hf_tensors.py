@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from sdar_jax.models import qwen
+from sdar_jax.models import decoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _flat(shape, index):
   return slice(start * inner, stop * inner)
 
 
-def tensor_table(config: qwen.ModelConfig) -> list[Tensor]:
+def tensor_table(config: decoder.ModelConfig) -> list[Tensor]:
   """Every kind of stored tensor; those of the layers have {} in the name."""
   layer = 'model.layers.{}.'
   attention = layer + 'self_attn.'
@@ -105,7 +105,7 @@ def set_leaf(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
   tree[path[-1]] = value
 
 
-def stored_tensors(config: qwen.ModelConfig) -> Iterator[Stored]:
+def stored_tensors(config: decoder.ModelConfig) -> Iterator[Stored]:
   """Lists the tensors of the files, layer by layer within each kind."""
   specs = config.param_specs()
   for tensor in tensor_table(config):

@@ -6,7 +6,7 @@ A kernel W of one layer, its inputs flattened to I and its outputs to O, becomes
 
 Adapters are a tree of their own, the only thing that trains; the model alone is the
 reference and, where a method wants it, the teacher. `join` puts them beside the kernels
-and `qwen.forward` adds them up layer by layer, so no second model is ever held.
+and `decoder.forward` adds them up layer by layer, so no second model is ever held.
 
 Source: Hu et al. 2021 (arXiv 2106.09685); initial values as in peft: a uniform in
   +-1/sqrt(I), b zero.

@@ -7,7 +7,7 @@ tokenizer's length up have rows but no token.
 """
 
 from sdar_jax.models import rope
-from sdar_jax.models.qwen import ModelConfig
+from sdar_jax.models.decoder import ModelConfig
 
 
 def _qwen2(hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, **rest):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdar_jax.models import lora, qwen, sharding
+from sdar_jax.models import decoder, lora, sharding
 from sdar_jax.sampler import draw
 
 # Prefill scans deeper models, for the compile time. Unrolled, the last layer's mixing
@@ -64,19 +64,19 @@ class Responses(NamedTuple):
 
 
 def prefill(
-  config: qwen.ModelConfig,
+  config: decoder.ModelConfig,
   dtype: Any,
-  params: qwen.Params,
-  cache: qwen.Cache,
+  params: decoder.Params,
+  cache: decoder.Cache,
   tokens: jax.Array,
   slots: jax.Array,
-) -> qwen.Cache:
+) -> decoder.Cache:
   """Writes the keys and values of right-padded prompts into their slots.
 
   Args:
     config: the model.
     dtype: compute dtype.
-    params: from `qwen.init_params`.
+    params: from `decoder.init_params`.
     cache: of all slots.
     tokens: [R, T] i32. Padding writes positions that a decode step overwrites before
       any token can see them.
@@ -87,11 +87,13 @@ def prefill(
   """
   rows, length = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), tokens.shape)
-  fresh = qwen.init_cache(config, rows, length, cache.keys[0].dtype)
+  fresh = decoder.init_cache(config, rows, length, cache.keys[0].dtype)
   if config.num_layers <= UNROLLED_LAYERS:
-    params = qwen.unstack(params)
-  _, fresh = qwen.forward(config, params, tokens, positions, cache=fresh, dtype=dtype)
-  return qwen.Cache(
+    params = decoder.unstack(params)
+  _, fresh = decoder.forward(
+    config, params, tokens, positions, cache=fresh, dtype=dtype
+  )
+  return decoder.Cache(
     tuple(
       old.at[slots, :, :, :length].set(new, mode='drop')
       for old, new in zip(cache.keys, fresh.keys)
@@ -103,7 +105,7 @@ def prefill(
   )
 
 
-def copy(cache: qwen.Cache, sources: jax.Array, targets: jax.Array) -> qwen.Cache:
+def copy(cache: decoder.Cache, sources: jax.Array, targets: jax.Array) -> decoder.Cache:
   """Copies whole slots: target i becomes the former source i.
 
   Args:
@@ -120,17 +122,17 @@ def copy(cache: qwen.Cache, sources: jax.Array, targets: jax.Array) -> qwen.Cach
 
 
 def decode(
-  config: qwen.ModelConfig,
+  config: decoder.ModelConfig,
   dtype: Any,
   valid_vocab: int,
-  weights: qwen.Params,
-  cache: qwen.Cache,
+  weights: decoder.Params,
+  cache: decoder.Cache,
   slots: Slots,
   options: Options,
   responses: Responses,
   max_steps: jax.Array,
   max_active: jax.Array,
-) -> tuple[qwen.Cache, Slots, Responses]:
+) -> tuple[decoder.Cache, Slots, Responses]:
   """Samples a token for every active slot, again and again.
 
   Stops after `max_steps` tokens per slot, or as soon as no more than `max_active`
@@ -180,10 +182,10 @@ def _next_logits(config, dtype, weights, cache, slots):
   # further than the longest of the others has come.
   positions = jnp.where(slots.active, slots.position, -1)[:, None]
   tokens = sharding.constrain(slots.token[:, None], ('batch', None))
-  hidden, cache = qwen.forward(
+  hidden, cache = decoder.forward(
     config, weights, tokens, positions, cache=cache, dtype=dtype
   )
-  return qwen.logits(config, weights, hidden[:, 0]), cache
+  return decoder.logits(config, weights, hidden[:, 0]), cache
 
 
 def _append(responses, slots, ids, logprobs):
@@ -208,9 +210,9 @@ def _next_slots(slots, options, ids):
   )
 
 
-def decode_weights(params: qwen.Params, dtype: Any) -> qwen.Params:
+def decode_weights(params: decoder.Params, dtype: Any) -> decoder.Params:
   """Adds adapters, slices layers and casts matrices, once for all tokens."""
-  return qwen.unstack(qwen.compute_params(lora.merged(params), dtype))
+  return decoder.unstack(decoder.compute_params(lora.merged(params), dtype))
 
 
 class Programs:
@@ -225,7 +227,7 @@ class Programs:
 
   def __init__(
     self,
-    config: qwen.ModelConfig,
+    config: decoder.ModelConfig,
     slots: int,
     length: int,
     valid_vocab: int,
@@ -242,27 +244,17 @@ class Programs:
       dtype: dtype of computation and of the cache.
       mesh: a mesh from `sharding.make_mesh`, or None for one device.
     """
-    make_cache = functools.partial(qwen.init_cache, config, slots, length, dtype)
+    make_cache = functools.partial(decoder.init_cache, config, slots, length, dtype)
     first = functools.partial(prefill, config, dtype)
     loop = functools.partial(decode, config, dtype, valid_vocab)
-    self.params_sharding = self.cache_sharding = weights = host = None
+    self.params_sharding = params = None
+    self.cache_sharding = cache = weights = host = None
     if mesh is not None:
-      # The host's small arrays are replicated; the cache is split by slot and head.
+      # The host's small arrays are replicated.
       host = NamedSharding(mesh, PartitionSpec())
-      specs, policy = config.param_specs(), config.policy_specs()
-      self.params_sharding = sharding.param_shardings(policy, mesh)
-      # Whole over fsdp: else every layer would be gathered for every token.
-      weights = sharding.param_shardings(
-        qwen.unstacked_specs(specs), mesh, whole=('fsdp',)
-      )
-      axes = ('batch', 'kv_heads', None, None)
-      self.cache_sharding = jax.tree.map(
-        lambda leaf: NamedSharding(
-          mesh, sharding.partition_spec(axes, leaf.shape, mesh)
-        ),
-        jax.eval_shape(make_cache),
-      )
-    params, cache = self.params_sharding, self.cache_sharding
+      params, weights = _weight_shardings(config, mesh)
+      cache = _cache_shardings(jax.eval_shape(make_cache), mesh)
+      self.params_sharding, self.cache_sharding = params, cache
     self.make_cache = sharding.Program(make_cache, mesh, out_shardings=cache)
     self.weights = sharding.Program(
       lambda params: decode_weights(params, dtype),
@@ -293,9 +285,24 @@ class Programs:
     )
 
 
+def _weight_shardings(config: decoder.ModelConfig, mesh: Mesh) -> tuple[Any, Any]:
+  """Places the policy, and what `decode` reads of it."""
+  specs = decoder.unstacked_specs(config.param_specs())
+  # Whole over fsdp: else every layer would be gathered for every token.
+  weights = sharding.param_shardings(specs, mesh, whole=('fsdp',))
+  return sharding.param_shardings(config.policy_specs(), mesh), weights
+
+
+def _cache_shardings(cache: decoder.Cache, mesh: Mesh) -> decoder.Cache:
+  """Places a cache: split by slot and head."""
+  axes = ('batch', 'kv_heads', None, None)
+  place = lambda leaf: sharding.partition_spec(axes, leaf.shape, mesh)
+  return jax.tree.map(lambda leaf: NamedSharding(mesh, place(leaf)), cache)
+
+
 @functools.lru_cache(maxsize=8)
 def programs(
-  config: qwen.ModelConfig,
+  config: decoder.ModelConfig,
   slots: int,
   length: int,
   valid_vocab: int,

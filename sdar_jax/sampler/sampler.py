@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sdar_jax.models import qwen
+from sdar_jax.models import decoder
 from sdar_jax.rollout.request import Completion, Request, SamplingParams, request_key
 from sdar_jax.sampler import decoding
 
@@ -45,8 +45,8 @@ class Sampler:
 
   def __init__(
     self,
-    config: qwen.ModelConfig,
-    params: qwen.Params,
+    config: decoder.ModelConfig,
+    params: decoder.Params,
     *,
     slots: int,
     max_prompt_tokens: int,
@@ -64,7 +64,7 @@ class Sampler:
 
     Args:
       config: the model.
-      params: from `qwen.init_params` or `convert.load`; used as they are.
+      params: from `decoder.init_params` or `convert.load`; used as they are.
       slots: requests that decode at the same time, S.
       max_prompt_tokens: longest prompt.
       max_response_tokens: longest response.
@@ -125,7 +125,7 @@ class Sampler:
         return completions
     return []
 
-  def update(self, params: qwen.Params) -> None:
+  def update(self, params: decoder.Params) -> None:
     """Uses `params` from the next token on, also in running requests.
 
     They are cast and, where they are split over `fsdp`, gathered when the next token

@@ -17,7 +17,7 @@ from scipy import special
 
 from sdar_jax.learner import distributions, scoring
 from sdar_jax.losses import divergence
-from sdar_jax.models import qwen
+from sdar_jax.models import decoder
 
 MODEL, VALID, VOCAB = micro.MODEL, micro.VALID, micro.VOCAB
 ROWS, WIDTH, TEACHER_WIDTH, LONGEST = 4, 12, 17, 6
@@ -126,8 +126,8 @@ def value(**changes):
 @quick.jit
 def single_logits(params, row):
   """[T, V] logits of a row of its own."""
-  hidden, _ = qwen.forward(MODEL, params, row[None], jnp.arange(row.size)[None])
-  return qwen.logits(MODEL, params, hidden)[0]
+  hidden, _ = decoder.forward(MODEL, params, row[None], jnp.arange(row.size)[None])
+  return decoder.logits(MODEL, params, hidden)[0]
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import micro_run
 import numpy as np
 import pytest
 
-from sdar_jax.models import qwen
+from sdar_jax.models import decoder
 
 
 @pytest.mark.parametrize('method', ['grpo', 'sdar'])
@@ -17,7 +17,7 @@ def test_every_ratio_is_one_and_no_clip_binds(method):
   """Scoring and the gradient are two programs, which must agree to the last bit."""
   learner = micro.learner(algorithm=method)
   params, initial = (
-    qwen.init_params(micro.MODEL, jax.random.key(i), jnp.float32) for i in (0, 1)
+    decoder.init_params(micro.MODEL, jax.random.key(i), jnp.float32) for i in (0, 1)
   )
   state, arrays = learner.init_state(params), micro.minibatch()
   (scored,) = micro.scored(learner, state, initial, [micro.split(arrays)])

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from sdar_jax.models import qwen
+from sdar_jax.models import decoder
 
 
 def _params(seed=0):
@@ -21,8 +21,8 @@ def _params(seed=0):
 def _row_logprobs(params, tokens):
   """[T, valid ids] of one row: log-softmax over the valid ids."""
   positions = jnp.arange(tokens.size)[None]
-  hidden, _ = qwen.forward(micro.MODEL, params, tokens[None], positions)
-  logits = qwen.logits(micro.MODEL, params, hidden)[0, :, : micro.VALID]
+  hidden, _ = decoder.forward(micro.MODEL, params, tokens[None], positions)
+  logits = decoder.logits(micro.MODEL, params, hidden)[0, :, : micro.VALID]
   return jax.nn.log_softmax(logits)
 
 
@@ -196,8 +196,8 @@ def test_update_is_adamw_on_the_gradient():
   def loss(params):
     tokens = jnp.asarray(flat['tokens'])
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    hidden, _ = qwen.forward(micro.MODEL, params, tokens, positions)
-    logits = qwen.logits(micro.MODEL, params, hidden)[..., : micro.VALID]
+    hidden, _ = decoder.forward(micro.MODEL, params, tokens, positions)
+    logits = decoder.logits(micro.MODEL, params, hidden)[..., : micro.VALID]
     logprobs = jax.nn.log_softmax(logits)[:, :-1]
     picked = jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1)[..., 0]
     mask = flat['response_mask'][:, 1:]

@@ -10,10 +10,10 @@ import pytest
 import quick
 
 from sdar_jax.learner import scoring
-from sdar_jax.models import attention, hf, qwen
+from sdar_jax.models import attention, decoder, hf
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / 'golden' / 'models'
-CONFIG = qwen.ModelConfig(
+CONFIG = decoder.ModelConfig(
   family='qwen2',
   vocab_size=53,
   hidden_size=16,
@@ -50,8 +50,8 @@ def inputs(length=11):
 
 def whole(params, tokens, positions, temperature, dtype=jnp.float32):
   """All logits at once, the impossible ids cut off."""
-  hidden, _ = qwen.forward(CONFIG, params, tokens, positions, dtype=dtype)
-  scores = qwen.logits(CONFIG, params, hidden)[:, :-1, :VALID] / temperature
+  hidden, _ = decoder.forward(CONFIG, params, tokens, positions, dtype=dtype)
+  scores = decoder.logits(CONFIG, params, hidden)[:, :-1, :VALID] / temperature
   every = jax.nn.log_softmax(scores)
   logprobs = jnp.take_along_axis(every, tokens[:, 1:, None], -1)[..., 0]
   entropy = -(jnp.exp(every) * every).sum(-1)
@@ -148,8 +148,8 @@ def test_half_precision_scores_are_summed_in_float32():
 
 def test_no_array_of_all_logits_exists():
   sizes = {'vocab_size': 20_000, 'num_layers': 2}
-  config = qwen.ModelConfig(**{**vars(CONFIG), **sizes})
-  params = jax.eval_shape(lambda: qwen.init_params(config, jax.random.key(0)))
+  config = decoder.ModelConfig(**{**vars(CONFIG), **sizes})
+  params = jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0)))
   tokens = jax.ShapeDtypeStruct((2, 512), jnp.int32)
 
   def size(chunk):
@@ -179,7 +179,7 @@ def test_one_pass_of_the_decoder_serves_every_head():
   given = jax.jit(
     lambda q: scoring.hidden_states(CONFIG, params, tokens, q, **options())
   )
-  forward = jax.jit(lambda q: qwen.forward(CONFIG, params, tokens, q)[0])
+  forward = jax.jit(lambda q: decoder.forward(CONFIG, params, tokens, q)[0])
   shifted, plain = given(3 * positions), forward(positions)
   np.testing.assert_array_equal(shifted, forward(3 * positions))
   assert np.abs(shifted - plain).max() > 1e-2

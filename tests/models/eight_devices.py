@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from sdar_jax.models import attention, attention_blocks, hf, qwen, sharding
+from sdar_jax.models import attention, attention_blocks, decoder, hf, sharding
 
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2))
 
@@ -30,7 +30,7 @@ def check(name, sizes, config, want, tokens, expected):
       tokens, NamedSharding(mesh, PartitionSpec(sharding.RULES.batch))
     )
     positions = golden_models.positions_of(tokens)
-    step = jax.jit(lambda p, t, q: qwen.forward(config, p, t, q)[0])
+    step = jax.jit(lambda p, t, q: decoder.forward(config, p, t, q)[0])
     hidden = step(params, tokens, positions)
   scale = float(np.abs(expected).max())
   np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-5 * scale)
@@ -91,7 +91,7 @@ def main():
     config, want, record = golden_models.load(name)
     tokens = jnp.asarray(np.tile(record['tokens'], (8, 1))[:16])
     positions = golden_models.positions_of(tokens)
-    whole = jax.jit(lambda p, t, q, c=config: qwen.forward(c, p, t, q)[0])
+    whole = jax.jit(lambda p, t, q, c=config: decoder.forward(c, p, t, q)[0])
     expected = whole(want, tokens, positions)
     for sizes in meshes:
       check(name, sizes, config, want, tokens, np.asarray(expected))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from sdar_jax.models import hf, qwen, rope
+from sdar_jax.models import decoder, hf, rope
 
 TEMPLATE = (
   '{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n'
@@ -51,7 +51,7 @@ def model(family, **changes):
     rms_norm_eps=1e-5,
     tie_word_embeddings=True,
   )
-  config = qwen.ModelConfig(**shape | changes)
+  config = decoder.ModelConfig(**shape | changes)
   random = np.random.default_rng(0)
   params = jax.tree.map(
     lambda spec: random.normal(0, 0.2, spec.shape).astype(np.float32),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import quick
 
-from sdar_jax.models import attention, attention_blocks, attention_kernels, qwen
+from sdar_jax.models import attention, attention_blocks, attention_kernels, decoder
 
 FORMS = {
   'chunked': attention_blocks.attend,
@@ -317,6 +317,6 @@ def test_the_mesh_says_where_a_program_will_run():
 
 @pytest.mark.parametrize('back_end', attention.BACK_ENDS)
 def test_parameters_do_not_depend_on_the_back_end(back_end):
-  small = qwen.ModelConfig('qwen3', 9, 8, 8, 1, 2, 1, 4, 1e4, 1e-6, True)
-  changed = qwen.dataclasses.replace(small, attention=back_end)
+  small = decoder.ModelConfig('qwen3', 9, 8, 8, 1, 2, 1, 4, 1e4, 1e-6, True)
+  changed = decoder.dataclasses.replace(small, attention=back_end)
   assert changed.param_specs() == small.param_specs()

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sdar_jax import files, hub
-from sdar_jax.models import hf, qwen, rope
+from sdar_jax.models import decoder, hf, rope
 
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -519,7 +519,7 @@ def test_a_save_that_fails_leaves_no_model(tmp_path, monkeypatch):
 def test_parameters_of_another_config_are_refused(tmp_path):
   config, params, _ = golden_models.load('qwen2_tied')
   wider = dataclasses.replace(config, intermediate_size=161)
-  for wrong in (params, qwen.unstack(params)):
+  for wrong in (params, decoder.unstack(params)):
     with pytest.raises(hf.WeightError, match='stacked tree'):
       hf.save(tmp_path / 'out', wider, wrong, jnp.float32)
   assert not (tmp_path / 'out').exists()
@@ -542,6 +542,8 @@ def test_transformers_computes_the_same_logits(name, tmp_path):
   tokens, real = record['tokens'], record['attention_mask']
   with torch.no_grad():
     want = loaded(torch.tensor(tokens).long(), torch.tensor(real)).logits.numpy()
-  hidden, _ = qwen.forward(config, params, tokens, golden_models.positions_of(tokens))
-  got = np.asarray(qwen.logits(config, params, hidden))
+  hidden, _ = decoder.forward(
+    config, params, tokens, golden_models.positions_of(tokens)
+  )
+  got = np.asarray(decoder.logits(config, params, hidden))
   np.testing.assert_allclose(got[real], want[real], rtol=0, atol=1e-5)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.tiny import tokenizer as tiny
 from sdar_jax import hub as hub_lib
-from sdar_jax.models import export, hf, qwen
+from sdar_jax.models import decoder, export, hf
 from sdar_jax.prompts import chat
 
 SHIPPED = pathlib.Path(__file__).parents[2] / 'experiments/tiny'
@@ -26,7 +26,7 @@ def original(tmp_path_factory):
   """A small model with its tokenizer, in bfloat16."""
   folder = tmp_path_factory.mktemp('original')
   tiny.save(tiny.train(['what a small tokenizer, a tokenizer']), folder)
-  model = qwen.ModelConfig(
+  model = decoder.ModelConfig(
     family='qwen2',
     vocab_size=chat.Chat(folder).len_vocab + 3,
     hidden_size=16,

@@ -15,7 +15,7 @@ from sdar_jax import config as config_lib
 from sdar_jax import files, hub
 from sdar_jax.gguf import convert, vocabulary
 from sdar_jax.gguf import reader as readers
-from sdar_jax.models import hf, presets, qwen
+from sdar_jax.models import decoder, hf, presets
 from sdar_jax.prompts.chat import Chat
 from sdar_jax.rollout.request import Request, SamplingParams
 from sdar_jax.sampler.sampler import Sampler
@@ -98,8 +98,8 @@ def test_quantised_blocks_are_scale_times_integer(write):
   logits = []
   for place in (str(folder), str(path)):
     config, params = hf.load(place, None, jnp.float32)
-    hidden, _ = qwen.forward(config, params, tokens, tokens)
-    logits.append(np.asarray(qwen.logits(config, params, hidden)))
+    hidden, _ = decoder.forward(config, params, tokens, tokens)
+    logits.append(np.asarray(decoder.logits(config, params, hidden)))
   assert 0 < np.abs(logits[0] - logits[1]).max() < 0.1 * np.abs(logits[0]).max()
 
 

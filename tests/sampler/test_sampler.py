@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy import special
 
-from sdar_jax.models import hf, qwen
+from sdar_jax.models import decoder, hf
 from sdar_jax.sampler import decoding
 from sdar_jax.sampler.sampler import Request, Sampler, SamplingParams
 
-CONFIG = qwen.ModelConfig('qwen3', 100, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
+CONFIG = decoder.ModelConfig('qwen3', 100, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
 VALID = 90
 MAX_PROMPT, MAX_RESPONSE = 40, 12
 HERE = Path(__file__).resolve().parents[1]
@@ -81,8 +81,10 @@ def _same(one, two):
 @jax.jit
 def _logits(params, tokens):
   """Logits of one sequence by a forward pass without a cache, [T, V]."""
-  hidden, _ = qwen.forward(CONFIG, params, tokens[None], jnp.arange(tokens.size)[None])
-  return qwen.logits(CONFIG, params, hidden)[0]
+  hidden, _ = decoder.forward(
+    CONFIG, params, tokens[None], jnp.arange(tokens.size)[None]
+  )
+  return decoder.logits(CONFIG, params, hidden)[0]
 
 
 def _scored(params, request, ids):
@@ -195,7 +197,7 @@ def test_a_long_cache_is_read_alike_whatever_the_neighbours_need():
   _same(alone, together)
   # No block is read that only idle slots could reach.
   keys, values = sampler._cache
-  sampler._cache = qwen.Cache(
+  sampler._cache = decoder.Cache(
     tuple(array.at[..., 512:].set(jnp.nan) for array in keys),
     tuple(array.at[:, :, 512:].set(jnp.nan) for array in values),
   )
@@ -205,8 +207,8 @@ def test_a_long_cache_is_read_alike_whatever_the_neighbours_need():
   @jax.jit
   def logits(tokens):
     positions = jnp.arange(tokens.size)[None]
-    hidden, _ = qwen.forward(model, _params(), tokens[None], positions)
-    return qwen.logits(model, _params(), hidden)[0, :, :VALID]
+    hidden, _ = decoder.forward(model, _params(), tokens[None], positions)
+    return decoder.logits(model, _params(), hidden)[0, :, :VALID]
 
   for request in requests[:6]:
     ids, start = together[request.request_id].token_ids, len(request.prompt_ids)

@@ -1,6 +1,6 @@
 """Qwen2, Qwen2.5, Qwen3 and Llama decoders behind one pure `forward`.
 
-The modules are Flax linen; nobody outside this file needs to know. Parameters are a
+The modules of `layers` are Flax linen; nobody else needs to know. Parameters are a
 plain nested dict whose layers are stacked on axis 0:
 
   embed/embedding [V, D]    layers/... [L, ...]    final_norm/scale [D]
@@ -20,11 +20,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sdar_jax.models import attention, rope, sharding
+from sdar_jax.models import attention, layers, rope, sharding
 from sdar_jax.models import lora as lora_lib
 
 FAMILIES = ('qwen2', 'qwen3', 'llama')
-INIT_STDDEV = 0.02  # Qwen's and Llama's initializer_range.
 # So few layers are unrolled: on CPU, XLA runs what is inside a loop on one core.
 UNROLLED_LAYERS = 4
 
@@ -138,119 +137,12 @@ class Cache(NamedTuple):
   values: tuple[jax.Array, ...]
 
 
-def _initializer(init, *axes):
-  return nn.with_logical_partitioning(init, axes)
-
-
-def _norm(config, dtype, axis, name=None):
-  scale_init = _initializer(nn.initializers.ones, axis)
-  return nn.RMSNorm(config.rms_norm_eps, dtype, scale_init=scale_init, name=name)
-
-
-class Attention(nn.Module):
-  """Projections, rotary positions, cache and attention of one layer."""
-
-  config: ModelConfig
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x, positions, layer_cache):
-    """Maps [B, T, D] to [B, T, D] and the layer's new cache."""
-    config = self.config
-    query = self._heads('query', 'heads', config.num_heads, x)
-    keys = self._heads('key', 'kv_heads', config.num_kv_heads, x)
-    values = self._heads('value', 'kv_heads', config.num_kv_heads, x)
-    if config.family == 'qwen3':
-      query = _norm(config, self.dtype, 'norm', 'query_norm')(query)
-      keys = _norm(config, self.dtype, 'norm', 'key_norm')(keys)
-    query = attention.rotate(query, positions, config.rope_theta, config.rope_scaling)
-    keys = attention.rotate(keys, positions, config.rope_theta, config.rope_scaling)
-    if layer_cache is None:
-      keys, values = keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
-      key_positions = positions
-    else:
-      layer_cache = attention.write(layer_cache, keys, values, positions)
-      key_positions = jnp.arange(layer_cache[0].shape[-1])[None]
-      keys, values = (array.astype(self.dtype) for array in layer_cache)
-    mixed = attention.attend(
-      query, keys, values, positions, key_positions, config.attention
-    )
-    out = nn.DenseGeneral(
-      config.hidden_size,
-      axis=(-2, -1),
-      use_bias=False,
-      dtype=self.dtype,
-      kernel_init=_initializer(
-        nn.initializers.normal(INIT_STDDEV), 'heads', 'head_dim', 'embed'
-      ),
-      name='out',
-    )
-    return out(mixed.reshape(-1, *mixed.shape[2:])).reshape(x.shape), layer_cache
-
-  def _heads(self, name, axis, count, x):
-    project = nn.DenseGeneral(
-      (count, self.config.head_dim),
-      use_bias=self.config.family == 'qwen2',
-      dtype=self.dtype,
-      kernel_init=_initializer(
-        nn.initializers.normal(INIT_STDDEV), 'embed', axis, 'head_dim'
-      ),
-      bias_init=_initializer(nn.initializers.zeros, axis, 'head_dim'),
-      name=name,
-    )
-    # Flat, as in `Mlp`: a weight's gradient then contracts over one axis.
-    heads = project(x.reshape(-1, x.shape[-1]))
-    return heads.reshape(*x.shape[:-1], count, self.config.head_dim)
-
-
-class Mlp(nn.Module):
-  """down(silu(gate(x)) * up(x))."""
-
-  config: ModelConfig
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x):
-    """Maps [B, T, D] to [B, T, D]."""
-    hidden, shape = self.config.intermediate_size, x.shape
-    # Weight gradients contract over one axis: on CPU 1.5 times as fast as over two.
-    x = x.reshape(-1, shape[-1])
-    gate = self._dense('gate', hidden, ('embed', 'mlp'))(x)
-    up = self._dense('up', hidden, ('embed', 'mlp'))(x)
-    down = self._dense('down', self.config.hidden_size, ('mlp', 'embed'))
-    return down(nn.silu(gate) * up).reshape(shape)
-
-  def _dense(self, name, features, axes):
-    init = _initializer(nn.initializers.normal(INIT_STDDEV), *axes)
-    return nn.Dense(features, False, self.dtype, kernel_init=init, name=name)
-
-
-class Layer(nn.Module):
-  """Attention and MLP, each after a norm, on the residual stream."""
-
-  config: ModelConfig
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x, positions, layer_cache):
-    """Maps [B, T, D] to [B, T, D] and the layer's new cache."""
-    config, dtype = self.config, self.dtype
-    normed = _norm(config, dtype, 'norm', 'attention_norm')(x)
-    mixed, layer_cache = Attention(config, dtype, name='attention')(
-      normed, positions, layer_cache
-    )
-    x = x + mixed
-    normed = _norm(config, dtype, 'norm', 'mlp_norm')(x)
-    x = x + Mlp(config, dtype, name='mlp')(normed)
-    return sharding.constrain(x, ('batch', None, None)), layer_cache
-
-
 def _init_layer(config: ModelConfig, key: jax.Array) -> Any:
   x = jnp.zeros((1, 1, config.hidden_size))
   positions = jnp.zeros((1, 1), jnp.int32)
   # No parameter depends on the back end, and not every one takes float32.
   config = dataclasses.replace(config, attention='dense')
-  return Layer(config, jnp.float32).init(key, x, positions, None)['params']
+  return layers.Layer(config, jnp.float32).init(key, x, positions, None)['params']
 
 
 @functools.lru_cache
@@ -281,7 +173,7 @@ def init_params(
   """
   embed_key, layers_key, head_key = jax.random.split(key, 3)
   shape = (config.vocab_size, config.hidden_size)
-  normal = nn.initializers.normal(INIT_STDDEV)
+  normal = nn.initializers.normal(layers.INIT_STDDEV)
   keys = jax.random.split(layers_key, config.num_layers)
   params = {
     'embed': {'embedding': normal(embed_key, shape)},
@@ -368,13 +260,13 @@ def _scan_layers(layer, params, x, positions, cache, remat):
   return x, Cache(tuple(keys), tuple(values))
 
 
-def _unroll_layers(layer, layers, x, positions, cache):
+def _unroll_layers(layer, params, x, positions, cache):
   """Runs a tuple of layers one after another; no layer's cache is copied."""
   keys, values = [], []
-  for index, layer_params in enumerate(layers):
+  for index, layer_params in enumerate(params):
     layer_cache = None if cache is None else (cache.keys[index], cache.values[index])
-    params = {'params': lora_lib.merge(layer_params)}
-    x, layer_cache = layer.apply(params, x, positions, layer_cache)
+    variables = {'params': lora_lib.merge(layer_params)}
+    x, layer_cache = layer.apply(variables, x, positions, layer_cache)
     if cache is not None:
       keys.append(layer_cache[0])
       values.append(layer_cache[1])
@@ -416,13 +308,13 @@ def forward(
   chex.assert_equal_shape([tokens, positions])
   x = params['embed']['embedding'][tokens].astype(dtype)
   x = sharding.constrain(x, ('batch', None, None))
-  layer = Layer(config, dtype)
-  layers = params['layers']
-  if isinstance(layers, tuple):
-    x, cache = _unroll_layers(layer, layers, x, positions, cache)
+  layer = layers.Layer(config, dtype)
+  weights = params['layers']
+  if isinstance(weights, tuple):
+    x, cache = _unroll_layers(layer, weights, x, positions, cache)
   else:
-    x, cache = _scan_layers(layer, layers, x, positions, cache, remat)
-  norm = _norm(config, dtype, 'norm')
+    x, cache = _scan_layers(layer, weights, x, positions, cache, remat)
+  norm = layers.norm(config, dtype, 'norm')
   return norm.apply({'params': params['final_norm']}, x), cache
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import quick
 
-from sdar_jax.models import attention, attention_blocks, qwen, rope
+from sdar_jax.models import attention, attention_blocks, decoder, layers, rope
 
 SMALL = {
-  family: qwen.ModelConfig(
+  family: decoder.ModelConfig(
     family=family,
     vocab_size=97,
     hidden_size=32,
@@ -27,7 +27,7 @@ SMALL = {
     rms_norm_eps=1e-6,
     tie_word_embeddings=family == 'qwen3',
   )
-  for family in qwen.FAMILIES
+  for family in decoder.FAMILIES
 }
 
 
@@ -52,19 +52,21 @@ def rows(batch=3, length=11):
 
 def shapes_of(config, dtype=jnp.float32):
   """Shapes and dtypes of initial parameters."""
-  return jax.eval_shape(lambda: qwen.init_params(config, jax.random.key(0), dtype))
+  return jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0), dtype))
 
 
 def run(config, params, tokens, positions, **kwargs):
   """Hidden states of whole rows."""
-  step = quick.jit(lambda p, t, q: qwen.forward(config, p, t, q, **kwargs)[0])
+  step = quick.jit(lambda p, t, q: decoder.forward(config, p, t, q, **kwargs)[0])
   return step(params, tokens, positions)
 
 
 def run_logits(config, params, tokens, **kwargs):
   """Logits of whole rows."""
   step = jax.jit(
-    lambda p, t, q: qwen.logits(config, p, qwen.forward(config, p, t, q, **kwargs)[0])
+    lambda p, t, q: decoder.logits(
+      config, p, decoder.forward(config, p, t, q, **kwargs)[0]
+    )
   )
   return step(params, tokens, golden_models.positions_of(tokens))
 
@@ -95,14 +97,14 @@ def test_the_rounded_record_is_as_far_as_transformers_is():
 def test_greedy_continuation_is_the_recorded_one(name):
   config, params, record = golden_models.load(name)
   want, start = record['greedy'][0], 16  # The first 16 are the prompt.
-  cache = qwen.init_cache(config, 1, len(want), jnp.float32)
-  layers = jax.jit(qwen.unstack)(params)
+  cache = decoder.init_cache(config, 1, len(want), jnp.float32)
+  layers = jax.jit(decoder.unstack)(params)
 
   @jax.jit
   def step(token, position, cache):
     tokens, positions = token[None, None], position[None, None]
-    hidden, cache = qwen.forward(config, layers, tokens, positions, cache=cache)
-    return jnp.argmax(qwen.logits(config, layers, hidden[0, -1])), cache
+    hidden, cache = decoder.forward(config, layers, tokens, positions, cache=cache)
+    return jnp.argmax(decoder.logits(config, layers, hidden[0, -1])), cache
 
   ids = list(want[:start])
   for position in range(len(want) - 1):
@@ -153,7 +155,7 @@ def test_the_scaling_decides_the_logits():
 # --- causality and padding ---------------------------------------------------------
 
 
-@pytest.mark.parametrize('family', qwen.FAMILIES)
+@pytest.mark.parametrize('family', decoder.FAMILIES)
 def test_no_gradient_flows_from_later_tokens(family):
   config = dataclasses.replace(SMALL[family], tie_word_embeddings=False)
   params = wide_params(config)
@@ -161,7 +163,7 @@ def test_no_gradient_flows_from_later_tokens(family):
 
   def at(embedding, position):
     changed = {**params, 'embed': {'embedding': embedding}}
-    hidden, _ = qwen.forward(config, changed, tokens, tokens)
+    hidden, _ = decoder.forward(config, changed, tokens, tokens)
     return (hidden[0, position] ** 2).sum()
 
   embedding = params['embed']['embedding']
@@ -184,35 +186,35 @@ def test_padding_on_the_right_changes_nothing():
 # --- one computation in several forms ----------------------------------------------
 
 
-@pytest.mark.parametrize('family', qwen.FAMILIES)
+@pytest.mark.parametrize('family', decoder.FAMILIES)
 def test_unrolled_layers_equal_scanned_ones(family, monkeypatch):
   config = SMALL[family]
   params = wide_params(config)
   tokens, positions = rows()
   forms = [
     run(config, params, tokens, positions),  # So few that the scan is unrolled.
-    run(config, jax.jit(qwen.unstack)(params), tokens, positions),
+    run(config, jax.jit(decoder.unstack)(params), tokens, positions),
   ]
-  monkeypatch.setattr(qwen, 'UNROLLED_LAYERS', 0)
+  monkeypatch.setattr(decoder, 'UNROLLED_LAYERS', 0)
   scanned = run(config, params, tokens, positions)
   for form in forms:
     np.testing.assert_allclose(scanned, form, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('family', qwen.FAMILIES)
+@pytest.mark.parametrize('family', decoder.FAMILIES)
 def test_decoding_with_a_cache_equals_the_whole_row(family):
   config = SMALL[family]
   params = wide_params(config)
   tokens, positions = rows(batch=3, length=11)
   want = run(config, params, tokens, positions)
   lengths = jnp.array([5, 2, 4])  # Rows at different positions, as slots are.
-  cache = qwen.init_cache(config, 3, 13, jnp.float32)
+  cache = decoder.init_cache(config, 3, 13, jnp.float32)
   prompt = jnp.where(jnp.arange(5) < lengths[:, None], tokens[:, :5], 0)
-  fill = quick.jit(lambda *args: qwen.forward(config, *args[:3], cache=args[3]))
+  fill = quick.jit(lambda *args: decoder.forward(config, *args[:3], cache=args[3]))
   first, cache = fill(params, prompt, positions[:, :5], cache)
-  layers = jax.jit(qwen.unstack)(params)
+  layers = jax.jit(decoder.unstack)(params)
   step = quick.jit(
-    lambda t, q, c: qwen.forward(config, layers, t, q, cache=c), donate_argnums=2
+    lambda t, q, c: decoder.forward(config, layers, t, q, cache=c), donate_argnums=2
   )
   for row in range(3):
     got = first[row, : lengths[row]]
@@ -227,13 +229,13 @@ def test_decoding_with_a_cache_equals_the_whole_row(family):
 def test_positions_outside_the_cache_are_dropped():
   config = SMALL['qwen3']
   params = wide_params(config)
-  cache = qwen.init_cache(config, 2, 4, jnp.float32)
+  cache = decoder.init_cache(config, 2, 4, jnp.float32)
   tokens = jnp.array([[5, 6], [5, 6]])
   positions = jnp.array([[-1, 4], [0, 1]])
   write = quick.jit(
-    lambda p: qwen.forward(config, p, tokens, positions, cache=cache)[1]
+    lambda p: decoder.forward(config, p, tokens, positions, cache=cache)[1]
   )
-  for form in (params, jax.jit(qwen.unstack)(params)):
+  for form in (params, jax.jit(decoder.unstack)(params)):
     new = write(form)
     for array in new.keys + new.values:
       assert not array[0].any()
@@ -243,15 +245,15 @@ def test_positions_outside_the_cache_are_dropped():
 def test_decoding_keeps_one_copy_of_the_cache():
   config = SMALL['qwen3']
   params = shapes_of(config)
-  cache = qwen.init_cache(config, 4, 4096, jnp.float32)
+  cache = decoder.init_cache(config, 4, 4096, jnp.float32)
 
   def decode(params, cache):
-    layers = qwen.unstack(params)
+    layers = decoder.unstack(params)
 
     def body(state):
       position, cache = state
       at = jnp.full((4, 1), position)
-      _, cache = qwen.forward(config, layers, at, at, cache=cache)
+      _, cache = decoder.forward(config, layers, at, at, cache=cache)
       return position + 1, cache
 
     return jax.lax.while_loop(lambda state: state[0] < 90, body, (0, cache))
@@ -269,7 +271,7 @@ def test_remat_changes_no_gradient():
   tokens, positions = rows()
 
   def loss(params, remat):
-    hidden, _ = qwen.forward(config, params, tokens, positions, remat=remat)
+    hidden, _ = decoder.forward(config, params, tokens, positions, remat=remat)
     return jnp.sin(hidden).sum()
 
   gradient = quick.jit(jax.grad(loss), static_argnums=1)
@@ -290,7 +292,7 @@ def test_attention_by_blocks_changes_neither_states_nor_gradients(remat, monkeyp
     config = dataclasses.replace(SMALL['qwen2'], attention=back_end)
 
     def loss(params):
-      hidden, _ = qwen.forward(config, params, tokens, positions, remat=remat)
+      hidden, _ = decoder.forward(config, params, tokens, positions, remat=remat)
       return jnp.sin(hidden).sum(), hidden
 
     return quick.jit(jax.grad(loss, has_aux=True))(params)
@@ -307,7 +309,7 @@ def test_remat_stores_less():
 
   def size(remat):
     def loss(params):
-      return qwen.forward(config, params, tokens, positions, remat=remat)[0].sum()
+      return decoder.forward(config, params, tokens, positions, remat=remat)[0].sum()
 
     compiled = quick.jit(jax.grad(loss)).lower(params).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -327,7 +329,7 @@ def test_half_precision_is_close(name):
 # --- configuration and parameters --------------------------------------------------
 
 
-@pytest.mark.parametrize('family', qwen.FAMILIES)
+@pytest.mark.parametrize('family', decoder.FAMILIES)
 @pytest.mark.parametrize('tied', [True, False])
 def test_specs_describe_the_parameters(family, tied):
   config = dataclasses.replace(SMALL[family], tie_word_embeddings=tied)
@@ -342,12 +344,12 @@ def test_specs_describe_the_parameters(family, tied):
 
 def test_initial_parameters_depend_on_the_key_and_differ_between_layers():
   config = SMALL['qwen3']
-  one, same, other = (qwen.init_params(config, jax.random.key(s)) for s in (0, 0, 1))
+  one, same, other = (decoder.init_params(config, jax.random.key(s)) for s in (0, 0, 1))
   gate = one['layers']['mlp']['gate']['kernel']
   np.testing.assert_array_equal(gate, same['layers']['mlp']['gate']['kernel'])
   assert (gate != other['layers']['mlp']['gate']['kernel']).mean() > 0.99
   assert (gate[0] != gate[1]).mean() > 0.99
-  np.testing.assert_allclose(gate.std(), qwen.INIT_STDDEV, rtol=0.05)
+  np.testing.assert_allclose(gate.std(), layers.INIT_STDDEV, rtol=0.05)
 
 
 @pytest.mark.parametrize(
