@@ -1,4 +1,4 @@
-"""Adapters in the files of peft: adapter_config.json, adapter_model.safetensors.
+"""Adapters in peft's files: a configuration and its tensors.
 
 Stored are A [rank, inputs] and B [outputs, rank] of each matrix, by the names of the
 model's own tensors.
