@@ -85,10 +85,9 @@ def phases(parts: Any, needs: Mapping[str, Need]) -> dict[str, dict[str, float]]
 
   size = lambda tree: local_bytes(tree) / _GIB
   state, learner = parts.state(), parts.learner
-  dtype = parts.config.model.dtype
-  kept = {'weights': size(state.params), 'moments': size(state.opt_state)}
+  kept = {'trained': size(state.params), 'moments': size(state.opt_state)}
   kept |= {'teacher': size(state.teacher)}
-  kept |= {'reference': size(parts.params(dtype)) if learner.needs_initial else 0.0}
+  kept |= {'initial': size(parts.reference()) if learner.needs_initial else 0.0}
   several = parts.config.train.minibatch_rows > parts.config.train.microbatch_rows
   gradients = size(state.params)
   temporaries = lambda *names: max(
@@ -97,7 +96,7 @@ def phases(parts: Any, needs: Mapping[str, Need]) -> dict[str, dict[str, float]]
   return {
     'rollout': {
       **kept,
-      'weights to decode': size(parts.params(dtype, unstacked=True)),
+      'weights to decode': size(parts.decoded()),
       'cache': size(programs.cache(parts)),
       'temporaries': temporaries('prefill', 'decode'),
     },
@@ -118,15 +117,15 @@ def phases(parts: Any, needs: Mapping[str, Need]) -> dict[str, dict[str, float]]
 def model_of(config: Any) -> Any:
   """Finds the architecture of a config without its weights."""
   from experiments import arguments
+  from sdar_jax import build
   from sdar_jax.models import hf_config, presets
 
+  c = config.model
+  run = {'attention': c.attention, 'lora': build.make_lora(c)}
   for name, path in arguments.HUB.items():
     if path == config.model.path:
-      return dataclasses.replace(
-        presets.PRESETS[name], attention=config.model.attention
-      )
-  model = hf_config.read_config(config.model.path)
-  return dataclasses.replace(model, attention=config.model.attention)
+      return dataclasses.replace(presets.PRESETS[name], **run)
+  return dataclasses.replace(hf_config.read_config(config.model.path), **run)
 
 
 @terminal.program

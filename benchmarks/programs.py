@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from sdar_jax import build
 from sdar_jax.learner.learner import Learner
 from sdar_jax.learner.state import TrainState
-from sdar_jax.models import decoder, sharding
+from sdar_jax.models import decoder, lora, sharding
 from sdar_jax.sampler import decoding, sampler
 
 
@@ -47,11 +47,37 @@ class Parts:
     at = NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp')))
     return self.array(dtype, *shape, at=at)
 
-  def params(self, dtype: Any = jnp.float32, unstacked: bool = False) -> Any:
-    """Shapes of the policy's weights, those of the learner or of decoding."""
-    specs, whole = self.model.param_specs(), ()
-    if unstacked:
-      specs, whole = decoder.unstacked_specs(specs), ('fsdp',)
+  @property
+  def dtype(self) -> Any:
+    """The type that computes."""
+    return jnp.dtype(self.config.model.dtype)
+
+  def model_weights(self) -> Any:
+    """Shapes of the model: float32, or frozen in the compute type."""
+    dtype = self.dtype if self.model.lora else jnp.float32
+    return self._shapes(self.model.param_specs(), dtype)
+
+  def trained(self) -> Any:
+    """Shapes of what trains: the model, or adapters."""
+    specs = self.model.adapter_specs()
+    return self._shapes(specs, jnp.float32) if specs else self.model_weights()
+
+  def joined(self) -> Any:
+    """Shapes of what a forward pass reads."""
+    if self.model.lora:
+      return lora.join(self.model_weights(), self.trained())
+    return self.model_weights()
+
+  def reference(self) -> Any:
+    """Shapes of the initial policy, in the compute type."""
+    return self._shapes(self.model.param_specs(), self.dtype)
+
+  def decoded(self) -> Any:
+    """Shapes of what decoding reads."""
+    specs = decoder.unstacked_specs(self.model.param_specs())
+    return self._shapes(specs, self.dtype, ('fsdp',))
+
+  def _shapes(self, specs: Any, dtype: Any, whole: tuple[str, ...] = ()) -> Any:
     places = sharding.param_shardings(specs, self.mesh, whole)
     return jax.tree.map(
       lambda spec, at: self.array(dtype, *spec.shape, at=at), specs, places
@@ -59,7 +85,7 @@ class Parts:
 
   def state(self) -> TrainState:
     """Shapes of everything that training changes."""
-    params, learner = self.params(), self.learner
+    params, learner = self.trained(), self.learner
     moments = jax.tree.map(
       lambda leaf, at: self.array(leaf.dtype, *leaf.shape, at=at),
       jax.eval_shape(learner._tx.init, params),
@@ -117,13 +143,14 @@ def of_learner(parts: Parts) -> dict[str, Callable[[], Any]]:
   c, learner, state = parts.config, parts.learner, parts.state()
   rows, length = c.train.microbatch_rows, c.train.length_buckets[-1]
   arrays = parts.microbatch(rows, length, c.train.teacher_buckets[-1])
-  teacher = state.params if learner._divergent else ()
-  params, read = state.params, learner._read(arrays)
+  joined, params, read = parts.joined(), state.params, learner._read(arrays)
+  teacher = joined if learner._divergent else ()
+  base = parts.model_weights() if parts.model.lora else ()
   return {
-    'gradient': lambda: learner._gradient.lower(params, teacher, read),
-    'score': lambda: learner._score_student.lower(params, arrays['tokens']),
+    'gradient': lambda: learner._gradient.lower(params, base, teacher, read),
+    'score': lambda: learner._score_student.lower(joined, arrays['tokens']),
     'score teacher': lambda: learner._score_tokens.lower(
-      params, arrays['teacher_tokens']
+      joined, arrays['teacher_tokens']
     ),
     'sum': lambda: learner._add.lower(params, params),
     'update': lambda: learner._apply.lower(state, params, parts.array(jnp.float32)),
@@ -152,14 +179,14 @@ def of_sampler(parts: Parts) -> dict[str, Callable[[], Any]]:
   width = c.max_response_tokens
   responses = decoding.Responses(one(whole, width), one(real, width))
   number = parts.array(whole)
-  places = parts.params(unstacked=True)
-  cast = jax.eval_shape(lambda p: decoding.decode_weights(p, dtype), parts.params())
+  places = parts.decoded()
+  cast = jax.eval_shape(lambda p: decoding.decode_weights(p, dtype), parts.joined())
   weights = jax.tree.map(
     lambda leaf, at: parts.array(leaf.dtype, *leaf.shape, at=at.sharding), cast, places
   )
   return {
-    'weights': lambda: programs.weights.lower(parts.params()),
-    'prefill': lambda: programs.prefill.lower(parts.params(), cache(parts), *prompts),
+    'weights': lambda: programs.weights.lower(parts.joined()),
+    'prefill': lambda: programs.prefill.lower(parts.joined(), cache(parts), *prompts),
     'decode': lambda: programs.decode.lower(
       weights, cache(parts), state, options, responses, number, number
     ),

@@ -67,6 +67,9 @@ class ScriptedSampler:
     now, self.waiting = self.waiting[:count], self.waiting[count:]
     return [self._complete(request) for request in now]
 
+  def release(self):
+    assert not self.waiting  # As the sampler: nothing is on its way.
+
   def _complete(self, request):
     ids = np.frombuffer(self.script(request.identity).encode(), np.uint8)
     logprobs = np.zeros(len(ids), np.float32)
