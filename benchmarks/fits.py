@@ -122,7 +122,7 @@ def model_of(config: Any) -> Any:
 
   c = config.model
   run = {'attention': c.attention, 'lora': build.make_lora(c)}
-  for name, path in arguments.HUB.items():
+  for name, path in arguments.MODELS.items():
     if path == config.model.path:
       return dataclasses.replace(presets.PRESETS[name], **run)
   return dataclasses.replace(hf_config.read_config(config.model.path), **run)

@@ -91,7 +91,7 @@ class Parts:
       jax.eval_shape(learner._tx.init, params),
       learner._moments(params),
     )
-    teacher = params if learner._keeps_teacher else ()
+    teacher = params if learner.keeps_teacher else ()
     number = self.array(jnp.int32)
     return TrainState(params, moments, teacher, number, number, number)
 

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,14 +14,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sdar_jax import batching
-from sdar_jax import config as config_lib
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
-from sdar_jax.learner import optimizer
+from sdar_jax.learner import memory, optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
-from sdar_jax.logs import sinks, writers
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
@@ -211,9 +208,27 @@ def make_mesh(config: ConfigDict) -> Mesh:
   return sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
 
 
-def load_model(
-  config: ConfigDict, mesh: Mesh, tokenizer: chat.Chat, *, exact: bool = False
-) -> tuple[decoder.ModelConfig, Any]:
+def read_model(
+  config: ConfigDict, mesh: Mesh, tokenizer: chat.Chat
+) -> decoder.ModelConfig:
+  """Reads the architecture of the initial policy; no weights.
+
+  Raises:
+    ConfigError: the devices lack the attention that the config asks for, or the
+      tokenizer has ids that the model's vocabulary lacks.
+  """
+  c = config.model
+  attention.check_platform(c.attention, mesh.devices.flat[0].platform)
+  model = hf.read_config(c.path)
+  if tokenizer.len_vocab > model.vocab_size:
+    raise ConfigError(
+      f'tokenizer of {tokenizer.len_vocab} ids, model {c.path} of'
+      f' {model.vocab_size}: set config.model.tokenizer to the one that belongs to it'
+    )
+  return dataclasses.replace(model, attention=c.attention, lora=make_lora(c))
+
+
+def load_weights(config: ConfigDict, mesh: Mesh, *, exact: bool = False) -> Any:
   """Loads the initial policy on its sharding.
 
   In float32; beside adapters, which then are what trains, in the compute type.
@@ -221,26 +236,12 @@ def load_model(
   Args:
     config: of the run.
     mesh: of devices.
-    tokenizer: of the policy.
     exact: in float32 in any case, for what is to be written.
-
-  Raises:
-    ConfigError: the devices lack the attention that the config asks for, or the
-      tokenizer has ids that the model's vocabulary lacks.
   """
-  _check_attention(config, mesh)
-  model = hf.read_config(config.model.path)
-  if tokenizer.len_vocab > model.vocab_size:
-    raise ConfigError(
-      f'tokenizer of {tokenizer.len_vocab} ids, model {config.model.path} of'
-      f' {model.vocab_size}: set config.model.tokenizer to the one that belongs to it'
-    )
   c = config.model
   dtype = jnp.dtype(c.dtype if c.lora_rank and not exact else 'float32')
   model, params = hf.load(c.path, mesh, dtype)
-  if c.adapter:
-    params = adapter_files.merge_into(params, model, c.adapter)
-  return dataclasses.replace(model, attention=c.attention, lora=make_lora(c)), params
+  return adapter_files.merge_into(params, model, c.adapter) if c.adapter else params
 
 
 def make_lora(config: ConfigDict) -> lora.Lora | None:
@@ -250,22 +251,36 @@ def make_lora(config: ConfigDict) -> lora.Lora | None:
   return lora.Lora(config.lora_rank, config.lora_alpha, config.lora_targets)
 
 
-def model_digest(config: ConfigDict) -> str:
-  """Hashes the initial policy: the model, and the adapter merged into it."""
-  digest = hf.digest(config.model.path)
-  if not config.model.adapter:
-    return digest
-  both = digest + adapter_files.digest(config.model.adapter)
-  return hashlib.sha256(both.encode()).hexdigest()
+def make_sizes(
+  config: ConfigDict, learner: Learner, packing: batching.Packing, *, with_skills: bool
+) -> memory.Sizes:
+  """Collects what decides the memory of a run.
 
-
-def _check_attention(config: ConfigDict, mesh: Mesh) -> None:
-  asked, found = config.model.attention, mesh.devices.flat[0].platform
-  if found != attention.NEEDED_PLATFORM.get(asked, found):
-    raise ConfigError(
-      f'config.model.attention={asked!r} is for {attention.NEEDED_PLATFORM[asked]}, the'
-      f" devices are {found}: set it to 'auto'"
-    )
+  Args:
+    config: of the run.
+    learner: of the run.
+    packing: of its rows.
+    with_skills: prompts that are sampled from may show skills.
+  """
+  c = config.rollout
+  longest = c.max_prompt_tokens + config.skills.token_budget * with_skills
+  widest = _reaching(c.prefill_buckets, longest)[-1]
+  return memory.Sizes(
+    rows=packing.microbatch_rows,
+    length=packing.length_buckets[-1],
+    teacher_length=packing.teacher_buckets[-1],
+    several=packing.minibatch_rows > packing.microbatch_rows,
+    logit_positions=config.model.logit_positions,
+    remat=config.model.remat,
+    slots=c.slots,
+    positions=max(longest + c.max_response_tokens, widest),
+    prefill_rows=max(1, c.prefill_tokens // widest),
+    prefill_length=widest,
+    dtype=config.model.dtype,
+    moments=memory.moments(make_optimizer(config)),
+    needs_initial=learner.needs_initial,
+    keeps_teacher=learner.keeps_teacher,
+  )
 
 
 def make_sampler(
@@ -295,20 +310,6 @@ def make_sampler(
     decode=tokenizer.decode,
     mesh=mesh,
   )
-
-
-def make_sinks(
-  config: ConfigDict, directory: pathlib.Path, resume_step: int | None
-) -> list[writers.Sink]:
-  """Makes the sinks of numbers besides the directory's own files."""
-  out: list[writers.Sink] = []
-  if config.log.tensorboard:
-    out.append(sinks.TensorBoardSink(directory / 'tensorboard', resume_step))
-  if config.log.wandb_project:
-    values = config_lib.flatten(config)
-    project = config.log.wandb_project
-    out.append(sinks.WandbSink(project, directory, values, resume_step))
-  return out
 
 
 def make_hyperparameters(config: ConfigDict) -> Hyperparameters:

@@ -21,13 +21,13 @@ from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.evaluation import evaluate, panels
 from sdar_jax.learner import checkpoint as checkpoints
+from sdar_jax.learner import memory
 from sdar_jax.learner.learner import Learner
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.learner.state import TrainState
-from sdar_jax.logs import writers
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import decoder, export, lora, sharding
+from sdar_jax.models import adapter_files, decoder, export, hf, lora, sharding
 from sdar_jax.prompts import chat, skills
 from sdar_jax.rollout import episodes
 from sdar_jax.sampler.sampler import Sampler
@@ -109,10 +109,6 @@ class Parts(HostParts):
       params,
       with_skills=shown or self.config.eval.with_skills,
     )
-
-  def make_sinks(self, resume_step: int | None) -> list[writers.Sink]:
-    """Makes the sinks of numbers besides the directory's own files."""
-    return build.make_sinks(self.config, self.directory, resume_step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,11 +222,15 @@ def training_parts(
     files.DiskError: the disk refuses the checkpoints' directory.
   """
   config = host.config
-  mesh, model, params = _load(host)
-  inputs = inputs_of(host, config_digest)
+  mesh, model = _place(host)
   learner = build.make_learner(
     config, host.chat, mesh, model, host.algorithm, host.hyper
   )
+  seen = host.algorithm.student_sees_skills != 'none' or config.eval.with_skills
+  sizes = build.make_sizes(config, learner, host.packing, with_skills=seen)
+  memory.check(model, mesh, sizes)
+  params = build.load_weights(config, mesh)
+  inputs = inputs_of(host, config_digest)
   initial = None
   if learner.needs_initial:  # Before the learner takes the weights over.
     initial = learner.make_initial(params)
@@ -255,7 +255,7 @@ def inputs_of(common: Common, config_digest: str) -> dict[str, Any]:
     'seed': common.config.seed,
     'config_digest': config_digest,
     'world_digest': common.world.digest,
-    'model_digest': build.model_digest(common.config),
+    'model_digest': _model_digest(common.config),
     'tokenizer_digest': common.chat.digest,
     'skills_digest': common.teacher.retriever.bank.digest,
     'numerics': numerics.describe(),
@@ -343,21 +343,25 @@ def _plan(common: Common, panel: panels.Panel) -> evaluate.Plan:
   return evaluate.Plan(panel, agent, c.attempts, c.seed, c.with_skills, digest)
 
 
-def _load(
-  common: Common, *, exact: bool = False
-) -> tuple[Mesh, decoder.ModelConfig, Any]:
-  """Loads the initial policy on its mesh. Device work begins here."""
+def _model_digest(config: ConfigDict) -> str:
+  c = config.model
+  return adapter_files.digest_with(hf.digest(c.path), c.adapter)
+
+
+def _place(common: Common) -> tuple[Mesh, decoder.ModelConfig]:
+  """Finds the devices, and the model for them. Device work begins here."""
   numerics.pin()
   mesh = build.make_mesh(common.config)
-  return mesh, *build.load_model(common.config, mesh, common.chat, exact=exact)
+  return mesh, build.read_model(common.config, mesh, common.chat)
 
 
 def _policy(common: Common, checkpoint: str | None, *, exact: bool = False) -> Policy:
-  mesh, model, params = _load(common, exact=exact)
+  mesh, model = _place(common)
+  params = build.load_weights(common.config, mesh, exact=exact)
   adapters = None
   if model.lora:
     adapters = lora.make(model.adapter_specs(), mesh, common.config.seed)
-  weights = {'step': 0, 'model_digest': build.model_digest(common.config)}
+  weights = {'step': 0, 'model_digest': _model_digest(common.config)}
   made = Policy(
     **vars(common),
     mesh=mesh,

@@ -10,13 +10,14 @@ import jax
 from ml_collections import ConfigDict
 
 from sdar_jax import batching, files
+from sdar_jax import config as config_lib
 from sdar_jax import parts as parts_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.learner import recovery
 from sdar_jax.learner.checkpoint import SaveError
+from sdar_jax.logs import sinks, writers
 from sdar_jax.logs import step as step_lib
-from sdar_jax.logs import writers
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import interface
 from sdar_jax.methods.credit import assign_credit
@@ -88,8 +89,15 @@ class Run:
     path = self.parts.directory
     step = None if self.resumed is None else self.step
     digests = (self.resumed or {}).get('digests')  # Not in those of earlier versions.
-    sinks = self.parts.make_sinks(step)
-    self.writer = writers.MetricsWriter(path, step, sinks, digests=digests)
+    config = self.parts.config
+    others = sinks.make(
+      path,
+      step,
+      tensorboard=config.log.tensorboard,
+      wandb_project=config.log.wandb_project,
+      values=config_lib.flatten(config),
+    )
+    self.writer = writers.MetricsWriter(path, step, others, digests=digests)
     if self.writer.aside is not None:
       self.console.line(f'no checkpoint: what was here is now in {self.writer.aside}')
 

@@ -49,7 +49,12 @@ class LearnerConfig:
 
 
 class Learner:
-  """Scores rows and updates the policy; holds no state."""
+  """Scores rows and updates the policy; holds no state.
+
+  Attributes:
+    model: architecture.
+    keeps_teacher: the state has a teacher of its own.
+  """
 
   def __init__(
     self,
@@ -60,7 +65,7 @@ class Learner:
     tx: optax.GradientTransformation,
     mesh: Mesh,
   ):
-    self._model, self._config = model, config
+    self.model, self._config = model, config
     self._algorithm, self._hyper = algorithm, hyper
     self._tx, self._mesh = tx, mesh
     self._replicated = NamedSharding(mesh, PartitionSpec())
@@ -83,7 +88,7 @@ class Learner:
     weights = hyper.teacher_weights if algorithm.needs_teacher(hyper) else 'policy'
     self._initial_teacher = weights == 'initial'
     # A teacher that changes between steps, or must not within one, is in the state.
-    self._keeps_teacher = weights == 'ema' or (weights == 'policy' and self._divergent)
+    self.keeps_teacher = weights == 'ema' or (weights == 'policy' and self._divergent)
     program = functools.partial(sharding.Program, mesh=mesh)
     self._score_student = program(self._student_scores)
     self._score_tokens = program(self._logprobs)
@@ -110,7 +115,7 @@ class Learner:
   def needs_initial(self) -> bool:
     """Whether the KL or the teacher reads the initial policy."""
     needed = self._hyper.needs_reference or self._initial_teacher
-    return needed or self._model.lora is not None
+    return needed or self.model.lora is not None
 
   def make_initial(self, params: Any) -> Any:
     """Copies the initial policy in the type that computes with it.
@@ -118,7 +123,7 @@ class Learner:
     What reads it casts it so in any case: the same numbers from half the memory where
     that type is bfloat16. Beside adapters it is the model itself, and no copy.
     """
-    if self._model.lora:
+    if self.model.lora:
       return params
     dtype = self._config.scoring.dtype
     copy = lambda params: decoder.compute_params(params, dtype)
@@ -131,12 +136,12 @@ class Learner:
       params: the model.
       seed: draws adapters, which then are what trains beside it.
     """
-    if self._model.lora:
-      params = lora.make(self._model.adapter_specs(), self._mesh, seed)
+    if self.model.lora:
+      params = lora.make(self.model.adapter_specs(), self._mesh, seed)
     zero = functools.partial(jax.device_put, np.zeros((), np.int32), self._replicated)
-    teacher = jax.tree.map(jnp.copy, params) if self._keeps_teacher else ()
+    teacher = jax.tree.map(jnp.copy, params) if self.keeps_teacher else ()
     if self._algorithm.has_critic:
-      head = scoring.init_value_head(self._model)
+      head = scoring.init_value_head(self.model)
       params = {**params, 'value_head': jax.device_put(head, self._replicated)}
     # Moments take the sharding of the weights that they belong to.
     moments = self._moments(params)
@@ -256,14 +261,14 @@ class Learner:
     """Chooses the teacher's weights before the step's updates."""
     if self._initial_teacher:
       return initial
-    kept = state.teacher if self._keeps_teacher else state.params
+    kept = state.teacher if self.keeps_teacher else state.params
     return self._joined(kept, initial)
 
   def _joined(self, params: Any, initial: Any) -> Any:
     """Joins adapters with the model that they belong to, if there are any."""
-    if self._model.lora is None:
+    if self.model.lora is None:
       return params
-    return lora.joined(initial, params, self._model.lora)
+    return lora.joined(initial, params, self.model.lora)
 
   def policy(self, state: TrainState, initial: Any | None) -> Any:
     """Gives the weights that sample, for `Sampler.update`."""
@@ -291,7 +296,7 @@ class Learner:
       initial: the initial policy, where it is the teacher and gives distributions, or
         has adapters.
     """
-    base = initial if self._model.lora else ()
+    base = initial if self.model.lora else ()
     teacher = self._teacher(state, initial) if self._divergent else ()
     total = None
     for microbatch in minibatch:
@@ -316,7 +321,7 @@ class Learner:
 
   def _finished(self, state: TrainState) -> TrainState:
     teacher, weights = state.teacher, self._hyper.teacher_weights
-    if self._keeps_teacher:
+    if self.keeps_teacher:
       decay = self._hyper.ema_decay if weights == 'ema' else 0.0
       teacher = jax.tree.map(
         lambda t, p: decay * t + (1.0 - decay) * p, teacher, state.policy
@@ -324,14 +329,12 @@ class Learner:
     return state._replace(step=state.step + 1, teacher=teacher)
 
   def _hidden(self, params: Any, tokens: jax.Array) -> jax.Array:
-    return scoring.hidden_states(
-      self._model, params, tokens, None, self._config.scoring
-    )
+    return scoring.hidden_states(self.model, params, tokens, None, self._config.scoring)
 
   def _scores(
     self, params: Any, hidden: jax.Array, tokens: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    return scoring.scores_of(self._model, params, hidden, tokens, self._config.scoring)
+    return scoring.scores_of(self.model, params, hidden, tokens, self._config.scoring)
 
   def _logprobs(self, params: Any, tokens: jax.Array) -> jax.Array:
     return self._scores(params, self._hidden(params, tokens), tokens)[0]
@@ -342,7 +345,7 @@ class Learner:
     """Computes [B, T] nats from the teacher's whole distributions."""
     teacher = jax.lax.stop_gradient(teacher)
     return distributions.token_divergence(
-      self._model,
+      self.model,
       (params, teacher),
       (hidden, self._hidden(teacher, arrays['teacher_tokens'])),
       distributions.Places(*(arrays[name] for name in distributions.Places._fields)),

@@ -27,6 +27,30 @@ def check(*, tensorboard: bool, wandb: bool) -> None:
     _package('wandb', 'init', 'config.log.wandb_project')
 
 
+def make(
+  directory: pathlib.Path,
+  resume_step: int | None,
+  *,
+  tensorboard: bool,
+  wandb_project: str,
+  values: Mapping[str, Any],
+) -> list[Any]:
+  """Makes the sinks of a run besides the directory's own files.
+
+  Args:
+    directory: of the run.
+    resume_step: that it goes on from, or None.
+    tensorboard, wandb_project: of `config.log`.
+    values: the flattened config.
+  """
+  out: list[Any] = []
+  if tensorboard:
+    out.append(TensorBoardSink(directory / 'tensorboard', resume_step))
+  if wandb_project:
+    out.append(WandbSink(wandb_project, directory, values, resume_step))
+  return out
+
+
 def _package(name: str, attribute: str, key: str) -> Any:
   """Imports an optional package; `attribute` tells it from a directory."""
   try:

@@ -89,6 +89,13 @@ def digest(path: str) -> str:
   return total.hexdigest()
 
 
+def digest_with(model: str, path: str) -> str:
+  """Hashes a model's digest and the adapter merged into it; '' is none."""
+  if not path:
+    return model
+  return hashlib.sha256((model + digest(path)).encode()).hexdigest()
+
+
 def merge_into(params: Any, model: decoder.ModelConfig, path: str) -> Any:
   """Adds the adapter of a folder to a model's kernels.
 

@@ -18,6 +18,16 @@ NEEDED_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
 DENSE_KEYS = 512
 
 
+def check_platform(back_end: str, platform: str) -> None:
+  """Raises ValueError where a back end is not for the devices."""
+  needed = NEEDED_PLATFORM.get(back_end, platform)
+  if platform != needed:
+    raise ValueError(
+      f'config.model.attention={back_end!r} is for {needed}, the devices are'
+      f" {platform}: set it to 'auto'"
+    )
+
+
 def frequencies(width: int, theta: float) -> jax.Array:
   """Computes rotary angles per position, [H/2] f32, radians."""
   half = width // 2

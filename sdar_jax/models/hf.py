@@ -6,7 +6,6 @@ its own part, so the peak is the model itself plus one tensor.
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -386,7 +385,7 @@ def check_saved(
     WeightError: it is no model directory, or of another model, or one bit differs.
   """
   folder = pathlib.Path(path)
-  if hf_config.read_config(folder) != dataclasses.replace(config, attention='xla'):
+  if hf_config.read_config(folder).architecture != config.architecture:
     raise WeightError(f'{folder / "config.json"}: describes another model')
   with contextlib.ExitStack() as stack:
     found = _open_all(folder, stack)

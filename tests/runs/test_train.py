@@ -200,6 +200,9 @@ class _Recorded:
     }
     return lambda *args: self.done.append(name) or results.get(name, name)
 
+  def policy(self):
+    return self.state.policy
+
   def _to_device(self, packed):
     assert packed == 'pack'
     return 'batch'

@@ -1,0 +1,213 @@
+"""Memory that a run will need of each device, by arithmetic.
+
+What is kept is exact: shapes over shards. Temporaries are estimates of what XLA makes
+of a scanned decoder; `benchmarks/fits.py` compiles the programs themselves.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, Mesh
+
+from sdar_jax.models import attention, decoder, sharding
+
+GIB = 2**30
+_F32 = 4  # Bytes.
+# Copies of an array that XLA keeps at a time, seen in compiled programs.
+_SCORES, _LOGITS, _HEADS = 3, 3, 2
+# Which keys make a part smaller.
+_CURES = {
+  'trained': 'config.mesh.fsdp or config.model.lora_rank',
+  'moments': 'config.mesh.fsdp or config.model.lora_rank',
+  'gradients': 'config.mesh.fsdp or config.model.lora_rank',
+  'initial': 'config.algorithm.kl_coef=0 or config.mesh.fsdp',
+  'teacher': 'config.algorithm.teacher_weights or config.mesh.fsdp',
+  'weights to decode': 'config.mesh.tensor',
+  'cache': 'config.rollout.slots or the longest prompt',
+  'activations': 'config.train.microbatch_rows or its longest bucket',
+  'prefill': 'config.rollout.prefill_tokens',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Sizes of a run that decide what its devices must hold.
+
+  Attributes:
+    rows, length: of the largest microbatch.
+    teacher_length: of its teacher's rows; 0 without a teacher.
+    several: a minibatch is more than one microbatch.
+    logit_positions: as in the config.
+    remat: layers are recomputed.
+    slots, positions: of the sampler's cache.
+    prefill_rows, prefill_length: of its largest prefill.
+    dtype: the compute type.
+    moments: numbers that the optimizer keeps for each weight.
+    needs_initial: the initial policy is kept.
+    keeps_teacher: a teacher of its own is kept.
+  """
+
+  rows: int
+  length: int
+  teacher_length: int
+  several: bool
+  logit_positions: int
+  remat: bool
+  slots: int
+  positions: int
+  prefill_rows: int
+  prefill_length: int
+  dtype: Any
+  moments: int
+  needs_initial: bool
+  keeps_teacher: bool
+
+
+def plan(
+  model: decoder.ModelConfig, mesh: Mesh | AbstractMesh, sizes: Sizes
+) -> dict[str, dict[str, float]]:
+  """Adds up what one device must hold in each phase of a step.
+
+  Args:
+    model: architecture, with its adapters if any.
+    mesh: of devices, which are not touched.
+    sizes: of the run.
+
+  Returns:
+    {phase: {part: bytes}} of the phases rollout, scoring and update.
+  """
+  compute = jnp.dtype(sizes.dtype).itemsize
+  specs = model.param_specs()
+  whole = _local(specs, mesh)
+  trained = _local(model.adapter_specs(), mesh) if model.lora else whole
+  kept = {'trained': _F32 * trained, 'moments': _F32 * sizes.moments * trained}
+  kept['initial'] = compute * whole * (sizes.needs_initial or model.lora is not None)
+  kept['teacher'] = _F32 * trained * sizes.keeps_teacher
+  decoded = compute * _local(specs, mesh, ('fsdp',))
+  work = lambda rows, length, gradient: _activations(
+    model, mesh, sizes, rows, length, gradient
+  )
+  return {
+    'rollout': {
+      **kept,
+      'weights to decode': decoded,
+      'cache': _cache(model, mesh, sizes),
+      'prefill': work(sizes.prefill_rows, sizes.prefill_length, None),
+    },
+    'scoring': {
+      **kept,
+      'activations': max(
+        work(sizes.rows, sizes.length, False),
+        work(sizes.rows, sizes.teacher_length, False),
+      ),
+    },
+    'update': {
+      **kept,
+      'gradients': _F32 * trained * (1 + sizes.several),
+      'activations': work(sizes.rows, sizes.length, True),
+    },
+  }
+
+
+def complaint(phases: Mapping[str, Mapping[str, float]], limit: float) -> str:
+  """Says which phase does not fit, and what to change; '' if all do.
+
+  Args:
+    phases: of `plan`.
+    limit: bytes that a program may use of one device; inf or 0 if unknown.
+  """
+  name = max(phases, key=lambda phase: sum(phases[phase].values()))
+  parts = sorted(phases[name].items(), key=lambda item: -item[1])
+  total = sum(phases[name].values())
+  if not limit or total <= limit:
+    return ''
+  said = ', '.join(f'{part} {size / GIB:.1f}' for part, size in parts[:3])
+  cures = dict.fromkeys(_CURES[part] for part, _ in parts[:2])
+  return (
+    f'{name} needs about {total / GIB:.1f} GiB of each device, which has'
+    f' {limit / GIB:.1f} ({said}): change {"; or ".join(cures)}'
+  )
+
+
+def check(model: decoder.ModelConfig, mesh: Mesh, sizes: Sizes) -> None:
+  """Checks that a run fits its devices.
+
+  Raises:
+    ValueError: it does not; one line with what to change.
+  """
+  found = [(device.memory_stats() or {}) for device in mesh.local_devices]
+  limit = min(stats.get('bytes_limit', math.inf) for stats in found)
+  said = complaint(plan(model, mesh, sizes), limit)
+  if said:
+    raise ValueError(said)
+
+
+def moments(tx: optax.GradientTransformation) -> int:
+  """Counts the numbers that an optimizer keeps for each weight."""
+  weight = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+  state = jax.eval_shape(tx.init, {'weight': weight})
+  return sum(leaf.size for leaf in jax.tree.leaves(state)) // weight.size
+
+
+def _local(specs: Any, mesh: Any, whole: tuple[str, ...] = ()) -> int:
+  """Counts the weights of a tree of ParamSpec on one device."""
+
+  def count(spec: decoder.ParamSpec) -> int:
+    entries = sharding.partition_spec(spec.axes, spec.shape, mesh, whole)
+    return math.prod(spec.shape) // _ways(entries, mesh)
+
+  return sum(count(spec) for spec in jax.tree.leaves(specs))
+
+
+def _ways(entries: Any, mesh: Any) -> int:
+  names = [n for e in entries for n in ((e,) if isinstance(e, str) else e or ())]
+  return math.prod(mesh.shape[name] for name in names)
+
+
+def _rows(rows: int, mesh: Any) -> int:
+  return math.ceil(rows / (mesh.shape['data'] * mesh.shape['fsdp']))
+
+
+def _cache(model: decoder.ModelConfig, mesh: Any, sizes: Sizes) -> float:
+  tensor = mesh.shape['tensor']
+  heads = model.num_kv_heads
+  heads = heads // tensor if heads % tensor == 0 else heads
+  row = 2 * model.num_layers * heads * model.head_dim * sizes.positions
+  return _rows(sizes.slots, mesh) * row * jnp.dtype(sizes.dtype).itemsize
+
+
+def _activations(
+  model: decoder.ModelConfig,
+  mesh: Any,
+  sizes: Sizes,
+  rows: int,
+  length: int,
+  gradient: bool | None,
+) -> float:
+  """Estimates temporaries of a pass over rows; None is one without a head."""
+  if not length:
+    return 0.0
+  compute, tensor = jnp.dtype(sizes.dtype).itemsize, mesh.shape['tensor']
+  tokens, width = _rows(rows, mesh) * length, model.hidden_size
+  heads, hidden = model.num_heads / tensor, model.intermediate_size / tensor
+  seen = min(length, attention.DENSE_KEYS)  # Keys whose scores are held at a time.
+  if model.attention == 'dense':
+    seen = length
+  layer = tokens * (6 * width + 3 * hidden + 3 * heads * model.head_dim) * compute
+  scores = _SCORES * _rows(rows, mesh) * heads * min(length, seen) * seen * _F32
+  total = layer + scores
+  if gradient is None:
+    return total
+  vocab = model.vocab_size / (tensor if model.vocab_size % tensor == 0 else 1)
+  positions = min(_rows(sizes.logit_positions, mesh), tokens)
+  total += _LOGITS * positions * vocab * _F32 + vocab * width * _F32
+  if gradient:
+    stored = 1 if sizes.remat else (layer + scores) / (tokens * width * compute)
+    total += model.num_layers * tokens * width * compute * stored
+    total += (_HEADS - 1) * vocab * width * _F32 + layer
+  return total

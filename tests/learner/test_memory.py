@@ -1,0 +1,111 @@
+"""Memory by arithmetic against arrays that exist and compiled programs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh
+
+from benchmarks import fits, programs
+from experiments import alfworld
+from sdar_jax.learner import memory
+from sdar_jax.models import lora, presets, sharding
+
+GIB = memory.GIB
+SIZES = memory.Sizes(
+  rows=32,
+  length=2560,
+  teacher_length=3584,
+  several=True,
+  logit_positions=2048,
+  remat=True,
+  slots=128,
+  positions=2560,
+  prefill_rows=8,
+  prefill_length=2048,
+  dtype='bfloat16',
+  moments=2,
+  needs_initial=True,
+  keeps_teacher=False,
+)
+SMALL = presets.PRESETS['qwen2.5-0.5b']
+
+
+def mesh(data=1, fsdp=1, tensor=1):
+  return AbstractMesh((data, fsdp, tensor), sharding.AXES)
+
+
+def weights(model):
+  return sum(
+    leaf.size
+    for leaf in jax.tree.leaves(
+      jax.tree.map(
+        lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), model.param_specs()
+      )
+    )
+  )
+
+
+def test_what_is_kept_is_counted_exactly():
+  count = weights(SMALL)
+  phases = memory.plan(SMALL, mesh(), SIZES)
+  for parts in phases.values():
+    assert parts['trained'] == 4 * count and parts['moments'] == 8 * count
+    assert parts['initial'] == 2 * count and not parts['teacher']
+  assert phases['update']['gradients'] == 8 * count
+  # Keys and values: 24 layers of 2 heads of 64, in 2 bytes.
+  assert phases['rollout']['cache'] == 128 * 2560 * 2 * 24 * 2 * 64 * 2
+  alone = dataclasses.replace(SIZES, several=False, needs_initial=False, moments=1)
+  parts = memory.plan(SMALL, mesh(), alone)['update']
+  assert parts['gradients'] == parts['trained'] == parts['moments']
+  assert not parts['initial']
+
+
+def test_a_mesh_splits_what_its_rules_split():
+  whole, split = (memory.plan(SMALL, m, SIZES) for m in (mesh(), mesh(fsdp=8)))
+  for part in ('trained', 'moments', 'gradients'):
+    share = split['update'][part] / whole['update'][part]
+    assert 1 / 8 <= share < 0.13  # Norms are everywhere.
+  assert split['rollout']['cache'] == whole['rollout']['cache'] / 8
+  decoded = 'weights to decode'
+  assert split['rollout'][decoded] == whole['rollout'][decoded]
+  activations = [plan['update']['activations'] for plan in (whole, split)]
+  assert activations[1] < 0.3 * activations[0]  # The head is on each device.
+
+
+def test_adapters_leave_the_model_as_the_only_copy():
+  model = dataclasses.replace(SMALL, lora=lora.Lora(16, 32.0))
+  sizes = dataclasses.replace(SIZES, needs_initial=False)
+  parts = memory.plan(model, mesh(), sizes)['update']
+  assert parts['initial'] == 2 * weights(SMALL)
+  assert parts['trained'] < 0.05 * parts['initial'] * 2
+
+
+@pytest.mark.parametrize('rows', [2, 8])
+def test_temporaries_are_those_of_the_compiled_gradient(rows):
+  config = alfworld.get_config('model=qwen2.5-0.5b')
+  config.train.microbatch_rows = config.train.minibatch_rows = rows
+  config.train.length_buckets, config.train.teacher_buckets = (640,), (896,)
+  model = dataclasses.replace(SMALL, attention='chunked', num_layers=6)
+  one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  made = programs.make(config, model, one)
+  _, lowered = next(programs.lowered(made, ['gradient']))
+  compiled = fits.need(lowered).temporaries * GIB - 4 * weights(model)
+  sizes = dataclasses.replace(SIZES, rows=rows, length=640, teacher_length=896)
+  guess = memory.plan(model, one, sizes)['update']['activations']
+  assert 0.5 * compiled < guess < 2 * compiled
+
+
+def test_what_does_not_fit_is_said_in_a_line_with_what_to_change():
+  phases = memory.plan(presets.PRESETS['qwen2.5-3b'], mesh(), SIZES)
+  said = memory.complaint(phases, 75.2 * GIB)
+  assert said.startswith('update needs about ') and '\n' not in said
+  assert 'of each device, which has 75.2 (' in said
+  assert said.endswith('; or config.mesh.fsdp or config.model.lora_rank')
+  assert not memory.complaint(phases, 0) and not memory.complaint(phases, float('inf'))
+  many = dataclasses.replace(SIZES, slots=4096)
+  said = memory.complaint(memory.plan(SMALL, mesh(), many), 15.75 * GIB)
+  assert said.startswith('rollout') and 'config.rollout.slots' in said
+  for name in {part for parts in phases.values() for part in parts}:
+    assert name in memory._CURES
