@@ -146,8 +146,10 @@ def main(argv: Sequence[str]) -> int:
   mesh = sharding.make_mesh(c.data, c.fsdp, c.tensor, found.devices)
   parts = programs.make(config, model_of(config), mesh)
   wanted, needs = options.programs.split(',') if options.programs else None, {}
-  for name, lowered in programs.lowered(parts, wanted):
-    needs[name] = one = need(lowered)
+  for name, call in programs.calls(parts).items():
+    if wanted is not None and name not in wanted:
+      continue
+    needs[name] = one = need(call.lower())
     print(
       f'{name}: temporaries {one.temporaries:.2f} GiB, {one.flops:.3g} FLOPs,'
       f' compiled in {one.seconds:.0f} s',

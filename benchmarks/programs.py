@@ -6,7 +6,6 @@ shapes and shardings and nothing in them.
 
 import dataclasses
 import types
-from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -129,38 +128,50 @@ def make(config: ConfigDict, model: decoder.ModelConfig, mesh: Mesh) -> Parts:
   return Parts(config, model, mesh, learner)
 
 
-def lowered(
-  parts: Parts, names: Collection[str] | None = None
-) -> Iterator[tuple[str, Any]]:
-  """Lowers the largest of each program of a run, one by one; None is all."""
-  for name, lower in {**of_learner(parts), **of_sampler(parts)}.items():
-    if names is None or name in names:
-      yield name, lower()
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """A program of a run with shapes for arguments.
+
+  Attributes:
+    program: what is compiled.
+    arguments: trees of shapes with shardings.
+  """
+
+  program: sharding.Program
+  arguments: tuple[Any, ...]
+
+  def lower(self) -> Any:
+    """Lowers the program for these shapes."""
+    return self.program.lower(*self.arguments)
 
 
-def of_learner(parts: Parts) -> dict[str, Callable[[], Any]]:
-  """Finds scoring, gradient, sum and update; each is lowered when called."""
+def calls(parts: Parts) -> dict[str, Call]:
+  """Finds the largest call of each program of a run."""
+  return of_learner(parts) | of_sampler(parts)
+
+
+def of_learner(parts: Parts) -> dict[str, Call]:
+  """Finds the calls of scoring, gradient, sum and update."""
   c, learner, state = parts.config, parts.learner, parts.state()
   rows, length = c.train.microbatch_rows, c.train.length_buckets[-1]
   arrays = parts.microbatch(rows, length, c.train.teacher_buckets[-1])
   joined, params, read = parts.joined(), state.params, learner._read(arrays)
   teacher = joined if learner._divergent else ()
   base = parts.model_weights() if parts.model.lora else ()
+  loss = parts.array(jnp.float32)
   return {
-    'gradient': lambda: learner._gradient.lower(params, base, teacher, read),
-    'score': lambda: learner._score_student.lower(joined, arrays['tokens']),
-    'score teacher': lambda: learner._score_tokens.lower(
-      joined, arrays['teacher_tokens']
-    ),
-    'sum': lambda: learner._add.lower(params, params),
-    'update': lambda: learner._apply.lower(state, params, parts.array(jnp.float32)),
+    'gradient': Call(learner._gradient, (params, base, teacher, read)),
+    'score': Call(learner._score_student, (joined, arrays['tokens'])),
+    'score teacher': Call(learner._score_tokens, (joined, arrays['teacher_tokens'])),
+    'sum': Call(learner._add, (params, params)),
+    'update': Call(learner._apply, (state, params, loss)),
   }
 
 
-def of_sampler(parts: Parts) -> dict[str, Callable[[], Any]]:
-  """Finds the weights' cast, prefill and decode, likewise."""
+def of_sampler(parts: Parts) -> dict[str, Call]:
+  """Finds the calls of the weights' cast, prefill and decode."""
   c, programs = parts.config.rollout, _programs(parts)
-  dtype, slots = jnp.dtype(parts.config.model.dtype), c.slots
+  slots, joined = c.slots, parts.joined()
   ways = parts.mesh.shape['data'] * parts.mesh.shape['fsdp']
   bucket = max(_buckets(parts))
   rows = -(-max(1, c.prefill_tokens // bucket) // ways) * ways
@@ -179,17 +190,17 @@ def of_sampler(parts: Parts) -> dict[str, Callable[[], Any]]:
   width = c.max_response_tokens
   responses = decoding.Responses(one(whole, width), one(real, width))
   number = parts.array(whole)
-  places = parts.decoded()
-  cast = jax.eval_shape(lambda p: decoding.decode_weights(p, dtype), parts.joined())
+  cast = jax.eval_shape(lambda p: decoding.decode_weights(p, parts.dtype), joined)
   weights = jax.tree.map(
-    lambda leaf, at: parts.array(leaf.dtype, *leaf.shape, at=at.sharding), cast, places
+    lambda leaf, at: parts.array(leaf.dtype, *leaf.shape, at=at.sharding),
+    cast,
+    parts.decoded(),
   )
+  held = (cache(parts), state, options, responses, number, number)
   return {
-    'weights': lambda: programs.weights.lower(parts.joined()),
-    'prefill': lambda: programs.prefill.lower(parts.joined(), cache(parts), *prompts),
-    'decode': lambda: programs.decode.lower(
-      weights, cache(parts), state, options, responses, number, number
-    ),
+    'weights': Call(programs.weights, (joined,)),
+    'prefill': Call(programs.prefill, (joined, cache(parts), *prompts)),
+    'decode': Call(programs.decode, (weights, *held)),
   }
 
 

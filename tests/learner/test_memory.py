@@ -90,7 +90,7 @@ def test_temporaries_are_those_of_the_compiled_gradient(rows):
   model = dataclasses.replace(SMALL, attention='chunked', num_layers=6)
   one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
   made = programs.make(config, model, one)
-  _, lowered = next(programs.lowered(made, ['gradient']))
+  lowered = programs.of_learner(made)['gradient'].lower()
   compiled = fits.need(lowered).temporaries * GIB - 4 * weights(model)
   sizes = dataclasses.replace(SIZES, rows=rows, length=640, teacher_length=896)
   guess = memory.plan(model, one, sizes)['update']['activations']
