@@ -1,7 +1,7 @@
 """Devices of machines that are not here, for compiling.
 
 XLA's compilers for TPU and CUDA run without their hardware: a topology stands in for
-the devices. TPU wants `pip install libtpu`, CUDA `pip install jax-cuda12-plugin
+the devices. TPU wants `pip install --no-deps libtpu`, CUDA `pip install --no-deps jax-cuda12-plugin
 jax-cuda12-pjrt` of jax's own version; neither needs a driver.
 """
 
@@ -70,7 +70,9 @@ def _tpu(count: int) -> Sequence[Any]:
   os.environ.setdefault('TPU_WORKER_ID', '0')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   one = {'chips_per_host_bounds': [1, 1, 1]} if count == 1 else {}
-  return _topology('tpu', f'v5e:{_SQUARES[count]}', 'pip install libtpu', **one)
+  return _topology(
+    'tpu', f'v5e:{_SQUARES[count]}', 'pip install --no-deps libtpu', **one
+  )
 
 
 def _cuda(count: int) -> Sequence[Any]:

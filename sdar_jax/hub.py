@@ -4,6 +4,7 @@ Nothing but data is ever fetched or read: no Python of a repository, no pickles.
 """
 
 import importlib.util
+import os
 import pathlib
 import re
 
@@ -90,11 +91,11 @@ def folder(path: str | pathlib.Path, patterns: tuple[str, ...]) -> pathlib.Path:
 
 def is_source(path: str) -> bool:
   """Whether a text can name a model or tokenizer; no network."""
-  local = shipped.find(path)
-  if local.is_dir() or _PACKAGED.fullmatch(path):
+  local = shipped.find(path)  # By functions of os: a name may be too long for a file.
+  if os.path.isdir(local) or _PACKAGED.fullmatch(path):
     return True
-  if local.exists() or local.suffix == _GGUF:
-    return local.is_file() and local.suffix == _GGUF
+  if os.path.exists(local) or local.suffix == _GGUF:
+    return os.path.isfile(local) and local.suffix == _GGUF
   return bool(_HUB_ID.fullmatch(path))
 
 

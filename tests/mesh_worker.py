@@ -61,7 +61,7 @@ def compiled(shape, rows=32, length=96):
   params = jax.tree.map(
     lambda spec, at: array(size=spec.shape, at=at), model.param_specs(), places
   )
-  program = learner._gradient.lower(params, (), arrays).compile()
+  program = learner._gradient.lower(params, (), (), arrays).compile()
   found = hlo.collectives(program.as_text())
   return program.memory_analysis().temp_size_in_bytes, found, model
 

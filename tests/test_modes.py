@@ -50,7 +50,7 @@ def test_a_model_whose_place_fails_is_kept_elsewhere(tmp_path, monkeypatch):
 
 
 def test_a_stopped_imitation_says_what_is_lost(monkeypatch):
-  def stopped(params, opt_state, batch, i):
+  def stopped(params, opt_state, base, batch, i):
     if batch == 'third':
       raise terminal.Stopped(15)
     return params, opt_state, {'nll': 0.0}
@@ -59,6 +59,8 @@ def test_a_stopped_imitation_says_what_is_lost(monkeypatch):
   learned = SimpleNamespace(
     config=alfworld.get_config(),
     params={},
+    adapters=None,
+    mesh=None,
     model=None,
     tx=optax.identity(),
     scoring=None,
@@ -130,7 +132,7 @@ def test_a_mode_that_writes_needs_a_place_before_anything_else(mode, tmp_path):
 def test_export_writes_the_policy_that_the_config_names(tmp_path, monkeypatch, capsys):
   policy = SimpleNamespace(params='weights')
   monkeypatch.setattr(parts, 'policy', lambda *args: (policy, args)[0])
-  monkeypatch.setattr(parts, 'exported', lambda policy, params: params)
+  monkeypatch.setattr(parts, 'exported', lambda policy: policy.params)
   kept = []
   monkeypatch.setattr(export, 'write', lambda *args: kept.append(args) or 'bfloat16')
   modes.MODES['export'](None, checkpoint=None, output=tmp_path / 'out')

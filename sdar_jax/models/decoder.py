@@ -95,7 +95,7 @@ class ModelConfig:
 
   @property
   def architecture(self) -> dict[str, Any]:
-    """What a model's files decide, and not how it is run; nothing that it lacks."""
+    """What a model's files decide, not how it is run; without None."""
     fields = dataclasses.asdict(self)
     return {
       name: value
@@ -208,7 +208,7 @@ def init_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> Cach
 
 
 def compute_params(params: Params, dtype: Any) -> Params:
-  """Casts what `forward` and `logits` cast, to the same results; copies the rest.
+  """Casts what a forward pass casts, to the same results.
 
   Norm scales stay as they are: their products are computed in float32.
   """

@@ -284,7 +284,7 @@ def test_only_whole_distributions_are_compiled_for_pairs_of_widths(algorithm, mo
     parts = micro.split(micro.minibatch(teacher_width=width))
     (scored,) = micro.scored(learner, state, _params(1), [parts])
     state, _ = learner.train_step(state, scored)
-    programs.append(learner._gradient._cache_size())
+    programs.append(learner._gradient._jitted._cache_size())
   assert programs[2] - programs[1] == more
 
 

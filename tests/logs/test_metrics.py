@@ -1,5 +1,7 @@
+import contextlib
 import functools
 import re
+from unittest import mock
 
 import drawn
 import jax
@@ -15,6 +17,7 @@ from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
+from sdar_jax.models import sharding
 from sdar_jax.prompts import skills
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
@@ -38,7 +41,11 @@ def _learned(name):
     (scored,) = micro.scored(learner, state, params, parts)
     return learner.train_step(state, scored)[1]
 
-  return jax.eval_shape(update).keys()
+  # No mesh can be set inside of a trace; one device needs none.
+  with mock.patch.object(
+    sharding.Program, '_on_mesh', lambda self: contextlib.nullcontext()
+  ):
+    return jax.eval_shape(update).keys()
 
 
 def _objective(name, **changes):
