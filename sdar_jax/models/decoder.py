@@ -117,7 +117,7 @@ class ModelConfig:
     return specs
 
   def policy_specs(self) -> dict[str, Any]:
-    """A tree of ParamSpec of what a forward pass reads: with adapters, if any."""
+    """A tree of ParamSpec of what a forward pass reads."""
     specs = self.param_specs()
     return lora_lib.join(specs, self.adapter_specs()) if self.lora else specs
 
