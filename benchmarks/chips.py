@@ -1,8 +1,8 @@
 """Devices of machines that are not here, for compiling.
 
 XLA's compilers for TPU and CUDA run without their hardware: a topology stands in for
-the devices. TPU wants `pip install --no-deps libtpu`, CUDA `pip install --no-deps jax-cuda12-plugin
-jax-cuda12-pjrt` of jax's own version; neither needs a driver.
+the devices. TPU wants libtpu, CUDA jax-cuda12-plugin and jax-cuda12-pjrt of jax's own
+version, all installed by `pip install --no-deps`; neither needs a driver.
 """
 
 import math
