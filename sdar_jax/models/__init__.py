@@ -1,1 +1,1 @@
-"""Qwen and Llama decoders behind one forward function; Hugging Face files. Device."""
+"""Qwen and Llama decoders behind one forward function. Device."""

@@ -133,7 +133,7 @@ def joined(base: Tree, adapters: Tree, lora: Lora) -> Tree:
 
 
 def merge(layer: Tree) -> Tree:
-  """Adds the adapters of one layer to its kernels; without any, gives it back."""
+  """Adds the adapters of one layer, if it has any, to its kernels."""
   out = {}
   for name, value in layer.items():
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The sampler: `submit`, `poll` completions, `update` weights, `release` memory.
+"""The sampler: `submit`, `poll` completions, `update`, `release` memory.
 
 Requests wait in order for one of a fixed number of slots. A poll admits as many as
 there are free slots (one prefill per distinct prompt, copied to every slot that asks
