@@ -32,7 +32,9 @@ def prepare(shape):
   random = np.random.default_rng(0)
   draw = lambda spec: random.normal(size=spec.shape).astype(np.float32) / 8
   trees = [jax.tree.map(draw, micro.MODEL.param_specs()) for _ in range(2)]
-  placed = jax.device_put(trees, [sharding.param_shardings(micro.MODEL, mesh)] * 2)
+  placed = jax.device_put(
+    trees, [sharding.param_shardings(micro.MODEL.param_specs(), mesh)] * 2
+  )
   return micro.learner(mesh, teacher_weights='ema'), *placed
 
 

@@ -20,7 +20,7 @@ from sdar_jax.process import signals
 from sdar_jax.rollout import episodes
 
 PHASES = {
-  'load': (build, 'load_model'),
+  'load': (build, 'load_weights'),
   'rollout': (episodes, '_advance'),
   'update': (learner.Learner, 'finish_step'),
   'save': (checkpoints.CheckpointStore, '_publish'),

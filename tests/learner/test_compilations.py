@@ -54,15 +54,16 @@ def _step(learner, state, initial, parts, teaches):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('method', PROGRAMS)
-def test_a_hundred_steps_compile_each_bucket_once(compiled, monkeypatch, method):
+def test_a_hundred_steps_compile_each_bucket_once(compiled, method):
   """Run with `pytest -m slow tests/learner/test_compilations.py`: a minute of CPU."""
-  monkeypatch.setattr(micro, 'MODEL', dataclasses.replace(micro.MODEL, num_layers=1))
+  model = dataclasses.replace(micro.MODEL, num_layers=1)
   mesh = sharding.make_mesh(1, 1, 1)
-  learner = micro.learner.__wrapped__(mesh, algorithm=method)  # Not the shared one.
+  make = micro.learner.__wrapped__  # Not the shared one.
+  learner = make(mesh, algorithm=method, model=model)
   random = np.random.default_rng(0)
   draw = lambda spec: random.normal(size=spec.shape).astype(np.float32) / 8
-  shardings = sharding.param_shardings(micro.MODEL, mesh)
-  weights = jax.tree.map(draw, micro.MODEL.param_specs())
+  shardings = sharding.param_shardings(model.param_specs(), mesh)
+  weights = jax.tree.map(draw, model.param_specs())
   params, initial = (jax.device_put(weights, shardings) for _ in range(2))
   state = learner.init_state(params)
   compiled.clear()

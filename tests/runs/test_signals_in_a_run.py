@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 3
 # Phase -> where it begins, and which time it comes is the one.
 PHASES = {
-  'load': (build, 'load_model', 1),
+  'load': (build, 'load_weights', 1),
   'rollout': (episodes, '_advance', 7),
   'score': (learner.Learner, 'score', 2),
   'update': (learner.Learner, 'finish_step', 2),
