@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 
+import jax
+
 from sdar_jax import build, main
 from sdar_jax.evaluation import evaluate
 from sdar_jax.learner import checkpoint as checkpoints
@@ -91,7 +93,7 @@ if __name__ == '__main__':
   _listen()
   if sys.argv[1] == 'compile':
     # Nothing must be there that was compiled before.
-    os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
+    jax.config.update('jax_compilation_cache_dir', None)
     _while_compiling(int(sys.argv[2]))
   elif sys.argv[1] != 'never':
     _at(sys.argv[1], int(sys.argv[2]))
