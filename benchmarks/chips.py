@@ -2,7 +2,7 @@
 
 XLA's compilers for TPU and CUDA run without their hardware: a topology stands in for
 the devices. TPU wants libtpu, CUDA jax-cuda12-plugin and jax-cuda12-pjrt of jax's own
-version, all installed by `pip install --no-deps`; neither needs a driver.
+version, all installed with `--no-deps`; neither needs a driver.
 """
 
 import math
