@@ -6,12 +6,10 @@ import sys
 
 import drawn
 import jax
-import jax.numpy as jnp
 import micro
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks import hlo
+from benchmarks import hlo, programs
 from sdar_jax.models import sharding
 
 DIFFERENCES = ('gap', 'approx_kl', 'log_ratio_abs', 'distill_loss')
@@ -44,24 +42,10 @@ def compiled(shape, rows=32, length=96):
   model = dataclasses.replace(micro.MODEL, **deeper, num_heads=8)
   mesh = sharding.make_mesh(*shape)
   learner = micro.learner(mesh, model=model)
-  by_rows = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
-  everywhere = NamedSharding(mesh, PartitionSpec())
-
-  def array(dtype=jnp.float32, size=(rows, length), at=by_rows):
-    return jax.ShapeDtypeStruct(size, dtype, sharding=at)
-
-  names = ('old_logprobs', 'ref_logprobs', 'teacher_logprobs', 'advantages', 'gate')
-  arrays = {name: array() for name in names}
-  arrays |= {'tokens': array(jnp.int32), 'response_mask': array(bool)}
-  arrays |= {n: array(jnp.int32, (rows,)) for n in ('prompt_lengths', 'turn_ids')}
-  arrays['teaching'] = array(size=(rows,))
-  arrays |= {n: array(size=(), at=everywhere) for n in ('gate_mean', 'distill_scale')}
-  arrays['normaliser'] = array(jnp.int32, (), everywhere)
-  places = sharding.param_shardings(model.param_specs(), mesh)
-  params = jax.tree.map(
-    lambda spec, at: array(size=spec.shape, at=at), model.param_specs(), places
-  )
-  program = learner._gradient.lower(params, (), (), arrays).compile()
+  parts = programs.Parts(None, model, mesh, learner)
+  arrays = learner._read(parts.microbatch(rows, length, length))
+  call = programs.Call(learner._gradient, (parts.trained(), (), (), arrays))
+  program = call.lower().compile()
   found = hlo.collectives(program.as_text())
   return program.memory_analysis().temp_size_in_bytes, found, model
 

@@ -19,7 +19,7 @@ from sdar_jax.models import attention, decoder, sharding
 GIB = 2**30
 _F32 = 4  # Bytes.
 # Copies of an array that XLA keeps at a time, seen in compiled programs.
-_SCORES, _LOGITS, _HEADS = 3, 3, 2
+_SCORES, _LOGITS = 3, 3
 # Which keys make a part smaller.
 _CURES = {
   'trained': 'config.mesh.fsdp or config.model.lora_rank',
@@ -209,5 +209,5 @@ def _activations(
   if gradient:
     stored = 1 if sizes.remat else (layer + scores) / (tokens * width * compute)
     total += model.num_layers * tokens * width * compute * stored
-    total += (_HEADS - 1) * vocab * width * _F32 + layer
+    total += vocab * width * _F32 + layer  # The head has a gradient, too.
   return total
