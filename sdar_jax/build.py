@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdar_jax import batching
+from sdar_jax.batching.packing import Packing
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
@@ -137,7 +137,7 @@ def make_agent(
 
 def make_packing(
   config: ConfigDict, algorithm: Algorithm, hyper: Hyperparameters
-) -> batching.Packing:
+) -> Packing:
   """Makes the packing of rows, with buckets for the longest ones.
 
   Buckets are those of the config, and one more for students that see skills.
@@ -150,12 +150,14 @@ def make_packing(
   taught = algorithm.needs_teacher(hyper)
   check_context(config, with_skills=seen or taught or config.eval.with_skills)
   longest = _longest_row(config)
-  return batching.Packing(
-    c.packing,
-    c.minibatch_rows,
-    c.microbatch_rows,
-    _reaching(c.length_buckets, longest + budget * seen),
-    _reaching(c.teacher_buckets, longest + budget),
+  return Packing(
+    kind=c.packing,
+    minibatch_rows=c.minibatch_rows,
+    microbatch_rows=c.microbatch_rows,
+    length_buckets=_reaching(c.length_buckets, longest + budget * seen),
+    teacher_buckets=_reaching(c.teacher_buckets, longest + budget),
+    response_tokens=config.rollout.max_response_tokens,
+    lanes=config.mesh.data * config.mesh.fsdp,
   )
 
 
@@ -252,7 +254,7 @@ def make_lora(config: ConfigDict) -> lora.Lora | None:
 
 
 def make_sizes(
-  config: ConfigDict, learner: Learner, packing: batching.Packing, *, with_skills: bool
+  config: ConfigDict, learner: Learner, packing: Packing, *, with_skills: bool
 ) -> memory.Sizes:
   """Collects what decides the memory of a run.
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sdar_jax import build, numerics
-from sdar_jax.batching import Packing
+from sdar_jax.batching.packing import Packing
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool

@@ -22,8 +22,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdar_jax import batching
 from sdar_jax import parts as parts_lib
+from sdar_jax.batching import packing
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.learner import scoring
@@ -338,7 +338,7 @@ def _pad(
   prompt_weight: float,
 ) -> dict[str, np.ndarray]:
   longest = max(len(d.prompt_ids) + len(d.response_ids) for d in part)
-  width = batching.bucket(longest, buckets, 'train.length_buckets')
+  width = packing.bucket(longest, buckets, 'train.length_buckets')
   tokens = np.zeros((batch_rows, width), np.int32)
   weights = np.zeros((batch_rows, width), np.float32)
   for i, demonstration in enumerate(part):

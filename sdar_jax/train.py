@@ -9,9 +9,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from sdar_jax import batching, files
 from sdar_jax import config as config_lib
+from sdar_jax import files
 from sdar_jax import parts as parts_lib
+from sdar_jax.batching import packing
+from sdar_jax.batching import rows as rows_lib
+from sdar_jax.batching import sequences as sequences_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.learner import recovery
@@ -148,10 +151,10 @@ class Run:
     groups, played = episodes.with_refills(play, c.refills)
     return groups, played, cursor
 
-  def rows(self, groups: list[Any]) -> list[batching.Row]:
+  def rows(self, groups: list[Any]) -> list[rows_lib.Row]:
     """Makes one row per turn."""
     penalty = self.parts.config.algorithm.invalid_penalty
-    rows = batching.rows(groups, invalid_penalty=penalty)
+    rows = rows_lib.rows(groups, invalid_penalty=penalty)
     if not rows:
       raise EmptyStepError(
         f'step {self.step}: no episode has a turn to train on: every first prompt is'
@@ -160,58 +163,93 @@ class Run:
       )
     return rows
 
-  def teacher_rows(self, rows: list[batching.Row]) -> tuple[Any, Any]:
-    """Makes the rows' privileged prompts and views; None without teacher."""
+  def sequences(self, rows: list[rows_lib.Row]) -> list[sequences_lib.TokenSequence]:
+    """Finds what forward passes read of the rows as they were played."""
+    prompts = [row.turn.prompt_ids for row in rows]
+    return sequences_lib.make(rows, prompts, self.parts.packing.layout)
+
+  def teacher_sequences(
+    self, rows: list[rows_lib.Row], student: list[sequences_lib.TokenSequence]
+  ) -> tuple[list[sequences_lib.TokenSequence], Any]:
+    """Puts the rows under privileged prompts; no views without a teacher."""
     p = self.parts
     if not p.algorithm.needs_teacher(p.hyper):
-      return None, None
-    kind = p.algorithm.distillation.context
-    seen = self._sees_skills(rows)
-    return teacher_lib.teacher_rows(kind, p.teacher, rows, sees_skills=seen)
+      return [], None
+    prompts, views = teacher_lib.teacher_rows(
+      p.algorithm.distillation.context,
+      p.teacher,
+      rows,
+      sees_skills=self._sees_skills(rows),
+    )
+    return sequences_lib.make(rows, prompts, p.packing.layout, within=student), views
 
-  def _sees_skills(self, rows: list[batching.Row]) -> list[bool]:
+  def _sees_skills(self, rows: list[rows_lib.Row]) -> list[bool]:
     return [self.parts.algorithm.sees_skills(row.trajectory.member) for row in rows]
 
-  def pack(self, rows: list[batching.Row], teacher: Any) -> list[Any]:
-    """Packs the rows into minibatches."""
-    c = self.parts.config
-    order = batching.permutation(
-      len(rows), shuffle=c.train.shuffle_rows, seed=c.seed, step=self.step
-    )
-    return batching.pack(rows, teacher, order, self.parts.packing)
+  def score(
+    self,
+    rows: list[rows_lib.Row],
+    student: list[sequences_lib.TokenSequence],
+    teacher: list[sequences_lib.TokenSequence],
+  ) -> dict[str, Any]:
+    """Scores the rows' tokens under pre-update weights, [B, R] each."""
+    p, out = self.parts, {'sampler_logprobs': rows_lib.sampler_logprobs(rows)}
+    sheets = packing.sheets(rows, student, p.packing)
+    taught = []
+    if teacher:
+      taught = packing.sheets(rows, teacher, p.packing, 'teacher_buckets')
+    found = p.learner.score(self.state, p.initial, sheets, taught)
+    for packed, scores in zip((sheets, taught), found, strict=True):
+      out |= packing.gather(packed, scores, *out['sampler_logprobs'].shape)
+    return out
 
   def credit(
-    self, rows: list[batching.Row], views: Any, packed: list[Any], batch: list[Any]
-  ) -> tuple[list[Any], list[Any]]:
-    """Assigns advantages to the scored rows, on host and device."""
+    self, rows: list[rows_lib.Row], views: Any, scores: dict[str, Any]
+  ) -> dict[str, Any]:
+    """Assigns advantages to the scored rows; what is known of them, [B, R]."""
     p = self.parts
-    scored = p.learner.to_host(batch, packed)
     thought_ends = None
     if p.hyper.action_weight != 1:
       turns = (row.turn for row in rows)
       thought_ends = [p.chat.thought_end(t.response_ids, t.response) for t in turns]
     data = interface.step_data(
       rows,
-      scored,
+      scores,
       sees_skills=self._sees_skills(rows),
       taught=None if views is None else teacher_lib.taught(views),
       thought_ends=thought_ends,
       step=self.step,
     )
-    values = assign_credit(p.algorithm, p.hyper, data)
-    credit = batching.scatter(scored, values)
-    known = zip(scored, credit, strict=True)
-    scores = [{**there, **given} for there, given in known]
-    return scores, p.learner.extend(batch, credit)
+    known = {'turn_ids': data.turn_ids, 'response_mask': data.response_mask}
+    return {**scores, **known, **assign_credit(p.algorithm, p.hyper, data)}
 
-  def report(self, groups, played, rows, views, scores, sums) -> None:
+  def pack(
+    self,
+    rows: list[rows_lib.Row],
+    student: list[sequences_lib.TokenSequence],
+    teacher: list[sequences_lib.TokenSequence],
+    known: dict[str, Any],
+  ) -> list[Any]:
+    """Packs the rows, and what is known of them, into minibatches."""
+    p = self.parts
+    order = packing.permutation(
+      len(student),
+      shuffle=p.config.train.shuffle_rows,
+      seed=p.config.seed,
+      step=self.step,
+    )
+    values = {name: v for name, v in known.items() if name != 'response_mask'}
+    compared = teacher if p.learner.reads_distributions else None
+    return packing.minibatches(rows, student, order, values, p.packing, compared)
+
+  def report(self, groups, played, rows, views, known, sums) -> None:
     """Writes metrics, timings and trajectories; stops a diverged run."""
     p = self.parts
     values = step_lib.step_metrics(
       played,
       rows,
       views,
-      scores,
+      known,
       jax.device_get(sums),
       invalid_penalty=p.config.algorithm.invalid_penalty,
       max_turns=p.world.max_turns,
@@ -220,7 +258,7 @@ class Run:
     if every and self.step % every == 0:
       tokens = step_lib.token_records(
         rows,
-        scores,
+        known,
         views,
         count=p.config.log.token_rows,
         identity=(p.config.seed, self.step),
@@ -248,7 +286,7 @@ class Run:
       self.save()
       raise recovery.diverged(p.directory, self.step)
 
-  def _report_skills(self, rows: list[batching.Row], views: Any) -> None:
+  def _report_skills(self, rows: list[rows_lib.Row], views: Any) -> None:
     """Records the skills shown; retrieval may learn from them."""
     teacher = self.parts.teacher
     own = teacher_lib.student_views(teacher, rows, self._sees_skills(rows))
@@ -337,21 +375,22 @@ def loop(run: Run) -> None:
       groups, played = run.collect()
     with run.clock('batch'):
       rows = run.rows(groups)
-      teacher, views = run.teacher_rows(rows)
-      packed = run.pack(rows, teacher)
-      batch = learner.to_device(packed)
+      student = run.sequences(rows)
+      teacher, views = run.teacher_sequences(rows, student)
     with run.clock('score'):
-      batch = learner.score(run.state, initial, batch)
-      scores, batch = run.credit(rows, views, packed, batch)
+      scores = run.score(rows, student, teacher)
+      known = run.credit(rows, views, scores)
+      packed = run.pack(rows, student, teacher, known)
     with run.clock('update'):
       sums = []
-      for minibatch in batch:
-        run.state, summed = learner.train_step(run.state, minibatch, initial)
+      for minibatch in packed:
+        batch = learner.to_device(minibatch)
+        run.state, summed = learner.train_step(run.state, batch, initial)
         sums.append(summed)
       run.state = learner.finish_step(run.state)
       run.step = int(run.state.step)  # Waits for the device.
     run.sampler.update(run.policy())
-    run.report(groups, played, rows, views, scores, sums)
+    run.report(groups, played, rows, views, known, sums)
     run.maybe_checkpoint()
     if run.stop():
       raise episodes.Interrupted

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,56 +22,38 @@ class Divergence:
   Attributes:
     kind, jsd_weight, token_clip: as in `divergence.topk`; inf is no clip.
     topk: k, the teacher's likeliest ids to compare; 0 is the whole vocabulary.
-    max_response_tokens: R; columns from prompt_lengths + R up count as masked.
   """
 
   kind: str
   topk: int
   jsd_weight: float
   token_clip: float
-  max_response_tokens: int
-
-
-class Places(NamedTuple):
-  """Columns of responses.
-
-  Attributes:
-    prompt_lengths: [B] i32, the column of the response's first token.
-    teacher_offset: [B] i32: response token t stands at t + offset with the teacher.
-    response_mask: [B, T] bool, True where to compare.
-  """
-
-  prompt_lengths: jax.Array
-  teacher_offset: jax.Array
-  response_mask: jax.Array
 
 
 def token_divergence(
   config: decoder.ModelConfig,
   heads: tuple[decoder.Params, decoder.Params],
-  hidden: tuple[jax.Array, jax.Array],
-  places: Places,
+  states: tuple[jax.Array, jax.Array],
   how: Divergence,
   scoring: scoring_lib.Scoring,
 ) -> jax.Array:
   """Compares next-token distributions of student and teacher.
 
-  D[b,t] = divergence(softmax z[b,t-1], softmax z'[b,t-1+teacher_offset[b]])
+  D[b,n] = divergence(softmax z[b,n], softmax z'[b,n])
 
-  with z, z' their masked logits. Only `chunk` response columns have logits at a time.
+  with z, z' their masked logits. Only `chunk` positions have logits at a time.
 
   Args:
     config: the model, the teacher's too; static under jit.
     heads: the student's parameters and the teacher's; only output heads are read, and
       gradients reach the student's.
-    hidden: `hidden_states`, the student's [B, T, D] with a gradient, and the teacher's
-      [B, T', D] without.
-    places: where to compare.
+    states: [B, N, D] each, the student's with a gradient and the teacher's without, of
+      the token before each that is compared at.
     how: what is compared.
     scoring: its `temperature`, `valid_vocab` and `chunk`.
 
   Returns:
-    [B, T] f32, nats; 0 without a gradient where masked, whatever stands there.
+    [B, N] f32, nats.
 
   Raises:
     ValueError: a size or weight is out of range; unknown `kind`.
@@ -82,16 +63,9 @@ def token_divergence(
   scoring_lib.check_sizes(config, scoring, how.topk)
   heads = tuple(decoder.output_head(config, params) for params in heads)
   heads = heads[0], jax.lax.stop_gradient(heads[1])
-  student, teacher = hidden[0], jax.lax.stop_gradient(hidden[1])
-  columns, there = _response_columns(places, how.max_response_tokens)
-  student = _states_before(student, columns, there)
-  teacher = _states_before(teacher, columns + places.teacher_offset[:, None], there)
+  states = states[0], jax.lax.stop_gradient(states[1])
   compare = functools.partial(_divergence_chunk, heads, how, scoring)
-  values = scoring_lib.in_chunks(
-    compare, (student, teacher), scoring.chunk, kept=(_TEACHER_TOPK,)
-  )
-  width = places.response_mask.shape[1]
-  return _at_columns(jnp.where(there, values, 0.0), columns, width)
+  return scoring_lib.in_chunks(compare, states, scoring.chunk, kept=(_TEACHER_TOPK,))
 
 
 def _divergence_chunk(heads, how, scoring, states):
@@ -114,28 +88,3 @@ def _divergence_chunk(heads, how, scoring, states):
   chosen = jnp.take_along_axis(student, ids, axis=-1)
   chosen -= jax.nn.logsumexp(student, axis=-1, keepdims=True)
   return divergence.topk(chosen, best, **options)
-
-
-def _response_columns(places, longest):
-  """Finds columns [B, R] of response tokens and which to compare."""
-  count = min(longest, places.response_mask.shape[1])
-  columns = jnp.arange(count) + places.prompt_lengths[:, None]
-  # No state stands before column 0.
-  return columns, _taken(places.response_mask, columns) & (columns > 0)
-
-
-def _states_before(hidden, columns, there):
-  """Takes hidden states [B, R, D] before `columns`; 0 where masked."""
-  return jnp.where(there[..., None], _taken(hidden, columns - 1), 0)
-
-
-def _taken(array, columns):
-  """Takes `array[b, columns[b, r]]`; 0 beyond the row."""
-  take = lambda row, at: row.at[at].get(mode='fill', fill_value=0)
-  return jax.vmap(take)(array, columns)
-
-
-def _at_columns(values, columns, width):
-  """Puts `values` [B, R] at `columns` of [B, width], 0 elsewhere."""
-  put = lambda row, at: jnp.zeros(width, row.dtype).at[at].set(row, mode='drop')
-  return jax.vmap(put)(values, columns)

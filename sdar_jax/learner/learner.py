@@ -6,7 +6,6 @@ program here is a `sharding.Program`.
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -22,13 +21,12 @@ from sdar_jax.learner.state import TrainState
 from sdar_jax.losses import masked, policy
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
-from sdar_jax.methods import interface
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import decoder, lora, sharding
 
-Microbatch = dict[str, Any]
-Minibatch = list[Microbatch]
+Sheet = dict[str, Any]  # See `batching.packing`.
+Minibatch = list[Sheet]
 _ROWS = ('data', 'fsdp')
 
 
@@ -53,6 +51,7 @@ class Learner:
 
   Attributes:
     model: architecture.
+    reads_distributions: updates read the teacher's sequences, not its scores alone.
     keeps_teacher: the state has a teacher of its own.
   """
 
@@ -77,22 +76,22 @@ class Learner:
     if algorithm.has_critic:
       head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
       self._params = {**self._params, 'value_head': head}
-    self._divergent = algorithm.needs_divergence(hyper)
+    self.reads_distributions = algorithm.needs_divergence(hyper)
     self._divergence_of = distributions.Divergence(
       hyper.divergence,
       hyper.topk,
       hyper.jsd_weight,
       hyper.token_clip or math.inf,
-      config.max_response_tokens,
     )
     weights = hyper.teacher_weights if algorithm.needs_teacher(hyper) else 'policy'
     self._initial_teacher = weights == 'initial'
     # A teacher that changes between steps, or must not within one, is in the state.
-    self.keeps_teacher = weights == 'ema' or (weights == 'policy' and self._divergent)
+    self.keeps_teacher = weights == 'ema' or (
+      weights == 'policy' and self.reads_distributions
+    )
     program = functools.partial(sharding.Program, mesh=mesh)
     self._score_student = program(self._student_scores)
     self._score_tokens = program(self._logprobs)
-    self._align = program(_align)
     self._kl = program(functools.partial(policy.kl_penalty, kind=hyper.kl_kind))
     self._gradient = program(
       self._loss_and_gradient, out_shardings=(self._replicated, self._params)
@@ -160,101 +159,73 @@ class Learner:
       transform_non_params=lambda _: self._replicated,
     )
 
-  def to_device(self, batch: Sequence[Minibatch]) -> list[Minibatch]:
-    """Moves packed minibatches to the device, sharded by rows.
+  def to_device(self, minibatch: Minibatch) -> Minibatch:
+    """Moves a packed minibatch to the device, sharded by lanes.
 
-    Each microbatch gets its `normaliser`: that of its whole minibatch, so that losses
-    and gradients of microbatches add up to the minibatch's, or, where `mean_over` says
-    so, its own times the number of microbatches in a full minibatch.
+    Each sheet gets its `normaliser`: that of its whole minibatch, so that losses and
+    gradients of sheets add up to the minibatch's, or, where `mean_over` says so, its
+    own times the number of sheets in a full minibatch.
     """
-    out = []
-    for minibatch in batch:
-      masks = [m['response_mask'] for m in minibatch]
-      whole = self._normaliser(masks)
-      parts = []
-      for microbatch, mask in zip(minibatch, masks):
-        arrays = {k: v for k, v in microbatch.items() if k in _ON_DEVICE}
-        arrays = jax.device_put(arrays, self._rows)
-        normaliser = whole
-        if self._config.mean_over == 'microbatch':
-          own = float(self._normaliser([mask]))  # Times a large count, beyond int32.
-          normaliser = np.float32(own * self._config.accumulation)
-        arrays['normaliser'] = jax.device_put(normaliser, self._replicated)
-        parts.append(arrays)
-      out.append(parts)
+    masks = [sheet['response_mask'] for sheet in minibatch]
+    whole, out = self._normaliser(np.concatenate(masks)), []
+    for sheet, mask in zip(minibatch, masks):
+      normaliser = whole
+      if self._config.mean_over == 'microbatch':
+        own = float(self._normaliser(mask))  # Times a large count, beyond int32.
+        normaliser = np.float32(own * self._config.accumulation)
+      out.append(self._placed({**sheet, 'normaliser': normaliser}))
     return out
 
-  def _normaliser(self, masks: list[np.ndarray]) -> np.ndarray:
-    width = max(mask.shape[1] for mask in masks)
-    padded = [np.pad(mask, ((0, 0), (0, width - mask.shape[1]))) for mask in masks]
+  def _normaliser(self, mask: np.ndarray) -> np.ndarray:
     value = masked.normaliser_of(
-      np.concatenate(padded),
-      self._hyper.aggregation,
-      length=self._config.max_response_tokens,
+      mask, self._hyper.aggregation, length=self._config.max_response_tokens
     )
     return np.asarray(value, np.int32)
 
-  @staticmethod
-  def to_host(
-    batch: Sequence[Minibatch], packed: Sequence[Minibatch]
-  ) -> list[Microbatch]:
-    """Brings scores to the host, beside the packed arrays.
-
-    Args:
-      batch: scored device minibatches.
-      packed: the same, as they were packed.
-
-    Returns:
-      The microbatches of all minibatches.
-    """
-    pairs = zip(itertools.chain(*batch), itertools.chain(*packed), strict=True)
-    scores = lambda m: {name: m[name] for name in interface.SCORES if name in m}
-    return [{**known, **jax.device_get(scores(arrays))} for arrays, known in pairs]
-
-  def extend(
-    self, batch: Sequence[Minibatch], values: Sequence[Microbatch]
-  ) -> list[Minibatch]:
-    """Adds values of the host, a dict for each microbatch in turn."""
-    given = iter(values)
-    return [[{**m, **self._placed(next(given))} for m in part] for part in batch]
-
-  def _placed(self, values: Microbatch) -> Microbatch:
+  def _placed(self, sheet: Sheet) -> Sheet:
     return {
-      name: jax.device_put(value, self._rows if value.ndim else self._replicated)
-      for name, value in values.items()
+      name: jax.device_put(value, self._rows if np.ndim(value) else self._replicated)
+      for name, value in sheet.items()
+      if name in _READ
     }
 
   def score(
-    self, state: TrainState, initial: Any | None, batch: Sequence[Minibatch]
-  ) -> list[Minibatch]:
-    """Adds `old_`, `ref_` and `teacher_logprobs`, of pre-update weights.
-
-    Where the method reads them also `old_entropy`, `old_kl` and `old_values`.
+    self,
+    state: TrainState,
+    initial: Any | None,
+    student: Sequence[Sheet],
+    teacher: Sequence[Sheet] = (),
+  ) -> tuple[list[Sheet], list[Sheet]]:
+    """Scores sampled tokens under pre-update weights.
 
     Args:
       state: its policy is the one before this step's updates, and the teacher too
         unless the method keeps another.
       initial: the initial policy, or None where `needs_initial` is False.
-      batch: device minibatches.
-    """
-    return [[self._score(state, initial, m) for m in part] for part in batch]
+      student: sheets of the rows as they were played.
+      teacher: sheets of the same rows under privileged prompts.
 
-  def _score(
-    self, state: TrainState, initial: Any | None, arrays: Microbatch
-  ) -> Microbatch:
+    Returns:
+      [M, R] f32 arrays on the host: for each of the student's sheets `old_logprobs` and
+      where the method reads them `ref_logprobs`, `old_entropy`, `old_kl` and
+      `old_values`; for each of the teacher's `teacher_logprobs`.
+    """
     params = self._joined(state.params, initial)
-    out = {**arrays, **self._score_student(params, arrays['tokens'])}
+    own = [self._score(params, initial, self._placed(sheet)) for sheet in student]
+    weights = self._teacher(state, initial) if teacher else None
+    taught = [
+      {'teacher_logprobs': self._score_tokens(weights, self._placed(sheet))}
+      for sheet in teacher
+    ]
+    return jax.device_get((own, taught))
+
+  def _score(self, params: Any, initial: Any | None, sheet: Sheet) -> Sheet:
+    out = self._score_student(params, sheet)
     if self._hyper.needs_reference:
-      out['ref_logprobs'] = self._score_tokens(initial, arrays['tokens'])
+      out['ref_logprobs'] = self._score_tokens(initial, sheet)
       if self._hyper.kl_in == 'reward':
-        names = ('old_logprobs', 'ref_logprobs', 'response_mask')
-        out['old_kl'] = self._kl(*(out[name] for name in names))
-    if 'teacher_tokens' in arrays:
-      teacher = self._teacher(state, initial)
-      values = self._score_tokens(teacher, arrays['teacher_tokens'])
-      out['teacher_logprobs'] = self._align(
-        values, arrays['teacher_offset'], arrays['response_mask']
-      )
+        scores = out['old_logprobs'], out['ref_logprobs']
+        out['old_kl'] = self._kl(*scores, sheet['response_mask'])
     return out
 
   def _teacher(self, state: TrainState, initial: Any | None) -> Any:
@@ -274,15 +245,15 @@ class Learner:
     """Gives the weights that sample, for `Sampler.update`."""
     return self._joined(state.policy, initial)
 
-  def _student_scores(self, params: Any, tokens: jax.Array) -> Microbatch:
+  def _student_scores(self, params: Any, sheet: Sheet) -> Sheet:
     """Scores sampled tokens before the step's updates."""
-    hidden = self._hidden(params, tokens)
-    logprobs, entropy = self._scores(params, hidden, tokens)
+    states = self._states(params, sheet['tokens'], sheet['places'])
+    logprobs, entropy = self._scores(params, states, sheet)
     out = {'old_logprobs': logprobs}
     if self._algorithm.needs_entropy(self._hyper):
       out['old_entropy'] = entropy
     if self._algorithm.has_critic:
-      out['old_values'] = scoring.token_values(hidden, params['value_head'])
+      out['old_values'] = self._values(params, states, sheet)
     return out
 
   def train_step(
@@ -292,28 +263,22 @@ class Learner:
 
     Args:
       state: what changes.
-      minibatch: scored microbatches with their credit.
+      minibatch: scored sheets on the device, with their credit.
       initial: the initial policy, where it is the teacher and gives distributions, or
         has adapters.
     """
     base = initial if self.model.lora else ()
-    teacher = self._teacher(state, initial) if self._divergent else ()
+    teacher = self._teacher(state, initial) if self.reads_distributions else ()
     total = None
-    for microbatch in minibatch:
-      arrays = self._read(microbatch)
+    for sheet in minibatch:
       # A name for the part would keep its gradients while the next are computed.
-      total = self._sum(total, self._gradient(state.params, base, teacher, arrays))
+      total = self._sum(total, self._gradient(state.params, base, teacher, sheet))
     (loss, metrics), grads = total
     state, update_metrics = self._apply(state, grads, loss)
     return state, {**metrics, **update_metrics}
 
   def _sum(self, total: Any, part: Any) -> Any:
     return part if total is None else self._add(total, part)
-
-  def _read(self, microbatch: Microbatch) -> Microbatch:
-    """Drops unread arrays: their shapes would compile a loss anew."""
-    names = ('teacher_tokens', 'teacher_offset')
-    return {k: v for k, v in microbatch.items() if self._divergent or k not in names}
 
   def finish_step(self, state: TrainState) -> TrainState:
     """Counts one pass of the loop; the teacher follows. Donates `state`."""
@@ -328,46 +293,56 @@ class Learner:
       )
     return state._replace(step=state.step + 1, teacher=teacher)
 
-  def _hidden(self, params: Any, tokens: jax.Array) -> jax.Array:
-    return scoring.hidden_states(self.model, params, tokens, None, self._config.scoring)
+  def _states(self, params: Any, tokens: jax.Array, places: jax.Array) -> jax.Array:
+    how = self._config.scoring
+    hidden = scoring.hidden_states(self.model, params, tokens, None, how)
+    return scoring.states_at(hidden, places)
 
   def _scores(
-    self, params: Any, hidden: jax.Array, tokens: jax.Array
+    self, params: Any, states: jax.Array, sheet: Sheet
   ) -> tuple[jax.Array, jax.Array]:
-    return scoring.scores_of(self.model, params, hidden, tokens, self._config.scoring)
+    how, targets = self._config.scoring, sheet['targets']
+    scores = scoring.scores_after(self.model, params, states, targets, how)
+    return tuple(scoring.by_rows(value, sheet['response_mask']) for value in scores)
 
-  def _logprobs(self, params: Any, tokens: jax.Array) -> jax.Array:
-    return self._scores(params, self._hidden(params, tokens), tokens)[0]
+  def _values(self, params: Any, states: jax.Array, sheet: Sheet) -> jax.Array:
+    values = scoring.token_values(states, params['value_head'])
+    return scoring.by_rows(values, sheet['response_mask'])
+
+  def _logprobs(self, params: Any, sheet: Sheet) -> jax.Array:
+    states = self._states(params, sheet['tokens'], sheet['places'])
+    return self._scores(params, states, sheet)[0]
 
   def _divergence(
-    self, params: Any, teacher: Any, hidden: jax.Array, arrays: Microbatch
+    self, params: Any, teacher: Any, states: jax.Array, sheet: Sheet
   ) -> jax.Array:
-    """Computes [B, T] nats from the teacher's whole distributions."""
+    """Computes [M, R] nats from the teacher's whole distributions."""
     teacher = jax.lax.stop_gradient(teacher)
-    return distributions.token_divergence(
+    theirs = self._states(teacher, sheet['teacher_tokens'], sheet['teacher_places'])
+    values = distributions.token_divergence(
       self.model,
       (params, teacher),
-      (hidden, self._hidden(teacher, arrays['teacher_tokens'])),
-      distributions.Places(*(arrays[name] for name in distributions.Places._fields)),
+      (states, theirs),
       self._divergence_of,
       self._config.scoring,
     )
+    return scoring.by_rows(values, sheet['response_mask'])
 
   def _loss_and_gradient(
-    self, params: Any, base: Any, teacher: Any, arrays: Microbatch
+    self, params: Any, base: Any, teacher: Any, sheet: Sheet
   ) -> Any:
-    """Computes a microbatch's share of ((loss, metrics), gradient)."""
+    """Computes a sheet's share of ((loss, metrics), gradient)."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
       params = self._joined(params, base)
-      hidden = self._hidden(params, arrays['tokens'])
-      logprobs, entropy = self._scores(params, hidden, arrays['tokens'])
+      states = self._states(params, sheet['tokens'], sheet['places'])
+      logprobs, entropy = self._scores(params, states, sheet)
       values = divergence = None
       if self._algorithm.has_critic:
-        values = scoring.token_values(hidden, params['value_head'])
-      if self._algorithm.needs_divergence(self._hyper):
-        divergence = self._divergence(params, teacher, hidden, arrays)
-      known = {name: arrays.get(name) for name in LossInputs._fields}
+        values = self._values(params, states, sheet)
+      if self.reads_distributions:
+        divergence = self._divergence(params, teacher, states, sheet)
+      known = {name: sheet.get(name) for name in LossInputs._fields}
       live = {
         'logprobs': logprobs,
         'entropy': entropy,
@@ -379,21 +354,12 @@ class Learner:
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
 
-_ON_DEVICE = (
+# What programs read of a sheet: the rest of it is for the host.
+_READ = {
   'tokens',
-  'response_mask',
-  'prompt_lengths',
-  'turn_ids',
+  'places',
+  'targets',
   'teacher_tokens',
-  'teacher_offset',
-)
-
-
-def _align(
-  teacher_logprobs: jax.Array, offset: jax.Array, response_mask: jax.Array
-) -> jax.Array:
-  """Moves the teacher's [B, T'] log-probs to the student's columns."""
-  places = jnp.arange(response_mask.shape[1])[None, :] + offset[:, None]
-  places = jnp.clip(places, 0, teacher_logprobs.shape[1] - 1)
-  moved = jnp.take_along_axis(teacher_logprobs, places, axis=1)
-  return jnp.where(response_mask, moved, 0.0)
+  'teacher_places',
+  *LossInputs._fields,
+}

@@ -1,8 +1,9 @@
 """Log-probs, entropy and values of given tokens.
 
 One pass of the decoder, `hidden_states`, serves several heads: log-probabilities and
-entropy (`scores_of`), the critic's values (`token_values`) and the divergence from a
-teacher (`distributions`). What is said of column t comes from hidden column t - 1.
+entropy (`scores_after`), the critic's values (`token_values`) and the divergence from a
+teacher (`distributions`). Heads run on the states that predict a sampled token alone,
+`states_at` the places of a sheet, and `by_rows` brings what they say to rows.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.models import decoder
+from sdar_jax.models import decoder, sharding
 
 MASKED_LOGIT = float(jnp.finfo(jnp.float32).min)
 
@@ -81,17 +82,55 @@ def hidden_states(
   )[0]
 
 
-def scores_of(
+def states_at(hidden: jax.Array, places: jax.Array) -> jax.Array:
+  """Takes the states at the places of a sheet.
+
+  Args:
+    hidden: [S, T, D] of `hidden_states`.
+    places: [L, N] i32: lane l has sequences l * S/L to (l + 1) * S/L, and state (s, t)
+      of them stands at s * T + t.
+
+  Returns:
+    [L, N, D].
+  """
+  lanes = places.shape[0]
+  states = hidden.reshape(lanes, -1, hidden.shape[-1])
+  states = sharding.constrain(states, ('batch', None, None))
+  return jax.vmap(lambda lane, at: lane[at])(states, places)
+
+
+def by_rows(values: jax.Array, response_mask: jax.Array) -> jax.Array:
+  """Brings values of a sheet's places to its rows.
+
+  Args:
+    values: [L, N]; a lane's rows stand one after another.
+    response_mask: [M, R] bool, left-aligned; lane l has rows l * M/L to (l + 1) * M/L.
+
+  Returns:
+    [M, R]; 0 without a gradient where masked, whatever stands there.
+  """
+  lanes = values.shape[0]
+  mask = response_mask.reshape(lanes, -1, response_mask.shape[1])
+  sizes = mask.sum(2)
+  starts = jnp.cumsum(sizes, axis=1) - sizes
+  at = starts[:, :, None] + jnp.arange(mask.shape[2])
+  # Beyond a row the next begins; beyond the last nothing does.
+  at = jnp.where(mask, at, 0)
+  taken = jax.vmap(lambda lane, index: lane[index])(values, at)
+  return jnp.where(mask, taken, 0.0).reshape(response_mask.shape)
+
+
+def scores_after(
   config: decoder.ModelConfig,
   params: decoder.Params,
-  hidden: jax.Array,
-  tokens: jax.Array,
+  states: jax.Array,
+  targets: jax.Array,
   scoring: Scoring,
 ) -> tuple[jax.Array, jax.Array]:
   """Scores each token after the hidden state before it.
 
-  logprobs[b,t] = z[b,t-1,tokens[b,t]] - log sum_v exp z[b,t-1,v]
-  entropy[b,t]  = -sum_v p[b,t-1,v] log p[b,t-1,v];  p = softmax(z)
+  logprobs[b,n] = z[b,n,targets[b,n]] - log sum_v exp z[b,n,v]
+  entropy[b,n]  = -sum_v p[b,n,v] log p[b,n,v];  p = softmax(z)
 
   with z the masked logits at `temperature`. The output head is gathered once; it runs
   over `chunk` positions at a time and is recomputed in the backward pass, so the
@@ -100,26 +139,20 @@ def scores_of(
   Args:
     config: the model; static under jit.
     params: nested dict; only the output head is read.
-    hidden: [B, T, D] of `hidden_states`.
-    tokens: [B, T] i32, the same rows.
+    states: [B, N, D], of the token before each target.
+    targets: [B, N] i32.
     scoring: its `temperature`, `valid_vocab` and `chunk`.
 
   Returns:
-    logprobs and entropy, [B, T] f32, nats; 0 at index 0. A token >= `valid_vocab` has
-    about -3.4e38.
+    logprobs and entropy, [B, N] f32, nats. A token >= `valid_vocab` has about -3.4e38.
 
   Raises:
     ValueError: `chunk` or `valid_vocab` is out of range.
   """
   check_sizes(config, scoring)
-
   head = decoder.output_head(config, params)
-
-  def score(inputs):
-    return _score_chunk(head, scoring, *inputs)
-
-  scores = in_chunks(score, (hidden[:, :-1], tokens[:, 1:]), scoring.chunk)
-  return tuple(_shifted(value) for value in scores)
+  score = lambda inputs: _score_chunk(head, scoring, *inputs)
+  return in_chunks(score, (states, targets), scoring.chunk)
 
 
 def token_logprobs(
@@ -129,9 +162,7 @@ def token_logprobs(
   positions: jax.Array | None,
   scoring: Scoring,
 ) -> tuple[jax.Array, jax.Array]:
-  """Scores each token given those before it.
-
-  `scores_of` the `hidden_states`.
+  """Scores each token given those before it, in whole rows.
 
   Args:
     config: the model; static under jit.
@@ -141,13 +172,14 @@ def token_logprobs(
     scoring: how.
 
   Returns:
-    logprobs and entropy, [B, T] f32, nats, as `scores_of` returns them.
+    logprobs and entropy, [B, T] f32, nats, as `scores_after` has them; 0 at index 0.
 
   Raises:
     ValueError: `chunk` or `valid_vocab` is out of range.
   """
   hidden = hidden_states(config, params, tokens, positions, scoring)
-  return scores_of(config, params, hidden, tokens, scoring)
+  scores = scores_after(config, params, hidden[:, :-1], tokens[:, 1:], scoring)
+  return tuple(jnp.pad(value, ((0, 0), (1, 0))) for value in scores)
 
 
 def init_value_head(config: decoder.ModelConfig) -> dict[str, jax.Array]:
@@ -155,25 +187,25 @@ def init_value_head(config: decoder.ModelConfig) -> dict[str, jax.Array]:
   return {'kernel': jnp.zeros(config.hidden_size), 'bias': jnp.zeros(())}
 
 
-def token_values(hidden: jax.Array, value_head: dict[str, jax.Array]) -> jax.Array:
-  """Estimates the value before each token, from the policy's trunk.
+def token_values(states: jax.Array, value_head: dict[str, jax.Array]) -> jax.Array:
+  """Estimates values from states of the policy's trunk.
 
-  values[b,t] = hidden[b,t-1] . kernel + bias
+  values[b,n] = states[b,n] . kernel + bias
 
   Args:
-    hidden: [B, T, D] of `hidden_states`.
+    states: [B, N, D], each of the token before the one that is valued.
     value_head: `kernel` [D] and `bias` [], f32, of `init_value_head` or trained.
 
   Returns:
-    [B, T] f32, return units; 0 at index 0.
+    [B, N] f32, return units.
 
   Source: PPO (arXiv 1707.06347) sec. 5, a value function that shares the policy's
     parameters.
   """
-  chex.assert_shape(value_head['kernel'], hidden.shape[-1:])
+  chex.assert_shape(value_head['kernel'], states.shape[-1:])
   # Not a matmul: accelerators would round its float32 inputs to half precision.
-  products = hidden[:, :-1].astype(jnp.float32) * value_head['kernel']
-  return _shifted(products.sum(-1) + value_head['bias'])
+  products = states.astype(jnp.float32) * value_head['kernel']
+  return products.sum(-1) + value_head['bias']
 
 
 def check_sizes(config, scoring, topk=0):
@@ -191,11 +223,6 @@ def head_logits(head, hidden, scoring):
   """Computes masked logits after `hidden` with an output head."""
   logits = decoder.project(head, hidden)
   return masked_logits(logits, scoring.temperature, scoring.valid_vocab)
-
-
-def _shifted(values):
-  """Shifts by one: column t - 1 scores token t; 0 at index 0."""
-  return jnp.pad(values, ((0, 0), (1, 0)))
 
 
 def _score_chunk(head, scoring, hidden, targets):

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from sdar_jax import batching
-from sdar_jax.batching import Row
+from sdar_jax.batching import rows as rows_lib
+from sdar_jax.batching.rows import Row
 from sdar_jax.logs import metrics
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts.skills import SkillView
 from sdar_jax.trajectory import Group
 
-_TOKEN_ARRAYS = (
+_KNOWN = (
   'advantages',
   'sampler_logprobs',
   'old_logprobs',
@@ -24,7 +24,6 @@ _TOKEN_ARRAYS = (
   'teacher_logprobs',
   'gate',
 )
-_KNOWN = (*_TOKEN_ARRAYS, 'teaching')
 
 
 class Clock:
@@ -86,7 +85,7 @@ def step_metrics(
   played: Sequence[Group],
   rows: Sequence[Row],
   views: Sequence[SkillView] | None,
-  scores: Sequence[Mapping[str, np.ndarray]],
+  known: Mapping[str, np.ndarray],
   sums: Sequence[Mapping[str, Any]],
   *,
   invalid_penalty: float,
@@ -98,7 +97,7 @@ def step_metrics(
     played: all groups that were played.
     rows: those that were trained on.
     views: what their teachers saw, or None.
-    scores: microbatches on the host, as `mismatch` reads them.
+    known: [B, R] of the rows' tokens, as `mismatch` reads them.
     sums: the (sum, count) pairs of every update.
     invalid_penalty: what a malformed turn costs its row.
     max_turns: of an episode.
@@ -110,7 +109,7 @@ def step_metrics(
     **rollout_metrics(played, invalid_penalty=invalid_penalty),
     'rollout/groups_kept': float(len({row.group_id for row in rows})),
     **skill_metrics(views),
-    **mismatch(scores),
+    **mismatch(known),
     **trained,
     'train/rows': float(len(rows)),
     'train/updates': float(len(sums)),
@@ -147,7 +146,7 @@ def rollout_metrics(
 
 def _alike(group: Group, invalid_penalty: float) -> bool:
   """Tells whether all rows of a group score alike."""
-  rows = batching.rows([group], invalid_penalty=invalid_penalty)
+  rows = rows_lib.rows([group], invalid_penalty=invalid_penalty)
   return len({row.score for row in rows}) < 2
 
 
@@ -195,25 +194,23 @@ def shown_by_episode(
   return [(tuple(ids), success) for ids, success in shown.values()]
 
 
-def mismatch(scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+def mismatch(known: Mapping[str, np.ndarray]) -> dict[str, float]:
   """Compares sampled and scored log-probs under the same weights.
 
   Args:
-    scores: microbatches with `response_mask`, `sampler_logprobs` and `old_logprobs`,
-      on the host.
+    known: `response_mask`, `sampler_logprobs` and `old_logprobs`, [B, R].
   """
-  gaps = np.concatenate(
-    [(m['sampler_logprobs'] - m['old_logprobs'])[m['response_mask']] for m in scores]
-  )
+  gaps = known['sampler_logprobs'] - known['old_logprobs']
+  gaps = np.abs(gaps[known['response_mask']])
   return {
-    'train/sampler_mismatch_mean': float(np.mean(np.abs(gaps))),
-    'train/sampler_mismatch_max': float(np.max(np.abs(gaps))),
+    'train/sampler_mismatch_mean': float(np.mean(gaps)),
+    'train/sampler_mismatch_max': float(np.max(gaps)),
   }
 
 
 def token_records(
   rows: Sequence[Row],
-  scores: Sequence[Mapping[str, np.ndarray]],
+  known: Mapping[str, np.ndarray],
   views: Sequence[SkillView] | None,
   *,
   count: int,
@@ -226,41 +223,34 @@ def token_records(
   of its row; a method that lacks one has no such entry.
 
   Args:
-    rows: the step's rows.
-    scores: microbatches on the host with what is known of their tokens.
+    rows: [B] the step's rows.
+    known: what is known of them, [B], and of their tokens, [B, R].
     views: what the rows' teachers saw, or None.
     count: rows to record, at most.
     identity: what the choice depends on besides the rows, e.g. (seed, step).
     decode: ids to text.
   """
-  chosen = set(_sample(rows, count, identity))
-  out = {}
-  for microbatch in scores:
-    for i, index in enumerate(microbatch['row_index']):
-      if index not in chosen:
-        continue
-      row, mask = rows[index], microbatch['response_mask'][i]
-      ids = row.turn.response_ids.tolist()
-      record = {
-        'trajectory_id': row.trajectory_id,
-        'turn_id': row.turn_id,
-        'response_ids': ids,
-        'token_texts': [decode([token]) for token in ids],
-      }
-      known = {name: microbatch[name][i] for name in _KNOWN if name in microbatch}
-      for name in _TOKEN_ARRAYS:
-        if name in known:
-          record[name] = known[name][mask].tolist()
-      if 'teacher_logprobs' in known:
-        gap = known['teacher_logprobs'] - known['old_logprobs']
-        record['gap'] = gap[mask].tolist()
-      if 'teaching' in known and views is not None:
-        record['teaching'] = float(known['teaching'])
-      if views is not None:
-        record['teacher_skills'] = list(views[index].skill_ids)
-        record['teacher_skill_tokens'] = views[index].tokens
-      out[index] = record
-  return [out[index] for index in sorted(out)]
+  out = []
+  for index in sorted(_sample(rows, count, identity)):
+    row = rows[index]
+    ids = row.turn.response_ids.tolist()
+    record = {
+      'trajectory_id': row.trajectory_id,
+      'turn_id': row.turn_id,
+      'response_ids': ids,
+      'token_texts': [decode([token]) for token in ids],
+    }
+    own = {name: known[name][index, : len(ids)] for name in _KNOWN if name in known}
+    record |= {name: values.tolist() for name, values in own.items()}
+    if 'teacher_logprobs' in own:
+      record['gap'] = (own['teacher_logprobs'] - own['old_logprobs']).tolist()
+    if views is not None:
+      if 'teaching' in known:
+        record['teaching'] = float(known['teaching'][index])
+      record['teacher_skills'] = list(views[index].skill_ids)
+      record['teacher_skill_tokens'] = views[index].tokens
+    out.append(record)
+  return out
 
 
 def _sample(rows: Sequence[Row], count: int, identity: tuple[int, ...]) -> list[int]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdar_jax import batching
 from sdar_jax.advantages import anchors, returns
+from sdar_jax.batching import rows
 from sdar_jax.methods import gates
 from sdar_jax.methods.hyperparameters import Hyperparameters
 
@@ -297,8 +297,8 @@ def _check_seeing(context: str, seeing: str) -> None:
 
 
 def step_data(
-  rows: Sequence[batching.Row],
-  scored: Sequence[batching.Arrays],
+  batch_rows: Sequence[rows.Row],
+  scores: Mapping[str, np.ndarray],
   *,
   sees_skills: Sequence[bool],
   taught: np.ndarray | None,
@@ -308,24 +308,22 @@ def step_data(
   """Gathers what credit assignment reads of a step's rows.
 
   Args:
-    rows: [B].
-    scored: microbatches on the host, with the scores that the method needs.
+    batch_rows: [B].
+    scores: [B, R] those of SCORES that the method needs, R the longest response.
     sees_skills: [B], as in `StepData`.
     taught: [B], as in `StepData`.
     thought_ends: [B] response tokens before the action, or None for no action mask.
     step: as in `StepData`.
   """
-  sizes = np.asarray([len(row.turn.response_ids) for row in rows])
-  width = int(sizes.max())
-  columns = np.arange(width)
+  sizes = np.asarray([len(row.turn.response_ids) for row in batch_rows])
+  columns = np.arange(int(sizes.max()))
   response_mask = columns < sizes[:, None]
   action_mask = None
   if thought_ends is not None:
     action_mask = (columns >= np.asarray(thought_ends)[:, None]) & response_mask
-  scores = {name: batching.gather(scored, name, len(rows), width) for name in SCORES}
   return StepData(
-    **batching.identities(rows),
-    **scores,
+    **rows.identities(batch_rows),
+    **{name: scores.get(name) for name in SCORES},
     sees_skills=np.asarray(sees_skills),
     taught=taught,
     response_mask=response_mask,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from sdar_jax.batching import Row
+from sdar_jax.batching.rows import Row
 from sdar_jax.prompts.bank import SkillError
 from sdar_jax.prompts.skills import NOTHING, SkillView, TeacherContext
 from sdar_jax.trajectory import Outcome, Trajectory

@@ -1,0 +1,97 @@
+"""Rows: one turn each, with identity and score. NumPy only."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sdar_jax.envs.base import Task
+from sdar_jax.trajectory import Group, Trajectory, Turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One turn with the identity and score it is trained under.
+
+  Attributes:
+    penalty: of a malformed turn, else 0.
+    trajectory_id: unique within the step.
+  """
+
+  turn: Turn
+  trajectory: Trajectory
+  task: Task
+  group_id: int
+  trajectory_id: int
+  turn_id: int
+  penalty: float
+
+  @property
+  def score(self) -> float:
+    """The trajectory's return less the row's penalty."""
+    return self.trajectory.episode_return - self.penalty
+
+
+def rows(groups: Sequence[Group], *, invalid_penalty: float) -> list[Row]:
+  """Makes one row per turn, in order of group, member and turn.
+
+  A group in which an episode failed for reasons of infrastructure is left out whole:
+  what remains of it would be a biased sample.
+
+  Args:
+    groups: the step's episodes.
+    invalid_penalty: subtracted from the score of a malformed turn's row only
+      (the reference's per-step penalty).
+  """
+  out = []
+  for group in groups:
+    if any(trajectory.outcome.is_fault for trajectory in group.trajectories):
+      continue
+    for trajectory in group.trajectories:
+      identity = group.group_id * len(group.trajectories) + trajectory.member
+      for turn_id, turn in enumerate(trajectory.turns):
+        penalty = 0.0 if turn.valid else invalid_penalty
+        out.append(
+          Row(turn, trajectory, group.task, group.group_id, identity, turn_id, penalty)
+        )
+  return out
+
+
+def identities(batch_rows: Sequence[Row]) -> dict[str, Any]:
+  """Gathers the fields of `StepData` with one value per row, [B]."""
+  rewards = [row.turn.reward for row in batch_rows]
+  return {
+    'scores': np.asarray([row.score for row in batch_rows], np.float32),
+    'rewards': np.asarray(rewards, np.float32),
+    'penalties': np.asarray([row.penalty for row in batch_rows], np.float32),
+    'successes': np.asarray([row.trajectory.success for row in batch_rows], bool),
+    'group_ids': np.asarray([row.group_id for row in batch_rows], np.int32),
+    'trajectory_ids': np.asarray([r.trajectory_id for r in batch_rows], np.int32),
+    'turn_ids': np.asarray([row.turn_id for row in batch_rows], np.int32),
+    'row_mask': np.ones(len(batch_rows), bool),
+    'observations': [row.turn.observation for row in batch_rows],
+  }
+
+
+def left_aligned(values: Sequence[np.ndarray], width: int) -> np.ndarray:
+  """Stacks arrays of different lengths to [B, width], 0 behind each."""
+  out = np.zeros((len(values), width), values[0].dtype if values else np.float32)
+  for row, value in zip(out, values):
+    row[: len(value)] = value
+  return out
+
+
+def sampler_logprobs(batch_rows: Sequence[Row]) -> np.ndarray:
+  """Gathers [B, R] f32 log-probs as decoded, R the longest response.
+
+  Raises:
+    ValueError: a turn lacks some.
+  """
+  turns = [row.turn for row in batch_rows]
+  for turn in turns:
+    size, given = len(turn.response_ids), len(turn.sampler_logprobs)
+    if size != given:
+      raise ValueError(f'a turn has {size} response ids but {given} log-probs')
+  width = max((len(turn.response_ids) for turn in turns), default=0)
+  return left_aligned([turn.sampler_logprobs for turn in turns], width)
