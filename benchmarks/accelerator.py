@@ -92,7 +92,6 @@ def _filled(path: Sequence[Any], shape: Any, sizes: dict[str, int]) -> Any:
     'top_p': 1,
     'stop_ids': -1,
     'position': sizes['prompt'] // 2,
-    'prompt_lengths': sizes['row'] // 2,
     'teaching': 1,
     'normaliser': 1000,
     'scale': 1,

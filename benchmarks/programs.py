@@ -5,6 +5,7 @@ shapes and shardings and nothing in them.
 """
 
 import dataclasses
+import math
 import types
 from typing import Any
 
@@ -14,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sdar_jax import build
+from sdar_jax.batching import packing
 from sdar_jax.learner.learner import Learner
 from sdar_jax.learner.state import TrainState
 from sdar_jax.models import decoder, lora, sharding
@@ -94,28 +96,41 @@ class Parts:
     number = self.array(jnp.int32)
     return TrainState(params, moments, teacher, number, number, number)
 
-  def microbatch(self, rows: int, length: int, teacher_length: int) -> dict[str, Any]:
-    """Shapes of a scored microbatch with its credit."""
-    out = {
-      name: self.rows(jnp.float32, rows, length)
-      for name in (
-        'old_logprobs',
-        'ref_logprobs',
-        'teacher_logprobs',
-        'advantages',
-        'gate',
-      )
+  def sheet(self, sequences: int, length: int, response: int) -> dict[str, Any]:
+    """Shapes of a sheet of one row a sequence; see `batching.packing`."""
+    lanes = self.mesh.shape['data'] * self.mesh.shape['fsdp']
+    places = math.ceil(sequences * length / lanes / packing.SHARES[0])
+    return {
+      'tokens': self.rows(jnp.int32, sequences, length),
+      'places': self.rows(jnp.int32, lanes, places),
+      'targets': self.rows(jnp.int32, lanes, places),
+      'response_mask': self.rows(bool, sequences, response),
     }
-    out |= {name: self.rows(jnp.int32, rows) for name in ('prompt_lengths', 'turn_ids')}
+
+  def microbatch(
+    self, sequences: int, length: int, response: int, teacher_length: int = 0
+  ) -> dict[str, Any]:
+    """Shapes of a scored sheet with its credit.
+
+    Args:
+      sequences: S.
+      length: T.
+      response: R.
+      teacher_length: T of a teacher whose distributions are read; 0 for none.
+    """
+    out = self.sheet(sequences, length, response)
+    names = 'old_logprobs', 'ref_logprobs', 'teacher_logprobs', 'advantages', 'gate'
+    out |= {name: self.rows(jnp.float32, sequences, response) for name in names}
     out |= {name: self.array(jnp.float32) for name in ('gate_mean', 'distill_scale')}
     out |= {
-      'tokens': self.rows(jnp.int32, rows, length),
-      'response_mask': self.rows(bool, rows, length),
-      'teaching': self.rows(jnp.float32, rows),
+      'turn_ids': self.rows(jnp.int32, sequences),
+      'teaching': self.rows(jnp.float32, sequences),
       'normaliser': self.array(jnp.int32),
-      'teacher_tokens': self.rows(jnp.int32, rows, teacher_length),
-      'teacher_offset': self.rows(jnp.int32, rows),
     }
+    if teacher_length:
+      theirs = self.sheet(sequences, teacher_length, response)
+      out |= {f'teacher_{name}': theirs[name] for name in ('tokens', 'places')}
+      out['teacher_places'] = out['places']
     return out
 
 
@@ -153,16 +168,19 @@ def calls(parts: Parts) -> dict[str, Call]:
 def of_learner(parts: Parts) -> dict[str, Call]:
   """Finds the calls of scoring, gradient, sum and update."""
   c, learner, state = parts.config, parts.learner, parts.state()
-  rows, length = c.train.microbatch_rows, c.train.length_buckets[-1]
-  arrays = parts.microbatch(rows, length, c.train.teacher_buckets[-1])
-  joined, params, read = parts.joined(), state.params, learner._read(arrays)
-  teacher = joined if learner._divergent else ()
+  rows, response = c.train.microbatch_rows, c.rollout.max_response_tokens
+  length, longest = c.train.length_buckets[-1], c.train.teacher_buckets[-1]
+  compared = longest if learner.reads_distributions else 0
+  arrays = parts.microbatch(rows, length, response, compared)
+  own, theirs = (parts.sheet(rows, size, response) for size in (length, longest))
+  joined, params = parts.joined(), state.params
+  teacher = joined if learner.reads_distributions else ()
   base = parts.model_weights() if parts.model.lora else ()
   loss = parts.array(jnp.float32)
   return {
-    'gradient': Call(learner._gradient, (params, base, teacher, read)),
-    'score': Call(learner._score_student, (joined, arrays['tokens'])),
-    'score teacher': Call(learner._score_tokens, (joined, arrays['teacher_tokens'])),
+    'gradient': Call(learner._gradient, (params, base, teacher, arrays)),
+    'score': Call(learner._score_student, (joined, own)),
+    'score teacher': Call(learner._score_tokens, (joined, theirs)),
     'sum': Call(learner._add, (params, params)),
     'update': Call(learner._apply, (state, params, loss)),
   }

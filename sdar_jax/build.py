@@ -21,6 +21,7 @@ from sdar_jax.learner import memory, optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.methods import table
+from sdar_jax.methods.hyperparameters import KEYS as METHOD_KEYS
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import adapter_files, attention, decoder, hf, lora, sharding
@@ -145,11 +146,10 @@ def make_packing(
   Raises:
     ConfigError: the model's context is shorter than what a run of this method reads.
   """
-  c, budget = config.train, config.skills.token_budget
+  c, budget, longest = config.train, config.skills.token_budget, _longest_row(config)
   seen = any(map(algorithm.sees_skills, range(config.rollout.group_size)))
-  taught = algorithm.needs_teacher(hyper)
-  check_context(config, with_skills=seen or taught or config.eval.with_skills)
-  longest = _longest_row(config)
+  shown = seen or algorithm.needs_teacher(hyper) or config.eval.with_skills
+  check_context(config, with_skills=shown)
   return Packing(
     kind=c.packing,
     minibatch_rows=c.minibatch_rows,
@@ -169,8 +169,8 @@ def sft_buckets(config: ConfigDict) -> tuple[int, ...]:
   """
   skilled = config.sft.skilled_fraction > 0
   check_context(config, with_skills=skilled)
-  longest = _longest_row(config) + config.skills.token_budget * skilled
-  return _reaching(config.train.length_buckets, longest)
+  most = _longest_row(config) + config.skills.token_budget * skilled
+  return _reaching(config.train.length_buckets, most)
 
 
 def _longest_row(config: ConfigDict) -> int:
@@ -316,18 +316,13 @@ def make_sampler(
 
 def make_hyperparameters(config: ConfigDict) -> Hyperparameters:
   """Makes the numbers of the method."""
-  names = [field.name for field in dataclasses.fields(Hyperparameters)]
-  return Hyperparameters(**{name: config.algorithm[name] for name in names})
+  return Hyperparameters(**{name: config.algorithm[name] for name in METHOD_KEYS})
 
 
 def check_topk(
   hyper: Hyperparameters, algorithm: Algorithm, tokenizer: chat.Chat
 ) -> None:
-  """Checks the ids that a divergence compares against those there are.
-
-  Raises:
-    ConfigError: the tokenizer has fewer.
-  """
+  """Raises ConfigError if a divergence compares more ids than there are."""
   if algorithm.needs_divergence(hyper) and hyper.topk > tokenizer.len_vocab:
     raise ConfigError(
       f'config.algorithm.topk={hyper.topk}: must be at most {tokenizer.len_vocab}, the'
@@ -392,7 +387,7 @@ def make_learner(
   """Makes the learner with its optimizer."""
   c = config.rollout
   settings = LearnerConfig(
-    scoring=make_scoring(config, tokenizer, temperature=c.temperature),
+    make_scoring(config, tokenizer, temperature=c.temperature),
     max_response_tokens=c.max_response_tokens,
     learning_rate=config.optimizer.learning_rate,
     warmup_steps=config.optimizer.warmup_steps,

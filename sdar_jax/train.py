@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 import pathlib
 import sys
 from typing import Any
@@ -12,9 +13,8 @@ from ml_collections import ConfigDict
 from sdar_jax import config as config_lib
 from sdar_jax import files
 from sdar_jax import parts as parts_lib
-from sdar_jax.batching import packing
+from sdar_jax.batching import packing, sequences
 from sdar_jax.batching import rows as rows_lib
-from sdar_jax.batching import sequences as sequences_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.learner import recovery
@@ -163,43 +163,41 @@ class Run:
       )
     return rows
 
-  def sequences(self, rows: list[rows_lib.Row]) -> list[sequences_lib.TokenSequence]:
-    """Finds what forward passes read of the rows as they were played."""
-    prompts = [row.turn.prompt_ids for row in rows]
-    return sequences_lib.make(rows, prompts, self.parts.packing.layout)
-
-  def teacher_sequences(
-    self, rows: list[rows_lib.Row], student: list[sequences_lib.TokenSequence]
-  ) -> tuple[list[sequences_lib.TokenSequence], Any]:
-    """Puts the rows under privileged prompts; no views without a teacher."""
+  def teacher_prompts(self, rows: list[rows_lib.Row]) -> tuple[Any, Any]:
+    """Makes the rows' privileged prompts and views; None without teacher."""
     p = self.parts
     if not p.algorithm.needs_teacher(p.hyper):
-      return [], None
-    prompts, views = teacher_lib.teacher_rows(
-      p.algorithm.distillation.context,
-      p.teacher,
-      rows,
-      sees_skills=self._sees_skills(rows),
-    )
-    return sequences_lib.make(rows, prompts, p.packing.layout, within=student), views
+      return None, None
+    kind = p.algorithm.distillation.context
+    seen = self._sees_skills(rows)
+    return teacher_lib.teacher_rows(kind, p.teacher, rows, sees_skills=seen)
 
   def _sees_skills(self, rows: list[rows_lib.Row]) -> list[bool]:
     return [self.parts.algorithm.sees_skills(row.trajectory.member) for row in rows]
 
+  def pack(self, rows: list[rows_lib.Row], prompts: Any) -> tuple[list[Any], list[Any]]:
+    """Packs the rows into minibatches, and the teacher's to be scored."""
+    p, c = self.parts, self.parts.config
+    own = [row.turn.prompt_ids for row in rows]
+    student, teacher = sequences.make(rows, own, p.packing.layout), None
+    if prompts is not None:
+      teacher = sequences.make(rows, prompts, p.packing.layout, within=student)
+    order = packing.permutation(
+      len(student), shuffle=c.train.shuffle_rows, seed=c.seed, step=self.step
+    )
+    compared = teacher if p.learner.reads_distributions else None
+    batch = packing.minibatches(rows, student, order, p.packing, compared)
+    return batch, packing.teacher_sheets(rows, teacher, p.packing) if teacher else []
+
   def score(
-    self,
-    rows: list[rows_lib.Row],
-    student: list[sequences_lib.TokenSequence],
-    teacher: list[sequences_lib.TokenSequence],
+    self, rows: list[rows_lib.Row], batch: list[Any], privileged: list[Any]
   ) -> dict[str, Any]:
     """Scores the rows' tokens under pre-update weights, [B, R] each."""
-    p, out = self.parts, {'sampler_logprobs': rows_lib.sampler_logprobs(rows)}
-    sheets = packing.sheets(rows, student, p.packing)
-    taught = []
-    if teacher:
-      taught = packing.sheets(rows, teacher, p.packing, 'teacher_buckets')
-    found = p.learner.score(self.state, p.initial, sheets, taught)
-    for packed, scores in zip((sheets, taught), found, strict=True):
+    out = {'sampler_logprobs': rows_lib.sampler_logprobs(rows)}
+    sheets = list(itertools.chain(*batch))
+    learner, initial = self.parts.learner, self.parts.initial
+    found = learner.score(self.state, initial, sheets, privileged)
+    for packed, scores in zip((sheets, privileged), found, strict=True):
       out |= packing.gather(packed, scores, *out['sampler_logprobs'].shape)
     return out
 
@@ -222,25 +220,6 @@ class Run:
     )
     known = {'turn_ids': data.turn_ids, 'response_mask': data.response_mask}
     return {**scores, **known, **assign_credit(p.algorithm, p.hyper, data)}
-
-  def pack(
-    self,
-    rows: list[rows_lib.Row],
-    student: list[sequences_lib.TokenSequence],
-    teacher: list[sequences_lib.TokenSequence],
-    known: dict[str, Any],
-  ) -> list[Any]:
-    """Packs the rows, and what is known of them, into minibatches."""
-    p = self.parts
-    order = packing.permutation(
-      len(student),
-      shuffle=p.config.train.shuffle_rows,
-      seed=p.config.seed,
-      step=self.step,
-    )
-    values = {name: v for name, v in known.items() if name != 'response_mask'}
-    compared = teacher if p.learner.reads_distributions else None
-    return packing.minibatches(rows, student, order, values, p.packing, compared)
 
   def report(self, groups, played, rows, views, known, sums) -> None:
     """Writes metrics, timings and trajectories; stops a diverged run."""
@@ -375,17 +354,16 @@ def loop(run: Run) -> None:
       groups, played = run.collect()
     with run.clock('batch'):
       rows = run.rows(groups)
-      student = run.sequences(rows)
-      teacher, views = run.teacher_sequences(rows, student)
+      prompts, views = run.teacher_prompts(rows)
+      batch, privileged = run.pack(rows, prompts)
     with run.clock('score'):
-      scores = run.score(rows, student, teacher)
+      scores = run.score(rows, batch, privileged)
       known = run.credit(rows, views, scores)
-      packed = run.pack(rows, student, teacher, known)
     with run.clock('update'):
       sums = []
-      for minibatch in packed:
-        batch = learner.to_device(minibatch)
-        run.state, summed = learner.train_step(run.state, batch, initial)
+      for minibatch in batch:
+        arrays = learner.to_device(minibatch, known)
+        run.state, summed = learner.train_step(run.state, arrays, initial)
         sums.append(summed)
       run.state = learner.finish_step(run.state)
       run.step = int(run.state.step)  # Waits for the device.

@@ -21,7 +21,8 @@ def run(mesh):
   params, ref = drawn.weights(micro.MODEL), drawn.weights(micro.MODEL, 1)
   shardings = sharding.param_shardings(micro.MODEL.param_specs(), mesh)
   state = learner.init_state(jax.device_put(params, shardings))
-  parts = [micro.split(micro.minibatch(i)) for i in (0, 1)]
+  lanes = mesh.shape['data'] * mesh.shape['fsdp']
+  parts = [micro.split(micro.minibatch(i), lanes=lanes) for i in (0, 1)]
   batch = micro.scored(learner, state, jax.device_put(ref, shardings), parts)
   out = {}
   for i, minibatch in enumerate(batch):
@@ -43,7 +44,7 @@ def compiled(shape, rows=32, length=96):
   mesh = sharding.make_mesh(*shape)
   learner = micro.learner(mesh, model=model)
   parts = programs.Parts(None, model, mesh, learner)
-  arrays = learner._read(parts.microbatch(rows, length, length))
+  arrays = parts.microbatch(rows, length, response=length // 4)
   call = programs.Call(learner._gradient, (parts.trained(), (), (), arrays))
   program = call.lower().compile()
   found = hlo.collectives(program.as_text())

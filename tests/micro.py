@@ -1,6 +1,8 @@
 """A model of a few thousand weights and minibatches for it, shared by tests."""
 
+import dataclasses
 import functools
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import quick
 
+from sdar_jax.batching import packing, sequences
 from sdar_jax.learner import optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
@@ -16,6 +19,8 @@ from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.models import decoder, sharding
 
 VOCAB, VALID = 64, 61
+RESPONSE = 8  # Tokens, at most.
+_NUMBERS = ('advantages', 'turn_ids')
 EPS = 1e-3
 MODEL = decoder.ModelConfig(
   family='qwen3',
@@ -52,7 +57,7 @@ def learner(
   """
   config = LearnerConfig(
     scoring=Scoring(1.0, VALID, jnp.dtype(dtype), remat=False, chunk=64),
-    max_response_tokens=8,
+    max_response_tokens=RESPONSE,
     learning_rate=rate,
     warmup_steps=0,
     mean_over=mean_over,
@@ -67,59 +72,117 @@ def learner(
     return Learner(model, config, row, Hyperparameters(**loss), tx, mesh)
 
 
+@dataclasses.dataclass
+class Rows:
+  """Random rows; those at the end may be missing, which is padding.
+
+  Attributes:
+    prompts, teacher_prompts, responses: ids of each row.
+    advantages, turn_ids: [B] numbers of each row.
+    width, teacher_width: padded lengths.
+    count: rows with the padding.
+  """
+
+  prompts: list
+  teacher_prompts: list
+  responses: list
+  advantages: np.ndarray
+  turn_ids: np.ndarray
+  width: int
+  teacher_width: int
+  count: int
+
+  @property
+  def response_mask(self):
+    """[count, R] bool."""
+    sizes = np.array([*map(len, self.responses), *[0] * self.count])[: self.count]
+    return np.arange(RESPONSE) < sizes[:, None]
+
+
 def minibatch(seed=0, rows=16, width=28, teacher_width=28, padding=2):
   """Random rows with prompts of different lengths; the last `padding` are empty.
 
   Student and teacher are of one width, which one program scores, unless told otherwise.
   """
   random = np.random.default_rng(seed)
-  out = {
-    'row_index': np.arange(rows, dtype=np.int32),
-    'tokens': np.zeros((rows, width), np.int32),
-    'response_mask': np.zeros((rows, width), bool),
-    'advantages': random.normal(size=rows).astype(np.float32),
-    'prompt_lengths': np.zeros(rows, np.int32),
-    'turn_ids': random.integers(0, 5, rows).astype(np.int32),
-    'sampler_logprobs': np.zeros((rows, width), np.float32),
-    'teacher_tokens': np.zeros((rows, teacher_width), np.int32),
-    'teacher_offset': np.zeros(rows, np.int32),
-  }
-  for i in range(rows - padding):
+  advantages = random.normal(size=rows).astype(np.float32)
+  turn_ids = random.integers(0, 5, rows).astype(np.int32)
+  out = Rows([], [], [], advantages, turn_ids, width, teacher_width, rows)
+  draw = lambda count: random.integers(0, VALID, count).astype(np.int32)
+  for _ in range(rows - padding):
     start, size = random.integers(2, 12), random.integers(1, 8)
-    offset = int(random.integers(-1, 8))
-    response = random.integers(0, VALID, size)
-    out['prompt_lengths'][i] = start
-    out['tokens'][i, :start] = random.integers(0, VALID, start)
-    out['tokens'][i, start : start + size] = response
-    out['response_mask'][i, start : start + size] = True
-    begin = start + offset
-    out['teacher_tokens'][i, :begin] = random.integers(0, VALID, begin)
-    out['teacher_tokens'][i, begin : begin + size] = response
-    out['teacher_offset'][i] = offset
+    begin = start + int(random.integers(-1, 8))
+    out.responses.append(draw(size))
+    out.prompts.append(draw(start))
+    out.teacher_prompts.append(draw(begin))
   return out
 
 
-def split(arrays, size=8):
-  """A minibatch as its microbatches of `size` rows."""
-  rows = len(arrays['tokens'])
-  return [{k: v[i : i + size] for k, v in arrays.items()} for i in range(0, rows, size)]
+def split(rows, size=8, lanes=1):
+  """A minibatch as its sheets of `size` rows, with each row's numbers."""
+  how = packing.Packing(
+    'in order', rows.count, size, (rows.width,), (rows.teacher_width,), RESPONSE, lanes
+  )
+  turns = [SimpleNamespace(response_ids=ids) for ids in rows.responses]
+  made = [SimpleNamespace(turn=turn, trajectory_id=0) for turn in turns]
+  student, teacher = (
+    sequences.make(made, prompts, 'turns')
+    for prompts in (rows.prompts, rows.teacher_prompts)
+  )
+  (sheets,) = packing.minibatches(made, student, np.arange(len(made)), how, teacher)
+  numbers = {'advantages': rows.advantages, 'turn_ids': rows.turn_ids}
+  return [{**sheet, **packing.scatter(sheet, numbers)} for sheet in sheets]
+
+
+def privileged(sheet):
+  """The teacher's half of a sheet, as a sheet to be scored."""
+  names = ('row_index', 'targets', 'response_mask')
+  theirs = {'tokens': sheet['teacher_tokens'], 'places': sheet['teacher_places']}
+  return {**theirs, **{name: sheet[name] for name in names}}
+
+
+def student(sheet):
+  """The student's half of a sheet."""
+  names = ('tokens', 'places', 'targets', 'row_index', 'response_mask')
+  return {name: sheet[name] for name in names}
 
 
 def scored(learner, state, ref, minibatches):
   """Minibatches on the device with scores, and each row's advantage on its tokens."""
-  batch = learner.score(state, ref, learner.to_device(minibatches))
-  return learner.extend(batch, [_credit(m) for part in minibatches for m in part])
+  return [_scored(learner, state, ref, sheets) for sheets in minibatches]
 
 
-def _credit(arrays):
-  mask, size = arrays['response_mask'], len(arrays['tokens'])
-  return {
-    'advantages': np.where(mask, arrays['advantages'][:, None], np.float32(0)),
-    'teaching': np.ones(size, np.float32),
+def _scored(learner, state, ref, sheets):
+  taught = [privileged(sheet) for sheet in sheets if 'teacher_tokens' in sheet]
+  own, known = [student(sheet) for sheet in sheets], {}
+  found = learner.score(state, ref, own, taught)
+  for packed, scores in zip((own, taught), found):
+    known |= packing.gather(packed, scores, _count(sheets), RESPONSE)
+  return credited(learner, sheets, known)
+
+
+def _count(sheets):
+  return 1 + max(int(sheet['row_index'].max()) for sheet in sheets)
+
+
+def credited(learner, sheets, scores):
+  """A minibatch on the device with [B, R] scores and its rows' advantages."""
+  count = _count(sheets)
+  mask = np.zeros((count, RESPONSE), bool)
+  known = {name: np.zeros(count, sheets[0][name].dtype) for name in _NUMBERS}
+  for sheet in sheets:
+    there = sheet['row_index'] >= 0
+    for name, values in {**known, 'response_mask': mask}.items():
+      values[sheet['row_index'][there]] = sheet[name][there]
+  known['advantages'] = np.where(mask, known['advantages'][:, None], np.float32(0))
+  known |= {
+    'teaching': np.ones(count, np.float32),
     'gate_mean': np.float32(0.5),
     'distill_scale': np.float32(1),
     'value_targets': np.where(mask, np.float32(1), np.float32(0)),
   }
+  kept = sheets if learner.reads_distributions else [student(s) for s in sheets]
+  return learner.to_device(kept, known | scores)
 
 
 def joined(minibatch, name):

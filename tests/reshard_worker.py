@@ -23,7 +23,7 @@ from sdar_jax.models import sharding
 micro.MODEL = dataclasses.replace(micro.MODEL, num_layers=1)
 # (data, fsdp, tensor); the state is saved on the first.
 MESHES = ((2, 2, 1), (1, 1, 1), (4, 1, 1), (1, 2, 2))
-BATCHES = [[micro.split(micro.minibatch(i))] for i in (0, 1)]
+ROWS = [micro.minibatch(i) for i in (0, 1)]
 
 
 def prepare(shape):
@@ -38,20 +38,21 @@ def prepare(shape):
   return micro.learner(mesh, teacher_weights='ema'), *placed
 
 
-def update(learner, state, initial, batch):
+def update(learner, state, initial, rows, shape):
   """A pass of the loop; the state after it, and its loss."""
-  (scored,) = micro.scored(learner, state, initial, batch)
+  sheets = micro.split(rows, lanes=shape[0] * shape[1])
+  (scored,) = micro.scored(learner, state, initial, [sheets])
   state, metrics = learner.train_step(state, scored)
   return learner.finish_step(state), float(metrics['loss'][0])
 
 
 def main(directory):
   learner, params, initial = prepare(MESHES[0])
-  state, _ = update(learner, learner.init_state(params), initial, BATCHES[0])
+  state, _ = update(learner, learner.init_state(params), initial, ROWS[0], MESHES[0])
   saved = jax.device_get(state)
   store = checkpoint.CheckpointStore(directory, 2)
   assert store.save(1, state, {})
-  losses = {'unbroken': update(learner, state, initial, BATCHES[1])[1]}
+  losses = {'unbroken': update(learner, state, initial, ROWS[1], MESHES[0])[1]}
   for shape in MESHES:
     learner, params, initial = prepare(shape)
     like = learner.init_state(params)
@@ -59,7 +60,7 @@ def main(directory):
     jax.tree.map(np.testing.assert_array_equal, saved, jax.device_get(restored))
     for leaf, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(like)):
       assert leaf.sharding == wanted.sharding
-    losses[str(shape)] = update(learner, restored, initial, BATCHES[1])[1]
+    losses[str(shape)] = update(learner, restored, initial, ROWS[1], shape)[1]
   print(json.dumps(losses))
 
 

@@ -353,8 +353,8 @@ def test_no_more_ids_are_compared_than_there_are():
 def test_a_minibatch_larger_than_any_step_keeps_its_sign():
   count = LARGEST_INT // 32
   learner = micro.learner(mean_over='microbatch', accumulation=count)
-  (arrays,) = learner.to_device([micro.split(micro.minibatch())])
-  for device, host in zip(arrays, micro.split(micro.minibatch()), strict=True):
+  sheets = micro.split(micro.minibatch())
+  for device, host in zip(learner.to_device(sheets, {}), sheets, strict=True):
     want = int(host['response_mask'].sum()) * count
     assert float(device['normaliser']) == pytest.approx(want, rel=1e-6)
 

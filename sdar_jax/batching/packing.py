@@ -1,4 +1,4 @@
-"""Packing: sequences to arrays of a few fixed shapes, and back. NumPy only.
+"""Packing: sequences to arrays of a few shapes, and back. NumPy only.
 
 A sheet is what one forward pass reads and says: `tokens` of whole sequences, and of
 them only what was sampled is scored. So three axes meet in it:
@@ -24,7 +24,7 @@ from sdar_jax.batching.sequences import TokenSequence
 Arrays = dict[str, np.ndarray]
 
 # The output head runs on a quarter of the tokens, or on all of them: two programs.
-_SHARES = (4, 1)
+SHARES = (4, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,19 +73,15 @@ def permutation(count: int, *, shuffle: bool, seed: int, step: int) -> np.ndarra
   return np.random.default_rng([seed, step]).permutation(count)
 
 
-def sheets(
-  batch_rows: Sequence[Row],
-  sequences: Sequence[TokenSequence],
-  packing: Packing,
-  key: str = 'length_buckets',
+def teacher_sheets(
+  batch_rows: Sequence[Row], sequences: Sequence[TokenSequence], packing: Packing
 ) -> list[Arrays]:
-  """Packs a step's sequences for scoring, longest first.
+  """Packs a step's sequences of the teacher for scoring, longest first.
 
   Args:
     batch_rows: [B] rows.
-    sequences: of these rows: the student's, or the teacher's.
+    sequences: of these rows under privileged prompts.
     packing: how.
-    key: the field of `packing` with the allowed T.
 
   Returns:
     Sheets: `tokens` [S, T] i32, `places` and `targets` [L, N] i32, `row_index` [M] i32
@@ -96,7 +92,7 @@ def sheets(
   """
   order = np.argsort([-len(s.ids) for s in sequences], kind='stable')
   return [
-    _sheet(batch_rows, [sequences[i] for i in chosen], packing, key)
+    _sheet(batch_rows, [sequences[i] for i in chosen], packing, 'teacher_buckets')
     for chosen in _batches(order, packing.microbatch_rows)
   ]
 
@@ -105,7 +101,6 @@ def minibatches(
   batch_rows: Sequence[Row],
   sequences: Sequence[TokenSequence],
   order: np.ndarray,
-  values: Mapping[str, np.ndarray],
   packing: Packing,
   teacher: Sequence[TokenSequence] | None = None,
 ) -> list[list[Arrays]]:
@@ -120,15 +115,13 @@ def minibatches(
     batch_rows: [B] rows.
     sequences: the student's of these rows.
     order: permutation of `sequences`.
-    values: of rows and their tokens: scalars, [B] or left-aligned [B, R] arrays.
     packing: how.
     teacher: sequences of the same rows, each within one of the student's, for a loss
       that compares whole distributions; else None.
 
   Returns:
-    Minibatches of sheets as of `sheets`, with `values` as scalars, [M] and [M, R], 0 at
-    padding, and with a teacher its `teacher_tokens` [S', T'] and `teacher_places`
-    [L, N].
+    Minibatches of sheets as of `teacher_sheets`; with a teacher each has its
+    `teacher_tokens` [S', T'] and `teacher_places` [L, N], too.
 
   Raises:
     ValueError: a sequence exceeds the largest bucket.
@@ -149,7 +142,7 @@ def minibatches(
       if teacher is not None:
         theirs = [parts[i] for i in chosen]
         sheet |= _teacher_part(batch_rows, theirs, packing, sheet['places'].shape[1])
-      minibatch.append({**sheet, **scatter(sheet, values)})
+      minibatch.append(sheet)
     out.append(minibatch)
   return out
 
@@ -182,12 +175,12 @@ def _split(order: np.ndarray, numbers: np.ndarray) -> list[np.ndarray]:
 def _sheet(
   batch_rows: Sequence[Row], chosen: list[TokenSequence], packing: Packing, key: str
 ) -> Arrays:
-  lanes = [chosen[lane :: packing.lanes] for lane in range(packing.lanes)]
   per = packing.microbatch_rows // packing.lanes
+  lanes = [chosen[lane * per : (lane + 1) * per] for lane in range(packing.lanes)]
   tokens, placed = _laid(batch_rows, lanes, per, packing, key)
   room = tokens.size // packing.lanes
   most = max(len(places) for places, _ in placed)
-  count = next(n for n in (math.ceil(room / s) for s in _SHARES) if n >= most)
+  count = next(n for n in (math.ceil(room / s) for s in SHARES) if n >= most)
   rows = per * packing.sequence_rows
   out = {
     'tokens': tokens,
@@ -244,11 +237,11 @@ def _teacher_part(
   count: int,
 ) -> Arrays:
   """Lays the teacher's sequences out in the lanes of the student's."""
+  per = packing.microbatch_rows // packing.lanes
   lanes = [
-    [one for parts in chosen[lane :: packing.lanes] for one in parts]
+    [one for parts in chosen[lane * per : (lane + 1) * per] for one in parts]
     for lane in range(packing.lanes)
   ]
-  per = packing.microbatch_rows // packing.lanes
   while per < max(map(len, lanes)):
     per *= 2
   tokens, placed = _laid(batch_rows, lanes, per, packing, 'teacher_buckets')
@@ -287,7 +280,7 @@ def scatter(sheet: Arrays, values: Mapping[str, np.ndarray]) -> Arrays:
   """Scatters values of the step's rows to a sheet.
 
   Args:
-    sheet: as `sheets` made it.
+    sheet: one.
     values: scalars, [B] or left-aligned [B, R'] arrays.
 
   Returns:

@@ -7,7 +7,7 @@ program here is a `sharding.Program`.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sdar_jax.batching import packing
 from sdar_jax.learner import distributions, optimizer, scoring
 from sdar_jax.learner.state import TrainState
 from sdar_jax.losses import masked, policy
@@ -159,21 +160,29 @@ class Learner:
       transform_non_params=lambda _: self._replicated,
     )
 
-  def to_device(self, minibatch: Minibatch) -> Minibatch:
+  def to_device(
+    self, minibatch: Minibatch, known: Mapping[str, np.ndarray]
+  ) -> Minibatch:
     """Moves a packed minibatch to the device, sharded by lanes.
 
     Each sheet gets its `normaliser`: that of its whole minibatch, so that losses and
     gradients of sheets add up to the minibatch's, or, where `mean_over` says so, its
     own times the number of sheets in a full minibatch.
+
+    Args:
+      minibatch: sheets.
+      known: scores and credit of the step's rows: scalars, [B] and [B, R].
     """
     masks = [sheet['response_mask'] for sheet in minibatch]
     whole, out = self._normaliser(np.concatenate(masks)), []
+    read = {name: known[name] for name in _KNOWN if name in known}
     for sheet, mask in zip(minibatch, masks):
       normaliser = whole
       if self._config.mean_over == 'microbatch':
         own = float(self._normaliser(mask))  # Times a large count, beyond int32.
         normaliser = np.float32(own * self._config.accumulation)
-      out.append(self._placed({**sheet, 'normaliser': normaliser}))
+      values = packing.scatter(sheet, read)
+      out.append(self._placed({**sheet, **values, 'normaliser': normaliser}))
     return out
 
   def _normaliser(self, mask: np.ndarray) -> np.ndarray:
@@ -186,7 +195,7 @@ class Learner:
     return {
       name: jax.device_put(value, self._rows if np.ndim(value) else self._replicated)
       for name, value in sheet.items()
-      if name in _READ
+      if name != 'row_index'  # For the host.
     }
 
   def score(
@@ -354,12 +363,5 @@ class Learner:
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
 
-# What programs read of a sheet: the rest of it is for the host.
-_READ = {
-  'tokens',
-  'places',
-  'targets',
-  'teacher_tokens',
-  'teacher_places',
-  *LossInputs._fields,
-}
+# What losses read of what the host knows.
+_KNOWN = [name for name in LossInputs._fields if name != 'response_mask']

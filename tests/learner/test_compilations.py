@@ -13,12 +13,11 @@ WIDTHS, TEACHER_WIDTHS = (20, 24), (28, 32)
 PAIRS = [(w, t) for w in WIDTHS for t in TEACHER_WIDTHS]
 STEPS = 100
 # Programs of a method for these buckets: scores and gradients for each width of a
-# student's rows, the teacher's scores for each of its own, what brings them to the
-# student's places for each pair, and three that know no width.
+# student's rows, the teacher's scores for each of its own, three that know no width.
 STUDENT, REFERENCE, GRADIENT = 3 * [len(WIDTHS)]
 ADD, APPLY, FINISH = 3 * [1]
 PROGRAMS = {'grpo': STUDENT + REFERENCE + GRADIENT + ADD + APPLY + FINISH}
-PROGRAMS['sdar'] = PROGRAMS['grpo'] + len(TEACHER_WIDTHS) + len(PAIRS)
+PROGRAMS['sdar'] = PROGRAMS['grpo'] + len(TEACHER_WIDTHS)
 
 
 @pytest.fixture
@@ -42,10 +41,10 @@ def _step(learner, state, initial, parts, teaches):
   """A pass of the loop over one minibatch, whose microbatches have these widths."""
   minibatch = []
   for number, (width, teacher_width) in enumerate(parts):
-    arrays = micro.minibatch(number, 4, width, teacher_width)
+    (sheet,) = micro.split(micro.minibatch(number, 4, width, teacher_width))
     if not teaches:
-      arrays = {k: v for k, v in arrays.items() if not k.startswith('teacher')}
-    minibatch.append(arrays)
+      sheet = {k: v for k, v in sheet.items() if not k.startswith('teacher')}
+    minibatch.append(sheet)
   (scored,) = micro.scored(learner, state, initial, [minibatch])
   state, metrics = learner.train_step(state, scored, initial)
   assert np.isfinite(metrics['loss'][0])

@@ -24,7 +24,6 @@ ROWS, WIDTH, TEACHER_WIDTH, LONGEST = 4, 12, 17, 6
 # Prompt, teacher's prompt and response of each row: the first starts with one token,
 # the second fills its rows and the longest response, the last is empty.
 SIZES = ((1, 4, 5), (6, 11, 6), (5, 3, 2), (0, 0, 0))
-HOLE = (0, 3)  # A response token that is not to be compared at.
 DEFAULTS = {
   'kind': 'reverse_kl',
   'topk': 0,
@@ -33,7 +32,6 @@ DEFAULTS = {
   'temperature': 0.7,
   'valid_vocab': VALID,
   'chunk': 16,
-  'max_response_tokens': LONGEST,
 }
 CASES = [
   *({'kind': kind, 'topk': k} for kind in divergence.KINDS for k in (0, 5)),
@@ -60,13 +58,12 @@ def rows():
   rng = np.random.default_rng(0)
   tokens = np.zeros((ROWS, WIDTH), np.int32)
   teacher_tokens = np.zeros((ROWS, TEACHER_WIDTH), np.int32)
-  mask = np.zeros((ROWS, WIDTH), bool)
+  mask = np.zeros((ROWS, LONGEST), bool)
   for b, (start, begin, size) in enumerate(SIZES):
     response = rng.integers(0, VALID, size)
     tokens[b, : start + size] = [*rng.integers(0, VALID, start), *response]
     teacher_tokens[b, : begin + size] = [*rng.integers(0, VALID, begin), *response]
-    mask[b, start : start + size] = True
-  mask[HOLE] = False
+    mask[b, :size] = True
   starts, begins, _ = np.array(SIZES, np.int32).T
   where = {
     'prompt_lengths': starts,
@@ -87,15 +84,21 @@ def states():
 
 
 def compare(params, teacher_params, hidden, teacher_hidden, where, **changes):
-  """`token_divergence`, with `DEFAULTS` unless `changes` say otherwise."""
+  """`token_divergence` of rows, with `DEFAULTS` unless `changes` say otherwise."""
   values = {**DEFAULTS, **changes, 'dtype': jnp.float32, 'remat': False}
   how, options = (
     kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
     for kind in (distributions.Divergence, scoring.Scoring)
   )
-  hidden = (hidden, teacher_hidden)
-  heads, places = (params, teacher_params), distributions.Places(**where)
-  return distributions.token_divergence(MODEL, heads, hidden, places, how, options)
+  places = where['prompt_lengths'][:, None] - 1 + jnp.arange(LONGEST)
+  shift, mask = where['teacher_offset'][:, None], where['response_mask']
+  states = [  # Each row is a lane of its own.
+    scoring.states_at(part, jnp.where(mask, at, 0))
+    for part, at in ((hidden, places), (teacher_hidden, places + shift))
+  ]
+  heads = (params, teacher_params)
+  values = distributions.token_divergence(MODEL, heads, states, how, options)
+  return scoring.by_rows(values, mask)
 
 
 def arguments(**changes):
@@ -104,7 +107,7 @@ def arguments(**changes):
 
 @functools.cache
 def column_weights():
-  return np.random.default_rng(5).uniform(0.5, 1.5, (ROWS, WIDTH)).astype(np.float32)
+  return np.random.default_rng(5).uniform(0.5, 1.5, (ROWS, LONGEST)).astype(np.float32)
 
 
 @functools.cache
@@ -155,9 +158,9 @@ def shares(p, ids):
 
 def loop(kind, topk=0, token_clip=math.inf):
   """The divergence by row, token and id."""
-  out = np.zeros((ROWS, WIDTH))
+  out = np.zeros((ROWS, LONGEST))
   students, teachers = probabilities_of(0, 0), probabilities_of(1, 1)
-  for b, (start, _, size) in enumerate(SIZES):
+  for b, (_, _, size) in enumerate(SIZES):
     for i in range(size):
       s, t = students[b][i], teachers[b][i]
       if topk:
@@ -172,8 +175,7 @@ def loop(kind, topk=0, token_clip=math.inf):
           'jsd': DEFAULTS['jsd_weight'] * special.rel_entr(y, m)
           + (1 - DEFAULTS['jsd_weight']) * special.rel_entr(x, m),
         }[kind]
-      out[b, start + i] = min(total, token_clip)
-  out[HOLE] = 0
+      out[b, i] = min(total, token_clip)
   return out
 
 
@@ -247,9 +249,8 @@ def naive_loss(head, hidden, kind, topk=0, token_clip=math.inf):
       'forward_kl': jnp.exp(t) * (t - s),
       'jsd': w * jnp.exp(t) * (t - m) + (1 - w) * jnp.exp(s) * (s - m),
     }[kind].sum(-1)
-    kept = rows()[2]['response_mask'][b, start : start + size]
-    values = jnp.where(kept, jnp.minimum(values, token_clip), 0.0)
-    total += (values * column_weights()[b, start : start + size]).sum()
+    values = jnp.minimum(values, token_clip)
+    total += (values * column_weights()[b, :size]).sum()
   return total
 
 
@@ -275,7 +276,9 @@ def test_gradients_reach_the_student_where_it_is_compared_and_nothing_else(case)
   assert np.abs(head[:VALID]).max() > 0
   np.testing.assert_array_equal(head[VALID:], 0)
   unclipped = (values > 0) & (values < case.get('token_clip', math.inf))
-  before = np.pad(unclipped, ((0, 0), (0, 1)))[:, 1:]
+  before = np.zeros((ROWS, WIDTH), bool)
+  for b, t in zip(*np.nonzero(unclipped)):
+    before[b, SIZES[b][0] + t - 1] = True
   np.testing.assert_array_equal(np.abs(hidden).max(-1) > 0, before)
   for leaf in jax.tree.leaves((teacher_head, teacher_hidden)):
     np.testing.assert_array_equal(leaf, 0)
@@ -290,16 +293,15 @@ def test_chunks_change_nothing(case, chunk):
   close(got, want, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'case', [*CASES[:7], {'max_response_tokens': 99}], ids=[*NAMES[:7], 'beyond the row']
-)
-def test_nothing_where_masked_matters(case):
-  mask = rows()[2]['response_mask']
+@pytest.mark.parametrize('case', CASES[:7], ids=NAMES[:7])
+def test_nothing_between_places_matters(case):
   hidden, teacher_hidden = (array.copy() for array in states())
-  used = np.pad(mask, ((0, 0), (0, 1)))[:, 1:]
-  in_teacher = np.zeros((ROWS, TEACHER_WIDTH), bool)
-  for b, t in zip(*np.nonzero(mask)):
-    in_teacher[b, t + rows()[2]['teacher_offset'][b] - 1] = True
+  used, in_teacher = (np.zeros(array.shape[:2], bool) for array in states())
+  used[:, 0] = in_teacher[:, 0] = True  # Padding reads, and does not use, a state.
+  for b, (start, begin, size) in enumerate(SIZES):
+    if size:
+      used[b, start - 1 : start + size - 1] = True
+      in_teacher[b, begin - 1 : begin + size - 1] = True
   poison = np.array([np.nan, np.inf, -np.inf, 1e38] * 8, np.float32)
   hidden[~used], teacher_hidden[~in_teacher] = poison, poison[::-1]
   want = gradient(**case)(*arguments())
@@ -318,19 +320,6 @@ def test_equal_prompts_and_weights_have_no_divergence(case):
   scale = gradient(**case)(*arguments())[0]
   for leaf, other in zip(jax.tree.leaves(grads), jax.tree.leaves(scale)):
     assert np.abs(leaf).max() <= 1e-5 * np.abs(other).max()
-
-
-def test_columns_outside_the_response_count_as_masked():
-  shorter = value(max_response_tokens=4)
-  for b, (start, _, _) in enumerate(SIZES):
-    np.testing.assert_array_equal(shorter[b, start + 4 :], 0)
-    np.testing.assert_allclose(shorter[b, : start + 4], value()[b, : start + 4], 1e-5)
-  # A bound beyond the row; and column 0, which has no state before it.
-  np.testing.assert_allclose(value(max_response_tokens=99), value(), 1e-5)
-  mask = rows()[2]['response_mask'].copy()
-  mask[3, :2] = True
-  got = gradient()(*arguments(response_mask=mask))[1]
-  assert got[3, 0] == 0 and got[3, 1] > 0
 
 
 def equations(jaxpr):
@@ -357,14 +346,6 @@ def test_no_logits_of_more_than_a_chunk_exist(topk, chunk):
   names = [equation.primitive.name for equation in found]
   assert names.count('approx_top_k') == (topk > 0)
   assert ('scan' in names) == (chunk < LONGEST * ROWS)  # No loop of one.
-
-
-def test_no_place_is_compared_that_a_row_does_not_have():
-  plain = gradient(max_response_tokens=99, chunk=99 * ROWS).__wrapped__
-  traced = jax.make_jaxpr(plain)(*arguments())
-  shapes = [v.aval.shape for eqn in equations(traced.jaxpr) for v in eqn.outvars]
-  assert (ROWS, WIDTH, VOCAB) in shapes
-  assert not any(99 in shape for shape in shapes)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ def test_every_ratio_is_one_and_no_clip_binds(method):
   params, initial = (
     decoder.init_params(micro.MODEL, jax.random.key(i), jnp.float32) for i in (0, 1)
   )
-  state, arrays = learner.init_state(params), micro.minibatch()
-  (scored,) = micro.scored(learner, state, initial, [micro.split(arrays)])
+  state, rows = learner.init_state(params), micro.minibatch()
+  (scored,) = micro.scored(learner, state, initial, [micro.split(rows)])
   state, first = learner.train_step(state, scored)
-  tokens = arrays['response_mask'].sum()
+  tokens = rows.response_mask.sum()
   assert first['ratio'] == (tokens, tokens)
   for name in ('log_ratio_abs', 'approx_kl', 'clip_low', 'clip_high', 'clip_dual'):
     assert first[name] == (0, tokens), name

@@ -36,25 +36,22 @@ def _response_logprobs(params, prompt, response, length=40):
 
 def test_scores_are_those_of_single_rows():
   learner, params, ref = micro.learner(), _params(0), _params(1)
-  arrays = micro.minibatch(teacher_width=36)
+  rows = micro.minibatch(teacher_width=36)
   state = learner.init_state(params)
-  (scored,) = micro.scored(learner, state, ref, [micro.split(arrays)])
+  (scored,) = micro.scored(learner, state, ref, [micro.split(rows)])
   names = ('old_logprobs', 'ref_logprobs', 'teacher_logprobs')
   scored = {name: micro.joined(scored, name) for name in names}
-  for i in range(14):
-    mask = arrays['response_mask'][i]
-    start, size = int(np.argmax(mask)), int(mask.sum())
-    response = arrays['tokens'][i][mask]
-    begin = start + arrays['teacher_offset'][i]
+  for i, response in enumerate(rows.responses):
     prompts = {
-      'old_logprobs': (params, arrays['tokens'][i][:start]),
-      'ref_logprobs': (ref, arrays['tokens'][i][:start]),
-      'teacher_logprobs': (params, arrays['teacher_tokens'][i][:begin]),
+      'old_logprobs': (params, rows.prompts[i]),
+      'ref_logprobs': (ref, rows.prompts[i]),
+      'teacher_logprobs': (params, rows.teacher_prompts[i]),
     }
     for name, (weights, prompt) in prompts.items():
       expected = _response_logprobs(weights, prompt, response)
-      got = scored[name][i][start : start + size]
-      np.testing.assert_allclose(got, expected, atol=2e-5, err_msg=name)
+      got = scored[name][i]
+      np.testing.assert_allclose(got[: len(response)], expected, atol=2e-5)
+      assert not got[len(response) :].any(), name
 
 
 def _one_update(microbatch_rows=8, more=(), **kwargs):
@@ -70,7 +67,7 @@ def _one_update(microbatch_rows=8, more=(), **kwargs):
 )
 def test_an_update_does_not_depend_on_the_microbatch_size(aggregation):
   """Nor on a microbatch without a token."""
-  empty = micro.minibatch(1, rows=8, padding=8)
+  (empty,) = micro.split(micro.minibatch(1, rows=8, padding=8))
   whole, whole_metrics = _one_update(16, aggregation=aggregation)
   parts, parts_metrics = _one_update(8, [empty], aggregation=aggregation)
   for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params)):
@@ -188,21 +185,23 @@ def test_update_is_adamw_on_the_gradient():
   """optax.adamw with a plain gradient of the same objective gives the same weights."""
   learner = micro.learner(rate=1e-3, kl_coef=0.0, entropy_coef=0.0, distill_coef=0.0)
   state = learner.init_state(_params())
-  arrays = micro.minibatch(padding=0)
-  (scored,) = micro.scored(learner, state, None, [micro.split(arrays)])
-  names = ('tokens', 'response_mask', 'old_logprobs', 'advantages')
-  flat = {name: micro.joined(scored, name) for name in names}
+  rows = micro.minibatch(padding=0)
+  (scored,) = micro.scored(learner, state, None, [micro.split(rows)])
 
   def loss(params):
-    tokens = jnp.asarray(flat['tokens'])
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    hidden, _ = decoder.forward(micro.MODEL, params, tokens, positions)
-    logits = decoder.logits(micro.MODEL, params, hidden)[..., : micro.VALID]
-    logprobs = jax.nn.log_softmax(logits)[:, :-1]
-    picked = jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1)[..., 0]
-    mask = flat['response_mask'][:, 1:]
-    # On policy every ratio is 1, where the surrogate's gradient is the score function.
-    return -jnp.sum(mask * flat['advantages'][:, 1:] * picked) / mask.sum()
+    total = count = 0
+    for prompt, response, advantage in zip(
+      rows.prompts, rows.responses, rows.advantages, strict=True
+    ):
+      tokens = jnp.asarray([*prompt, *response])[None]
+      positions = jnp.arange(tokens.size)[None]
+      hidden, _ = decoder.forward(micro.MODEL, params, tokens, positions)
+      logits = decoder.logits(micro.MODEL, params, hidden)[0, :, : micro.VALID]
+      picked = jax.nn.log_softmax(logits)[jnp.arange(tokens.size - 1), tokens[0, 1:]]
+      # On policy every ratio is 1, where the surrogate's gradient is the score's.
+      total += advantage * picked[len(prompt) - 1 :].sum()
+      count += len(response)
+    return -total / count
 
   grads = jax.jit(jax.grad(loss))(state.params)
   tx = optax.chain(
@@ -222,7 +221,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted():
   state = learner.init_state(_params())
   before = jax.device_get((state.params, state.opt_state))
   bad = micro.minibatch()
-  bad['advantages'][3] = np.nan
+  bad.advantages[3] = np.nan
   good = micro.minibatch(1)
   parts = [micro.split(bad), micro.split(good)]
   bad, good = micro.scored(learner, state, _params(1), parts)

@@ -172,10 +172,11 @@ def test_one_pass_of_the_decoder_serves_every_head():
 
   def apart(params):
     hidden = scoring.hidden_states(CONFIG, params, tokens, None, **options())
-    return scoring.scores_of(CONFIG, params, hidden, tokens, **options())
+    states, targets = hidden[:, :-1], tokens[:, 1:]
+    return scoring.scores_after(CONFIG, params, states, targets, **options())
 
   for one, other in zip(jax.jit(apart)(params), score(params, tokens, positions)):
-    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(one, other[:, 1:])
   given = jax.jit(
     lambda q: scoring.hidden_states(CONFIG, params, tokens, q, **options())
   )
@@ -183,6 +184,45 @@ def test_one_pass_of_the_decoder_serves_every_head():
   shifted, plain = given(3 * positions), forward(positions)
   np.testing.assert_array_equal(shifted, forward(3 * positions))
   assert np.abs(shifted - plain).max() > 1e-2
+
+
+def _sheet(rng, lanes, rows, longest):
+  """Sizes of rows, their mask, and places of lanes with some padding behind."""
+  sizes = rng.integers(0, longest + 1, (lanes, rows))
+  mask = (np.arange(longest) < sizes[..., None]).reshape(-1, longest)
+  places = np.zeros((lanes, int(sizes.sum(1).max()) + 3), np.int32)
+  return sizes, mask, places
+
+
+def test_states_and_values_stand_where_a_loop_puts_them():
+  rng = np.random.default_rng(6)
+  hidden = rng.normal(size=(6, 9, 4)).astype(np.float32)  # Three sequences a lane.
+  sizes, mask, places = _sheet(rng, lanes=2, rows=5, longest=4)
+  want_states, want = np.zeros((*places.shape, 4)), np.zeros((2, 5, 4))
+  values = rng.normal(size=places.shape).astype(np.float32)
+  for lane in range(2):
+    place = 0
+    for row, size in enumerate(sizes[lane]):
+      for token in range(size):
+        sequence, column = rng.integers(3), rng.integers(9)
+        places[lane, place] = sequence * 9 + column
+        want_states[lane, place] = hidden[3 * lane + sequence, column]
+        want[lane, row, token] = values[lane, place]
+        place += 1
+    want_states[lane, place:] = hidden[3 * lane, 0]
+  got = jax.jit(scoring.states_at)(hidden, places)
+  np.testing.assert_array_equal(got, want_states)
+  got = jax.jit(scoring.by_rows)(values, mask)
+  np.testing.assert_array_equal(got, want.reshape(10, 4))
+
+
+def test_what_no_row_reads_has_no_gradient():
+  rng = np.random.default_rng(7)
+  sizes, mask, places = _sheet(rng, lanes=3, rows=4, longest=5)
+  values = np.where(np.arange(places.shape[1]) < sizes.sum(1)[:, None], 1.0, np.nan)
+  got, grads = jax.value_and_grad(lambda v: scoring.by_rows(v, mask).sum())(values)
+  assert got == sizes.sum()
+  np.testing.assert_array_equal(grads, np.where(np.isnan(values), 0, 1))
 
 
 @pytest.mark.parametrize('wrap', [jax.jit, lambda fun: fun])
@@ -198,20 +238,18 @@ def test_values_are_those_of_a_loop_with_its_gradient(wrap, dtype):
   exact = np.asarray(hidden, np.float64)
   want, kernel = np.zeros((2, 5)), np.zeros(16)
   for b in range(2):
-    for t in range(1, 5):
-      want[b, t] = sum(exact[b, t - 1] * head['kernel']) + 0.25
-      kernel += weights[b, t] * exact[b, t - 1]
+    for t in range(5):
+      want[b, t] = sum(exact[b, t] * head['kernel']) + 0.25
+      kernel += weights[b, t] * exact[b, t]
       np.testing.assert_allclose(
-        np.asarray(to_hidden[b, t - 1], np.float32),
+        np.asarray(to_hidden[b, t], np.float32),
         weights[b, t] * head['kernel'],
         rtol=1e-6 if dtype == jnp.float32 else 2**-8,
       )
   assert values.dtype == jnp.float32
   np.testing.assert_allclose(values, want, atol=1e-5)
-  np.testing.assert_array_equal(values[:, 0], 0)
   np.testing.assert_allclose(to_head['kernel'], kernel, atol=1e-5)
-  np.testing.assert_allclose(to_head['bias'], weights[:, 1:].sum(), atol=1e-5)
-  np.testing.assert_array_equal(to_hidden[:, -1], 0)
+  np.testing.assert_allclose(to_head['bias'], weights.sum(), atol=1e-5)
 
 
 def test_a_new_critic_says_zero_and_has_a_gradient():
@@ -220,7 +258,7 @@ def test_a_new_critic_says_zero_and_has_a_gradient():
   assert {leaf.dtype for leaf in jax.tree.leaves(head)} == {jnp.dtype('float32')}
   np.testing.assert_array_equal(scoring.token_values(hidden, head), np.zeros((3, 11)))
   grads = jax.grad(lambda head: scoring.token_values(hidden, head).sum())(head)
-  assert grads['bias'] == 30 and np.abs(grads['kernel']).max() > 0
+  assert grads['bias'] == 33 and np.abs(grads['kernel']).max() > 0
   with pytest.raises(AssertionError):
     scoring.token_values(hidden[..., :1], head)
 

@@ -10,12 +10,12 @@ import micro
 import numpy as np
 import pytest
 
-from sdar_jax import batching
+from sdar_jax.batching import rows as rows_lib
 from sdar_jax.logs import metrics
 from sdar_jax.logs import step as step_lib
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
-from sdar_jax.methods import table
+from sdar_jax.methods import interface, table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.models import sharding
 from sdar_jax.prompts import skills
@@ -37,9 +37,10 @@ def _learned(name):
   def update():
     params = drawn.weights(micro.MODEL)
     state = learner.init_state(params)
-    parts = [micro.split(micro.minibatch())]
-    (scored,) = micro.scored(learner, state, params, parts)
-    return learner.train_step(state, scored)[1]
+    sheets = micro.split(micro.minibatch())
+    scores = dict.fromkeys(interface.SCORES, np.zeros((14, micro.RESPONSE), np.float32))
+    batch = micro.credited(learner, sheets, scores)
+    return learner.train_step(state, batch)[1]
 
   # No mesh can be set inside of a trace; one device needs none.
   with mock.patch.object(
@@ -68,13 +69,13 @@ def test_what_is_logged_is_the_table_and_all_of_it():
   turn = Turn('', *[np.ones(1)] * 3, '', '', '', True, True, 0.0, '')
   episode = Trajectory('t', 'kind', 0, 0, [turn], Outcome.FAILURE)
   played = [Group(0, None, [episode])]
-  rows, token = batching.rows(played, invalid_penalty=0.0), np.ones((1, 1))
+  rows, token = rows_lib.rows(played, invalid_penalty=0.0), np.ones((1, 1))
   scores = {'sampler_logprobs': token, 'old_logprobs': token}
   values = step_lib.step_metrics(
     played,
     rows,
     [skills.NOTHING],
-    [scores | {'response_mask': token == 1}],
+    scores | {'response_mask': token == 1},
     [{name: ([1.0], 1.0) for name in sums}],
     invalid_penalty=0.0,
     max_turns=1,

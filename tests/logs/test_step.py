@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sdar_jax import batching
+from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.base import Task
 from sdar_jax.logs import step as step_lib
 from sdar_jax.prompts.skills import NOTHING, SkillView
@@ -84,13 +84,13 @@ def test_success_is_of_all_that_was_played_and_rows_of_what_was_kept():
   )
   rounds = iter([[failed], [solved], [failed], [contrast]])
   kept, played = episodes.with_refills(lambda: next(rounds), 9)
-  rows = batching.rows(kept, invalid_penalty=0.1)
+  rows = rows_lib.rows(kept, invalid_penalty=0.1)
   token = np.zeros((1, 1), np.float32)
   mask = np.ones((1, 1), bool)
-  scores = [{'response_mask': mask, 'sampler_logprobs': token, 'old_logprobs': token}]
+  known = {'response_mask': mask, 'sampler_logprobs': token, 'old_logprobs': token}
   turns = {'gap_by_turn': ([2.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])}
   got = step_lib.step_metrics(
-    played, rows, None, scores, [turns], invalid_penalty=0.1, max_turns=3
+    played, rows, None, known, [turns], invalid_penalty=0.1, max_turns=3
   )
   assert got['rollout/success_rate'] == 3 / 8
   assert got['rollout/zero_variance_groups'] == 3 / 4
@@ -121,7 +121,7 @@ def _view(*ids):
 
 
 def test_skills_are_counted_by_row_and_by_episode():
-  rows = batching.rows(_groups(), invalid_penalty=0.1)
+  rows = rows_lib.rows(_groups(), invalid_penalty=0.1)
   views = [_view('s', 't'), _view('s'), _view('t'), NOTHING, _view('u')]
   own = [NOTHING, _view('own'), NOTHING, NOTHING, NOTHING]
   assert step_lib.skills_seen(views) == {'s': 2, 't': 2, 'u': 1}
@@ -135,21 +135,9 @@ def test_skills_are_counted_by_row_and_by_episode():
   ]
 
 
-def _scored(rows, values):
-  packed = batching.pack(
-    rows,
-    [np.arange(5, dtype=np.int32)] * len(rows),
-    np.array([4, 2, 0, 1, 3]),
-    batching.Packing('sorted', 3, 2, length_buckets=(8,), teacher_buckets=(16,)),
-  )
-  microbatches = [m for minibatch in packed for m in minibatch]
-  placed = batching.scatter(microbatches, values)
-  return [{**m, **p} for m, p in zip(microbatches, placed, strict=True)]
-
-
-def _records(rows, scores, views, **changes):
+def _records(rows, known, views, **changes):
   settings = {'count': 3, 'identity': (0, 1), 'decode': lambda ids: f'<{ids[0]}>'}
-  return step_lib.token_records(rows, scores, views, **settings | changes)
+  return step_lib.token_records(rows, known, views, **settings | changes)
 
 
 def _places(rows, chosen):
@@ -158,7 +146,7 @@ def _places(rows, chosen):
 
 
 def test_token_records_are_the_rows_own_values():
-  rows = batching.rows(_groups(), invalid_penalty=0.1)
+  rows = rows_lib.rows(_groups(), invalid_penalty=0.1)
   width = max(len(row.turn.response_ids) for row in rows)
   values = {
     name: np.arange(len(rows) * width, dtype=np.float32).reshape(-1, width) + shift
@@ -166,7 +154,7 @@ def test_token_records_are_the_rows_own_values():
   }
   values['gate'], values['teaching'] = values['advantages'] / 100, np.arange(5.0)
   views = [_view('s')] * len(rows)
-  records = _records(rows, _scored(rows, values), views)
+  records = _records(rows, values, views)
   assert len(records) == 3
   for index, record in zip(_places(rows, records), records, strict=True):
     row, size = rows[index], len(rows[index].turn.response_ids)
@@ -179,14 +167,14 @@ def test_token_records_are_the_rows_own_values():
 
 
 def test_token_records_have_what_the_method_has():
-  rows = batching.rows(_groups(), invalid_penalty=0.1)
+  rows = rows_lib.rows(_groups(), invalid_penalty=0.1)
   width = max(len(row.turn.response_ids) for row in rows)
   ones = np.ones((len(rows), width), np.float32)
   plain = {'advantages': ones, 'old_logprobs': ones}
-  for record in _records(rows, _scored(rows, plain), None):
+  for record in _records(rows, plain, None):
     assert not record.keys() & {'gate', 'gap', 'teaching', 'teacher_skills'}
   ungated = plain | {'teacher_logprobs': ones, 'teaching': np.ones(len(rows))}
-  for record in _records(rows, _scored(rows, ungated), [_view('s')] * len(rows)):
+  for record in _records(rows, ungated, [_view('s')] * len(rows)):
     assert 'gate' not in record and record['gap']
 
 
@@ -196,7 +184,7 @@ def test_recorded_rows_are_drawn_from_every_group_by_what_they_are():
     for i in range(4)
     for m in (0,)
   ]
-  rows = batching.rows(groups, invalid_penalty=0.1)
+  rows = rows_lib.rows(groups, invalid_penalty=0.1)
   chosen = lambda step, some=rows: {
     (some[i].group_id, some[i].turn_id) for i in step_lib._sample(some, 8, (0, step))
   }

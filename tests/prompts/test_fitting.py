@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from shared import shared_path
 
-from sdar_jax import batching
+from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs import base, texts, worlds
 from sdar_jax.evaluation import evaluate
 from sdar_jax.logs import step as step_lib
@@ -282,7 +282,7 @@ def test_an_episode_that_cannot_be_shown_ends_alone_and_is_trained_on():
   assert {t.outcome for t in episodes} == {Outcome.PROMPT_TOO_LONG}
   assert {(len(t.turns), t.episode_return) for t in episodes} == {(2, 2.0)}
   assert not any(t.outcome.is_fault or t.success for t in episodes)
-  assert len(batching.rows(groups, invalid_penalty=0.1)) == 12
+  assert len(rows_lib.rows(groups, invalid_penalty=0.1)) == 12
   numbers = step_lib.rollout_metrics(groups, invalid_penalty=0.1)
   assert numbers['rollout/prompt_too_long'] == 6 and numbers['rollout/faults'] == 0
   shown = evaluate.summarise(episodes)
@@ -312,7 +312,7 @@ def test_an_episode_without_a_turn_is_survived():
   groups = _collect(_Notes(), 5)
   episodes = [t for g in groups for t in g.trajectories]
   assert {(t.outcome, len(t.turns)) for t in episodes} == {(Outcome.PROMPT_TOO_LONG, 0)}
-  assert batching.rows(groups, invalid_penalty=0.1) == []
+  assert rows_lib.rows(groups, invalid_penalty=0.1) == []
   assert (
     step_lib.rollout_metrics(groups, invalid_penalty=0.1)['rollout/turns_mean'] == 0
   )

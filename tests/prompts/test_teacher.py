@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skill_cases import HEAT_MUG, TINY, ByteChat, spell
 
-from sdar_jax import batching
+from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs import base
 from sdar_jax.prompts import bank_file, retrieval, skills
 from sdar_jax.prompts import teacher as teacher_lib
@@ -61,7 +61,7 @@ def _rows(*groups):
       for member, (outcome, actions) in enumerate(members)
     ]
     out.append(Group(group_id, task, trajectories))
-  return batching.rows(out, invalid_penalty=0.1)
+  return rows_lib.rows(out, invalid_penalty=0.1)
 
 
 def _see(kind, rows, teacher=None, sees_skills=None):

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax import batching
+from sdar_jax.batching import packing, sequences
+from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs import base
 from sdar_jax.prompts.skills import NOTHING
 from sdar_jax.rollout import episodes
@@ -164,7 +165,7 @@ def test_an_episode_that_cannot_start_leaves_its_group_untrained(fault, outcome)
   assert [t.outcome for t in broken] == [outcome] * 2
   assert [t.turns for t in broken] == [[], []] and not broken[0].success
   assert environments.faults() == {fault.kind: 2}
-  rows = batching.rows(groups, invalid_penalty=0.0)
+  rows = rows_lib.rows(groups, invalid_penalty=0.0)
   assert {row.group_id for row in rows} == {0, 2}
 
 
@@ -219,31 +220,29 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
   groups = episodes.collect(
     fakes.in_process(), fakes.tasks(), sampler, agent, group_size=2, identity=(0, 0)
   )
-  rows = batching.rows(groups, invalid_penalty=0.0)
-  packed = batching.pack(
-    rows,
-    None,
-    np.arange(len(rows))[::-1],
-    batching.Packing(
-      kind='sorted',
-      minibatch_rows=4,
-      microbatch_rows=2,
-      length_buckets=(1024,),
-      teacher_buckets=(1024,),
-    ),
-  )
-  trained = {}
-  for arrays in itertools.chain(*packed):
-    for i, index in enumerate(arrays['row_index']):
+  rows = rows_lib.rows(groups, invalid_penalty=0.0)
+  student = sequences.make(rows, [row.turn.prompt_ids for row in rows], 'turns')
+  how = packing.Packing('sorted', 4, 2, (1024,), (1024,), response_tokens=9)
+  order = np.arange(len(rows))[::-1]
+  batch, trained = packing.minibatches(rows, student, order, how), {}
+  logprobs = rows_lib.sampler_logprobs(rows)
+  for sheet in itertools.chain(*batch):
+    place, given = 0, packing.scatter(sheet, {'logprobs': logprobs})['logprobs']
+    for i, index in enumerate(sheet['row_index']):
       if index >= 0:
-        row, mask = rows[index], arrays['response_mask'][i]
+        row, size = rows[index], int(sheet['response_mask'][i].sum())
         key = (episodes.task_key(row.task.task_id), row.trajectory.member, row.turn_id)
-        start = int(np.argmax(mask))
-        trained[key] = (
-          arrays['tokens'][i][:start].tolist(),
-          arrays['tokens'][i][mask].tolist(),
-          arrays['sampler_logprobs'][i][mask].tolist(),
+        first = sheet['places'][0, place] % 1024 + 1
+        tokens = sheet['tokens'][i]
+        assert tokens[first : first + size].tolist() == (
+          sheet['targets'][0, place : place + size].tolist()
         )
+        trained[key] = (
+          tokens[:first].tolist(),
+          tokens[first : first + size].tolist(),
+          given[i, :size].tolist(),
+        )
+        place += size
   given_ids = {k: tuple(part.tolist() for part in v) for k, v in sampler.given.items()}
   assert trained == given_ids
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from experiments import alfworld, arguments, search_qa, webshop
-from sdar_jax import batching, build
+from sdar_jax import build
 from sdar_jax import config as config_lib
+from sdar_jax.batching import packing as packing_lib
+from sdar_jax.batching import rows as rows_lib
+from sdar_jax.batching import sequences
 from sdar_jax.config import ConfigError
 from sdar_jax.envs.base import Task
 from sdar_jax.methods import table
@@ -31,7 +34,7 @@ def _row(prompt, response):
   turn = Turn('', np.zeros(prompt, np.int32), ids, ids, '', '', '', True, True, 0.0, '')
   task = Task('t', 'kind', '', {}, None)
   group = Group(0, task, [Trajectory('t', 'kind', 0, 0, [turn], Outcome.FAILURE)])
-  return batching.rows([group], invalid_penalty=0.0)
+  return rows_lib.rows([group], invalid_penalty=0.0)
 
 
 def _packs(config, packing, student_skills):
@@ -40,8 +43,10 @@ def _packs(config, packing, student_skills):
   rows = _row(c.max_prompt_tokens + budget * student_skills, c.max_response_tokens)
   one = dataclasses.replace(packing, minibatch_rows=1, microbatch_rows=1)
   teacher = [np.zeros(c.max_prompt_tokens + budget, np.int32)]
-  packed = batching.pack(rows, teacher, np.arange(1), one)
-  return packed[0][0]['response_mask'].sum() == c.max_response_tokens
+  own = [row.turn.prompt_ids for row in rows]
+  student, taught = (sequences.make(rows, p, 'turns') for p in (own, teacher))
+  ((sheet,),) = packing_lib.minibatches(rows, student, np.arange(1), one, taught)
+  return sheet['response_mask'].sum() == c.max_response_tokens
 
 
 @pytest.mark.parametrize('world', EXPERIMENTS)

@@ -1,7 +1,6 @@
 """The phases of a run and its loop, with a scripted world and without a model."""
 
 import contextlib
-import itertools
 from types import SimpleNamespace
 
 import fakes
@@ -9,7 +8,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from sdar_jax import batching, train
+from sdar_jax import train
+from sdar_jax.batching import packing
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
@@ -31,6 +31,17 @@ CONFIG = {
 }
 
 
+class _Learner:
+  """Scores of the host's own making; nothing reaches a device."""
+
+  reads_distributions = False
+
+  def score(self, state, initial, student, teacher):
+    assert not teacher
+    zeros = lambda sheet: np.zeros(sheet['response_mask'].shape, np.float32)
+    return [{'old_logprobs': zeros(sheet)} for sheet in student], []
+
+
 def _run(stop=lambda: False, **parts):
   """A run of `fakes.World`, whose policy says '1'."""
   run = object.__new__(train.Run)
@@ -46,7 +57,9 @@ def _run(stop=lambda: False, **parts):
     agent=fakes.agent(),
     algorithm=table.find('grpo'),
     hyper=Hyperparameters(),
-    packing=batching.Packing('sorted', 64, 8, (64,), (64,)),
+    packing=packing.Packing('sorted', 64, 8, (64,), (64,), 8),
+    initial=None,
+    learner=_Learner(),
   )
   vars(run.parts).update(parts)
   return run
@@ -95,52 +108,39 @@ def test_rows_have_the_penalty_and_no_teacher_where_the_method_has_none():
   groups[0].trajectories[0].turns[0].valid = False
   rows = run.rows(groups)
   assert [row.penalty for row in rows].count(0.5) == 1 and rows[0].penalty == 0.5
-  assert run.teacher_rows(rows) == (None, None)
-  packed = run.pack(rows, None)
-  assert sorted(i for m in packed[0] for i in m['row_index'] if i >= 0) == [
+  assert run.teacher_prompts(rows) == (None, None)
+  (sheets,), privileged = run.pack(rows, None)
+  assert sorted(i for m in sheets for i in m['row_index'] if i >= 0) == [
     *range(len(rows))
   ]
-
-
-class _Learner:
-  """Scores of the host's own making; nothing reaches a device."""
-
-  def to_host(self, batch, packed):
-    self.batch = batch
-    zeros = lambda m: np.zeros(m['tokens'].shape, np.float32)
-    return [{**m, 'old_logprobs': zeros(m)} for m in itertools.chain(*packed)]
-
-  def extend(self, batch, values):
-    return batch, values
+  assert privileged == []
 
 
 @pytest.mark.parametrize('weight', [1.0, 2.0])
 def test_credit_knows_what_is_action_where_that_weighs_more(weight):
   ends = lambda ids, response: 1 if response == 'abc' else 2
   run = _run(
-    learner=_Learner(),
     hyper=Hyperparameters(action_weight=weight),
     chat=SimpleNamespace(thought_end=ends),
   )
+  run.state = None
   run.sampler = fakes.ScriptedSampler(
     lambda identity: 'abc' if identity[-2] else 'wxyz', 0
   )
   groups, _ = run.collect()
   rows = run.rows(groups)
-  packed = run.pack(rows, None)
-  scores, (batch, credit) = run.credit(rows, None, packed, 'on the device')
-  assert batch == 'on the device'
-  assert ('action_mask' in scores[0]) == (weight != 1)
-  for known, given in zip(scores, credit, strict=True):
-    assert known.keys() >= given.keys() | {'old_logprobs', 'tokens'}
-    for i, index in enumerate(known['row_index']):
-      if index < 0 or weight == 1:
-        continue
-      turn = rows[index].turn
-      start, size = len(turn.prompt_ids), len(turn.response_ids)
-      end = ends(turn.response_ids, turn.response)
-      want = [start + end <= t < start + size for t in range(64)]
-      assert known['action_mask'][i].tolist() == want
+  known = run.credit(rows, None, run.score(rows, *run.pack(rows, None)))
+  assert known.keys() >= {'old_logprobs', 'advantages', 'turn_ids', 'response_mask'}
+  assert ('action_mask' in known) == (weight != 1)
+  for index, row in enumerate(rows):
+    size = len(row.turn.response_ids)
+    columns = range(known['response_mask'].shape[1])
+    there = [t < size for t in columns]
+    assert known['response_mask'][index].tolist() == there
+    if weight != 1:
+      end = ends(row.turn.response_ids, row.turn.response)
+      want = [end <= t < size for t in columns]
+      assert known['action_mask'][index].tolist() == want
 
 
 def test_evaluations_and_checkpoints_are_due_when_the_config_says():
@@ -187,7 +187,7 @@ class _Recorded:
     self.sampler = SimpleNamespace(update=lambda policy: self.done.append(policy))
     self.stop = lambda: self.step == stop_after
     self.clock = lambda name: contextlib.nullcontext(self.done.append(f'[{name}]'))
-    names = ('to_device', 'score', 'train_step', 'finish_step')
+    names = ('to_device', 'train_step', 'finish_step')
     learner = SimpleNamespace(**{name: getattr(self, f'_{name}') for name in names})
     config = SimpleNamespace(steps=steps)
     self.parts = SimpleNamespace(config=config, learner=learner, initial=self.initial)
@@ -195,21 +195,17 @@ class _Recorded:
   def __getattr__(self, name):
     results = {
       'collect': ('groups', 'played'),
-      'teacher_rows': ('teacher', 'views'),
-      'credit': ('scores', ['first', 'second']),
+      'teacher_prompts': ('prompts', 'views'),
+      'pack': (['first', 'second'], 'privileged'),
     }
     return lambda *args: self.done.append(name) or results.get(name, name)
 
   def policy(self):
     return self.state.policy
 
-  def _to_device(self, packed):
-    assert packed == 'pack'
-    return 'batch'
-
-  def _score(self, state, initial, batch):
-    assert (state, initial, batch) == (self.state, self.initial, 'batch')
-    return 'scored'
+  def _to_device(self, minibatch, known):
+    assert known == 'credit'
+    return minibatch
 
   def _train_step(self, state, minibatch, initial):
     assert initial is self.initial
@@ -223,7 +219,7 @@ class _Recorded:
 
 def _pass(step):
   before = ['maybe_evaluate', '[rollout]', 'collect', '[batch]', 'rows']
-  before += ['teacher_rows', 'pack', '[score]', 'credit', '[update]']
+  before += ['teacher_prompts', 'pack', '[score]', 'score', 'credit', '[update]']
   return [*before, 'first', 'second', f'policy {step}', 'report', 'maybe_checkpoint']
 
 
