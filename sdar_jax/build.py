@@ -5,7 +5,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from sdar_jax.batching.packing import Packing
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
-from sdar_jax.learner import memory, optimizer
+from sdar_jax.learner import lengths, memory, optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.methods import table
@@ -121,6 +121,8 @@ def make_agent(
     return tokenizer.render(text), skills.NOTHING
 
   c = config.rollout
+  if talks(config):
+    tokenizer.check_follow()
   return episodes.Agent(
     prompt=prompt,
     decode=tokenizer.decode,
@@ -133,76 +135,13 @@ def make_agent(
     ),
     max_prompt_tokens=c.max_prompt_tokens,
     opening=tags.unclosed(tokenizer.opening),
+    follow=tokenizer.follow if talks(config) else None,
   )
 
 
-def make_packing(
-  config: ConfigDict, algorithm: Algorithm, hyper: Hyperparameters
-) -> Packing:
-  """Makes the packing of rows, with buckets for the longest ones.
-
-  Buckets are those of the config, and one more for students that see skills.
-
-  Raises:
-    ConfigError: the model's context is shorter than what a run of this method reads.
-  """
-  c, budget, longest = config.train, config.skills.token_budget, _longest_row(config)
-  seen = any(map(algorithm.sees_skills, range(config.rollout.group_size)))
-  shown = seen or algorithm.needs_teacher(hyper) or config.eval.with_skills
-  check_context(config, with_skills=shown)
-  return Packing(
-    kind=c.packing,
-    minibatch_rows=c.minibatch_rows,
-    microbatch_rows=c.microbatch_rows,
-    length_buckets=_reaching(c.length_buckets, longest + budget * seen),
-    teacher_buckets=_reaching(c.teacher_buckets, longest + budget),
-    response_tokens=config.rollout.max_response_tokens,
-    lanes=config.mesh.data * config.mesh.fsdp,
-  )
-
-
-def sft_buckets(config: ConfigDict) -> tuple[int, ...]:
-  """Makes the buckets of demonstrations, with and without skills.
-
-  Raises:
-    ConfigError: the model's context is shorter.
-  """
-  skilled = config.sft.skilled_fraction > 0
-  check_context(config, with_skills=skilled)
-  most = _longest_row(config) + config.skills.token_budget * skilled
-  return _reaching(config.train.length_buckets, most)
-
-
-def _longest_row(config: ConfigDict) -> int:
-  """Counts tokens of the longest prompt without skills and response."""
-  return config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
-
-
-def _reaching(buckets: Sequence[int], length: int) -> tuple[int, ...]:
-  return (*buckets, length) if buckets[-1] < length else tuple(buckets)
-
-
-def check_context(config: ConfigDict, *, with_skills: bool) -> None:
-  """Checks the longest sequence against the model's context length.
-
-  Args:
-    config: of the run.
-    with_skills: some prompt shows them: a student's, a teacher's or an evaluation's.
-
-  Raises:
-    ConfigError: the model has fewer positions.
-  """
-  c, positions = config.rollout, hf.read_context(config.model.path)
-  keys = ['rollout.max_prompt_tokens', 'rollout.max_response_tokens']
-  keys += ['skills.token_budget'] if with_skills else []
-  sizes = [c.max_prompt_tokens, c.max_response_tokens, config.skills.token_budget]
-  sizes = sizes[: len(keys)]
-  if positions is not None and sum(sizes) > positions:
-    said = ' + '.join(f'config.{k}={n}' for k, n in zip(keys, sizes, strict=True))
-    raise ConfigError(
-      f'{said} is {sum(sizes)} tokens, model {config.model.path} has {positions}'
-      ' positions (max_position_embeddings): lower them'
-    )
+def talks(config: ConfigDict) -> bool:
+  """Whether prompts go on as conversations."""
+  return config.rollout.layout == 'conversation'
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
@@ -266,7 +205,7 @@ def make_sizes(
   """
   c = config.rollout
   longest = c.max_prompt_tokens + config.skills.token_budget * with_skills
-  widest = _reaching(c.prefill_buckets, longest)[-1]
+  widest = lengths.reaching(c.prefill_buckets, longest)[-1]
   return memory.Sizes(
     rows=packing.microbatch_rows,
     length=packing.length_buckets[-1],
@@ -304,7 +243,7 @@ def make_sampler(
     slots=c.slots,
     max_prompt_tokens=longest,
     max_response_tokens=c.max_response_tokens,
-    prefill_buckets=_reaching(c.prefill_buckets, longest),
+    prefill_buckets=lengths.reaching(c.prefill_buckets, longest),
     prefill_tokens=c.prefill_tokens,
     decode_chunk=c.decode_chunk,
     valid_vocab=tokenizer.len_vocab,

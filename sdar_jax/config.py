@@ -14,7 +14,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from sdar_jax import files, hub
+from sdar_jax import files, hub, relations
+from sdar_jax.batching import sequences
 from sdar_jax.envs import worlds
 from sdar_jax.keys import ConfigError, Key, check_type
 from sdar_jax.methods import hyperparameters, validity
@@ -114,6 +115,12 @@ KEYS: dict[str, Key] = {
   'rollout.success_reward': Key(
     10.0, 'return of a solved episode', '[0.001, 1e6]', 'ref'
   ),
+  'rollout.layout': Key(
+    'turns',
+    "'turns': a prompt for each, history told; 'conversation': ids go on as they were",
+    sequences.LAYOUTS,
+    'ref: turns',
+  ),
   'rollout.slots': Key(128, 'sequences that decode together', _HELD),
   'rollout.decode_chunk': Key(32, 'tokens between two looks at the host', _COUNT),
   'rollout.prefill_tokens': Key(
@@ -182,7 +189,9 @@ KEYS: dict[str, Key] = {
   'log.wandb_project': Key('', 'also send numbers to this Weights & Biases project'),
   'sft.rows': Key(0, 'rows of expert demonstration; 0 outside --mode=sft', _AT_LEAST_0),
   'sft.copy_rows': Key(
-    0, 'rows of practice in copying that come first; see sft.copying', _AT_LEAST_0
+    0,
+    'rows of practice in copying that come first',
+    _AT_LEAST_0,
   ),
   'sft.new_names': Key(False, 'names change places in every demonstration'),
   'sft.skilled_fraction': Key(0.5, 'of the episodes whose prompts show skills', _SHARE),
@@ -272,7 +281,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
       "config.model.path='': must be a Hugging Face directory, .gguf file or hub id"
     )
   _check_method(config)
-  _check_relations(config)
+  relations.check(config)
 
 
 @functools.cache
@@ -354,46 +363,3 @@ def _check_method(config: ml_collections.ConfigDict) -> None:
     config.algorithm.name, Hyperparameters(**numbers), usual.algorithm
   ):
     raise ConfigError(f'config.algorithm.{line}')
-
-
-def _check_relations(config: ml_collections.ConfigDict) -> None:
-  c = config
-  if c.model.attention == 'cudnn' and c.model.dtype == 'float32':
-    raise ConfigError(
-      "config.model.attention='cudnn' computes in 16 bits: set config.model.dtype to"
-      " 'bfloat16', or config.model.attention to 'auto'"
-    )
-  if c.train.minibatch_rows % c.train.microbatch_rows:
-    raise ConfigError(
-      f'config.train.minibatch_rows={c.train.minibatch_rows} is not a multiple of'
-      f' config.train.microbatch_rows={c.train.microbatch_rows}'
-    )
-  shards = c.mesh.data * c.mesh.fsdp
-  for key, rows in (
-    ('train.microbatch_rows', c.train.microbatch_rows),
-    ('rollout.slots', c.rollout.slots),
-  ):
-    if rows % shards:
-      raise ConfigError(
-        f'config.{key}={rows} does not divide by mesh.data*mesh.fsdp={shards}'
-      )
-  for key in (
-    'rollout.prefill_buckets',
-    'train.length_buckets',
-    'train.teacher_buckets',
-  ):
-    room, name = key.split('.')
-    buckets = tuple(c[room][name])
-    if not buckets or list(buckets) != sorted(set(buckets)) or min(buckets) < 1:
-      raise ConfigError(f'config.{key}={buckets}: must be positive and increasing')
-  longest = c.rollout.max_prompt_tokens + c.rollout.max_response_tokens
-  for key, need in (
-    ('length_buckets', longest),
-    ('teacher_buckets', longest + c.skills.token_budget),
-  ):
-    if max(c.train[key]) < need:
-      raise ConfigError(
-        f'config.train.{key}={tuple(c.train[key])}: the last must hold {need} tokens'
-        ' (max_prompt_tokens + max_response_tokens'
-        + (' + skills.token_budget)' if key == 'teacher_buckets' else ')')
-      )

@@ -21,7 +21,7 @@ from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.evaluation import evaluate, panels
 from sdar_jax.learner import checkpoint as checkpoints
-from sdar_jax.learner import memory
+from sdar_jax.learner import lengths, memory
 from sdar_jax.learner.learner import Learner
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.learner.state import TrainState
@@ -181,7 +181,7 @@ def host_parts(config: ConfigDict) -> HostParts:
   algorithm = build.make_algorithm(config)
   hyper = build.make_hyperparameters(config)
   build.check_topk(hyper, algorithm, common.chat)
-  packing = build.make_packing(config, algorithm, hyper)
+  packing = lengths.make_packing(config, algorithm, hyper)
   if algorithm.shows_skills(hyper):
     count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)
     first = episodes.tasks_at(tasks, seed=config.seed, cursor=0, count=count)
@@ -271,7 +271,7 @@ def policy(config: ConfigDict, checkpoint: str | None) -> Policy:
 def player(config: ConfigDict, checkpoint: str | None) -> Player:
   """Builds a policy that plays, with what it plays."""
   c = config.eval
-  build.check_context(config, with_skills=c.with_skills)
+  lengths.check_context(config, with_skills=c.with_skills)
   world = build.make_world(config)
   panel = panels.make_panel(world, c.split, c.tasks)
   common = _common(config, world)
@@ -293,7 +293,7 @@ def player(config: ConfigDict, checkpoint: str | None) -> Player:
 
 def imitation(config: ConfigDict, checkpoint: str | None) -> Imitation:
   """Builds a policy that imitates, with its optimizer."""
-  buckets = build.sft_buckets(config)
+  buckets = lengths.sft_buckets(config)
   known = policy(config, checkpoint)
   return Imitation(
     **vars(known),

@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -22,50 +22,20 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from sdar_jax import build
 from sdar_jax import parts as parts_lib
 from sdar_jax.batching import packing
 from sdar_jax.config import ConfigError
-from sdar_jax.envs import base
 from sdar_jax.learner import scoring
 from sdar_jax.models import decoder, export, lora, sharding
 from sdar_jax.process import terminal
-from sdar_jax.prompts import chat, fitting
-from sdar_jax.prompts.skills import NOTHING, SkillView
+from sdar_jax.prompts import chat
+from sdar_jax.prompts.skills import NOTHING
+from sdar_jax.rollout import demonstrations
+from sdar_jax.rollout.demonstrations import Demonstration, Lessons
 
 _SHORTEST_COPY, _LONGEST_COPY = 8, 48  # Tokens; what small models have to copy.
 _STEPS_PER_LINE = 200
-
-# encode(text) -> ids of a response, tags as tokens and the stop token at its end.
-Encode = Callable[[str], np.ndarray]
-Prompt = Callable[[str, base.Task], tuple[np.ndarray, SkillView]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Demonstration:
-  """One turn to imitate: `prompt_ids` [L] and `response_ids` [R], int32."""
-
-  prompt_ids: np.ndarray
-  response_ids: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Lessons:
-  """Choice of experts, mistakes and limits of demonstrations.
-
-  Attributes:
-    skilled_fraction: of the episodes, those whose prompts show skills.
-    informed_fraction: of the other episodes, those that the informed expert plays too.
-    mistake_rate: chance that a mistake is played in place of the expert's action,
-      whose answer to the situation is still what is imitated.
-    seed: of the draws.
-    max_prompt_tokens: longest prompt, skills not counted.
-  """
-
-  skilled_fraction: float
-  informed_fraction: float
-  mistake_rate: float
-  seed: int
-  max_prompt_tokens: int
 
 
 def run_sft(
@@ -94,7 +64,7 @@ def run_sft(
 def _practice(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
   """Makes practice in copying tokens of text."""
   longest = parts.config.train.length_buckets[-1] // 2
-  return copying(
+  return demonstrations.copying(
     sorted(set(range(parts.chat.len_vocab)) - parts.chat.control_ids),
     shortest=min(_SHORTEST_COPY, longest),
     longest=min(_LONGEST_COPY, longest),
@@ -105,7 +75,7 @@ def _practice(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
 def _lessons(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
   """Makes the demonstrations of `config.sft`."""
   c, limits = parts.config.sft, parts.config.rollout
-  out = demonstrations(
+  out = demonstrations.play(
     parts.world,
     parts.world.tasks('train'),
     plain=lambda text, task: (parts.chat.render(text), NOTHING),
@@ -117,12 +87,15 @@ def _lessons(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
       mistake_rate=c.mistake_rate,
       seed=parts.config.seed,
       max_prompt_tokens=limits.max_prompt_tokens,
+      follow=parts.chat.follow if build.talks(parts.config) else None,
     ),
   )
   if not c.new_names:
     return out
   names = _name_ids(parts)
-  return with_new_names(out, names, vocab=parts.chat.len_vocab, seed=parts.config.seed)
+  return demonstrations.with_new_names(
+    out, names, vocab=parts.chat.len_vocab, seed=parts.config.seed
+  )
 
 
 def _encode(tokenizer: chat.Chat, limit: int, text: str) -> np.ndarray:
@@ -170,134 +143,6 @@ def _fit(
     stopped.lost = f'{i} of {steps} steps of imitation are lost; nothing was written'
     raise
   return {name: params}
-
-
-def demonstrations(
-  world: base.World,
-  tasks: base.TaskSet,
-  *,
-  plain: Prompt,
-  skilled: Prompt,
-  encode: Encode,
-  lessons: Lessons,
-) -> Iterator[Demonstration]:
-  """Plays expert turns, for ever: episode i plays task i.
-
-  Prompts are those of rollout: one that cannot be made to fit ends its episode.
-
-  Args:
-    world: the world and its experts.
-    tasks: the training tasks, used in order.
-    plain: the prompt without skills.
-    skilled: the prompt with skills.
-    encode: response text to ids.
-    lessons: what is demonstrated.
-
-  Raises:
-    ValueError: not even the first prompt fits.
-  """
-  for index in itertools.count():
-    task = tasks[index % len(tasks)]
-    random = np.random.default_rng([lessons.seed, index])
-    with_skills = bool(random.random() < lessons.skilled_fraction)
-    informed = with_skills or (  # A fraction of 0 takes no draw from what follows.
-      lessons.informed_fraction > 0 and random.random() < lessons.informed_fraction
-    )
-    kind = world.demonstrators[0 if informed else 1]
-    expert = world.expert(kind, seed=int(random.integers(2**31)))
-    prompt = skilled if with_skills else plain
-    turns = _episode(world, task, expert, prompt, lessons, random)
-    empty = True
-    for prompt_ids, text in turns:
-      empty = False
-      yield Demonstration(prompt_ids, encode(text))
-    if empty and index == 0:
-      raise ValueError(
-        f'task {task.task_id}: its first prompt exceeds config.rollout.'
-        f'max_prompt_tokens={lessons.max_prompt_tokens}: raise it'
-      )
-
-
-def _episode(
-  world: base.World,
-  task: base.Task,
-  expert: base.Expert,
-  prompt: Prompt,
-  lessons: Lessons,
-  random: np.random.Generator,
-) -> Iterator[tuple[np.ndarray, str]]:
-  """Plays one episode: its prompts and the expert's responses."""
-  env = world.make_env()
-  observation = env.reset(task)
-  expert.reset(task, observation)
-  history: list[base.Exchange] = []
-  for _ in range(world.max_turns):
-    thought, action = expert.plan(observation)
-    fitted = fitting.fit(
-      world,
-      lambda text: prompt(text, task),
-      task,
-      history,
-      observation,
-      max_tokens=lessons.max_prompt_tokens,
-    )
-    if fitted is None:
-      return
-    yield fitted.ids, world.response(thought, action)
-    if random.random() < lessons.mistake_rate:
-      action = world.mistake(observation, random)
-    result = env.step(action)
-    history.append(base.Exchange(observation.text, action))
-    observation = result.observation
-    expert.observe(action, observation)
-    if result.done:
-      return
-
-
-def with_new_names(
-  source: Iterator[Demonstration], sets: Sequence[np.ndarray], *, vocab: int, seed: int
-) -> Iterator[Demonstration]:
-  """Exchanges names, anew in each demonstration.
-
-  A name in a prompt then says nothing but itself: which surname follows a first name
-  can only be read, not known, and names of unseen tasks are as good as any.
-
-  Args:
-    source: demonstrations.
-    sets: ids that may stand for each other, [n] each.
-    vocab: ids in all.
-    seed: of the draws.
-  """
-  random = np.random.default_rng(seed)
-  for demonstration in source:
-    table = np.arange(vocab, dtype=np.int32)
-    for ids in sets:
-      table[ids] = random.permutation(ids)
-    yield Demonstration(
-      table[demonstration.prompt_ids], table[demonstration.response_ids]
-    )
-
-
-def copying(
-  ids: Sequence[int], *, shortest: int, longest: int, seed: int
-) -> Iterator[Demonstration]:
-  """Makes practice in copying, for ever: random tokens, then the same.
-
-  What a prompt names has to be written again exactly, names that training tasks never
-  mention included. Random tokens teach that within a few hundred updates, because
-  nothing else predicts them.
-
-  Args:
-    ids: the tokens to draw from.
-    shortest: tokens of a prompt, at least.
-    longest: tokens of a prompt, at most.
-    seed: of the draws.
-  """
-  random = np.random.default_rng(seed)
-  while True:
-    length = int(random.integers(shortest, longest + 1))
-    drawn = random.choice(np.asarray(ids, np.int32), length)
-    yield Demonstration(drawn, drawn)
 
 
 def batches(

@@ -49,6 +49,7 @@ class Turn:
     observation_cut: nor for the observation, which it shows shortened.
     skills: ids of the skills that the prompt showed, in order.
     skill_tokens: by which it is longer for them.
+    goes_on: the prompt is that of the turn before, its response and what is new.
   """
 
   prompt_text: str
@@ -66,6 +67,7 @@ class Turn:
   observation_cut: bool = False
   skills: tuple[str, ...] = ()
   skill_tokens: int = 0
+  goes_on: bool = False
 
 
 @dataclasses.dataclass

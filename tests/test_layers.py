@@ -26,6 +26,7 @@ ROOMS = {
   'prompts': 'host',
   'advantages': 'host',
   'methods': 'host',
+  'relations': 'host',
   'config': 'host',
   'storage': 'host',
   'rollout': 'host',

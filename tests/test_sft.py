@@ -5,14 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from sdar_jax import sft
 from sdar_jax.envs import worlds
 from sdar_jax.envs.webshop import generated
 from sdar_jax.prompts.skills import NOTHING, SkillView
+from sdar_jax.rollout import demonstrations
 
 
 def test_copying_repeats_its_prompt():
-  source = sft.copying([3, 5, 8, 13], shortest=2, longest=6, seed=1)
+  source = demonstrations.copying([3, 5, 8, 13], shortest=2, longest=6, seed=1)
   rows = list(itertools.islice(source, 300))
   for row in rows:
     assert row.prompt_ids.tolist() == row.response_ids.tolist()
@@ -24,10 +24,10 @@ def test_copying_repeats_its_prompt():
 
 def test_names_change_places_within_their_sets_and_consistently():
   prompt, response = np.array([0, 4, 5, 9, 4, 7]), np.array([5, 9, 1])
-  source = itertools.repeat(sft.Demonstration(prompt, response))
+  source = itertools.repeat(demonstrations.Demonstration(prompt, response))
   sets = [np.array([4, 5, 6]), np.array([8, 9])]
   seen = set()
-  renamed = sft.with_new_names(source, sets, vocab=10, seed=2)
+  renamed = demonstrations.with_new_names(source, sets, vocab=10, seed=2)
   for row in itertools.islice(renamed, 200):
     mapping = dict(zip(prompt.tolist(), row.prompt_ids.tolist()))
     assert mapping[0] == 0 and mapping[7] == 7  # No names.
@@ -41,13 +41,15 @@ def test_names_change_places_within_their_sets_and_consistently():
 def _first_searches(episodes, **fractions):
   """(prompt shows skills, what is searched for first) of some WebShop episodes."""
   world = worlds.make('webshop', {'prompt_style': 'compact'})
-  turns = sft.demonstrations(
+  turns = demonstrations.play(
     world,
     world.tasks('train'),
     plain=lambda text, task: (np.array([0, text.endswith('\nstart')]), NOTHING),
     skilled=lambda text, task: (np.array([1, text.endswith('\nstart')]), NOTHING),
     encode=lambda text: text,
-    lessons=sft.Lessons(mistake_rate=0.0, seed=3, max_prompt_tokens=2, **fractions),
+    lessons=demonstrations.Lessons(
+      mistake_rate=0.0, seed=3, max_prompt_tokens=2, **fractions
+    ),
   )
   first = (t for t in turns if t.prompt_ids[1])
   return [
@@ -81,13 +83,13 @@ def test_demonstrations_are_as_short_as_rollouts_prompts():
   skilled = lambda text, task: (ids(text + 'x' * 50), SkillView(('a',), (), 50))
 
   def rows(limit):
-    turns = sft.demonstrations(
+    turns = demonstrations.play(
       world,
       world.tasks('train'),
       plain=lambda text, task: (ids(text), NOTHING),
       skilled=skilled,
       encode=ids,
-      lessons=sft.Lessons(
+      lessons=demonstrations.Lessons(
         skilled_fraction=0.5,
         informed_fraction=0.0,
         mistake_rate=0.0,

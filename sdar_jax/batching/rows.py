@@ -16,6 +16,7 @@ class Row:
 
   Attributes:
     penalty: of a malformed turn, else 0.
+    head: the turn with which the row's conversation began; its own where none did.
     trajectory_id: unique within the step.
   """
 
@@ -26,6 +27,7 @@ class Row:
   trajectory_id: int
   turn_id: int
   penalty: float
+  head: Turn
 
   @property
   def score(self) -> float:
@@ -50,10 +52,20 @@ def rows(groups: Sequence[Group], *, invalid_penalty: float) -> list[Row]:
       continue
     for trajectory in group.trajectories:
       identity = group.group_id * len(group.trajectories) + trajectory.member
+      head = None
       for turn_id, turn in enumerate(trajectory.turns):
-        penalty = 0.0 if turn.valid else invalid_penalty
+        head = head if turn.goes_on else turn
         out.append(
-          Row(turn, trajectory, group.task, group.group_id, identity, turn_id, penalty)
+          Row(
+            turn=turn,
+            trajectory=trajectory,
+            task=group.task,
+            group_id=group.group_id,
+            trajectory_id=identity,
+            turn_id=turn_id,
+            penalty=0.0 if turn.valid else invalid_penalty,
+            head=head,
+          )
         )
   return out
 

@@ -299,12 +299,26 @@ class World:
     of them (`whole(history)` has all: a message that counts turns counts those). The
     message always names the task and shows the observation, even with no history.
     """
-    number = len(whole(history)) + 1
     parts = [f'Your task: {task.goal}', *past_turns(history, len(history))]
-    parts.append(f'Turn {number}, you see: {observation.text}')
-    if observation.admissible:
-      parts.append('\n- '.join(['Actions possible now:', *observation.admissible]))
+    parts.append(self.follow_up(task, history, observation))
     return '\n\n'.join([*parts, *filter(None, [self.instruction])])
+
+  def follow_up(
+    self,
+    task: Task,
+    history: History | Sequence[Exchange],
+    observation: Observation,
+  ) -> str:
+    """Writes the user message of a turn whose prompt holds the past whole.
+
+    In the layout 'conversation' what was seen and said stands in the prompt as it was,
+    so this says what is new.
+    """
+    del task  # The first message named it.
+    said = f'Turn {len(whole(history)) + 1}, you see: {observation.text}'
+    if not observation.admissible:
+      return said
+    return '\n- '.join([f'{said}\n\nActions possible now:', *observation.admissible])
 
   def parse(self, response: str, observation: Observation) -> ParsedAction:
     """Cuts the action out of a response; never raises.

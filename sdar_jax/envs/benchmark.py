@@ -84,6 +84,17 @@ class BenchmarkWorld(base.World, abc.ABC):
     write = self.prompts.paper if self.prompt_style == 'paper' else self.prompts.compact
     return write(task, history, observation, *self._window())
 
+  def follow_up(
+    self,
+    task: base.Task,
+    history: base.History | Sequence[base.Exchange],
+    observation: base.Observation,
+  ) -> str:
+    """Writes what is new since the turn before; alike in all styles."""
+    del task  # The first message named it.
+    number = len(base.whole(history)) + 1
+    return self.prompts.now(number, observation, *self._window()[1:])
+
   def _window(self) -> tuple[int, ...]:
     """Gives the prompt's further arguments: how many past turns to show."""
     return (self.history_length,)

@@ -24,6 +24,7 @@ __all__ = ['Chat', 'TokenizerError']
 DATE = '2026-01-01'  # What templates that ask for today's are told.
 _THOUGHT_ENDS = '</think>'
 _END_OF_TEXT = '<|endoftext|>'  # Ends a document for many models, and so a response.
+_WHERE = {'with_system': 'with a system message', 'follow_up': 'behind an answer'}
 
 
 class Chat:
@@ -87,15 +88,12 @@ class Chat:
     strips = rendering.user != skeletons.USER
     self._instruction = instruction.rstrip() if strips else instruction
     self._ending = split(self._instruction, self._tags)
-    self._bare = self._skeleton(rendering, with_system=False)
+    self._bare = self._skeleton(rendering, 'bare')
     after = rendering.bare.text.rpartition(rendering.user)[2]
     self.opening = tags.opening(after, [name for name in added if name not in said])
     # A template may refuse or ignore a system message: that matters if there is one.
-    self._refusal, self._with_system = '', None
-    try:
-      self._with_system = self._skeleton(rendering, with_system=True)
-    except TokenizerError as error:
-      self._refusal = f'{error} (with a system message)'
+    self._with_system, self._refusal = self._if_any(rendering, 'with_system')
+    self._follow_up, self._no_follow_up = self._if_any(rendering, 'follow_up')
     self.system = rendering.default_system if system is None else system
     self._passed_system = system
     self.stop_ids = self._stop_ids(files, rendering.answered.text)
@@ -103,12 +101,19 @@ class Chat:
     self._silent = {*self.stop_ids, *(added[name] for name in mute)}
     self.digest = self._digest(files, [rendering.user, rendering.system])
 
-  def _skeleton(
-    self, rendering: skeletons.Rendering, *, with_system: bool
-  ) -> skeletons.Skeleton:
+  def _skeleton(self, rendering: skeletons.Rendering, kind: str) -> skeletons.Skeleton:
     return skeletons.Skeleton(
-      rendering, with_system, self._encoder, self._encode_message, self._path
+      rendering, kind, self._encoder, self._encode_message, self._path
     )
+
+  def _if_any(
+    self, rendering: skeletons.Rendering, kind: str
+  ) -> tuple[skeletons.Skeleton | None, str]:
+    """Makes a skeleton, or says in a line why there is none."""
+    try:
+      return self._skeleton(rendering, kind), ''
+    except TokenizerError as error:
+      return None, f'{error} ({_WHERE[kind]})'
 
   def render(self, user_text: str, system: str | None = None) -> np.ndarray:
     """The prompt of one user message, generation prompt included.
@@ -128,6 +133,29 @@ class Chat:
     if skeleton is None:
       raise TokenizerError(self._refusal)
     return np.asarray(skeleton.fill(user_text, system), np.int32)
+
+  def follow(self, response_ids: np.ndarray, user_text: str) -> np.ndarray:
+    """Continues a conversation behind a response, ids as they were sampled.
+
+    Args:
+      response_ids: [R] the response; whatever ended it, its turn is closed.
+      user_text: any text; none of it becomes a control token.
+
+    Returns:
+      [L] int32 ids of all that follows the response, generation prompt included.
+
+    Raises:
+      TokenizerError: the template cannot be taken apart behind an answer.
+    """
+    self.check_follow()
+    ids = self._follow_up.fill(user_text, None)
+    closed = len(response_ids) and ids[0] == response_ids[-1] == self.stop_ids[0]
+    return np.asarray(ids[1:] if closed else ids, np.int32)
+
+  def check_follow(self) -> None:
+    """Raises TokenizerError where conversations cannot go on."""
+    if self._follow_up is None:
+      raise TokenizerError(self._no_follow_up)
 
   def encode_text(self, text: str) -> np.ndarray:
     """Ids of `text`, [L] int32, none of them a control token."""

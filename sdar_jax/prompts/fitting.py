@@ -15,6 +15,8 @@ from sdar_jax.trajectory import Outcome, Trajectory
 
 # A user message to the prompt's ids, and the skills that it shows.
 Prompt = Callable[[str], tuple[np.ndarray, SkillView]]
+# A response and the user message after it, to the ids that follow the response.
+Follow = Callable[[np.ndarray, str], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Fitted:
     view: the skills in it.
     history_dropped: exchanges are missing that the message would have shown.
     observation_cut: the observation is shown shortened.
+    goes_on: the prompt begins with the one before and its response.
   """
 
   text: str
@@ -34,6 +37,48 @@ class Fitted:
   view: SkillView
   history_dropped: bool = False
   observation_cut: bool = False
+  goes_on: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Last:
+  """The turn before: its prompt, and its response [R] as sampled."""
+
+  fitted: Fitted
+  response_ids: np.ndarray
+
+
+def next_prompt(
+  world: base.World,
+  prompt: Prompt,
+  task: base.Task,
+  past: Sequence[base.Exchange],
+  observation: base.Observation,
+  *,
+  max_tokens: int,
+  follow: Follow | None = None,
+  last: Last | None = None,
+) -> Fitted | None:
+  """The next turn's prompt: what was and what is new, or anew.
+
+  Args:
+    world, prompt, task, past, observation, max_tokens: as `fit` reads them.
+    follow: continues a conversation; None begins every prompt anew.
+    last: the turn before; None at the first.
+
+  Returns:
+    Where a conversation has no room to go on, one that begins anew as `fit` does, with
+    half of the room left for what follows if it can be. None if nothing fits.
+  """
+  start = lambda limit: fit(world, prompt, task, past, observation, max_tokens=limit)
+  if follow is None or last is None:
+    return start(max_tokens)
+  text = world.follow_up(task, base.History(past), observation)
+  before, view = (last.fitted.ids, last.response_ids), last.fitted.view
+  ids = np.concatenate([*before, follow(last.response_ids, text)]).astype(np.int32)
+  if len(ids) - view.tokens <= max_tokens:
+    return Fitted(text, ids, view, goes_on=True)
+  return start(max_tokens // 2) or start(max_tokens)
 
 
 def fit(

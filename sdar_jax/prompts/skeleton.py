@@ -33,11 +33,13 @@ class Rendering:
     bare: a prompt of one user message.
     with_system: the same after a system message.
     answered: a user message with its answer.
+    continued: the same, and a prompt of one more user message.
   """
 
   bare: templates.Rendered
   with_system: templates.Rendered
   answered: templates.Rendered
+  continued: templates.Rendered
 
   @property
   def user(self) -> str:
@@ -48,6 +50,14 @@ class Rendering:
   def system(self) -> str:
     """The system's placeholder as the template shows it."""
     return SYSTEM if SYSTEM in self.with_system.text else SYSTEM.strip()
+
+  @property
+  def follow_up(self) -> templates.Rendered:
+    """What stands behind an answer in `continued`."""
+    found = self.continued
+    if found.error or found.text.count(ASSISTANT) == 1:
+      return templates.Rendered(found.text.rpartition(ASSISTANT)[2], found.error)
+    return templates.Rendered('', 'it does not show an answer once, before the next')
 
   @property
   def default_system(self) -> str:
@@ -84,6 +94,7 @@ def render(
     templates.Conversation((user,), True),
     templates.Conversation((system, user), True),
     templates.Conversation((user, answer), False),
+    templates.Conversation((user, answer, user), True),
   )
   try:
     datetime.date.fromisoformat(date)
@@ -106,17 +117,24 @@ class Skeleton:
   def __init__(
     self,
     rendering: Rendering,
-    with_system: bool,
+    kind: str,
     encoder: Encoder,
     encode_message: EncodeMessage,
     path: str,
   ):
     """Takes a rendered prompt apart.
 
+    Args:
+      rendering: of the template.
+      kind: which of it: 'bare', 'with_system' or 'follow_up'.
+      encoder: of text.
+      encode_message: of a user message.
+      path: of the files, for messages.
+
     Raises:
       TokenizerError: messages cannot be told apart in it.
     """
-    rendered = rendering.with_system if with_system else rendering.bare
+    rendered, with_system = getattr(rendering, kind), kind == 'with_system'
     if rendered.error:
       raise TokenizerError(
         f'{path}: chat_template cannot be rendered: {rendered.error}'

@@ -3,6 +3,9 @@
 Everything that is not a skill is a block of plain text of our own wording, placed as
 skills are and shown whole or not at all. A row for which there is nothing to show, or
 no room, keeps the plain prompt and an empty view: it is not taught.
+
+In a conversation the teacher's prompt differs at its head only: what is shown stands
+where the conversation began, and all that was said and seen since follows as it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -63,6 +66,7 @@ def teacher_rows(
   for row, sees in zip(rows, sees_skills, strict=True):
     others = _others(groups[row.group_id], row)
     ids, view = _prompt(kind, teacher, row, others, sees)
+    ids = np.concatenate([ids, row.turn.prompt_ids[len(row.head.prompt_ids) :]])
     prompts.append(ids)
     # A prompt like the student's teaches nothing, whatever it was meant to show.
     same = np.array_equal(ids, row.turn.prompt_ids)
@@ -120,7 +124,7 @@ def _others(group: Mapping[int, Trajectory], row: Row) -> list[Trajectory]:
 def _prompt(
   kind: str, teacher: TeacherContext, row: Row, others: _Others, sees: bool
 ) -> _Prompted:
-  text = row.turn.prompt_text
+  text = row.head.prompt_text
   if kind in _BLOCKS:
     return _first_that_fits(teacher, text, _BLOCKS[kind](row, others))
   ids, view = teacher.prompt(text, row.task)

@@ -50,6 +50,7 @@ class Agent:
     sampling: temperature, limits and stop tokens.
     max_prompt_tokens: longest prompt, skills not counted.
     opening: with what the chat template begins every response.
+    follow: continues a conversation behind a response; None begins anew every turn.
   """
 
   prompt: Prompt
@@ -57,6 +58,7 @@ class Agent:
   sampling: SamplingParams
   max_prompt_tokens: int
   opening: str = ''
+  follow: fitting.Follow | None = None
 
 
 @dataclasses.dataclass
@@ -286,13 +288,16 @@ def _requests(
 
 def _prompt(world: base.World, agent: Agent, episode: _Episode) -> bool:
   """Writes the episode's next prompt; returns whether one fits."""
-  episode.fitted = fitting.fit(
+  last = episode.fitted
+  episode.fitted = fitting.next_prompt(
     world,
     lambda text: agent.prompt(text, episode.task, episode.member),
     episode.task,
     episode.history,
     episode.observation,
     max_tokens=agent.max_prompt_tokens,
+    follow=agent.follow,
+    last=last and fitting.Last(last, episode.turns[-1].response_ids),
   )
   return episode.fitted is not None
 
@@ -335,6 +340,7 @@ def _advance(
       observation_cut=fitted.observation_cut,
       skills=fitted.view.skill_ids,
       skill_tokens=fitted.view.tokens,
+      goes_on=fitted.goes_on,
     )
   )
   if fault:

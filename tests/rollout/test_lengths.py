@@ -16,6 +16,7 @@ from sdar_jax.batching import rows as rows_lib
 from sdar_jax.batching import sequences
 from sdar_jax.config import ConfigError
 from sdar_jax.envs.base import Task
+from sdar_jax.learner import lengths
 from sdar_jax.methods import table
 from sdar_jax.models import hf
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
@@ -60,7 +61,7 @@ def test_every_method_of_every_experiment_has_room(world, any_context):
     config = EXPERIMENTS[world].get_config(argument)
     config_lib.validate(config)
     method, loss = build.make_algorithm(config), build.make_hyperparameters(config)
-    packing = build.make_packing(config, method, loss)
+    packing = lengths.make_packing(config, method, loss)
     shown = method.student_sees_skills != 'none'
     case = (packing, shown, config.skills.token_budget, config.rollout.group_size)
     if case not in seen:
@@ -87,7 +88,7 @@ def test_students_that_see_skills_get_a_bucket(
   config.algorithm.name, config.skills.token_budget = algorithm, budget
   config.rollout.group_size = group
   method, loss = build.make_algorithm(config), build.make_hyperparameters(config)
-  packing = build.make_packing(config, method, loss)
+  packing = lengths.make_packing(config, method, loss)
   students = packing.length_buckets
   assert students[-1] == last and students[:3] == (768, 1280, 2560)
   assert packing.teacher_buckets == (1280, 2304, 3584)
@@ -117,16 +118,16 @@ def test_a_context_that_is_too_short_is_refused(tmp_path, algorithm, with_skills
   config.eval.with_skills = with_skills
   method, loss = build.make_algorithm(config), build.make_hyperparameters(config)
   config.model.path = _model(tmp_path / 'enough', need)
-  build.make_packing(config, method, loss)
+  lengths.make_packing(config, method, loss)
   config.model.path = _model(tmp_path / 'short', need - 1)
   with pytest.raises(ConfigError) as error:
-    build.make_packing(config, method, loss)
+    lengths.make_packing(config, method, loss)
   message = str(error.value)
   assert '\n' not in message and f'is {need} tokens' in message
   assert 'config.rollout.max_prompt_tokens=160' in message
   assert ('skills.token_budget=64' in message) == (need == 248)
   config.model.path = _model(tmp_path / 'unsaid', None)
-  build.make_packing(config, method, loss)
+  lengths.make_packing(config, method, loss)
 
 
 @pytest.mark.parametrize('positions', (0, 'many', True))

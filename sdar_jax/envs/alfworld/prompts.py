@@ -40,11 +40,15 @@ def paper(
   turns = len(base.whole(history))
   parts += [f'Your task is to: {task.goal}'] if turns else []
   parts += base.past_turns(history, length)
-  parts.append(f'Turn {turns + 1}, you see: {observation.text}')
-  actions = '\n'.join(f'- {text}' for text in observation.admissible if text != 'help')
-  parts.append(f'Actions possible now:\n{actions}')
-  parts.append(PAPER_INSTRUCTION)
+  parts += [now(turns + 1, observation), PAPER_INSTRUCTION]
   return '\n\n'.join(parts)
+
+
+def now(turn: int, observation: Observation) -> str:
+  """Writes what is seen in a turn and what can be done."""
+  actions = '\n'.join(f'- {text}' for text in observation.admissible if text != 'help')
+  seen = f'Turn {turn}, you see: {observation.text}'
+  return f'{seen}\n\nActions possible now:\n{actions}'
 
 
 def compact(

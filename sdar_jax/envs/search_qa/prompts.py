@@ -69,12 +69,20 @@ def paper(
     kind, text = engine.read_action(action)
     told = f'you searched for: {text}' if kind else 'you did nothing that counts'
     parts.append(f'In turn {turn} {told}\n{result}')
-  current = len(base.whole(history)) + 1
-  standing = f'This is turn {current} of {max_turns}.'
-  if current >= max_turns:
-    standing += ' It is the last one: only an answer still counts.'
-  parts += [standing, PAPER_INSTRUCTION]
+  parts += [_standing(len(base.whole(history)) + 1, max_turns), PAPER_INSTRUCTION]
   return '\n\n'.join(parts)
+
+
+def now(turn: int, observation: Observation, max_turns: int) -> str:
+  """Writes what came of the turn before, and where the episode stands."""
+  return f'{observation.text}\n\n{_standing(turn, max_turns)}'
+
+
+def _standing(turn: int, max_turns: int) -> str:
+  standing = f'This is turn {turn} of {max_turns}.'
+  if turn >= max_turns:
+    standing += ' It is the last one: only an answer still counts.'
+  return standing
 
 
 def compact(

@@ -50,12 +50,15 @@ def paper(
   ]
   turns = len(base.whole(history))
   parts += base.past_turns(history, length, 'the page', without_instruction)
-  page = without_instruction(observation.text)
-  parts.append(f'Turn {turns + 1}, the page: {page}')
-  actions = '\n'.join(f'- {text}' for text in observation.admissible)
-  parts.append(f'Actions possible now:\n{actions}')
-  parts.append(PAPER_INSTRUCTION)
+  parts += [now(turns + 1, observation), PAPER_INSTRUCTION]
   return '\n\n'.join(parts)
+
+
+def now(turn: int, observation: Observation) -> str:
+  """Writes the page of a turn and what can be done there."""
+  actions = '\n'.join(f'- {text}' for text in observation.admissible)
+  page = without_instruction(observation.text)
+  return f'Turn {turn}, the page: {page}\n\nActions possible now:\n{actions}'
 
 
 def compact(

@@ -1,0 +1,54 @@
+"""How values of a config must fit together."""
+
+from ml_collections import ConfigDict
+
+from sdar_jax.keys import ConfigError
+
+
+def check(config: ConfigDict) -> None:
+  """Raises ConfigError, one line, where two values exclude each other."""
+  c = config
+  if c.model.attention == 'cudnn' and c.model.dtype == 'float32':
+    raise ConfigError(
+      "config.model.attention='cudnn' computes in 16 bits: set config.model.dtype to"
+      " 'bfloat16', or config.model.attention to 'auto'"
+    )
+  if c.rollout.layout == 'conversation' and c.algorithm.mean_over == 'microbatch':
+    raise ConfigError(
+      "config.algorithm.mean_over='microbatch': microbatches of conversations have no"
+      " fixed number of rows: set it to 'minibatch', or config.rollout.layout='turns'"
+    )
+  if c.train.minibatch_rows % c.train.microbatch_rows:
+    raise ConfigError(
+      f'config.train.minibatch_rows={c.train.minibatch_rows} is not a multiple of'
+      f' config.train.microbatch_rows={c.train.microbatch_rows}'
+    )
+  shards = c.mesh.data * c.mesh.fsdp
+  for key, rows in (
+    ('train.microbatch_rows', c.train.microbatch_rows),
+    ('rollout.slots', c.rollout.slots),
+  ):
+    if rows % shards:
+      raise ConfigError(
+        f'config.{key}={rows} does not divide by mesh.data*mesh.fsdp={shards}'
+      )
+  for key in (
+    'rollout.prefill_buckets',
+    'train.length_buckets',
+    'train.teacher_buckets',
+  ):
+    room, name = key.split('.')
+    buckets = tuple(c[room][name])
+    if not buckets or list(buckets) != sorted(set(buckets)) or min(buckets) < 1:
+      raise ConfigError(f'config.{key}={buckets}: must be positive and increasing')
+  longest = c.rollout.max_prompt_tokens + c.rollout.max_response_tokens
+  for key, need in (
+    ('length_buckets', longest),
+    ('teacher_buckets', longest + c.skills.token_budget),
+  ):
+    if max(c.train[key]) < need:
+      raise ConfigError(
+        f'config.train.{key}={tuple(c.train[key])}: the last must hold {need} tokens'
+        ' (max_prompt_tokens + max_response_tokens'
+        + (' + skills.token_budget)' if key == 'teacher_buckets' else ')')
+      )
