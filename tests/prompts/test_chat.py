@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -103,6 +104,57 @@ def test_ids_equal_transformers_with_system(path, oracle, plain, system):
     want = oracle(text, system)
     assert given_once.render(text).tolist() == want
     assert plain.render(text, system=system).tolist() == want
+
+
+@pytest.mark.parametrize('thinking', (False, True))
+def test_a_conversation_goes_on_as_transformers_would_write_it(path, oracle, thinking):
+  """The answer's ids stay, whatever ended it; its text here is benign."""
+  import transformers
+
+  ours = chat.Chat(path, enable_thinking=thinking)
+  hub = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+  answer = 'I open the door.'
+  sampled = ours.encode_text(answer)
+  for text in BENIGN:
+    messages = [
+      {'role': 'user', 'content': 'Leave the room.'},
+      {'role': 'assistant', 'content': answer},
+      {'role': 'user', 'content': text},
+    ]
+    want = hub.apply_chat_template(
+      messages,
+      add_generation_prompt=True,
+      enable_thinking=thinking,
+      return_dict=False,
+    )
+    end = hub.convert_tokens_to_ids('<|im_end|>')
+    for response in (sampled, np.append(sampled, end)):
+      added = ours.follow(response, text)
+      assert added.dtype == np.int32
+      whole = [*response, *added]
+      assert want[-len(whole) :] == whole, text
+  cut = np.append(sampled, hub.convert_tokens_to_ids('<|endoftext|>'))
+  assert ours.follow(cut, 'x').tolist() == ours.follow(sampled, 'x').tolist()
+  assert ours.follow(cut, 'x')[0] == end
+
+
+def test_a_template_without_a_place_for_answers_cannot_go_on(tmp_path, path):
+  shutil.copytree(path, tmp_path / 'model')
+  file = tmp_path / 'model' / 'tokenizer_config.json'
+  record = json.loads(file.read_text())
+  record['chat_template'] = (
+    '{% for m in messages %}{% if m.role == "user" and (loop.last or loop.length < 3) %}'
+    '<|im_start|>{{ m.content }}<|im_end|>{% endif %}{% endfor %}'
+  )
+  for other in (tmp_path / 'model').glob('chat_template*'):
+    other.unlink()
+  file.write_text(json.dumps(record))
+  forgetful = chat.Chat(tmp_path / 'model')
+  assert len(forgetful.render('x'))
+  with pytest.raises(
+    chat.TokenizerError, match='show an answer once.*behind an answer'
+  ):
+    forgetful.check_follow()
 
 
 def test_default_system(family, plain, oracle):

@@ -309,3 +309,56 @@ def test_prompts_may_differ_by_member():
   for group in groups:
     for trajectory in group.trajectories:
       assert {len(t.prompt_ids) for t in trajectory.turns} == {1 + trajectory.member}
+
+
+def _conversation(limit, script=_third_turn_says_two):
+  """Episodes of `fakes.World` whose prompts go on: '/' ends a turn, '>' begins one."""
+  world = fakes.World()
+  world.follow_up = lambda task, history, observation: (
+    f'{len(base.whole(history)) + 1}: {observation.text}'
+  )
+  follow = lambda ids, text: np.frombuffer(f'/{text}>'.encode(), np.uint8).astype('i4')
+  agent = dataclasses.replace(fakes.agent(limit), follow=follow)
+  return episodes.collect(
+    fakes.in_process(world),
+    fakes.tasks(),
+    fakes.ScriptedSampler(script, 0),
+    agent,
+    group_size=2,
+    identity=(0, 0),
+  )
+
+
+def test_a_conversation_keeps_what_was_said_as_it_was():
+  every = [t for group in _conversation(1000) for t in group.trajectories]
+  assert {len(t.turns) for t in every} > {1} and max(len(t.turns) for t in every) == 3
+  for trajectory in every:
+    first = trajectory.turns[0]
+    ids = first.prompt_ids.tolist()
+    assert fakes.decode(first.prompt_ids) == first.prompt_text and not first.goes_on
+    for number, (before, turn) in enumerate(itertools.pairwise(trajectory.turns), 2):
+      ids += before.response_ids.tolist()
+      ids += f'/{number}: said {before.action}>'.encode()
+      assert turn.goes_on and turn.prompt_ids.tolist() == ids
+      assert turn.prompt_text == f'{number}: said {before.action}'
+  rows = rows_lib.rows(_conversation(1000), invalid_penalty=0.0)
+  assert [row.head for row in rows] == [row.trajectory.turns[0] for row in rows]
+
+
+def test_a_conversation_without_room_begins_anew_with_room_for_more():
+  long = [t for g in _conversation(1000) for t in g.trajectories if len(t.turns) == 3]
+  second, third = (len(long[0].turns[i].prompt_ids) for i in (1, 2))
+  cut = [t for g in _conversation(third - 1) for t in g.trajectories]
+  ended = [t for t in cut if len(t.turns) == 3]
+  assert ended and second < third
+  for trajectory in ended:
+    assert [turn.goes_on for turn in trajectory.turns] == [False, True, False]
+    text = trajectory.turns[2].prompt_text
+    assert text.startswith(f'say {trajectory.task_id[-1]} | ')
+    assert len(text) <= (third - 1) // 2 or trajectory.turns[2].history_dropped
+    rows = rows_lib.rows(
+      [Group(0, fakes.tasks()[0], [trajectory])], invalid_penalty=0.0
+    )
+    assert [row.head.prompt_text for row in rows] == [
+      trajectory.turns[i].prompt_text for i in (0, 0, 2)
+    ]
