@@ -264,7 +264,6 @@ def make_sizes(
   """
   c = config.rollout
   longest = c.max_prompt_tokens + config.skills.token_budget * with_skills
-  widest = _reaching(c.prefill_buckets, longest)[-1]
   return memory.Sizes(
     rows=packing.microbatch_rows,
     length=packing.length_buckets[-1],
@@ -273,9 +272,9 @@ def make_sizes(
     logit_positions=config.model.logit_positions,
     remat=config.model.remat,
     slots=c.slots,
-    positions=max(longest + c.max_response_tokens, widest),
-    prefill_rows=max(1, c.prefill_tokens // widest),
-    prefill_length=widest,
+    positions=longest + c.max_response_tokens,
+    prefill_rows=max(1, c.prefill_tokens // c.prefill_chunk),
+    prefill_chunk=c.prefill_chunk,
     dtype=config.model.dtype,
     moments=memory.moments(make_optimizer(config)),
     needs_initial=learner.needs_initial,
@@ -302,7 +301,7 @@ def make_sampler(
     slots=c.slots,
     max_prompt_tokens=longest,
     max_response_tokens=c.max_response_tokens,
-    prefill_buckets=_reaching(c.prefill_buckets, longest),
+    prefill_chunk=c.prefill_chunk,
     prefill_tokens=c.prefill_tokens,
     decode_chunk=c.decode_chunk,
     valid_vocab=tokenizer.len_vocab,

@@ -116,10 +116,8 @@ KEYS: dict[str, Key] = {
   ),
   'rollout.slots': Key(128, 'sequences that decode together', _HELD),
   'rollout.decode_chunk': Key(32, 'tokens between two looks at the host', _COUNT),
-  'rollout.prefill_tokens': Key(
-    16_384, 'tokens of one prefill call, padding included', _COUNT
-  ),
-  'rollout.prefill_buckets': Key((512, 1024, 2048), 'padded prompt lengths, tokens'),
+  'rollout.prefill_tokens': Key(4096, 'tokens of a prefill call, padded', _COUNT),
+  'rollout.prefill_chunk': Key(64, 'tokens of a prompt computed as one', _COUNT),
   'pool.workers': Key(
     0, 'processes that play environments; 0 plays them in this one', '[0, 4096]'
   ),
@@ -377,15 +375,17 @@ def _check_relations(config: ml_collections.ConfigDict) -> None:
       raise ConfigError(
         f'config.{key}={rows} does not divide by mesh.data*mesh.fsdp={shards}'
       )
-  for key in (
-    'rollout.prefill_buckets',
-    'train.length_buckets',
-    'train.teacher_buckets',
-  ):
-    room, name = key.split('.')
-    buckets = tuple(c[room][name])
+  for key in ('length_buckets', 'teacher_buckets'):
+    buckets = tuple(c.train[key])
     if not buckets or list(buckets) != sorted(set(buckets)) or min(buckets) < 1:
-      raise ConfigError(f'config.{key}={buckets}: must be positive and increasing')
+      raise ConfigError(
+        f'config.train.{key}={buckets}: must be positive and increasing'
+      )
+  if c.rollout.prefill_chunk > c.rollout.max_prompt_tokens:
+    raise ConfigError(
+      f'config.rollout.prefill_chunk={c.rollout.prefill_chunk} is more than'
+      f' config.rollout.max_prompt_tokens={c.rollout.max_prompt_tokens}'
+    )
   longest = c.rollout.max_prompt_tokens + c.rollout.max_response_tokens
   for key, need in (
     ('length_buckets', longest),

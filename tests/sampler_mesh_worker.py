@@ -26,7 +26,7 @@ def _play(params, mesh):
     max_prompt_tokens=24,
     max_response_tokens=8,
     valid_vocab=90,
-    prefill_buckets=(23,),
+    prefill_chunk=4,
     mesh=mesh,
   )
   sampler.submit(list(_requests()))
