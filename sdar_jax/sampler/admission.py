@@ -1,4 +1,4 @@
-"""Plans how free slots are filled with prompts, computing what is new. No JAX.
+"""Plans how free slots are filled with prompts. No JAX.
 
 A prompt less its last token is computed in chunks that begin at multiples of a fixed
 size, by one program of one shape. The keys and values of a position are then a
@@ -30,8 +30,7 @@ class Wave:
   """What is done at a time: copies in their order, then chunks in theirs.
 
   Attributes:
-    copies: (source, target) slots. What one of them takes over is there before the
-      wave begins, and no earlier one of the wave changes it.
+    copies: (source, target) slots; no source changes in its wave before them.
     chunks: of slots, those of a slot from left to right.
   """
 
@@ -40,7 +39,7 @@ class Wave:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Admission:
   """How prompts come into slots.
 
   Attributes:
@@ -65,7 +64,9 @@ class _Filled(NamedTuple):
   wave: int
 
 
-def plan(held: prefixes.Prefixes, prompts: Sequence[np.ndarray], chunk: int) -> Plan:
+def plan(
+  held: prefixes.Prefixes, prompts: Sequence[np.ndarray], chunk: int
+) -> Admission:
   """Gives each prompt a free slot and takes from others what they hold.
 
   A prompt takes the free slot that holds the most of it, or else the one that was used
@@ -73,8 +74,8 @@ def plan(held: prefixes.Prefixes, prompts: Sequence[np.ndarray], chunk: int) -> 
   itself being filled is copied in a later wave. Those that find most in place choose
   first.
 
-  A slot is given away once, and from then on only its new content can be copied, which
-  is why no copy comes too late.
+  What is copied is never overwritten before: a source holds more than any free slot,
+  so that it is in use, or was given away by this very plan.
 
   Args:
     held: what slots hold; is told what they will hold.
@@ -87,7 +88,7 @@ def plan(held: prefixes.Prefixes, prompts: Sequence[np.ndarray], chunk: int) -> 
   named = [prefixes.names(prompt, chunk) for prompt in prompts]
   in_place = [held.longest_free(wanted)[0] for wanted in named]
   filled: dict[int, _Filled] = {}
-  out = Plan([0] * len(prompts), [], 0, 0, 0)
+  out = Admission([0] * len(prompts), [], 0, 0, 0)
   kept = copied = 0
   for index in sorted(range(len(prompts)), key=lambda i: -in_place[i]):
     prompt, wanted = prompts[index], named[index]
