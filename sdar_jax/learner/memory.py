@@ -187,14 +187,15 @@ def _slot(model: decoder.ModelConfig, mesh: Any, sizes: Sizes) -> int:
 
 
 def _prefill(model: decoder.ModelConfig, mesh: Any, sizes: Sizes) -> float:
-  """Estimates temporaries of a prefill: a layer and what its chunks read."""
+  """Estimates temporaries of a prefill: attention with what it reads, or MLP."""
   rows, tensor = _rows(sizes.prefill_rows, mesh), mesh.shape['tensor']
   seen = sizes.positions
   if model.attention != 'dense':
     seen = min(seen, attention.DENSE_KEYS)
   tokens, heads = rows * sizes.prefill_chunk, model.num_heads / tensor
-  scores = _SCORES * tokens * heads * seen * _F32
-  return _layer(model, mesh, sizes, tokens) + scores + rows * _slot(model, mesh, sizes)
+  attends = _SCORES * tokens * heads * seen * _F32
+  attends += rows * _slot(model, mesh, sizes)
+  return max(attends, _layer(model, mesh, sizes, tokens))
 
 
 def _layer(model: decoder.ModelConfig, mesh: Any, sizes: Sizes, tokens: float) -> float:

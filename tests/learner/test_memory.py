@@ -90,6 +90,28 @@ def test_temporaries_are_those_of_the_compiled_gradient(rows):
   assert 0.5 * compiled < guess < 2 * compiled
 
 
+@pytest.mark.parametrize(('rows', 'chunk', 'prompt'), [(16, 64, 1024), (64, 16, 256)])
+def test_temporaries_are_those_of_the_compiled_prefill(rows, chunk, prompt):
+  config = alfworld.get_config('model=qwen2.5-0.5b')
+  config.model.dtype = 'float32'  # XLA for CPU computes 16 bits in 32.
+  config.rollout.slots, config.rollout.max_prompt_tokens = 16, prompt
+  config.rollout.prefill_chunk, config.rollout.prefill_tokens = chunk, rows * chunk
+  model = dataclasses.replace(SMALL, num_layers=4)
+  one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  lowered = programs.of_sampler(programs.make(config, model, one))['prefill'].lower()
+  compiled = fits.need(lowered).temporaries * GIB
+  sizes = dataclasses.replace(
+    SIZES,
+    slots=16,
+    positions=prompt + config.rollout.max_response_tokens,
+    prefill_rows=rows,
+    prefill_chunk=chunk,
+    dtype='float32',
+  )
+  guess = memory.plan(model, one, sizes)['rollout']['prefill']
+  assert 0.5 * compiled < guess < 2 * compiled
+
+
 def test_what_does_not_fit_is_said_in_a_line_with_what_to_change():
   phases = memory.plan(presets.PRESETS['qwen2.5-3b'], mesh(), SIZES)
   said = memory.complaint(phases, 75.2 * GIB)
