@@ -187,7 +187,7 @@ def _slot(model: decoder.ModelConfig, mesh: Any, sizes: Sizes) -> int:
 
 
 def _prefill(model: decoder.ModelConfig, mesh: Any, sizes: Sizes) -> float:
-  """Estimates temporaries of a prefill: attention with what it reads, or MLP."""
+  """Estimates temporaries of a prefill: those of attention or of the MLP."""
   rows, tensor = _rows(sizes.prefill_rows, mesh), mesh.shape['tensor']
   seen = sizes.positions
   if model.attention != 'dense':
