@@ -116,3 +116,28 @@ def test_what_was_reused_is_counted():
   assert (got.prompt_tokens, got.kept_tokens, got.copied_tokens) == (14, 10, 0)
   assert (got.prefilled_tokens, got.prefill_positions) == (4, 20)
   assert sampler.statistics() == SamplerCounts()
+
+
+def test_nothing_to_do_is_no_call(monkeypatch):
+  sampler, _, params = _samplers('float32')
+  sampler.update(params)
+  called = []
+  for name in ('prefill', 'copy'):
+    program = getattr(sampler._programs, name)
+    counted = lambda *a, name=name, program=program: called.append(name) or program(*a)
+    monkeypatch.setattr(sampler._programs, name, counted)
+  ask = lambda i, ids: Request(i, ids, SamplingParams(max_tokens=1), (i,))
+  for prompts, want in (
+    ([[5]], []),  # Decoding reads the only token.
+    ([[1, 2], [3, 4]], ['prefill']),
+    ([[1, 2]], []),  # In place.
+    ([[1, 2], [1, 2]], ['copy']),
+  ):
+    called.clear()
+    sampler.statistics()
+    sampler.submit([ask(i, ids) for i, ids in enumerate(prompts)])
+    while sampler.poll():
+      pass
+    assert called == want
+    # No step is taken for slots that have all ended.
+    assert sampler.statistics().decode_positions == SLOTS
