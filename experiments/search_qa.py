@@ -72,8 +72,8 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rollout.decode_chunk = 8
   c.rollout.max_prompt_tokens = 176
   c.rollout.max_response_tokens = 20
-  c.rollout.prefill_tokens = 512
-  c.rollout.prefill_chunk = 16
+  c.rollout.prefill_tokens = 128
+  c.rollout.prefill_chunk = 8
   c.train.minibatch_rows = 128
   c.train.microbatch_rows = 64
   c.train.length_buckets = (48, 80, 112, 144, 196)

@@ -86,30 +86,29 @@ def plan(
     The plan.
   """
   named = [prefixes.names(prompt, chunk) for prompt in prompts]
-  in_place = [held.longest_free(wanted)[0] for wanted in named]
+  found = [held.longest_free(wanted)[0] for wanted in named]
+  slots, waves = [0] * len(prompts), []
   filled: dict[int, _Filled] = {}
-  out = Admission([0] * len(prompts), [], 0, 0, 0)
   kept = copied = 0
-  for index in sorted(range(len(prompts)), key=lambda i: -in_place[i]):
+  for index in sorted(range(len(prompts)), key=lambda i: -found[i]):
     prompt, wanted = prompts[index], named[index]
     here, slot = held.longest_free(wanted)
     there, source = held.longest(wanted)
-    slot = held.oldest() if slot is None else slot
+    if slot is None:
+      slot = held.oldest()
     held.take(slot, wanted)
-    out.slots[index] = slot
-    when, start = 0, max(here, there)
+    slots[index], when = slot, 0
     if there > here:
       when = _after(filled.get(source), there)
-      _wave(out.waves, when).copies.append((source, slot))
+      _wave(waves, when).copies.append((source, slot))
       copied += min(there * chunk, len(prompt))
     else:
       kept += min(here * chunk, len(prompt))
     filled[slot] = _Filled(here, when)
-    for at in range(start * chunk, len(prompt), chunk):
-      piece = Chunk(slot, at, prompt[at : at + chunk])
-      _wave(out.waves, when).chunks.append(piece)
-  wanted = sum(map(len, prompts))
-  return dataclasses.replace(out, wanted=wanted, kept=kept, copied=copied)
+    for start in range(max(here, there) * chunk, len(prompt), chunk):
+      piece = Chunk(slot, start, prompt[start : start + chunk])
+      _wave(waves, when).chunks.append(piece)
+  return Admission(slots, waves, sum(map(len, prompts)), kept, copied)
 
 
 def _after(source: _Filled | None, pieces: int) -> int:
