@@ -318,6 +318,7 @@ def forward(
   if isinstance(weights, tuple):
     x, cache = _unroll_layers(layer, weights, x, positions, cache, rows)
   else:
+    chex.assert_equal(rows is None, True)
     x, cache = _scan_layers(layer, weights, x, positions, cache, remat)
   norm = layers.norm(config, dtype, 'norm')
   return norm.apply({'params': params['final_norm']}, x), cache
