@@ -191,9 +191,9 @@ def of_sampler(parts: Parts) -> dict[str, Call]:
   c, programs = parts.config.rollout, _programs(parts)
   slots, joined = c.slots, parts.joined()
   ways = parts.mesh.shape['data'] * parts.mesh.shape['fsdp']
-  bucket = max(_buckets(parts))
-  rows = -(-max(1, c.prefill_tokens // bucket) // ways) * ways
-  prompts = parts.array(jnp.int32, rows, bucket), parts.array(jnp.int32, rows)
+  rows = decoding.prefill_rows(c.prefill_tokens, c.prefill_chunk, ways)
+  chunks = parts.array(jnp.int32, rows, c.prefill_chunk)
+  owners = parts.array(jnp.int32, ways, rows // ways)
   one = lambda dtype, *shape: parts.array(dtype, slots, *shape)
   whole, real = jnp.int32, jnp.float32
   state = decoding.Slots(one(bool), one(whole), one(whole), one(whole))
@@ -217,7 +217,7 @@ def of_sampler(parts: Parts) -> dict[str, Call]:
   held = (cache(parts), state, options, responses, number, number)
   return {
     'weights': Call(programs.weights, (joined,)),
-    'prefill': Call(programs.prefill, (joined, cache(parts), *prompts)),
+    'prefill': Call(programs.prefill, (weights, cache(parts), chunks, chunks, owners)),
     'decode': Call(programs.decode, (weights, *held)),
   }
 
@@ -234,16 +234,11 @@ def cache(parts: Parts) -> decoder.Cache:
   )
 
 
-def _buckets(parts: Parts) -> tuple[int, ...]:
-  c = parts.config
-  skills = c.skills.token_budget * c.eval.with_skills
-  return (*c.rollout.prefill_buckets, c.rollout.max_prompt_tokens + skills)
-
-
 def _length(parts: Parts) -> int:
   """Counts the positions of the cache, as the sampler does."""
-  buckets = _buckets(parts)
-  return max(buckets[-1] + parts.config.rollout.max_response_tokens, *buckets)
+  c = parts.config
+  skills = c.skills.token_budget * c.eval.with_skills
+  return c.rollout.max_prompt_tokens + skills + c.rollout.max_response_tokens
 
 
 def _programs(parts: Parts) -> decoding.Programs:

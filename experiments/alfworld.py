@@ -60,8 +60,8 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rollout.decode_chunk = 8
   c.rollout.max_prompt_tokens = 160
   c.rollout.max_response_tokens = 24
-  c.rollout.prefill_tokens = 2048
-  c.rollout.prefill_buckets = (64, 96, 160)
+  c.rollout.prefill_tokens = 128
+  c.rollout.prefill_chunk = 8
   c.train.minibatch_rows = 256
   c.train.microbatch_rows = 64
   c.train.length_buckets = (56, 64, 80, 96, 128, 184)

@@ -47,7 +47,6 @@ def _paper(c: ml_collections.ConfigDict) -> None:
   c.rollout.success_reward = 1.0
   c.rollout.slots = 256
   c.rollout.max_prompt_tokens = 4096
-  c.rollout.prefill_buckets = (512, 1024, 2048, 4096)
   c.train.microbatch_rows = 16
   c.train.length_buckets = (1024, 1536, 2560, 4608)
   c.train.teacher_buckets = (2048, 2560, 3584, 5632)
@@ -73,8 +72,8 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rollout.decode_chunk = 8
   c.rollout.max_prompt_tokens = 176
   c.rollout.max_response_tokens = 20
-  c.rollout.prefill_tokens = 2048
-  c.rollout.prefill_buckets = (48, 112, 176)
+  c.rollout.prefill_tokens = 128
+  c.rollout.prefill_chunk = 8
   c.train.minibatch_rows = 128
   c.train.microbatch_rows = 64
   c.train.length_buckets = (48, 80, 112, 144, 196)

@@ -41,7 +41,6 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
 def _paper(c: ml_collections.ConfigDict) -> None:
   """What the WebShop scripts set otherwise than ALFWorld's, which are the defaults."""
   c.rollout.max_prompt_tokens = 4096
-  c.rollout.prefill_buckets = (1024, 2048, 4096)
   c.train.minibatch_rows = 64
   c.train.microbatch_rows = 8
   c.train.length_buckets = (1536, 2560, 4608)
@@ -65,8 +64,8 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rollout.decode_chunk = 8
   c.rollout.max_prompt_tokens = 144
   c.rollout.max_response_tokens = 24
-  c.rollout.prefill_tokens = 2048
-  c.rollout.prefill_buckets = (48, 96, 144)
+  c.rollout.prefill_tokens = 128
+  c.rollout.prefill_chunk = 8
   c.train.minibatch_rows = 256
   c.train.microbatch_rows = 64
   c.train.length_buckets = (48, 64, 96, 128, 168)

@@ -17,7 +17,7 @@ from sdar_jax.batching.packing import Packing
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
-from sdar_jax.learner import lengths, memory, optimizer
+from sdar_jax.learner import memory, optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.methods import table
@@ -205,7 +205,6 @@ def make_sizes(
   """
   c = config.rollout
   longest = c.max_prompt_tokens + config.skills.token_budget * with_skills
-  widest = lengths.reaching(c.prefill_buckets, longest)[-1]
   return memory.Sizes(
     rows=packing.microbatch_rows,
     length=packing.length_buckets[-1],
@@ -214,9 +213,9 @@ def make_sizes(
     logit_positions=config.model.logit_positions,
     remat=config.model.remat,
     slots=c.slots,
-    positions=max(longest + c.max_response_tokens, widest),
-    prefill_rows=max(1, c.prefill_tokens // widest),
-    prefill_length=widest,
+    positions=longest + c.max_response_tokens,
+    prefill_rows=max(1, c.prefill_tokens // c.prefill_chunk),
+    prefill_chunk=c.prefill_chunk,
     dtype=config.model.dtype,
     moments=memory.moments(make_optimizer(config)),
     needs_initial=learner.needs_initial,
@@ -243,7 +242,7 @@ def make_sampler(
     slots=c.slots,
     max_prompt_tokens=longest,
     max_response_tokens=c.max_response_tokens,
-    prefill_buckets=lengths.reaching(c.prefill_buckets, longest),
+    prefill_chunk=c.prefill_chunk,
     prefill_tokens=c.prefill_tokens,
     decode_chunk=c.decode_chunk,
     valid_vocab=tokenizer.len_vocab,

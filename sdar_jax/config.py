@@ -123,10 +123,8 @@ KEYS: dict[str, Key] = {
   ),
   'rollout.slots': Key(128, 'sequences that decode together', _HELD),
   'rollout.decode_chunk': Key(32, 'tokens between two looks at the host', _COUNT),
-  'rollout.prefill_tokens': Key(
-    16_384, 'tokens of one prefill call, padding included', _COUNT
-  ),
-  'rollout.prefill_buckets': Key((512, 1024, 2048), 'padded prompt lengths, tokens'),
+  'rollout.prefill_tokens': Key(4096, 'tokens of a prefill call, padded', _COUNT),
+  'rollout.prefill_chunk': Key(64, 'tokens of a prompt computed as one', _COUNT),
   'pool.workers': Key(
     0, 'processes that play environments; 0 plays them in this one', '[0, 4096]'
   ),

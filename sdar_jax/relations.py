@@ -32,15 +32,17 @@ def check(config: ConfigDict) -> None:
       raise ConfigError(
         f'config.{key}={rows} does not divide by mesh.data*mesh.fsdp={shards}'
       )
-  for key in (
-    'rollout.prefill_buckets',
-    'train.length_buckets',
-    'train.teacher_buckets',
-  ):
-    room, name = key.split('.')
-    buckets = tuple(c[room][name])
+  for key in ('length_buckets', 'teacher_buckets'):
+    buckets = tuple(c.train[key])
     if not buckets or list(buckets) != sorted(set(buckets)) or min(buckets) < 1:
-      raise ConfigError(f'config.{key}={buckets}: must be positive and increasing')
+      raise ConfigError(
+        f'config.train.{key}={buckets}: must be positive and increasing'
+      )
+  if c.rollout.prefill_chunk > c.rollout.max_prompt_tokens:
+    raise ConfigError(
+      f'config.rollout.prefill_chunk={c.rollout.prefill_chunk} is more than'
+      f' config.rollout.max_prompt_tokens={c.rollout.max_prompt_tokens}'
+    )
   longest = c.rollout.max_prompt_tokens + c.rollout.max_response_tokens
   for key, need in (
     ('length_buckets', longest),

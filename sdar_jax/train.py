@@ -116,11 +116,13 @@ class Run:
     Waits where no environment answers.
     """
     self.parts.teacher.retriever.begin_step(self.step)
+    self.sampler.statistics()  # What an evaluation did counts elsewhere.
     groups, played, self.cursor = self.patience.until_played(
       f'step {self.step}',
       self._play,
       lambda result: fault_of_all(result[0], self.parts.pool),
     )  # A cursor not moved before: a run stopped while it plays plays the same again.
+    self.sampled = self.sampler.statistics()
     self.sampler.release()  # The update needs the memory.
     return groups, played
 
@@ -253,6 +255,7 @@ class Run:
       env_faults=sum(faults.values()),
       failed_saves=p.store.failed_saves,
     )
+    timings |= step_lib.sampler_shares(self.sampled)
     if faults:
       counts = ', '.join(f'{kind} {count}' for kind, count in faults.items())
       self.console.line(f'step {self.step}: environment faults: {counts}')

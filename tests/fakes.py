@@ -6,7 +6,7 @@ from sdar_jax.envs import base
 from sdar_jax.envs.pool import pool
 from sdar_jax.prompts import skills
 from sdar_jax.rollout import episodes
-from sdar_jax.rollout.request import Completion, SamplingParams
+from sdar_jax.rollout.request import Completion, SamplerCounts, SamplingParams
 
 
 class CountingEnv:
@@ -69,6 +69,9 @@ class ScriptedSampler:
 
   def release(self):
     assert not self.waiting  # As the sampler: nothing is on its way.
+
+  def statistics(self):
+    return SamplerCounts()
 
   def _complete(self, request):
     ids = np.frombuffer(self.script(request.identity).encode(), np.uint8)

@@ -103,7 +103,7 @@ def config(model, method, steps, **changes):
   c.skills.token_budget = 24
   c.rollout.tasks_per_step = c.rollout.group_size = 2
   c.rollout.slots, c.rollout.max_response_tokens = 4, 8
-  c.rollout.max_prompt_tokens, c.rollout.prefill_buckets = 64, (88,)
+  c.rollout.max_prompt_tokens, c.rollout.prefill_chunk = 64, 16
   c.train.minibatch_rows = c.train.microbatch_rows = 2
   c.train.length_buckets, c.train.teacher_buckets = (72,), (96,)
   c.optimizer.learning_rate = 3e-3

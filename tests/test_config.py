@@ -102,6 +102,8 @@ def test_wrong_experiment_argument(argument):
     ('train.microbatch_rows', 7),
     ('mesh.data', 3),
     ('train.length_buckets', (16,)),
+    ('rollout.prefill_chunk', 0),
+    ('rollout.prefill_chunk', 2049),
     ('train.length_buckets', (64, 32)),
     ('rollout.top_p', 0.0),
     ('checkpoint.keep', 1),

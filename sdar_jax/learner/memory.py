@@ -45,7 +45,7 @@ class Sizes:
     logit_positions: as in the config.
     remat: layers are recomputed.
     slots, positions: of the sampler's cache.
-    prefill_rows, prefill_length: of its largest prefill.
+    prefill_rows, prefill_chunk: of its prefill, chunks and tokens of one.
     dtype: the compute type.
     moments: numbers that the optimizer keeps for each weight.
     needs_initial: the initial policy is kept.
@@ -61,7 +61,7 @@ class Sizes:
   slots: int
   positions: int
   prefill_rows: int
-  prefill_length: int
+  prefill_chunk: int
   dtype: Any
   moments: int
   needs_initial: bool
@@ -97,7 +97,7 @@ def plan(
       **kept,
       'weights to decode': decoded,
       'cache': _cache(model, mesh, sizes),
-      'prefill': work(sizes.prefill_rows, sizes.prefill_length, None),
+      'prefill': _prefill(model, mesh, sizes),
     },
     'scoring': {
       **kept,
@@ -174,11 +174,36 @@ def _rows(rows: int, mesh: Any) -> int:
 
 
 def _cache(model: decoder.ModelConfig, mesh: Any, sizes: Sizes) -> float:
+  return _rows(sizes.slots, mesh) * model.num_layers * _slot(model, mesh, sizes)
+
+
+def _slot(model: decoder.ModelConfig, mesh: Any, sizes: Sizes) -> int:
+  """Counts bytes of a slot's keys and values of one layer."""
   tensor = mesh.shape['tensor']
   heads = model.num_kv_heads
   heads = heads // tensor if heads % tensor == 0 else heads
-  row = 2 * model.num_layers * heads * model.head_dim * sizes.positions
-  return _rows(sizes.slots, mesh) * row * jnp.dtype(sizes.dtype).itemsize
+  row = 2 * heads * model.head_dim * sizes.positions
+  return row * jnp.dtype(sizes.dtype).itemsize
+
+
+def _prefill(model: decoder.ModelConfig, mesh: Any, sizes: Sizes) -> float:
+  """Estimates temporaries of a prefill: those of attention or of the MLP."""
+  rows, tensor = _rows(sizes.prefill_rows, mesh), mesh.shape['tensor']
+  seen = sizes.positions
+  if model.attention != 'dense':
+    seen = min(seen, attention.DENSE_KEYS)
+  tokens, heads = rows * sizes.prefill_chunk, model.num_heads / tensor
+  attends = _SCORES * tokens * heads * seen * _F32
+  attends += rows * _slot(model, mesh, sizes)
+  return max(attends, _layer(model, mesh, sizes, tokens))
+
+
+def _layer(model: decoder.ModelConfig, mesh: Any, sizes: Sizes, tokens: float) -> float:
+  """Estimates temporaries of a layer, without attention's scores."""
+  tensor = mesh.shape['tensor']
+  heads, hidden = model.num_heads / tensor, model.intermediate_size / tensor
+  wide = 6 * model.hidden_size + 3 * hidden + 3 * heads * model.head_dim
+  return tokens * wide * jnp.dtype(sizes.dtype).itemsize
 
 
 def _activations(
@@ -187,22 +212,20 @@ def _activations(
   sizes: Sizes,
   rows: int,
   length: int,
-  gradient: bool | None,
+  gradient: bool,
 ) -> float:
-  """Estimates temporaries of a pass over rows; None is one without a head."""
+  """Estimates temporaries of a pass over rows."""
   if not length:
     return 0.0
   compute, tensor = jnp.dtype(sizes.dtype).itemsize, mesh.shape['tensor']
   tokens, width = _rows(rows, mesh) * length, model.hidden_size
-  heads, hidden = model.num_heads / tensor, model.intermediate_size / tensor
+  heads = model.num_heads / tensor
   seen = min(length, attention.DENSE_KEYS)  # Keys whose scores are held at a time.
   if model.attention == 'dense':
     seen = length
-  layer = tokens * (6 * width + 3 * hidden + 3 * heads * model.head_dim) * compute
+  layer = _layer(model, mesh, sizes, tokens)
   scores = _SCORES * _rows(rows, mesh) * heads * min(length, seen) * seen * _F32
   total = layer + scores
-  if gradient is None:
-    return total
   vocab = model.vocab_size / (tensor if model.vocab_size % tensor == 0 else 1)
   positions = min(_rows(sizes.logit_positions, mesh), tokens)
   total += _LOGITS * positions * vocab * _F32 + vocab * width * _F32

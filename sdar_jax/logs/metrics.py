@@ -164,6 +164,9 @@ TIMINGS = _table(
     ),
     ('perf/env_faults', 'faults', 'of environments, those that a retry mended too'),
     ('perf/decode_tokens_per_second', 'tokens/s', 'sampled tokens over rollout time'),
+    ('perf/cached_share', 'fraction', 'prompt tokens that the sampler had computed'),
+    ('perf/prefill_padding', 'fraction', 'computed for prompts where no token was'),
+    ('perf/occupancy', 'fraction', 'decoded tokens over steps times slots'),
     (
       'perf/train_tokens_per_second',
       'tokens/s',

@@ -14,6 +14,7 @@ from sdar_jax.batching.rows import Row
 from sdar_jax.logs import metrics
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts.skills import SkillView
+from sdar_jax.rollout.request import SamplerCounts
 from sdar_jax.trajectory import Group
 
 _KNOWN = (
@@ -150,6 +151,24 @@ def _alike(group: Group, invalid_penalty: float) -> bool:
   return len({row.score for row in rows}) < 2
 
 
+def sampler_shares(counts: SamplerCounts) -> dict[str, float]:
+  """Tells how much of a sampler's work was new, or of use.
+
+  `perf/` metrics: calls are cut by the mesh, and a step that is played again counts
+  twice.
+
+  Args:
+    counts: of the step.
+  """
+  cached = counts.kept_tokens + counts.copied_tokens
+  empty = counts.prefill_positions - counts.prefilled_tokens
+  return {
+    'perf/cached_share': _share(cached, counts.prompt_tokens),
+    'perf/prefill_padding': _share(empty, counts.prefill_positions),
+    'perf/occupancy': _share(counts.decoded_tokens, counts.decode_positions),
+  }
+
+
 def hint(values: Mapping[str, metrics.Value]) -> str | None:
   """Explains why a step had nothing to learn from; None where it had."""
   if values['rollout/valid_action_rate'] == 0:
@@ -269,6 +288,10 @@ def _sample(rows: Sequence[Row], count: int, identity: tuple[int, ...]) -> list[
     for place, drawn in enumerate(sorted(group))
   ]
   return [index for _, _, index in sorted(turns)[:count]]
+
+
+def _share(part: int, whole: int) -> float:
+  return part / whole if whole else math.nan
 
 
 def _mean(values: Sequence[float]) -> float:

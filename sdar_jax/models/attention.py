@@ -146,24 +146,45 @@ def dense(query, keys, values, query_positions, key_positions):
   return mixed.reshape(batch, length, heads, width)
 
 
-def write(layer_cache, keys, values, positions):
+def write(layer_cache, keys, values, positions, rows=None):
   """Stores new keys and values in one layer's cache.
 
   Args:
-    layer_cache: keys [B, K, H, S] and values [B, K, S, H].
+    layer_cache: keys [C, K, H, S] and values [C, K, S, H].
     keys: [B, T, K, H].
     values: [B, T, K, H].
     positions: [B, T] i32, indices along S; those outside [0, S) are dropped.
+    rows: as in `decoder.forward`.
 
   Returns:
     The updated pair.
   """
-  rows = jnp.arange(positions.shape[0])[:, None]
+  if rows is not None:
+    split = (_split(array, rows) for array in (*layer_cache, keys, values, positions))
+    *pair, keys, values, positions = split
+    out = jax.vmap(_write)(pair, keys, values, positions, rows)
+    return tuple(array.reshape(-1, *array.shape[2:]) for array in out)
+  return _write(layer_cache, keys, values, positions, jnp.arange(positions.shape[0]))
+
+
+def read(layer_cache, rows=None):
+  """Takes the keys and values of a batch's rows; arguments as `write`."""
+  if rows is None:
+    return layer_cache
+  take = jax.vmap(lambda array, row: array.at[row].get(mode='promise_in_bounds'))
+  taken = (take(_split(array, rows), rows) for array in layer_cache)
+  return tuple(array.reshape(-1, *array.shape[2:]) for array in taken)
+
+
+def _split(array, rows):
+  return array.reshape(rows.shape[0], -1, *array.shape[1:])
+
+
+def _write(layer_cache, keys, values, positions, rows):
   drop = dict(mode='drop', wrap_negative_indices=False)
   cached_keys, cached_values = layer_cache
+  at = rows[:, None]
   return (
-    cached_keys.at[rows, :, :, positions].set(keys.astype(cached_keys.dtype), **drop),
-    cached_values.at[rows, :, positions].set(
-      values.astype(cached_values.dtype), **drop
-    ),
+    cached_keys.at[at, :, :, positions].set(keys.astype(cached_keys.dtype), **drop),
+    cached_values.at[at, :, positions].set(values.astype(cached_values.dtype), **drop),
   )

@@ -260,13 +260,13 @@ def _scan_layers(layer, params, x, positions, cache, remat):
   return x, Cache(tuple(keys), tuple(values))
 
 
-def _unroll_layers(layer, params, x, positions, cache):
+def _unroll_layers(layer, params, x, positions, cache, rows):
   """Runs a tuple of layers one after another; no layer's cache is copied."""
   keys, values = [], []
   for index, layer_params in enumerate(params):
     layer_cache = None if cache is None else (cache.keys[index], cache.values[index])
     variables = {'params': lora_lib.merge(layer_params)}
-    x, layer_cache = layer.apply(variables, x, positions, layer_cache)
+    x, layer_cache = layer.apply(variables, x, positions, layer_cache, rows)
     if cache is not None:
       keys.append(layer_cache[0])
       values.append(layer_cache[1])
@@ -280,6 +280,7 @@ def forward(
   positions: jax.Array,
   *,
   cache: Cache | None = None,
+  rows: jax.Array | None = None,
   dtype: Any = jnp.float32,
   remat: bool = False,
 ) -> tuple[jax.Array, Cache | None]:
@@ -296,6 +297,10 @@ def forward(
     positions: [B, T] i32, rising along the row; 0 .. T - 1 where `config.attention`
       comes to a kernel, that is, without a cache or with one of T positions.
     cache: keys and values of earlier tokens, or None.
+    rows: [W, B / W] i32, the row of the cache that each row of the batch is a piece
+      of; several may be of one and see each other. Batch and cache are both cut in W
+      equal parts, and rows are counted inside their part, so that none leaves its
+      device. None: every row its own. Unstacked layers only.
     dtype: compute dtype; softmax and norm statistics are float32 in any case.
     remat: recompute each layer in the backward pass instead of storing it (stacked
       layers only).
@@ -311,8 +316,9 @@ def forward(
   layer = layers.Layer(config, dtype)
   weights = params['layers']
   if isinstance(weights, tuple):
-    x, cache = _unroll_layers(layer, weights, x, positions, cache)
+    x, cache = _unroll_layers(layer, weights, x, positions, cache, rows)
   else:
+    chex.assert_equal(rows is None, True)
     x, cache = _scan_layers(layer, weights, x, positions, cache, remat)
   norm = layers.norm(config, dtype, 'norm')
   return norm.apply({'params': params['final_norm']}, x), cache

@@ -30,7 +30,7 @@ class Attention(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, positions, layer_cache):
+  def __call__(self, x, positions, layer_cache, rows=None):
     """Maps [B, T, D] to [B, T, D] and the layer's new cache."""
     config = self.config
     query = self._heads('query', 'heads', config.num_heads, x)
@@ -45,9 +45,10 @@ class Attention(nn.Module):
       keys, values = keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
       key_positions = positions
     else:
-      layer_cache = attention.write(layer_cache, keys, values, positions)
+      layer_cache = attention.write(layer_cache, keys, values, positions, rows)
       key_positions = jnp.arange(layer_cache[0].shape[-1])[None]
-      keys, values = (array.astype(self.dtype) for array in layer_cache)
+      read = attention.read(layer_cache, rows)
+      keys, values = (array.astype(self.dtype) for array in read)
     mixed = attention.attend(
       query, keys, values, positions, key_positions, config.attention
     )
@@ -108,12 +109,12 @@ class Layer(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, positions, layer_cache):
+  def __call__(self, x, positions, layer_cache, rows=None):
     """Maps [B, T, D] to [B, T, D] and the layer's new cache."""
     config, dtype = self.config, self.dtype
     normed = norm(config, dtype, 'norm', 'attention_norm')(x)
     mixed, layer_cache = Attention(config, dtype, name='attention')(
-      normed, positions, layer_cache
+      normed, positions, layer_cache, rows
     )
     x = x + mixed
     normed = norm(config, dtype, 'norm', 'mlp_norm')(x)

@@ -82,6 +82,29 @@ class Completion:
   stop_reason: str
 
 
+@dataclasses.dataclass(frozen=True)
+class SamplerCounts:
+  """What a sampler did for its requests.
+
+  Attributes:
+    prompt_tokens: of the prompts, less their last ones, which decoding reads.
+    kept_tokens: of those, computed before in the slot that the request got.
+    copied_tokens: of those, computed in another slot.
+    prefilled_tokens: of those, computed for the request.
+    prefill_positions: that the calls computed, empty ones included.
+    decoded_tokens: sampled.
+    decode_positions: steps times slots.
+  """
+
+  prompt_tokens: int = 0
+  kept_tokens: int = 0
+  copied_tokens: int = 0
+  prefilled_tokens: int = 0
+  prefill_positions: int = 0
+  decoded_tokens: int = 0
+  decode_positions: int = 0
+
+
 def request_key(identity: Sequence[int]) -> np.ndarray:
   """Hashes the identity of a request to its random key.
 

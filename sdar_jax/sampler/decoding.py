@@ -1,8 +1,8 @@
 """Device programs of the sampler: prefill, copy and decode of slots.
 
 A slot is one row of the cache. Prefill writes the keys and values of all prompt tokens
-but the last; the last prompt token is the first input of the decode loop, so that
-every sampled token comes from one program, and members of a group share a prefill.
+but the last, a chunk a row; the last prompt token is the first input of the decode
+loop, so that every sampled token comes from one program.
 """
 
 import functools
@@ -14,10 +14,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdar_jax.models import decoder, lora, sharding
 from sdar_jax.sampler import draw
-
-# Prefill scans deeper models, for the compile time. Unrolled, the last layer's mixing
-# and MLP are never computed: the cache does not need them.
-UNROLLED_LAYERS = 8
 
 
 class Slots(NamedTuple):
@@ -66,43 +62,32 @@ class Responses(NamedTuple):
 def prefill(
   config: decoder.ModelConfig,
   dtype: Any,
-  params: decoder.Params,
+  weights: decoder.Params,
   cache: decoder.Cache,
   tokens: jax.Array,
-  slots: jax.Array,
+  positions: jax.Array,
+  rows: jax.Array,
 ) -> decoder.Cache:
-  """Writes the keys and values of right-padded prompts into their slots.
+  """Writes the keys and values of chunks of prompts into their slots.
+
+  Chunks of one slot see each other. The last layer's mixing and MLP are never
+  computed: the cache does not need them.
 
   Args:
     config: the model.
     dtype: compute dtype.
-    params: from `decoder.init_params`.
+    weights: from `decode_weights`.
     cache: of all slots.
-    tokens: [R, T] i32. Padding writes positions that a decode step overwrites before
-      any token can see them.
-    slots: [R] i32, the slot of each row; rows with an index past the end are dropped.
+    tokens: [R, C] i32.
+    positions: [R, C] i32; -1 where there is no token, which writes nothing.
+    rows: [W, R / W] i32, the slot of each chunk, as in `decoder.forward`.
 
   Returns:
     The updated cache.
   """
-  rows, length = tokens.shape
-  positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), tokens.shape)
-  fresh = decoder.init_cache(config, rows, length, cache.keys[0].dtype)
-  if config.num_layers <= UNROLLED_LAYERS:
-    params = decoder.unstack(params)
-  _, fresh = decoder.forward(
-    config, params, tokens, positions, cache=fresh, dtype=dtype
-  )
-  return decoder.Cache(
-    tuple(
-      old.at[slots, :, :, :length].set(new, mode='drop')
-      for old, new in zip(cache.keys, fresh.keys)
-    ),
-    tuple(
-      old.at[slots, :, :length].set(new, mode='drop')
-      for old, new in zip(cache.values, fresh.values)
-    ),
-  )
+  return decoder.forward(
+    config, weights, tokens, positions, cache=cache, rows=rows, dtype=dtype
+  )[1]
 
 
 def copy(cache: decoder.Cache, sources: jax.Array, targets: jax.Array) -> decoder.Cache:
@@ -215,13 +200,18 @@ def decode_weights(params: decoder.Params, dtype: Any) -> decoder.Params:
   return decoder.unstack(decoder.compute_params(lora.merged(params), dtype))
 
 
+def prefill_rows(tokens: int, chunk: int, ways: int) -> int:
+  """Counts the chunks of a prefill call, as many for each device."""
+  return -(-max(1, tokens // chunk) // ways) * ways
+
+
 class Programs:
   """The jitted programs for one set of shapes, with their shardings.
 
   Attributes:
     params_sharding, cache_sharding: of policy and cache, or None for one device.
     make_cache: () -> an empty cache.
-    weights: params -> what `decode` reads.
+    weights: params -> what `prefill` and `decode` read.
     prefill, copy, decode: the functions of these names; `cache` is donated.
   """
 
@@ -265,7 +255,7 @@ class Programs:
     self.prefill = sharding.Program(
       first,
       mesh,
-      in_shardings=(params, cache, host, host),
+      in_shardings=(weights, cache, host, host, host),
       out_shardings=cache,
       donate_argnums=1,
     )
@@ -286,7 +276,7 @@ class Programs:
 
 
 def _weight_shardings(config: decoder.ModelConfig, mesh: Mesh) -> tuple[Any, Any]:
-  """Places the policy, and what `decode` reads of it."""
+  """Places the policy, and what the sampler reads of it."""
   specs = decoder.unstacked_specs(config.param_specs())
   # Whole over fsdp: else every layer would be gathered for every token.
   weights = sharding.param_shardings(specs, mesh, whole=('fsdp',))

@@ -1,10 +1,10 @@
 """The sampler: `submit`, `poll` completions, `update`, `release` memory.
 
 Requests wait in order for one of a fixed number of slots. A poll admits as many as
-there are free slots (one prefill per distinct prompt, copied to every slot that asks
-for it) and decodes until enough slots have finished. All shapes are fixed: a request's
-tokens depend on its prompt, its identity and the number of slots, and on nothing else
-that shares the batch.
+there are free slots, computes what no slot holds of their prompts (see `admission`) and
+decodes until enough slots have finished. All shapes are fixed: a request's tokens
+depend on its prompt, its identity and the number of slots, and on nothing else that
+shares the batch or was there before.
 """
 
 import collections
@@ -19,16 +19,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sdar_jax.models import decoder
-from sdar_jax.rollout.request import Completion, Request, SamplingParams, request_key
-from sdar_jax.sampler import decoding
+from sdar_jax.rollout.request import (
+  Completion,
+  Request,
+  SamplerCounts,
+  SamplingParams,
+  request_key,
+)
+from sdar_jax.sampler import admission, decoding, prefixes
 
 __all__ = ['Completion', 'Request', 'Sampler', 'SamplingParams']
 
 MAX_STOP_IDS = 8
 NO_ID = -1
 COPIES_PER_CALL = 16
-BUCKETS = 8
-BUCKET_MULTIPLE = 16
 
 
 @dataclasses.dataclass
@@ -55,7 +59,7 @@ class Sampler:
     dtype: Any = jnp.float32,
     decode: Callable[[np.ndarray], str] | None = None,
     mesh: Mesh | None = None,
-    prefill_buckets: Sequence[int] | None = None,
+    prefill_chunk: int = 16,
     prefill_tokens: int = 512,
     decode_chunk: int = 64,
     return_fraction: float = 0.5,
@@ -72,7 +76,7 @@ class Sampler:
       dtype: dtype of computation and of the cache.
       decode: ids to text; needed for stop strings only.
       mesh: a mesh from `sharding.make_mesh`, or None for one device.
-      prefill_buckets: lengths that prompts are padded to; None is equal steps.
+      prefill_chunk: tokens of a prompt that are computed, and reused, as one.
       prefill_tokens: tokens of one prefill call, padding included.
       decode_chunk: most tokens per slot before the host looks at stop strings.
       return_fraction: share of the decoding requests that a poll waits for.
@@ -82,16 +86,17 @@ class Sampler:
     """
     self._ways = mesh.shape['data'] * mesh.shape['fsdp'] if mesh else 1
     _check_sizes(config, slots, valid_vocab, self._ways)
+    _check_chunk(prefill_chunk, max_prompt_tokens)
     self._count, self._valid_vocab, self._decode = slots, valid_vocab, decode
     self._max_prompt, self._max_response = max_prompt_tokens, max_response_tokens
-    self._chunk, self._fraction = decode_chunk, return_fraction
-    self._prefill_tokens = prefill_tokens
-    self._buckets = _buckets(prefill_buckets, max_prompt_tokens)
-    # Padding a prompt to its bucket must stay inside the cache.
-    length = max(max_prompt_tokens + max_response_tokens, self._buckets[-1])
+    self._decode_chunk, self._fraction = decode_chunk, return_fraction
+    self._chunk = prefill_chunk
+    self._rows = decoding.prefill_rows(prefill_tokens, prefill_chunk, self._ways)
+    length = max_prompt_tokens + max_response_tokens
     self._programs = decoding.programs(
       config, slots, length, valid_vocab, jnp.dtype(dtype), mesh
     )
+    self._counts = collections.Counter()
     self.clear()
     self.update(params)
 
@@ -115,15 +120,20 @@ class Sampler:
     Raises:
       FloatingPointError: a log-probability is not finite; every request is forgotten.
     """
-    while self._waiting or len(self._free) < self._count:
+    while self._waiting or self._held.free < self._count:
       self._allocate()
       self._admit()
       active = int(self._slots.active.sum())
-      self._run(self._chunk, active - math.ceil(self._fraction * active))
+      self._run(self._decode_chunk, active - math.ceil(self._fraction * active))
       completions = self._collect()
       if completions:
         return completions
     return []
+
+  def statistics(self) -> SamplerCounts:
+    """Counts what was done since the last call."""
+    counts, self._counts = self._counts, collections.Counter()
+    return SamplerCounts(**counts)
 
   def update(self, params: decoder.Params) -> None:
     """Uses `params` from the next token on, also in running requests.
@@ -137,7 +147,7 @@ class Sampler:
     if self._programs.params_sharding is not None:
       params = jax.device_put(params, self._programs.params_sharding)
     self._params, self._weights = params, None
-    self._resident.clear()
+    self._held.forget()
 
   def release(self) -> None:
     """Gives the memory of cache and weights back until the next poll.
@@ -145,10 +155,10 @@ class Sampler:
     Raises:
       RuntimeError: a request is still on its way.
     """
-    if self._waiting or len(self._free) < self._count:
+    if self._waiting or self._held.free < self._count:
       raise RuntimeError('release: a request is still on its way')
     self._cache = self._weights = None
-    self._resident.clear()
+    self._held.forget()
 
   def _allocate(self) -> None:
     """Takes the memory of cache and weights where it was given back."""
@@ -162,10 +172,9 @@ class Sampler:
     count = self._count
     self._waiting: collections.deque[_Job] = collections.deque()
     self._jobs: list[_Job | None] = [None] * count
-    self._free = list(reversed(range(count)))
-    # The slot that holds a prompt's keys and values, and the prompt that a slot holds.
-    self._resident: dict[bytes, int] = {}
-    self._held = [b''] * count
+    # Neighbours are on one device: prompts are dealt to all of them.
+    order = np.arange(count).reshape(self._ways, -1).T.flatten().tolist()
+    self._held = prefixes.Prefixes(order)
     self._cache = None
     self._responses = decoding.Responses(
       np.zeros((count, self._max_response), np.int32),
@@ -189,8 +198,7 @@ class Sampler:
   def warmup(self) -> None:
     """Compiles every program ahead of the first poll."""
     self._allocate()
-    for bucket in self._buckets:
-      self._prefill([], bucket)
+    self._prefill([])
     self._copy([])
     self._run(0, 0)
 
@@ -222,40 +230,20 @@ class Sampler:
 
   def _admit(self) -> None:
     """Gives free slots to waiting requests; fills their caches."""
-    copies: list[tuple[int, int]] = []
-    prefills: dict[int, list[tuple[np.ndarray, int]]] = {}
-    while self._waiting and self._free:
-      job = self._waiting.popleft()
-      prefix = job.prompt[:-1]
-      name = prefix.tobytes()
-      source = self._resident.get(name)
-      slot = self._take_slot(source)
+    count = min(len(self._waiting), self._held.free)
+    jobs = [self._waiting.popleft() for _ in range(count)]
+    plan = admission.plan(self._held, [job.prompt[:-1] for job in jobs], self._chunk)
+    for job, slot in zip(jobs, plan.slots, strict=True):
       self._start(slot, job)
-      if not name:
-        continue
-      if source is None:
-        self._resident[name], self._held[slot] = slot, name
-        bucket = next(size for size in self._buckets if size >= len(prefix))
-        prefills.setdefault(bucket, []).append((prefix, slot))
-      elif source != slot:
-        copies.append((source, slot))
-    for bucket, rows in prefills.items():
-      for batch in _batches(rows, self._prefill_rows(bucket)):
-        self._prefill(batch, bucket)
-    # Last, to find what was just prefilled. No prefill overwrites an older source: a
-    # source that was free went to the request itself, and the others are in use.
-    for batch in _batches(copies, COPIES_PER_CALL):
-      self._copy(batch)
-
-  def _take_slot(self, source: int | None) -> int:
-    """Takes a free slot, preferably `source`; forgets its content."""
-    if source in self._free:
-      self._free.remove(source)
-      return source
-    slot = self._free.pop()
-    if self._resident.get(self._held[slot]) == slot:
-      del self._resident[self._held[slot]]
-    return slot
+    each, rows = self._count // self._ways, self._rows // self._ways
+    for wave in plan.waves:
+      for start in range(0, len(wave.copies), COPIES_PER_CALL):
+        self._copy(wave.copies[start : start + COPIES_PER_CALL])
+      for call in admission.calls(wave.chunks, each, self._ways, rows):
+        self._prefill(call)
+    self._counts.update(
+      prompt_tokens=plan.wanted, kept_tokens=plan.kept, copied_tokens=plan.copied
+    )
 
   def _start(self, slot: int, job: _Job) -> None:
     self._jobs[slot] = job
@@ -273,19 +261,21 @@ class Sampler:
     options.stop_ids[slot] = NO_ID
     options.stop_ids[slot, : len(sampling.stop_ids)] = sampling.stop_ids
 
-  def _prefill_rows(self, bucket: int) -> int:
-    """Computes the rows of a prefill call from its bucket only."""
-    rows = max(1, self._prefill_tokens // bucket)
-    return -(-rows // self._ways) * self._ways
-
-  def _prefill(self, batch: Sequence[tuple[np.ndarray, int]], bucket: int) -> None:
-    rows = self._prefill_rows(bucket)
-    tokens = np.zeros((rows, bucket), np.int32)
-    slots = np.full(rows, self._count, np.int32)
-    for row, (prefix, slot) in enumerate(batch):
-      tokens[row, : len(prefix)] = prefix
-      slots[row] = slot
-    self._cache = self._programs.prefill(self._params, self._cache, tokens, slots)
+  def _prefill(self, chunks: Sequence[tuple[int, admission.Chunk]]) -> None:
+    tokens = np.zeros((self._rows, self._chunk), np.int32)
+    positions = np.full((self._rows, self._chunk), -1, np.int32)
+    slots = np.zeros(self._rows, np.int32)
+    for row, (slot, start, ids) in chunks:
+      tokens[row, : len(ids)] = ids
+      positions[row, : len(ids)] = np.arange(start, start + len(ids))
+      slots[row] = slot % (self._count // self._ways)
+    slots = slots.reshape(self._ways, -1)
+    self._cache = self._programs.prefill(
+      self._weights, self._cache, tokens, positions, slots
+    )
+    if chunks:
+      self._counts['prefill_positions'] += tokens.size
+      self._counts['prefilled_tokens'] += int((positions >= 0).sum())
 
   def _copy(self, batch: Sequence[tuple[int, int]]) -> None:
     sources = np.zeros(COPIES_PER_CALL, np.int32)
@@ -295,6 +285,7 @@ class Sampler:
     self._cache = self._programs.copy(self._cache, sources, targets)
 
   def _run(self, max_steps: int, max_active: int) -> None:
+    before = self._slots
     self._cache, slots, responses = self._programs.decode(
       self._weights,
       self._cache,
@@ -307,6 +298,10 @@ class Sampler:
     # Copies: `_start` writes into them.
     self._slots = decoding.Slots(*(np.array(array) for array in slots))
     self._responses = decoding.Responses(*(np.asarray(array) for array in responses))
+    # A step that was taken is one more token of some slot.
+    sampled = self._slots.count - before.count
+    self._counts['decoded_tokens'] += int(sampled.sum())
+    self._counts['decode_positions'] += int(sampled.max()) * self._count
 
   def _collect(self) -> list[Completion]:
     completions = []
@@ -347,7 +342,7 @@ class Sampler:
 
   def _release(self, slot: int) -> None:
     self._jobs[slot] = None
-    self._free.append(slot)
+    self._held.release(slot)
     self._slots.active[slot] = False
     # An idle slot must not make the others pay for the sort.
     self._options.top_k[slot], self._options.top_p[slot] = 0, 1
@@ -364,20 +359,8 @@ def _check_sizes(config, slots, valid_vocab, ways):
     )
 
 
-def _batches(items: list, size: int) -> list[list]:
-  return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _buckets(sizes: Sequence[int] | None, max_prompt_tokens: int) -> tuple[int, ...]:
-  """Lists the padded lengths of prompts less their last token."""
-  longest = max(1, max_prompt_tokens - 1)
-  if sizes is None:
-    step = -(-longest // (BUCKETS * BUCKET_MULTIPLE)) * BUCKET_MULTIPLE
-    sizes = range(step, longest + step, step)
-  sizes = tuple(sorted(sizes))
-  if sizes[0] < 1 or sizes[-1] < longest:
+def _check_chunk(chunk, max_prompt_tokens):
+  if not 1 <= chunk <= max_prompt_tokens:
     raise ValueError(
-      f'prefill_buckets {sizes}: must be positive and reach max_prompt_tokens - 1 = '
-      f'{longest}'
+      f'prefill_chunk {chunk}: must be in [1, max_prompt_tokens={max_prompt_tokens}]'
     )
-  return sizes

@@ -22,8 +22,8 @@ SIZES = memory.Sizes(
   remat=True,
   slots=128,
   positions=2560,
-  prefill_rows=8,
-  prefill_length=2048,
+  prefill_rows=64,
+  prefill_chunk=64,
   dtype='bfloat16',
   moments=2,
   needs_initial=True,
@@ -87,6 +87,28 @@ def test_temporaries_are_those_of_the_compiled_gradient(rows):
   compiled = fits.need(lowered).temporaries * GIB - 4 * weights(model)
   sizes = dataclasses.replace(SIZES, rows=rows, length=640, teacher_length=896)
   guess = memory.plan(model, one, sizes)['update']['activations']
+  assert 0.5 * compiled < guess < 2 * compiled
+
+
+@pytest.mark.parametrize(('rows', 'chunk', 'prompt'), [(16, 64, 1024), (64, 16, 256)])
+def test_temporaries_are_those_of_the_compiled_prefill(rows, chunk, prompt):
+  config = alfworld.get_config('model=qwen2.5-0.5b')
+  config.model.dtype = 'float32'  # XLA for CPU computes 16 bits in 32.
+  config.rollout.slots, config.rollout.max_prompt_tokens = 16, prompt
+  config.rollout.prefill_chunk, config.rollout.prefill_tokens = chunk, rows * chunk
+  model = dataclasses.replace(SMALL, num_layers=4)
+  one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  lowered = programs.of_sampler(programs.make(config, model, one))['prefill'].lower()
+  compiled = fits.need(lowered).temporaries * GIB
+  sizes = dataclasses.replace(
+    SIZES,
+    slots=16,
+    positions=prompt + config.rollout.max_response_tokens,
+    prefill_rows=rows,
+    prefill_chunk=chunk,
+    dtype='float32',
+  )
+  guess = memory.plan(model, one, sizes)['rollout']['prefill']
   assert 0.5 * compiled < guess < 2 * compiled
 
 

@@ -19,6 +19,7 @@ from sdar_jax.methods import interface, table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.models import sharding
 from sdar_jax.prompts import skills
+from sdar_jax.rollout.request import SamplerCounts
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 
@@ -86,6 +87,7 @@ def test_what_is_logged_is_the_table_and_all_of_it():
     with timer(phase):
       pass
   timings = timer.timings(played, rows, env_faults=0, failed_saves=0)
+  timings |= step_lib.sampler_shares(SamplerCounts())
   assert timings.keys() == metrics.TIMINGS.keys()
 
 

@@ -1,5 +1,7 @@
 """What is measured of a step, against figures counted by hand."""
 
+import math
+
 import numpy as np
 
 from sdar_jax.batching import rows as rows_lib
@@ -7,6 +9,7 @@ from sdar_jax.envs.base import Task
 from sdar_jax.logs import step as step_lib
 from sdar_jax.prompts.skills import NOTHING, SkillView
 from sdar_jax.rollout import episodes
+from sdar_jax.rollout.request import SamplerCounts
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 
@@ -50,6 +53,25 @@ def test_episodes_are_counted():
   assert got['rollout/rows'] == 5
   assert got['rollout/sampled_tokens'] == 11
   assert got['rollout/groups_played'] == 2
+
+
+def test_the_work_of_a_sampler_is_told_in_shares():
+  counts = SamplerCounts(
+    prompt_tokens=100,
+    kept_tokens=10,
+    copied_tokens=30,
+    prefilled_tokens=60,
+    prefill_positions=80,
+    decoded_tokens=9,
+    decode_positions=12,
+  )
+  assert step_lib.sampler_shares(counts) == {
+    'perf/cached_share': 0.4,
+    'perf/prefill_padding': 0.25,
+    'perf/occupancy': 0.75,
+  }
+  nothing = step_lib.sampler_shares(SamplerCounts())
+  assert all(math.isnan(value) for value in nothing.values())
 
 
 def _group(*turns, returns=(0.0, 0.0), outcomes=(Outcome.FAILURE,) * 2):

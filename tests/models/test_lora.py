@@ -126,7 +126,7 @@ def test_a_sampler_draws_as_with_the_matrices_added_up():
       max_prompt_tokens=8,
       max_response_tokens=6,
       valid_vocab=micro.VALID,
-      prefill_buckets=(7,),
+      prefill_chunk=4,
     )
     prompts = np.random.default_rng(4).integers(0, micro.VALID, (5, 8))
     how = SamplingParams(max_tokens=6)

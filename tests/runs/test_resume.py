@@ -30,7 +30,6 @@ FLAGS = [
   '--config.train.microbatch_rows=8',
   '--config.train.length_buckets=(184,)',
   '--config.train.teacher_buckets=(248,)',
-  '--config.rollout.prefill_buckets=(160,)',
   '--config.optimizer.learning_rate=0.003',
   '--config.eval.tasks=4',
   '--config.eval.every=2',

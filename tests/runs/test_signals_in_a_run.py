@@ -112,7 +112,6 @@ FLAGS = [
   '--config.world.max_turns=2',
   '--config.train.length_buckets=(184,)',
   '--config.train.teacher_buckets=(248,)',
-  '--config.rollout.prefill_buckets=(160,)',
   '--config.eval.tasks=1',
   '--config.eval.every=1',
   '--config.checkpoint.every=1',

@@ -13,7 +13,6 @@ import pytest
 from scipy import special
 
 from sdar_jax.models import decoder, hf
-from sdar_jax.sampler import decoding
 from sdar_jax.sampler.sampler import Request, Sampler, SamplingParams
 
 CONFIG = decoder.ModelConfig('qwen3', 100, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
@@ -35,7 +34,7 @@ def _sampler(slots=5, params=None, **changes):
     'max_prompt_tokens': MAX_PROMPT,
     'max_response_tokens': MAX_RESPONSE,
     'valid_vocab': VALID,
-    'prefill_buckets': (16, 39),
+    'prefill_chunk': 8,
     'prefill_tokens': 128,
   }
   params = _params() if params is None else params
@@ -115,14 +114,10 @@ def test_results_do_not_depend_on_order_or_company(slots):
     _same({**pieces, **_finish(sampler)}, whole)
 
 
-@pytest.mark.parametrize('scanned', [False, True])
-def test_logprobs_equal_scored_ones(scanned, monkeypatch):
-  if scanned:
-    monkeypatch.setattr(decoding, 'UNROLLED_LAYERS', 0)
-    decoding.programs.cache_clear()
+@pytest.mark.parametrize('chunk', [1, 8, 40])
+def test_logprobs_equal_scored_ones(chunk):
   requests = [_varied(i) for i in range(24)]
-  done = _play(_sampler(), requests)
-  decoding.programs.cache_clear()
+  done = _play(_sampler(prefill_chunk=chunk), requests)
   for request in requests:
     got = done[request.request_id]
     assert got.token_ids.dtype == np.int32 and got.logprobs.dtype == np.float32
@@ -154,17 +149,18 @@ def test_a_group_shares_one_prefill_and_nothing_changes(monkeypatch):
   sampler, rows = _sampler(), []
   prefill = sampler._programs.prefill
 
-  def counted(params, cache, tokens, slots):
-    rows.extend(slots[slots < 5])
-    return prefill(params, cache, tokens, slots)
+  def counted(weights, cache, tokens, positions, slots):
+    rows.extend(positions[positions >= 0])
+    return prefill(weights, cache, tokens, positions, slots)
 
   monkeypatch.setattr(sampler._programs, 'prefill', counted)
   shared = _play(sampler, requests)
-  assert len(rows) == 3
+  once = sorted(3 * list(range(29)))
+  assert sorted(rows) == once
   # New parameters make every stored prompt stale.
   sampler.update(_params())
   _same(_play(sampler, requests), shared)
-  assert len(rows) == 6
+  assert sorted(rows) == sorted(2 * once)
   monkeypatch.undo()
   alone = {}
   for request in requests:
@@ -186,7 +182,7 @@ def test_a_stored_prompt_may_be_overwritten_while_others_need_it():
 def test_a_long_cache_is_read_alike_whatever_the_neighbours_need():
   # More than attention.DENSE_KEYS positions: prefill and decode attend by blocks, the
   # last of which reaches back over the first.
-  sizes = {'max_prompt_tokens': 600, 'prefill_buckets': (64, 599)}
+  sizes = {'max_prompt_tokens': 600, 'prefill_chunk': 32}
   rng = np.random.default_rng(0)
   short, long, edge = (rng.integers(0, VALID, size) for size in (9, 600, 507))
   requests = [_request(i, (short, long, edge)[i % 3]) for i in range(9)]
@@ -248,7 +244,7 @@ def test_nothing_compiles_after_warmup():
   jax.monitoring.register_event_duration_secs_listener(
     lambda event, *_, **__: compiled.append(event) if 'backend_compile' in event else 0
   )
-  sampler = _sampler(slots=6, prefill_buckets=(16, 24, 39))
+  sampler = _sampler(slots=6)
   sampler.warmup()
   assert compiled
   compiled.clear()
@@ -384,7 +380,8 @@ def test_a_wrong_request_is_one_line_and_none_is_queued(request_, message):
   [
     ({'valid_vocab': 101}, 'vocab_size=100'),
     ({'slots': 0}, 'slots 0'),
-    ({'prefill_buckets': (8, 38)}, 'reach max_prompt_tokens - 1 = 39'),
+    ({'prefill_chunk': 0}, 'prefill_chunk 0.*max_prompt_tokens=40'),
+    ({'prefill_chunk': 41}, 'prefill_chunk 41'),
   ],
 )
 def test_wrong_sizes_are_one_line(changes, message):
