@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdar_jax.batching.packing import Packing
+from sdar_jax.batching.packing import SHARES, Packing
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
@@ -211,6 +211,7 @@ def make_sizes(
     teacher_length=packing.teacher_buckets[-1],
     several=packing.minibatch_rows > packing.microbatch_rows,
     logit_positions=config.model.logit_positions,
+    scored_share=1.0 if talks(config) else 1 / SHARES[0],
     remat=config.model.remat,
     slots=c.slots,
     positions=longest + c.max_response_tokens,

@@ -43,6 +43,7 @@ class Sizes:
     teacher_length: of its teacher's rows; 0 without a teacher.
     several: a minibatch is more than one microbatch.
     logit_positions: as in the config.
+    scored_share: of all tokens, those that an output head runs on.
     remat: layers are recomputed.
     slots, positions: of the sampler's cache.
     prefill_rows, prefill_chunk: of its prefill, chunks and tokens of one.
@@ -57,6 +58,7 @@ class Sizes:
   teacher_length: int
   several: bool
   logit_positions: int
+  scored_share: float
   remat: bool
   slots: int
   positions: int
@@ -227,7 +229,8 @@ def _activations(
   scores = _SCORES * _rows(rows, mesh) * heads * min(length, seen) * seen * _F32
   total = layer + scores
   vocab = model.vocab_size / (tensor if model.vocab_size % tensor == 0 else 1)
-  positions = min(_rows(sizes.logit_positions, mesh), tokens)
+  scored = math.ceil(tokens * sizes.scored_share)
+  positions = min(_rows(sizes.logit_positions, mesh), scored)
   total += _LOGITS * positions * vocab * _F32 + vocab * width * _F32
   if gradient:
     stored = 1 if sizes.remat else (layer + scores) / (tokens * width * compute)

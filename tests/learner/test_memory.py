@@ -18,6 +18,7 @@ SIZES = memory.Sizes(
   length=2560,
   teacher_length=3584,
   several=True,
+  scored_share=0.25,
   logit_positions=2048,
   remat=True,
   slots=128,
