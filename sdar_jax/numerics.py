@@ -1,6 +1,8 @@
 """Settings of JAX with an effect on numbers: pinned or recorded."""
 
+import functools
 import os
+import pathlib
 
 import jax
 
@@ -20,12 +22,55 @@ _HARMLESS = (
   '--xla_hlo_profile',
   '--xla_gpu_cuda_data_dir',
 )
+# Matrix products of XLA for CPU by Eigen and not by YNNPACK: for the shapes of small
+# models a forward pass then takes 2/3 of the time, a gradient 5/6 (jaxlib 0.10). But in
+# Eigen's a row may depend, in its last bit, on its place among the others.
+_CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': ''}
+_SECONDS_WORTH_KEEPING = 0.3  # To compile a program.
 
 
 def pin() -> None:
   """Pins the settings behind samples against the environment."""
   for name, value in _PINNED.items():
     jax.config.update(name, value)
+
+
+def keep_programs() -> None:
+  """Keeps compiled programs on disk, for later processes.
+
+  Where JAX_COMPILATION_CACHE_DIR says, or else in the user's folder for such things.
+  JAX_ENABLE_COMPILATION_CACHE=false keeps none. A folder that cannot be written to is
+  JAX's to warn of.
+  """
+  if jax.config.jax_compilation_cache_dir is None:
+    root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    path = pathlib.Path(root, 'sdar-jax', 'programs')
+    jax.config.update('jax_compilation_cache_dir', str(path))
+  name = 'jax_persistent_cache_min_compile_time_secs'
+  if name.upper() not in os.environ:
+    jax.config.update(name, _SECONDS_WORTH_KEEPING)
+
+
+@functools.cache
+def fast_products(platform: str) -> dict[str, str]:
+  """Chooses options of XLA for programs of rows that may depend.
+
+  Those that sample must not have them: what a request says would depend, in its last
+  bit, on the slot that it got.
+
+  Args:
+    platform: of the devices.
+
+  Returns:
+    `compiler_options` of `jax.jit`; none where this XLA does not know them.
+  """
+  if platform != 'cpu':
+    return {}
+  try:
+    jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return _CPU_OPTIONS
 
 
 def describe() -> str:

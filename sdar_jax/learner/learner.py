@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sdar_jax import numerics
 from sdar_jax.batching import packing
 from sdar_jax.learner import distributions, optimizer, scoring
 from sdar_jax.learner.state import TrainState
@@ -90,7 +91,11 @@ class Learner:
     self.keeps_teacher = weights == 'ema' or (
       weights == 'policy' and self.reads_distributions
     )
-    program = functools.partial(sharding.Program, mesh=mesh)
+    program = functools.partial(
+      sharding.Program,
+      mesh=mesh,
+      compiler_options=numerics.fast_products(mesh.devices.flat[0].platform),
+    )
     self._score_student = program(self._student_scores)
     self._score_tokens = program(self._logprobs)
     self._kl = program(functools.partial(policy.kl_penalty, kind=hyper.kl_kind))
