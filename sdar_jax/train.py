@@ -14,6 +14,7 @@ from sdar_jax import config as config_lib
 from sdar_jax import parts as parts_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
+from sdar_jax.hosts import dealing
 from sdar_jax.learner import recovery
 from sdar_jax.learner.checkpoint import SaveError
 from sdar_jax.logs import sinks, writers
@@ -21,7 +22,9 @@ from sdar_jax.logs import step as step_lib
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import interface
 from sdar_jax.methods.credit import assign_credit
+from sdar_jax.models import sharding
 from sdar_jax.process.signals import StopSignal
+from sdar_jax.process.team import ALONE, Alone, PeerError
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts import teacher as teacher_lib
 from sdar_jax.rollout import episodes
@@ -33,14 +36,17 @@ from sdar_jax.storage.workdir import Workdir
 class Run:
   """A run: its parts, its durable state and the phases of its loop."""
 
-  def __init__(self, config: ConfigDict, workdir: Workdir, stop: StopSignal):
+  def __init__(
+    self, config: ConfigDict, workdir: Workdir, stop: StopSignal, team: Alone
+  ):
     host = parts_lib.host_parts(config)
     self.parts, self.state = parts_lib.training_parts(
-      host, workdir.path, workdir.digest
+      host, workdir.path, workdir.digest, team
     )
-    self.stop = stop
-    self.console = Console(config.steps, sys.stdout)
-    self.clock = step_lib.Clock(self.console.phase)
+    self._signal, self.team = stop, team
+    self._collect = dealing.collector(team)
+    self.console = Console(config.steps, sys.stdout if team.leads else None)
+    self.clock = step_lib.Clock(self._show)
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
     names = ('model_digest', 'config_digest')
     self.evaluator = Evaluator(
@@ -51,6 +57,9 @@ class Run:
       patience=self.patience,
       console=self.console,
       should_stop=stop,
+      progress=self._progress,
+      team=team,
+      collect=self._collect,
     )
     self.cursor = 0  # Next task in the training order.
     self.resumed = self._restore()
@@ -71,9 +80,23 @@ class Run:
     p.teacher.retriever.restore(restored.host['retrieval'])
     return restored.host
 
+  def stop(self) -> bool:
+    """Tells whether a process of the run was asked to stop."""
+    return self.team.any(self._signal())
+
+  def _show(self, phase: str) -> None:
+    self.team.beat()
+    self.console.phase(phase)
+
+  def _progress(self, ended: int, wanted: int) -> None:
+    self.team.beat()
+    self.console.episodes(ended, wanted)
+
   def policy(self) -> Any:
-    """Gives the weights that sample."""
-    return self.parts.learner.policy(self.state, self.parts.initial)
+    """Gives the weights that sample, on this process's devices."""
+    p = self.parts
+    policy = p.learner.policy(self.state, p.initial)
+    return sharding.local_copy(policy, p.model.policy_specs(), p.mesh)
 
   def _host(self) -> dict[str, Any]:
     """Makes the host's part of a checkpoint."""
@@ -86,6 +109,9 @@ class Run:
 
   def open_writer(self) -> None:
     """Goes on with the files of numbers and episodes, or begins them."""
+    if not self.team.leads:
+      self.writer = writers.Mute()
+      return
     path = self.parts.directory
     step = None if self.resumed is None else self.step
     digests = (self.resumed or {}).get('digests')  # Not in those of earlier versions.
@@ -103,6 +129,8 @@ class Run:
 
   def identify(self) -> None:
     """Writes run.json and sets reports of other evaluation settings aside."""
+    if not self.team.leads:
+      return
     self.evaluator.sort()
     method = self.parts.config.algorithm.name
     writers.write_run(self.parts.directory, method=method, **self.parts.inputs)
@@ -132,7 +160,7 @@ class Run:
         p.tasks, seed=seed, cursor=cursor, count=c.tasks_per_step
       )
       cursor += c.tasks_per_step
-      return episodes.collect(
+      return self._collect(
         p.pool,
         tasks,
         self.sampler,
@@ -140,8 +168,8 @@ class Run:
         group_size=c.group_size,
         identity=(seed, self.step),
         success_reward=c.success_reward,
-        should_stop=self.stop,
-        progress=self.console.episodes,
+        should_stop=self._signal,
+        progress=self._progress,
         played=occurrences,
       )
 
@@ -216,6 +244,7 @@ class Run:
       invalid_penalty=p.config.algorithm.invalid_penalty,
       max_turns=p.world.max_turns,
     )
+    faults = dealing.compare(self.team, self.step, values, scores, p.pool.faults())
     every = p.config.log.trajectories_every
     if every and self.step % every == 0:
       tokens = step_lib.token_records(
@@ -229,7 +258,6 @@ class Run:
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
     self._report_skills(rows, views)
     self.console.once('room', fitting.notice(t for g in played for t in g.trajectories))
-    faults = p.pool.faults()
     timings = self.clock.timings(
       played,
       rows,
@@ -296,30 +324,37 @@ class Run:
       self.saved_step = self.step
 
 
-def train(config: ConfigDict, path: str | pathlib.Path) -> None:
+def train(config: ConfigDict, path: str | pathlib.Path, team: Alone = ALONE) -> None:
   """Trains until `config.steps`, from the workdir's last checkpoint.
 
+  Args:
+    config: of the run.
+    path: of the work directory.
+    team: the processes of the run, which all call this.
+
   Raises:
+    PeerError: another process ended with an error.
     recovery.NonFiniteError: three updates in a row were not finite.
     EmptyStepError: a step had nothing to train on.
     checkpoint.SaveError: three saves in a row failed.
     files.DiskError: the disk refuses a file of the run.
     ValueError: one line naming what in the config or the files is wrong.
   """
-  with StopSignal() as stop, Workdir(path, config) as workdir:
-    run = Run(config, workdir, stop)
+  with StopSignal() as stop, Workdir(path, config, leads=team.leads) as workdir:
+    dealing.meet(team, workdir)
+    run = Run(config, workdir, stop, team)
     workdir.record()
     run.identify()
     run.open_writer()
     if run.step >= config.steps:
       run.console.line(f'nothing to train: all {run.step} steps are done')
     try:
-      with run.console:
+      with run.console, team.together():
         loop(run)
     except episodes.Interrupted:
       run.save()
       run.console.line(f'stopped on request after step {run.saved_step}')
-    except (EmptyStepError, pool.PoolError, files.DiskError):
+    except (EmptyStepError, pool.PoolError, files.DiskError, PeerError):
       with contextlib.suppress(SaveError):
         run.save()  # What was learned is not lost with what could not be done.
       raise

@@ -138,11 +138,11 @@ class Learner:
     """
     if self.model.lora:
       params = lora.make(self.model.adapter_specs(), self._mesh, seed)
-    zero = functools.partial(jax.device_put, np.zeros((), np.int32), self._replicated)
+    zero = functools.partial(sharding.place, np.zeros((), np.int32), self._replicated)
     teacher = jax.tree.map(jnp.copy, params) if self.keeps_teacher else ()
     if self._algorithm.has_critic:
       head = scoring.init_value_head(self.model)
-      params = {**params, 'value_head': jax.device_put(head, self._replicated)}
+      params = {**params, 'value_head': sharding.place(head, self._replicated)}
     # Moments take the sharding of the weights that they belong to.
     moments = self._moments(params)
     opt_state = sharding.Program(self._tx.init, self._mesh, out_shardings=moments)(
@@ -174,12 +174,12 @@ class Learner:
       parts = []
       for microbatch, mask in zip(minibatch, masks):
         arrays = {k: v for k, v in microbatch.items() if k in _ON_DEVICE}
-        arrays = jax.device_put(arrays, self._rows)
+        arrays = sharding.place(arrays, self._rows)
         normaliser = whole
         if self._config.mean_over == 'microbatch':
           own = float(self._normaliser([mask]))  # Times a large count, beyond int32.
           normaliser = np.float32(own * self._config.accumulation)
-        arrays['normaliser'] = jax.device_put(normaliser, self._replicated)
+        arrays['normaliser'] = sharding.place(normaliser, self._replicated)
         parts.append(arrays)
       out.append(parts)
     return out
@@ -209,7 +209,7 @@ class Learner:
     """
     pairs = zip(itertools.chain(*batch), itertools.chain(*packed), strict=True)
     scores = lambda m: {name: m[name] for name in interface.SCORES if name in m}
-    return [{**known, **jax.device_get(scores(arrays))} for arrays, known in pairs]
+    return [{**known, **sharding.fetch(scores(arrays))} for arrays, known in pairs]
 
   def extend(
     self, batch: Sequence[Minibatch], values: Sequence[Microbatch]
@@ -220,7 +220,7 @@ class Learner:
 
   def _placed(self, values: Microbatch) -> Microbatch:
     return {
-      name: jax.device_put(value, self._rows if value.ndim else self._replicated)
+      name: sharding.place(value, self._rows if value.ndim else self._replicated)
       for name, value in values.items()
     }
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ('data', 'fsdp', 'tensor')
@@ -109,6 +111,68 @@ class Program:
 
   def _on_mesh(self) -> Any:
     return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+  """Puts host arrays that every process holds on the devices of all.
+
+  Args:
+    tree: of host arrays.
+    shardings: a tree of NamedSharding, or of a part of it one for all below.
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings)
+  return jax.tree.map(
+    lambda sharding, part: jax.tree.map(
+      lambda value: jax.make_array_from_process_local_data(
+        sharding, np.asarray(value), global_shape=np.shape(value)
+      ),
+      part,
+    ),
+    shardings,
+    tree,
+  )
+
+
+def fetch(tree: Any) -> Any:
+  """Brings arrays to the host, those of other processes' devices, too."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+  """Gives the part of a mesh that consists of this process's devices."""
+  return mesh if jax.process_count() == 1 else mesh.local_mesh
+
+
+def local_copy(tree: Any, specs: Any, mesh: Mesh) -> Any:
+  """Copies global arrays to every process, split over its own devices.
+
+  Devices send it to each other; no host holds it. With one process nothing is copied.
+
+  Args:
+    tree: arrays on `mesh`.
+    specs: of their logical axes, as `ModelConfig.policy_specs`.
+    mesh: of all devices.
+
+  Returns:
+    The same arrays on `local_mesh(mesh)`.
+  """
+  if jax.process_count() == 1:
+    return tree
+  here, owners = mesh.local_mesh, range(jax.process_count())
+  by_owner = [[d for d in mesh.devices.flat if d.process_index == o] for o in owners]
+  grid = np.reshape(np.asarray(by_owner), (len(owners), *here.devices.shape))
+  both = Mesh(grid, ('hosts', *AXES), axis_types=(AxisType.Auto,) * 4)
+  spread = jax.device_put(tree, param_shardings(specs, both))
+  return jax.tree.map(
+    lambda array, place: jax.make_array_from_single_device_arrays(
+      array.shape, place, [shard.data for shard in array.addressable_shards]
+    ),
+    spread,
+    param_shardings(specs, here),
+  )
 
 
 def partition_spec(
