@@ -162,9 +162,7 @@ KEYS: dict[str, Key] = {
   ),
   'mesh.data': Key(1, 'ways that rows are split; the weights are not', '[1, 65536]'),
   'mesh.fsdp': Key(1, 'ways that rows and weights are split', '[1, 65536]'),
-  'mesh.tensor': Key(
-    1, 'ways that heads, hidden units and vocabulary are split', '[1, 65536]'
-  ),
+  'mesh.tensor': Key(1, 'ways that heads, MLP and vocabulary are split', '[1, 65536]'),
   'hosts.heartbeat_seconds': Key(100, 'silent so long, a process is dead', _SECONDS),
   'hosts.watchdog_seconds': Key(1800, 'without progress, it is ended', _SECONDS),
   'eval.split': Key('valid_seen', 'split of the panel'),

@@ -27,7 +27,8 @@ class Evaluator:
     patience: plays again where environments are away.
     console: for people.
     should_stop: asked between polls of the sampler.
-    progress: told between them how many episodes have ended, of how many.
+    progress: told between them how many episodes have ended, of how many;
+      the console by default.
     team: the processes of the run.
     collect: plays groups, as `episodes.collect` does, for all of them.
   """
@@ -42,14 +43,15 @@ class Evaluator:
     patience: Patience,
     console: Console,
     should_stop: Callable[[], bool],
-    progress: Callable[[int, int], None] = lambda ended, wanted: None,
+    progress: Callable[[int, int], None] | None = None,
     team: Alone = ALONE,
     collect: Callable[..., list[Group]] = episodes.collect,
   ):
     self._reports = Evaluations(directory, {**plan.settings, **weights})
     self._plan, self._weights, self._pool = plan, weights, pool
     self._patience, self._console = patience, console
-    self._should_stop, self._progress = should_stop, progress
+    self._should_stop = should_stop
+    self._progress = progress or console.episodes
     self._team, self._collect = team, collect
 
   def sort(self) -> None:

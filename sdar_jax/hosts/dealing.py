@@ -76,9 +76,8 @@ def compare(
     PeerError: the step was not the same for them.
   """
   if team.count > 1:
-    team.agree(
-      _digests(values, scores), f'step {step} differs, nothing of it is written'
-    )
+    remedy = f'step {step} is not one and the same, nothing of it is written'
+    team.agree(_digests(values, scores), remedy, 70)
   counts: collections.Counter[str] = collections.Counter()
   for counted in team.share(dict(faults)):
     counts.update(counted)

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator
 
 import jax
@@ -36,6 +38,8 @@ def joined(
     ConfigError: they cannot join; one line.
     PeerError: they run other versions or configs, or another one failed.
   """
+  where = 'the cluster' if place is None else place.address
+  print(f'joins the other processes by {where}, in {seconds} s', file=sys.stderr)
   _initialize(place, config, seconds)
   team = Team(config.hosts.watchdog_seconds)
   try:
@@ -68,6 +72,7 @@ def _initialize(place: teams.Place | None, config: ConfigDict, seconds: int) -> 
       'num_processes': place.count,
       'process_id': place.index,
     }
+    _reach(place, seconds)
   try:
     jax.distributed.initialize(
       **known,
@@ -81,6 +86,24 @@ def _initialize(place: teams.Place | None, config: ConfigDict, seconds: int) -> 
       f'--hosts={what}: the processes do not join ({files.one_line(error)}): check that'
       ' the first one runs and can be reached'
     ) from error
+
+
+def _reach(place: teams.Place, seconds: int) -> None:
+  """Waits until the first process listens: JAX would abort this one."""
+  host, _, port = place.address.rpartition(':')
+  until = time.monotonic() + seconds
+  while place.index:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), 5.0).close()
+      return
+    except OSError as error:
+      if time.monotonic() > until:
+        raise ConfigError(
+          f'--hosts={",".join(map(str, place))}: nobody answers at {place.address}'
+          f' after {seconds} s ({files.one_line(error)}): check that process 0 runs and'
+          ' can be reached'
+        ) from error
+      time.sleep(0.2)
 
 
 def _compare(team: Team, config: ConfigDict) -> None:

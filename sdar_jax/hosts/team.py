@@ -80,7 +80,7 @@ class Team(Alone):
         raise PeerError(f'process {index}: {text}')
     return result
 
-  def agree(self, values: Mapping[str, Any], remedy: str) -> None:
+  def agree(self, values: Mapping[str, Any], remedy: str, code: int = 2) -> None:
     """Compares named values of all processes."""
     records = self.share(dict(values))
     for name in values:
@@ -90,7 +90,8 @@ class Team(Alone):
           shown = [str(value)[:_SHOWN] for value in (ours, record.get(name))]
           raise PeerError(
             f'{name} is {shown[0]} on process 0, {shown[1]} on process {index}:'
-            f' {remedy}'
+            f' {remedy}',
+            code,
           )
 
   def beat(self) -> None:

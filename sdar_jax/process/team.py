@@ -97,8 +97,13 @@ class Alone:
     """
     return act() if self.leads or not leader else None
 
-  def agree(self, values: Mapping[str, Any], remedy: str) -> None:
+  def agree(self, values: Mapping[str, Any], remedy: str, code: int = 2) -> None:
     """Compares named values of all processes.
+
+    Args:
+      values: of this process.
+      remedy: where they differ.
+      code: that all then end with.
 
     Raises:
       PeerError: some differ; one line with name, values and the remedy.

@@ -13,6 +13,7 @@ import pathlib
 import signal
 import sys
 
+import jax
 import micro_run
 
 from sdar_jax import train
@@ -56,6 +57,7 @@ def signal_at(moment, name):
 
 
 def run(argv):
+  jax.config.update('jax_disable_most_optimizations', True)  # Compiles faster.
   place, workdir, model, changes, *hurt = argv
   changes = json.loads(changes)
   steps, method = changes.pop('steps', 2), changes.pop('method', 'sdar')
