@@ -14,7 +14,7 @@ from sdar_jax import config as config_lib
 from sdar_jax import parts as parts_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
-from sdar_jax.hosts import dealing
+from sdar_jax.hosts import dealing, replica
 from sdar_jax.learner import recovery
 from sdar_jax.learner.checkpoint import SaveError
 from sdar_jax.logs import sinks, writers
@@ -22,7 +22,6 @@ from sdar_jax.logs import step as step_lib
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import interface
 from sdar_jax.methods.credit import assign_credit
-from sdar_jax.models import sharding
 from sdar_jax.process.signals import StopSignal
 from sdar_jax.process.team import ALONE, Alone, PeerError
 from sdar_jax.prompts import fitting
@@ -45,6 +44,8 @@ class Run:
     )
     self._signal, self.team = stop, team
     self._collect = dealing.collector(team)
+    p = self.parts
+    self._replica = replica.Replica(p.model, p.mesh, config.model.dtype)
     self.console = Console(config.steps, sys.stdout if team.leads else None)
     self.clock = step_lib.Clock(self._show)
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
@@ -95,8 +96,7 @@ class Run:
   def policy(self) -> Any:
     """Gives the weights that sample, on this process's devices."""
     p = self.parts
-    policy = p.learner.policy(self.state, p.initial)
-    return sharding.local_copy(policy, p.model.policy_specs(), p.mesh)
+    return self._replica(p.learner.policy(self.state, p.initial))
 
   def _host(self) -> dict[str, Any]:
     """Makes the host's part of a checkpoint."""

@@ -56,11 +56,14 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Any = None) -> Mesh:
 
   Raises:
     ValueError: a size is below 1, or there are fewer devices than the product; where
-      `devices` are given, other than the product; or JAX has no device.
+      `devices` are given or processes are several, other than the product; or JAX has
+      no device.
   """
   sizes = (data, fsdp, tensor)
   wanted = math.prod(sizes)
-  devices = _devices()[:wanted] if devices is None else list(devices)
+  if devices is None:
+    devices = _devices() if jax.process_count() > 1 else _devices()[:wanted]
+  devices = list(devices)
   if min(sizes) < 1 or wanted != len(devices):
     raise ValueError(
       f'config.mesh data={data} fsdp={fsdp} tensor={tensor} wants {wanted} devices,'
@@ -144,35 +147,6 @@ def fetch(tree: Any) -> Any:
 def local_mesh(mesh: Mesh) -> Mesh:
   """Gives the part of a mesh that consists of this process's devices."""
   return mesh if jax.process_count() == 1 else mesh.local_mesh
-
-
-def local_copy(tree: Any, specs: Any, mesh: Mesh) -> Any:
-  """Copies global arrays to every process, split over its own devices.
-
-  Devices send it to each other; no host holds it. With one process nothing is copied.
-
-  Args:
-    tree: arrays on `mesh`.
-    specs: of their logical axes, as `ModelConfig.policy_specs`.
-    mesh: of all devices.
-
-  Returns:
-    The same arrays on `local_mesh(mesh)`.
-  """
-  if jax.process_count() == 1:
-    return tree
-  here, owners = mesh.local_mesh, range(jax.process_count())
-  by_owner = [[d for d in mesh.devices.flat if d.process_index == o] for o in owners]
-  grid = np.reshape(np.asarray(by_owner), (len(owners), *here.devices.shape))
-  both = Mesh(grid, ('hosts', *AXES), axis_types=(AxisType.Auto,) * 4)
-  spread = jax.device_put(tree, param_shardings(specs, both))
-  return jax.tree.map(
-    lambda array, place: jax.make_array_from_single_device_arrays(
-      array.shape, place, [shard.data for shard in array.addressable_shards]
-    ),
-    spread,
-    param_shardings(specs, here),
-  )
 
 
 def partition_spec(
