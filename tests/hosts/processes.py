@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # Four devices in all, rows and weights split.
@@ -68,3 +70,27 @@ def metrics(workdir, index=0):
 def state(workdir, index=0):
   """Digests of the last state, as a process saw it."""
   return json.loads(pathlib.Path(f'{workdir}.{index}.json').read_text())
+
+
+def lines(path):
+  """Reads a file of JSON lines."""
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def close(ours, theirs):
+  """Compares metric lines: equal up to the order of sums in float32."""
+  assert [line.keys() for line in ours] == [line.keys() for line in theirs]
+  for a, b in zip(ours, theirs, strict=True):
+    for name in a:
+      if a[name] is not None or b[name] is not None:
+        values = [np.asarray(value, float) for value in (a[name], b[name])]
+        np.testing.assert_allclose(*values, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def same_files(one, other):
+  """Compares what the seed decides, byte for byte."""
+  for name in ('metrics.jsonl', 'teacher.jsonl', 'eval', 'trajectories'):
+    paths = sorted(p for p in (one / name, *(one / name).rglob('*')) if p.is_file())
+    assert paths
+    for path in paths:
+      assert path.read_bytes() == (other / path.relative_to(one)).read_bytes(), path

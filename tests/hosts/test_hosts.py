@@ -1,17 +1,16 @@
-"""Two processes of two devices each train as one process does.
-
-`pytest -m slow tests/hosts` runs the long ones: about fifteen CPU minutes.
-"""
+"""Two processes of two devices each train as one process does."""
 
 import json
 
+import jax
 import micro_run
-import numpy as np
 import processes
 import pytest
+from processes import close, lines
+
+from sdar_jax.learner import checkpoint
 
 STEPS = 2
-EXACT = ('metrics.jsonl', 'teacher.jsonl', 'eval', 'trajectories')
 
 
 @pytest.fixture(scope='module')
@@ -25,29 +24,6 @@ def two(model, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('two') / 'run'
   processes.run(model, workdir, steps=STEPS)
   return workdir
-
-
-def close(ours, theirs):
-  """Compares metric lines: equal up to the order of sums in float32."""
-  assert [line.keys() for line in ours] == [line.keys() for line in theirs]
-  for a, b in zip(ours, theirs, strict=True):
-    for name in a:
-      if name != 'calls' and a[name] is not None:
-        values = [np.asarray(v, float) for v in (a[name], b[name])]
-        np.testing.assert_allclose(*values, rtol=1e-6, atol=1e-6, err_msg=name)
-
-
-def lines(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def same_files(one, other):
-  """Compares what the seed decides, byte for byte."""
-  for name in EXACT:
-    paths = sorted(p for p in (one / name, *(one / name).rglob('*')) if p.is_file())
-    assert paths
-    for path in paths:
-      assert path.read_bytes() == (other / path.relative_to(one)).read_bytes(), path
 
 
 def test_two_processes_compute_the_same_as_one(model, two, tmp_path):
@@ -70,3 +46,18 @@ def test_two_processes_compute_the_same_as_one(model, two, tmp_path):
     played = [lines(d / f'trajectories/{step}.jsonl') for d in (two, one)]
     ids = [[t['response_ids'] for e in run for t in e['turns']] for run in played]
     assert ids[0] == ids[1]
+
+
+def test_a_checkpoint_of_two_processes_restores_on_one_device(two):
+  saved = processes.state(two)
+  assert saved == processes.state(two, 1)
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  record = micro_run.record(two, STEPS)['leaves']
+  like = {}
+  for name, leaf in record.items():
+    dtype, _, shape = leaf.rstrip(']').partition('[')
+    sizes = [int(size) for size in shape.split(',') if size]
+    like[name] = jax.ShapeDtypeStruct(sizes, dtype, sharding=place)
+  restored = checkpoint.load(two / 'checkpoints', like).state
+  found = sorted(micro_run.digest(leaf) for leaf in restored.values())
+  assert found == sorted(saved.values())

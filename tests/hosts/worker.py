@@ -9,7 +9,6 @@ WORKDIR.INDEX.json. The process INDEX does WHAT when it reaches MOMENT the COUNT
 time: it sends itself that signal, hangs, or fails from then on.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -19,7 +18,6 @@ import time
 
 import jax
 import micro_run
-import numpy as np
 
 from sdar_jax import train
 from sdar_jax.envs import base
@@ -56,9 +54,7 @@ def observe(workdir, index):
     return compare(team, step, values, scores, faults)
 
   def saved(store, step, state, host, path):
-    leaves = jax.tree_util.tree_leaves_with_path(sharding.fetch(state))
-    digest = lambda leaf: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
-    digests = {jax.tree_util.keystr(name): digest(leaf) for name, leaf in leaves}
+    digests = micro_run.digests(sharding.fetch(state))
     pathlib.Path(f'{workdir}.{index}.json').write_text(json.dumps(digests))
     return save(store, step, state, host, path)
 
