@@ -39,7 +39,7 @@ def joined(
     PeerError: they run other versions or configs, or another one failed.
   """
   where = 'the cluster' if place is None else place.address
-  print(f'joins the other processes by {where}, in {seconds} s', file=sys.stderr)
+  print(f'waits for the others at {where}, {seconds} s at most', file=sys.stderr)
   _initialize(place, config, seconds)
   team = Team(config.hosts.watchdog_seconds)
   try:
