@@ -34,8 +34,7 @@ MOMENTS = {
   'rollout': (episodes, '_advance'),
   'environment': (episode.Stage, 'play'),
   'update': (learner.Learner, 'finish_step'),
-  'save': (checkpoint, '_write_arrays'),
-  'report': (train.Run, '_report_skills'),
+  'seal': (checkpoint.CheckpointStore, '_seal'),
 }
 
 
@@ -76,7 +75,8 @@ def hurt(moment, count, what):
     if left[0] == 0 and what == 'hang':
       time.sleep(600)
     if left[0] == 0 and what == 'drift':  # As where a host computes something else.
-      args[-1][0]['old_logprobs'] += 1e-3
+      first = args[-1][0]
+      args[-1][0] = {**first, 'old_logprobs': first['old_logprobs'] + 1e-3}
     if left[0] == 0 and what.startswith('SIG'):
       os.kill(os.getpid(), getattr(signal, what))
     return original(*args, **kwargs)
