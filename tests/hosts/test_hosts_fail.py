@@ -1,11 +1,11 @@
 """Runs of two processes that are hurt, resumed and moved; all of them long.
 
-`pytest -m slow tests/hosts` runs them: ten CPU minutes.
+`pytest -m slow tests/hosts` runs them: fifteen CPU minutes.
 """
 
 import json
+import os
 import pathlib
-import shutil
 import signal
 import time
 
@@ -13,6 +13,8 @@ import micro_run
 import processes
 import pytest
 from processes import close, lines, same_files
+
+from sdar_jax.storage.workdir import Workdir
 
 STEPS = 3
 LOST = {75, -signal.SIGABRT}  # We noticed, or `jax.distributed` did.
@@ -144,12 +146,9 @@ def test_a_disk_that_refuses_the_writer_ends_all(model, tmp_path):
 
 
 def test_a_held_directory_is_refused_to_all(model, tmp_path):
-  processes.run(model, tmp_path / 'run', steps=1)
-  with processes.running(model, tmp_path / 'run', steps=2000) as started:
-    while len(lines(tmp_path / 'run/metrics.jsonl')) < 2:
-      assert started[0].poll() is None
-      time.sleep(0.1)
-    shutil.copy(f'{tmp_path}/run.0.log', tmp_path / 'first.log')
-    said = processes.run(model, tmp_path / 'run', steps=2000, expect=2)
-  assert 'is in use by pid' in said[0].splitlines()[-1]
-  assert 'process 0: ' in said[1].splitlines()[-1]
+  config = micro_run.config(model, 'sdar', STEPS)
+  with Workdir(tmp_path / 'run', config):
+    said = processes.run(model, tmp_path / 'run', expect=2)
+  words = f'is in use by pid {os.getpid()} on host'
+  assert [words in text.splitlines()[-1] for text in said] == [True, True]
+  assert said[1].splitlines()[-1].startswith('error: process 0: ')
