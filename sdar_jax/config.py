@@ -24,7 +24,7 @@ from sdar_jax.process import shipped
 from sdar_jax.prompts import retrieval, skills
 
 _COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
-_SEED = '[0, 4294967295]'
+_SEED, _SECONDS = '[0, 4294967295]', '[1, 1000000]'
 # Of what one step holds: a list of more fills memory before anything is played.
 _HELD = '[1, 65536]'
 _WORLD_PATHS = ('corpus', 'index')  # And every setting whose name ends in _dir.
@@ -167,9 +167,9 @@ KEYS: dict[str, Key] = {
   ),
   'mesh.data': Key(1, 'ways that rows are split; the weights are not', '[1, 65536]'),
   'mesh.fsdp': Key(1, 'ways that rows and weights are split', '[1, 65536]'),
-  'mesh.tensor': Key(
-    1, 'ways that heads, hidden units and vocabulary are split', '[1, 65536]'
-  ),
+  'mesh.tensor': Key(1, 'ways that heads, MLP and vocabulary are split', '[1, 65536]'),
+  'hosts.heartbeat_seconds': Key(100, 'silent so long, a process is dead', _SECONDS),
+  'hosts.watchdog_seconds': Key(1800, 'without progress, it is ended', _SECONDS),
   'eval.split': Key('valid_seen', 'split of the panel'),
   'eval.tasks': Key(140, 'panel size; 0 means the whole split', _AT_LEAST_0),
   'eval.attempts': Key(1, 'times that each task is played', '[1, 1000000]'),

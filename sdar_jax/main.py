@@ -3,17 +3,20 @@
 `--help` lists modes, flags and exit codes; `command_line` reads them.
 """
 
+import contextlib
 import functools
 import importlib
 import logging
 import sys
 import types
 from collections.abc import Sequence
+from typing import Any
 
 from sdar_jax import files
 from sdar_jax.cli import command_line
 from sdar_jax.cli.command_line import Command
 from sdar_jax.process import devices, terminal
+from sdar_jax.process.team import ALONE, place
 
 _NO_MEMORY = 'lower config.rollout.slots, config.train.microbatch_rows or the buckets'
 
@@ -57,17 +60,28 @@ def _train(command: Command, argv: Sequence[str]) -> None:
 
   log = command.config.log
   sinks.check(tensorboard=log.tensorboard, wandb=bool(log.wandb_project))
-  if command.workdir.is_dir():
-    with Workdir(command.workdir, command.config):
-      pass  # What this refuses is refused before anything heavy is imported.
-  _load('train').train(command.config, command.workdir)
-  ending.show(argv, command.workdir, command.config.steps, sys.stdout)
+  with _joined(command) as team:
+    if team.leads and command.workdir.is_dir():
+      with Workdir(command.workdir, command.config):
+        pass  # What this refuses is refused before anything heavy is imported.
+    _load('train').train(command.config, command.workdir, team)
+  if team.leads:
+    ending.show(argv, command.workdir, command.config.steps, sys.stdout)
 
 
-def _load(name: str) -> types.ModuleType:
+def _joined(command: Command) -> Any:
+  """Joins the other processes of the run, if there are any."""
+  if command.hosts is None:
+    return contextlib.nullcontext(ALONE)
+  join = _load('hosts.join', with_devices=False)  # There are none before it.
+  return join.joined(place(command.hosts), command.config)
+
+
+def _load(name: str, *, with_devices: bool = True) -> types.ModuleType:
   """Imports JAX and a module of this package; one line where that fails."""
   try:
-    _name_devices()
+    if with_devices:
+      _name_devices()
     return importlib.import_module(f'sdar_jax.{name}')
   except (ImportError, RuntimeError, ValueError, AssertionError) as error:
     raise _StartError(
@@ -81,9 +95,10 @@ def _name_devices() -> None:
   """Imports JAX and prints its devices, as people read them, on stderr."""
   import jax
 
-  found = jax.devices()
+  found, count = jax.local_devices(), jax.process_count()
+  here = f'process {jax.process_index()} of {count}: ' if count > 1 else ''
   for line in filter(None, (devices.summary(found), devices.warning(found))):
-    print(line, file=sys.stderr)
+    print(here + line, file=sys.stderr)
 
 
 def _is_of_a_device(error: Exception) -> bool:

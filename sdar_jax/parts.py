@@ -28,6 +28,7 @@ from sdar_jax.learner.state import TrainState
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import adapter_files, decoder, export, hf, lora, sharding
+from sdar_jax.process.team import ALONE, Alone
 from sdar_jax.prompts import chat, skills
 from sdar_jax.rollout import episodes
 from sdar_jax.sampler.sampler import Sampler
@@ -104,7 +105,7 @@ class Parts(HostParts):
     return build.make_sampler(
       self.config,
       self.chat,
-      self.mesh,
+      sharding.local_mesh(self.mesh),
       self.model,
       params,
       with_skills=shown or self.config.eval.with_skills,
@@ -205,7 +206,7 @@ def host_parts(config: ConfigDict) -> HostParts:
 
 
 def training_parts(
-  host: HostParts, directory: pathlib.Path, config_digest: str
+  host: HostParts, directory: pathlib.Path, config_digest: str, team: Alone = ALONE
 ) -> tuple[Parts, TrainState]:
   """Adds the parts of training that need a device.
 
@@ -213,6 +214,7 @@ def training_parts(
     host: of the same run.
     directory: of the run.
     config_digest: of the configuration that it has to go on with.
+    team: the processes of the run.
 
   Returns:
     All parts, and the state of a run that begins.
@@ -231,11 +233,13 @@ def training_parts(
   memory.check(model, mesh, sizes)
   params = build.load_weights(config, mesh)
   inputs = inputs_of(host, config_digest)
+  team.agree(inputs, 'give all processes the same files and variables')
   initial = None
   if learner.needs_initial:  # Before the learner takes the weights over.
     initial = learner.make_initial(params)
   state = learner.init_state(params, config.seed)
-  store = checkpoints.CheckpointStore(directory / 'checkpoints', config.checkpoint.keep)
+  keep = config.checkpoint.keep
+  store = checkpoints.CheckpointStore(directory / 'checkpoints', keep, team)
   parts = Parts(
     **vars(host),
     directory=directory,

@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 from sdar_jax import config as config_lib
 from sdar_jax import files
 from sdar_jax import parts as parts_lib
-from sdar_jax.batching import packing, sequences
+from sdar_jax.batching import packing
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
+from sdar_jax.hosts import dealing, replica
 from sdar_jax.learner import recovery
 from sdar_jax.learner.checkpoint import SaveError
 from sdar_jax.logs import sinks, writers
@@ -25,6 +26,7 @@ from sdar_jax.logs.console import Console
 from sdar_jax.methods import interface
 from sdar_jax.methods.credit import assign_credit
 from sdar_jax.process.signals import StopSignal
+from sdar_jax.process.team import ALONE, Alone, PeerError
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts import teacher as teacher_lib
 from sdar_jax.rollout import episodes
@@ -36,24 +38,31 @@ from sdar_jax.storage.workdir import Workdir
 class Run:
   """A run: its parts, its durable state and the phases of its loop."""
 
-  def __init__(self, config: ConfigDict, workdir: Workdir, stop: StopSignal):
+  def __init__(
+    self, config: ConfigDict, workdir: Workdir, stop: StopSignal, team: Alone
+  ):
     host = parts_lib.host_parts(config)
     self.parts, self.state = parts_lib.training_parts(
-      host, workdir.path, workdir.digest
+      host, workdir.path, workdir.digest, team
     )
-    self.stop = stop
-    self.console = Console(config.steps, sys.stdout)
-    self.clock = step_lib.Clock(self.console.phase)
+    self._signal, self.team = stop, team
+    self._collect = dealing.collector(team)
+    p = self.parts
+    self._replica = replica.Replica(p.model, p.mesh, config.model.dtype)
+    self.console = Console(config.steps, sys.stdout if team.leads else None)
+    self.clock = step_lib.Clock(self._show)
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
-    names = ('model_digest', 'config_digest')
     self.evaluator = Evaluator(
       workdir.path,
       host.plan,
-      {name: self.parts.inputs[name] for name in names},
+      {name: p.inputs[name] for name in ('model_digest', 'config_digest')},
       host.pool,
       patience=self.patience,
       console=self.console,
       should_stop=stop,
+      progress=self._progress,
+      team=team,
+      collect=self._collect,
     )
     self.cursor = 0  # Next task in the training order.
     self.resumed = self._restore()
@@ -74,9 +83,22 @@ class Run:
     p.teacher.retriever.restore(restored.host['retrieval'])
     return restored.host
 
+  def stop(self) -> bool:
+    """Tells whether a process of the run was asked to stop."""
+    return self.team.any(self._signal())
+
+  def _show(self, phase: str) -> None:
+    self.team.beat()
+    self.console.phase(phase)
+
+  def _progress(self, ended: int, wanted: int) -> None:
+    self.team.beat()
+    self.console.episodes(ended, wanted)
+
   def policy(self) -> Any:
-    """Gives the weights that sample."""
-    return self.parts.learner.policy(self.state, self.parts.initial)
+    """Gives the weights that sample, on this process's devices."""
+    p = self.parts
+    return self._replica(p.learner.policy(self.state, p.initial))
 
   def _host(self) -> dict[str, Any]:
     """Makes the host's part of a checkpoint."""
@@ -89,6 +111,9 @@ class Run:
 
   def open_writer(self) -> None:
     """Goes on with the files of numbers and episodes, or begins them."""
+    if not self.team.leads:
+      self.writer = writers.Mute()
+      return
     path = self.parts.directory
     step = None if self.resumed is None else self.step
     digests = (self.resumed or {}).get('digests')  # Not in those of earlier versions.
@@ -106,6 +131,8 @@ class Run:
 
   def identify(self) -> None:
     """Writes run.json and sets reports of other evaluation settings aside."""
+    if not self.team.leads:
+      return
     self.evaluator.sort()
     method = self.parts.config.algorithm.name
     writers.write_run(self.parts.directory, method=method, **self.parts.inputs)
@@ -137,7 +164,7 @@ class Run:
         p.tasks, seed=seed, cursor=cursor, count=c.tasks_per_step
       )
       cursor += c.tasks_per_step
-      return episodes.collect(
+      return self._collect(
         p.pool,
         tasks,
         self.sampler,
@@ -145,8 +172,8 @@ class Run:
         group_size=c.group_size,
         identity=(seed, self.step),
         success_reward=c.success_reward,
-        should_stop=self.stop,
-        progress=self.console.episodes,
+        should_stop=self._signal,
+        progress=self._progress,
         played=occurrences,
       )
 
@@ -155,13 +182,13 @@ class Run:
 
   def rows(self, groups: list[Any]) -> list[rows_lib.Row]:
     """Makes one row per turn."""
-    penalty = self.parts.config.algorithm.invalid_penalty
+    p = self.parts
+    penalty = p.config.algorithm.invalid_penalty
     rows = rows_lib.rows(groups, invalid_penalty=penalty)
     if not rows:
       raise EmptyStepError(
         f'step {self.step}: no episode has a turn to train on: every first prompt is'
-        ' above config.rollout.max_prompt_tokens='
-        f'{self.parts.agent.max_prompt_tokens}'
+        f' above config.rollout.max_prompt_tokens={p.agent.max_prompt_tokens}'
       )
     return rows
 
@@ -170,8 +197,7 @@ class Run:
     p = self.parts
     if not p.algorithm.needs_teacher(p.hyper):
       return None, None
-    kind = p.algorithm.distillation.context
-    seen = self._sees_skills(rows)
+    kind, seen = p.algorithm.distillation.context, self._sees_skills(rows)
     return teacher_lib.teacher_rows(kind, p.teacher, rows, sees_skills=seen)
 
   def _sees_skills(self, rows: list[rows_lib.Row]) -> list[bool]:
@@ -179,29 +205,20 @@ class Run:
 
   def pack(self, rows: list[rows_lib.Row], prompts: Any) -> tuple[list[Any], list[Any]]:
     """Packs the rows into minibatches, and the teacher's to be scored."""
-    p, c = self.parts, self.parts.config
-    own = [row.turn.prompt_ids for row in rows]
-    student, teacher = sequences.make(rows, own, p.packing.layout), None
-    if prompts is not None:
-      teacher = sequences.make(rows, prompts, p.packing.layout, within=student)
-    order = packing.permutation(
-      len(student), shuffle=c.train.shuffle_rows, seed=c.seed, step=self.step
-    )
-    compared = teacher if p.learner.reads_distributions else None
-    batch = packing.minibatches(rows, student, order, p.packing, compared)
-    return batch, packing.teacher_sheets(rows, teacher, p.packing) if teacher else []
+    p = self.parts
+    compares = p.learner.reads_distributions
+    return packing.pack(rows, prompts, p.packing, step=self.step, compares=compares)
 
   def score(
     self, rows: list[rows_lib.Row], batch: list[Any], privileged: list[Any]
   ) -> dict[str, Any]:
     """Scores the rows' tokens under pre-update weights, [B, R] each."""
-    out = {'sampler_logprobs': rows_lib.sampler_logprobs(rows)}
-    sheets = list(itertools.chain(*batch))
-    learner, initial = self.parts.learner, self.parts.initial
-    found = learner.score(self.state, initial, sheets, privileged)
-    for packed, scores in zip((sheets, privileged), found, strict=True):
-      out |= packing.gather(packed, scores, *out['sampler_logprobs'].shape)
-    return out
+    sheets, p = list(itertools.chain(*batch)), self.parts
+    own, theirs = p.learner.score(self.state, p.initial, sheets, privileged)
+    sampled = rows_lib.sampler_logprobs(rows)
+    out = packing.gather(sheets, own, *sampled.shape)
+    out |= packing.gather(privileged, theirs, *sampled.shape)
+    return {**out, 'sampler_logprobs': sampled}
 
   def credit(
     self, rows: list[rows_lib.Row], views: Any, scores: dict[str, Any]
@@ -235,6 +252,7 @@ class Run:
       invalid_penalty=p.config.algorithm.invalid_penalty,
       max_turns=p.world.max_turns,
     )
+    faults = dealing.compare(self.team, self.step, values, rows, known, p.pool.faults())
     every = p.config.log.trajectories_every
     if every and self.step % every == 0:
       tokens = step_lib.token_records(
@@ -248,7 +266,6 @@ class Run:
       self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
     self._report_skills(rows, views)
     self.console.once('room', fitting.notice(t for g in played for t in g.trajectories))
-    faults = p.pool.faults()
     timings = self.clock.timings(
       played,
       rows,
@@ -301,11 +318,7 @@ class Run:
       self._try_to_save()
 
   def save(self) -> None:
-    """Saves the state at the end of a pass of the loop.
-
-    Raises:
-      checkpoint.SaveError: the disk refuses it.
-    """
+    """Saves the state; raises SaveError where the disk refuses it."""
     while self.saved_step != self.step:
       self._try_to_save()
 
@@ -316,30 +329,37 @@ class Run:
       self.saved_step = self.step
 
 
-def train(config: ConfigDict, path: str | pathlib.Path) -> None:
+def train(config: ConfigDict, path: str | pathlib.Path, team: Alone = ALONE) -> None:
   """Trains until `config.steps`, from the workdir's last checkpoint.
 
+  Args:
+    config: of the run.
+    path: of the work directory.
+    team: the processes of the run, which all call this.
+
   Raises:
+    PeerError: another process ended with an error.
     recovery.NonFiniteError: three updates in a row were not finite.
     EmptyStepError: a step had nothing to train on.
     checkpoint.SaveError: three saves in a row failed.
     files.DiskError: the disk refuses a file of the run.
     ValueError: one line naming what in the config or the files is wrong.
   """
-  with StopSignal() as stop, Workdir(path, config) as workdir:
-    run = Run(config, workdir, stop)
+  with StopSignal() as stop, Workdir(path, config, leads=team.leads) as workdir:
+    dealing.meet(team, workdir)
+    run = Run(config, workdir, stop, team)
     workdir.record()
     run.identify()
     run.open_writer()
     if run.step >= config.steps:
       run.console.line(f'nothing to train: all {run.step} steps are done')
     try:
-      with run.console:
+      with run.console, team.together():
         loop(run)
     except episodes.Interrupted:
       run.save()
       run.console.line(f'stopped on request after step {run.saved_step}')
-    except (EmptyStepError, pool.PoolError, files.DiskError):
+    except (EmptyStepError, pool.PoolError, files.DiskError, PeerError):
       with contextlib.suppress(SaveError):
         run.save()  # What was learned is not lost with what could not be done.
       raise

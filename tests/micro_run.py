@@ -136,7 +136,7 @@ def start(c, path, poisoned=(), quarantined=None):
     save = recovery.save
 
     def noted(store, step, state, host, workdir):
-      saved.append((step, _digests(state), host()))
+      saved.append((step, digests(state), host()))
       return save(store, step, state, host, workdir)
 
     patch.setattr(recovery, 'save', noted)
@@ -177,9 +177,14 @@ def _quarantine(patch, cursor):
   patch.setattr(train.Run, 'collect', collect)
 
 
-def _digests(state):
+def digest(leaf):
+  """Hashes an array, wherever it lies."""
+  return hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
+
+
+def digests(state):
+  """Hashes the arrays of a state, by name."""
   pairs = jax.tree_util.tree_leaves_with_path(state)
-  digest = lambda leaf: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
   return {jax.tree_util.keystr(path): digest(leaf) for path, leaf in pairs}
 
 

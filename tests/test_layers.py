@@ -35,6 +35,7 @@ ROOMS = {
   'numerics': 'device',
   'losses': 'device',
   'models': 'device',
+  'hosts': 'device',
   'learner': 'device',
   'sampler': 'device',
   'cli': 'host',

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sdar_jax.batching import sequences
 from sdar_jax.batching.rows import Row
 from sdar_jax.batching.sequences import TokenSequence
 
@@ -41,6 +42,9 @@ class Packing:
     lanes: L, shards of a batch; divides S.
     layout: of `sequences.LAYOUTS`.
     sequence_rows: rows of a sequence, at most; M is as many times S.
+    shuffle: whether minibatches are dealt in an order that seed and step decide, or in
+      that of the rows.
+    seed: of that order.
   """
 
   kind: str
@@ -52,6 +56,8 @@ class Packing:
   lanes: int = 1
   layout: str = 'turns'
   sequence_rows: int = 1
+  shuffle: bool = False
+  seed: int = 0
 
 
 def bucket(length: int, buckets: Sequence[int], key: str) -> int:
@@ -66,11 +72,36 @@ def bucket(length: int, buckets: Sequence[int], key: str) -> int:
   raise ValueError(f'a row of {length} tokens exceeds config.{key}={tuple(buckets)}')
 
 
-def permutation(count: int, *, shuffle: bool, seed: int, step: int) -> np.ndarray:
-  """Orders sequences for minibatches, as (seed, step) decide."""
-  if not shuffle:
-    return np.arange(count)
-  return np.random.default_rng([seed, step]).permutation(count)
+def pack(
+  batch_rows: Sequence[Row],
+  prompts: Sequence[np.ndarray] | None,
+  packing: Packing,
+  *,
+  step: int,
+  compares: bool,
+) -> tuple[list[list[Arrays]], list[Arrays]]:
+  """Packs a step: minibatches, and what of the teacher is scored.
+
+  Args:
+    batch_rows: [B] rows.
+    prompts: [B] their privileged prompts, or None.
+    packing: how.
+    step: decides the order, with the seed.
+    compares: minibatches hold the teacher's sequences, too.
+
+  Returns:
+    The minibatches of `minibatches` and the sheets of `teacher_sheets`.
+  """
+  own = [row.turn.prompt_ids for row in batch_rows]
+  student, teacher = sequences.make(batch_rows, own, packing.layout), None
+  if prompts is not None:
+    teacher = sequences.make(batch_rows, prompts, packing.layout, within=student)
+  order = np.arange(len(student))
+  if packing.shuffle:
+    order = np.random.default_rng([packing.seed, step]).permutation(len(student))
+  compared = teacher if compares else None
+  batch = minibatches(batch_rows, student, order, packing, compared)
+  return batch, teacher_sheets(batch_rows, teacher, packing) if teacher else []
 
 
 def teacher_sheets(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdar_jax import files
+from sdar_jax.process import team
 from sdar_jax.process.flags import FLAG, Parser, UsageError, similar
 
 
@@ -31,7 +32,7 @@ class Mode:
 
 
 MODES = {
-  'train': Mode('train, or go on with it', ('workdir',), ('workdir',)),
+  'train': Mode('train, or go on with it', ('workdir', 'hosts'), ('workdir',)),
   'sft': Mode('imitate the expert', ('checkpoint', 'output'), ('output',)),
   'eval': Mode('play the panel of config.eval', ('checkpoint', 'output')),
   'play': Mode('show one episode, turn by turn', ('checkpoint',)),
@@ -40,11 +41,13 @@ MODES = {
   ),
   'describe': Mode('print every key, its value, bound and meaning', ()),
 }
-_FLAGS = ('--config', '--workdir', '--mode', '--checkpoint', '--output', '--help')
+_FLAGS = ('--config', '--workdir', '--mode', '--checkpoint', '--output', '--hosts')
+_FLAGS += ('--help',)
 _EXIT_CODES = """\
 exit codes: 0 done, or training stopped on request; 2 wrong input; 70 training diverged,
 had nothing to train on, or no environment or device that works; 74 the disk refuses
-what is to be kept; 128+N another mode than train was stopped by signal N.
+what is to be kept; 75 another process of the run died or hung (134: JAX noticed first);
+128+N another mode than train was stopped by signal N.
 SDAR_TRACEBACK=1 shows where an error came from."""
 
 
@@ -56,6 +59,8 @@ class Command:
     mode: a key of `MODES`.
     config: checked; an ml_collections.ConfigDict.
     workdir, checkpoint, output: None where it names none.
+    hosts: how the processes of the run find each other, for `team.place`; None where
+      there is one.
   """
 
   mode: str
@@ -63,6 +68,7 @@ class Command:
   workdir: pathlib.Path | None
   checkpoint: pathlib.Path | None
   output: pathlib.Path | None
+  hosts: str | None
 
 
 def _parser() -> Parser:
@@ -92,6 +98,11 @@ def _parser() -> Parser:
   parser.add_argument(
     '--output', metavar='PATH', help='eval: JSON file; export, sft: directory'
   )
+  parser.add_argument(
+    '--hosts',
+    metavar='auto|ADDRESS:PORT,COUNT,INDEX',
+    help='train: one process of several; auto asks SLURM, a TPU pod or GKE',
+  )
   parser.add_argument_group(
     'config keys',
     '--config.KEY=VALUE, e.g. --config.steps=40; --mode=describe lists them',
@@ -116,16 +127,19 @@ def parse(argv: Sequence[str]) -> Command:
     file = next((word for word in rest if '.py' in word), 'experiments/alfworld.py')
     raise UsageError(f'--config is missing: e.g. --config={file}')
   mode = MODES[options.mode]
-  for name in ('workdir', 'checkpoint', 'output'):
+  for name in ('workdir', 'checkpoint', 'output', 'hosts'):
     given = getattr(options, name) is not None
     if given and name not in mode.reads:
       raise UsageError(f'--{name}: --mode={options.mode} does not read it')
     if name in mode.needs and not given:
       raise UsageError(f'--{name} is missing: --mode={options.mode} needs it')
+  hosts = None if options.hosts == 'none' else options.hosts
+  if hosts is not None:
+    team.place(hosts)
   from sdar_jax.cli import config_file  # Slow to import: --help does without.
 
   config = config_file.read(options.config, rest)
-  return Command(options.mode, config, *_paths(options))
+  return Command(options.mode, config, *_paths(options), hosts)
 
 
 def _paths(options: argparse.Namespace) -> list[pathlib.Path | None]:

@@ -10,7 +10,7 @@ from sdar_jax.evaluation import averages, statistics
 from sdar_jax.evaluation.panels import Panel
 from sdar_jax.prompts import fitting
 from sdar_jax.rollout import episodes
-from sdar_jax.trajectory import Outcome, Trajectory
+from sdar_jax.trajectory import Group, Outcome, Trajectory
 
 REPORT_SCHEMA = 2  # 2: which tasks, settings and weights; intervals over tasks.
 MAX_FAULTS = 0.1  # Share of the episodes that infrastructure may take from a result.
@@ -71,6 +71,7 @@ def evaluate(
   sampler: episodes.TokenSampler,
   weights: Mapping[str, Any],
   *,
+  collect: Callable[..., list[Group]] = episodes.collect,
   should_stop: Callable[[], bool] = lambda: False,
   progress: Callable[[int, int], None] = lambda ended, wanted: None,
 ) -> tuple[dict[str, Any], list[Trajectory]]:
@@ -83,6 +84,7 @@ def evaluate(
     pool: environments of the panel's world.
     sampler: completes prompts.
     weights: what names them (step, digests); becomes part of the report.
+    collect: plays groups, as `episodes.collect` does.
     should_stop: asked between polls.
     progress: told between polls how many episodes have ended, of how many.
 
@@ -93,7 +95,7 @@ def evaluate(
     rollout.Interrupted: `should_stop` became true.
     EvaluationError: faults took more than `MAX_FAULTS` of the episodes.
   """
-  groups = episodes.collect(
+  groups = collect(
     pool,
     plan.panel.tasks,
     sampler,

@@ -9,10 +9,11 @@ from sdar_jax.evaluation import display, evaluate
 from sdar_jax.evaluation.evaluate import Plan
 from sdar_jax.evaluation.reports import Evaluations
 from sdar_jax.logs.console import Console
+from sdar_jax.process.team import ALONE, Alone
 from sdar_jax.prompts import fitting
 from sdar_jax.rollout import episodes
 from sdar_jax.rollout.patience import Patience
-from sdar_jax.trajectory import Trajectory
+from sdar_jax.trajectory import Group, Trajectory
 
 
 class Evaluator:
@@ -26,6 +27,10 @@ class Evaluator:
     patience: plays again where environments are away.
     console: for people.
     should_stop: asked between polls of the sampler.
+    progress: told between them how many episodes have ended, of how many;
+      the console by default.
+    team: the processes of the run.
+    collect: plays groups, as `episodes.collect` does, for all of them.
   """
 
   def __init__(
@@ -38,11 +43,16 @@ class Evaluator:
     patience: Patience,
     console: Console,
     should_stop: Callable[[], bool],
+    progress: Callable[[int, int], None] | None = None,
+    team: Alone = ALONE,
+    collect: Callable[..., list[Group]] = episodes.collect,
   ):
     self._reports = Evaluations(directory, {**plan.settings, **weights})
     self._plan, self._weights, self._pool = plan, weights, pool
     self._patience, self._console = patience, console
     self._should_stop = should_stop
+    self._progress = progress or console.episodes
+    self._team, self._collect = team, collect
 
   def sort(self) -> None:
     """Sets reports of other settings aside and brings matching ones back."""
@@ -62,7 +72,7 @@ class Evaluator:
       patience.EmptyStepError: environments were away for too long.
       rollout.Interrupted: the run was asked to stop.
     """
-    if (known := self._reports.read(step)) is not None:
+    if (known := self._team.first(lambda: self._reports.read(step))) is not None:
       return known
     report, played = self._patience.until_played(
       f'evaluation at step {step}',
@@ -71,7 +81,8 @@ class Evaluator:
     )
     self._console.line(f'step {step}: {display.line(report)}')
     self._console.once('room', fitting.notice(played))
-    self._reports.write(step, report)
+    if self._team.leads:
+      self._reports.write(step, report)
     return report
 
   def _play(
@@ -83,8 +94,9 @@ class Evaluator:
         self._pool,
         sampler,
         {'step': step, **self._weights},
+        collect=self._collect,
         should_stop=self._should_stop,
-        progress=self._console.episodes,
+        progress=self._progress,
       )
     except evaluate.EvaluationError as error:
       return error

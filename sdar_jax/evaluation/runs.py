@@ -22,6 +22,7 @@ NEUTRAL = (
   'steps',
   'pool',
   'mesh',
+  'hosts',
   'checkpoint',
   'log',
   'export',

@@ -10,7 +10,8 @@ It is built as `.tmp-<step>-.../` and renamed when every byte is on disk: the re
 the commit. A directory without a manifest that matches is not a checkpoint: Orbax alone
 takes a directory for one by its name, and does not notice a flipped bit.
 
-One process writes. The work directory's lock must be held by whoever opens a store.
+Of several processes each writes its own devices' shards and the first one the rest; a
+save that fails for one fails for all. Whoever opens a store holds the directory's lock.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from sdar_jax import files
+from sdar_jax.process.team import ALONE, Alone
 from sdar_jax.storage import manifest
 
 _log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class CheckpointStore:
   Args:
     directory: the store's own directory; made if absent.
     keep: verified checkpoints that are kept, at least 2.
+    team: the processes of the run, which all open the store.
 
   Attributes:
     failed_saves: since it was opened.
@@ -67,19 +70,23 @@ class CheckpointStore:
     files.DiskError: the disk refuses the directory.
   """
 
-  def __init__(self, directory: str | os.PathLike, keep: int):
+  def __init__(self, directory: str | os.PathLike, keep: int, team: Alone = ALONE):
     if keep < 2:
       raise CheckpointError(f'config.checkpoint.keep={keep}: must be at least 2')
     self._directory = pathlib.Path(directory).absolute()
-    self._keep = keep
+    self._keep, self.team = keep, team
     self._verified: list[int] = []  # Ascending; read back and found whole.
     self._failures = 0
     self.failed_saves = 0
     _quieten()
+    self._looked = team.first(self._open)
+
+  def _open(self) -> bool:
+    """Makes or tidies the directory; tells whether it is empty."""
     with files.writing(self._directory):
       self._directory.mkdir(parents=True, exist_ok=True)
       self._tidy()
-      self._looked = not any(self._directory.iterdir())
+      return not any(self._directory.iterdir())
 
   def restore(
     self, like: Any, wanted: Callable[[Restored], bool] = lambda restored: True
@@ -98,7 +105,7 @@ class CheckpointStore:
     Raises:
       CheckpointError: nothing in the store is whole, or it does not fit `like`.
     """
-    restored = load(self._directory, like, wanted=wanted)
+    restored = load(self._directory, like, wanted=wanted, team=self.team)
     self._looked = True
     if restored is not None:
       self._verified = [restored.step]
@@ -110,7 +117,7 @@ class CheckpointStore:
     Args:
       step: its number, not below the newest checkpoint's.
       state: a pytree of jax.Array.
-      host: what JSON holds without loss.
+      host: what JSON holds without loss; of the first process.
 
     Returns:
       Whether it was saved. If not, the reason has been logged and the run may go on.
@@ -129,7 +136,7 @@ class CheckpointStore:
     leaves = _saveable(state)
     record = _host_record(step, leaves, host)
     try:
-      self._publish(self._write(step, leaves, record), step)
+      self._write(step, leaves, record)
     except Exception as error:  # Orbax and TensorStore raise many types, even this one.
       self.failed(step, error)
       return False
@@ -144,6 +151,8 @@ class CheckpointStore:
     Raises:
       SaveError: this was the third failure in a row.
     """
+    if self.team.ended:
+      raise error
     with contextlib.suppress(OSError):
       self._tidy()
     self._failures += 1
@@ -154,21 +163,22 @@ class CheckpointStore:
       raise SaveError(line) from error
     _log.warning('%s', line)
 
-  def _write(
-    self, step: int, leaves: Mapping[str, jax.Array], record: bytes
-  ) -> pathlib.Path:
-    """Builds a directory with every byte on disk."""
+  def _write(self, step: int, leaves: Mapping[str, jax.Array], record: bytes) -> None:
+    """Builds a directory with every byte on disk, and publishes it."""
     # Not the name of the last attempt, which a thread of Orbax's may still write to.
     staging = self._directory / f'.tmp-{step}-{self._failures}'
-    staging.mkdir()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      checkpointer.save(staging / 'state', args=ocp.args.PyTreeSave(dict(leaves)))
+    self.team.each(staging.mkdir, leader=True)
+    self.team.each(lambda: _write_arrays(staging / 'state', leaves))
+    self.team.each(lambda: self._seal(staging, step, record), leader=True)
+
+  def _seal(self, staging: pathlib.Path, step: int, record: bytes) -> None:
+    """Adds what is no array and the manifest; commits."""
     (staging / 'host.json').write_bytes(record)
     for path in staging.rglob('*'):
       files.sync(path)
     content = manifest.as_bytes(step, manifest.listing(staging, step))
     files.write_atomic(staging / manifest.file_name(step), content)
-    return staging
+    self._publish(staging, step)
 
   def _publish(self, staging: pathlib.Path, step: int) -> None:
     final = self._directory / str(step)
@@ -182,7 +192,7 @@ class CheckpointStore:
   def _retire(self) -> None:
     """Removes what is older than the newest `keep` that were verified."""
     self._verified = self._verified[-self._keep :]
-    if len(self._verified) < self._keep:
+    if len(self._verified) < self._keep or not self.team.leads:
       return
     try:
       for step in manifest.steps(self._directory):
@@ -196,12 +206,21 @@ class CheckpointStore:
 
   def _tidy(self) -> None:
     """Removes what an interrupted save or removal left behind."""
-    for path in sorted(self._directory.iterdir()):
+    for path in sorted(self._directory.iterdir()) if self.team.leads else ():
       kind, _, step = path.name.partition('-')
       if kind == '.replaced' and not (self._directory / step).exists():
         os.rename(path, self._directory / step)
       elif kind in ('.tmp', '.trash', '.replaced'):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_arrays(path: pathlib.Path, leaves: Mapping[str, jax.Array]) -> None:
+  """Writes the shards of this process, and flushes them."""
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    checkpointer.save(path, args=ocp.args.PyTreeSave(dict(leaves)))
+  if jax.process_count() > 1:  # What another host wrote only that one can flush.
+    for file in path.rglob('*'):
+      files.sync(file)
 
 
 def _quieten() -> None:
@@ -234,6 +253,7 @@ def load(
   *,
   subset: bool = False,
   wanted: Callable[[Restored], bool] = lambda restored: True,
+  team: Alone = ALONE,
 ) -> Restored | None:
   """The newest whole checkpoint in `directory`, changing nothing there.
 
@@ -242,6 +262,7 @@ def load(
     like: a pytree of jax.Array or jax.ShapeDtypeStruct with shardings, of any mesh.
     subset: `like` may lack leaves that the checkpoint has (the optimizer's, say).
     wanted: as in `CheckpointStore.restore`.
+    team: the processes that load together; the first one verifies.
 
   Returns:
     The checkpoint, or None where `directory` is absent or empty.
@@ -250,12 +271,14 @@ def load(
     CheckpointError: nothing in there is whole, or it does not fit `like`.
   """
   directory = pathlib.Path(directory).absolute()
-  names = [p.name for p in directory.iterdir()] if directory.is_dir() else []
+  names = team.first(
+    lambda: [p.name for p in directory.iterdir()] if directory.is_dir() else []
+  )
   if all(name.startswith(('.tmp-', '.trash-')) for name in names):
     return None
   reasons, newest = [], None
-  for step in reversed(manifest.steps(directory)):
-    reason = manifest.verify(directory, step)
+  for step in reversed(team.first(lambda: manifest.steps(directory))):
+    reason = team.first(lambda: manifest.verify(directory, step))  # noqa: B023
     if reason is None:
       restored = _load(directory / str(step), step, like, subset)
       if wanted(restored):

@@ -143,11 +143,11 @@ class Learner:
     """
     if self.model.lora:
       params = lora.make(self.model.adapter_specs(), self._mesh, seed)
-    zero = functools.partial(jax.device_put, np.zeros((), np.int32), self._replicated)
+    zero = functools.partial(sharding.place, np.zeros((), np.int32), self._replicated)
     teacher = jax.tree.map(jnp.copy, params) if self.keeps_teacher else ()
     if self._algorithm.has_critic:
       head = scoring.init_value_head(self.model)
-      params = {**params, 'value_head': jax.device_put(head, self._replicated)}
+      params = {**params, 'value_head': sharding.place(head, self._replicated)}
     # Moments take the sharding of the weights that they belong to.
     moments = self._moments(params)
     opt_state = sharding.Program(self._tx.init, self._mesh, out_shardings=moments)(
@@ -198,7 +198,7 @@ class Learner:
 
   def _placed(self, sheet: Sheet) -> Sheet:
     return {
-      name: jax.device_put(value, self._rows if np.ndim(value) else self._replicated)
+      name: sharding.place(value, self._rows if np.ndim(value) else self._replicated)
       for name, value in sheet.items()
       if name != 'row_index'  # For the host.
     }
@@ -231,7 +231,7 @@ class Learner:
       {'teacher_logprobs': self._score_tokens(weights, self._placed(sheet))}
       for sheet in teacher
     ]
-    return jax.device_get((own, taught))
+    return sharding.fetch((own, taught))
 
   def _score(self, params: Any, initial: Any | None, sheet: Sheet) -> Sheet:
     out = self._score_student(params, sheet)

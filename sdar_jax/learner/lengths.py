@@ -35,6 +35,8 @@ def make_packing(
     response_tokens=config.rollout.max_response_tokens,
     lanes=config.mesh.data * config.mesh.fsdp,
     layout=config.rollout.layout,
+    shuffle=c.shuffle_rows,
+    seed=config.seed,
     sequence_rows=config.world.max_turns if talks else 1,
   )
 

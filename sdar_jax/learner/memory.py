@@ -27,6 +27,7 @@ _CURES = {
   'gradients': 'config.mesh.fsdp or config.model.lora_rank',
   'initial': 'config.algorithm.kl_coef=0 or config.mesh.fsdp',
   'teacher': 'config.algorithm.teacher_weights or config.mesh.fsdp',
+  'copy that samples': 'more devices for each process',
   'weights to decode': 'config.mesh.tensor',
   'cache': 'config.rollout.slots or the longest prompt',
   'activations': 'config.train.microbatch_rows or its longest bucket',
@@ -71,7 +72,10 @@ class Sizes:
 
 
 def plan(
-  model: decoder.ModelConfig, mesh: Mesh | AbstractMesh, sizes: Sizes
+  model: decoder.ModelConfig,
+  mesh: Mesh | AbstractMesh,
+  sizes: Sizes,
+  here: Mesh | AbstractMesh | None = None,
 ) -> dict[str, dict[str, float]]:
   """Adds up what one device must hold in each phase of a step.
 
@@ -79,6 +83,7 @@ def plan(
     model: architecture, with its adapters if any.
     mesh: of devices, which are not touched.
     sizes: of the run.
+    here: its part that samples; None is all of it, and the weights are no copy.
 
   Returns:
     {phase: {part: bytes}} of the phases rollout, scoring and update.
@@ -90,7 +95,10 @@ def plan(
   kept = {'trained': _F32 * trained, 'moments': _F32 * sizes.moments * trained}
   kept['initial'] = compute * whole * (sizes.needs_initial or model.lora is not None)
   kept['teacher'] = _F32 * trained * sizes.keeps_teacher
-  decoded = compute * _local(specs, mesh, ('fsdp',))
+  if here is not None:
+    kept['copy that samples'] = compute * _local(specs, here)
+  samples = here or mesh
+  decoded = compute * _local(specs, samples, ('fsdp',))
   work = lambda rows, length, gradient: _activations(
     model, mesh, sizes, rows, length, gradient
   )
@@ -98,8 +106,8 @@ def plan(
     'rollout': {
       **kept,
       'weights to decode': decoded,
-      'cache': _cache(model, mesh, sizes),
-      'prefill': _prefill(model, mesh, sizes),
+      'cache': _cache(model, samples, sizes),
+      'prefill': _prefill(model, samples, sizes),
     },
     'scoring': {
       **kept,
@@ -144,7 +152,8 @@ def check(model: decoder.ModelConfig, mesh: Mesh, sizes: Sizes) -> None:
   """
   found = [(device.memory_stats() or {}) for device in mesh.local_devices]
   limit = min(stats.get('bytes_limit', math.inf) for stats in found)
-  said = complaint(plan(model, mesh, sizes), limit)
+  here = mesh.local_mesh if jax.process_count() > 1 else None
+  said = complaint(plan(model, mesh, sizes, here), limit)
   if said:
     raise ValueError(said)
 

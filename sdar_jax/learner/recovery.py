@@ -7,6 +7,7 @@ from typing import Any
 
 from sdar_jax import files
 from sdar_jax.learner.checkpoint import CheckpointError, CheckpointStore, Restored
+from sdar_jax.process.team import PeerError
 from sdar_jax.storage import ledger
 
 _log = logging.getLogger(__name__)
@@ -101,13 +102,16 @@ def save(
   Raises:
     checkpoint.SaveError: this was the third failure in a row.
   """
+  record: dict[str, Any] = {}
   try:
-    record = host()
-  except files.DiskError as error:
+    record = store.team.each(host, leader=True) or {}
+  except (files.DiskError, PeerError) as error:
     store.failed(step, error)
     return False
   if not store.save(step, state, record):
     return False
+  if not store.team.leads:
+    return True
   try:
     ledger.note_checkpoint(path, step)
   except files.DiskError as error:  # The next one will be.

@@ -150,6 +150,24 @@ class MetricsWriter:
         _log.warning('%s: %s: %s', name, otherwise, why)
 
 
+class Mute:
+  """Writes nothing: where another process of the run writes."""
+
+  aside = None
+
+  def write(self, *args: Any) -> None:
+    """Ignores a step's numbers."""
+
+  def teacher(self, *args: Any) -> None:
+    """Ignores the skills shown."""
+
+  def trajectories(self, *args: Any) -> None:
+    """Ignores a step's episodes."""
+
+  def close(self) -> None:
+    """Has nothing to close."""
+
+
 def _set_aside(directory: pathlib.Path) -> pathlib.Path | None:
   """Moves the results of an earlier start to a new directory.
 

@@ -16,7 +16,7 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 from sdar_jax import files
-from sdar_jax.models import decoder, hf_tensors, lora
+from sdar_jax.models import decoder, hf_tensors, lora, sharding
 from sdar_jax.models.hf_config import WeightError
 from sdar_jax.process import shipped
 
@@ -127,7 +127,7 @@ def merge_into(params: Any, model: decoder.ModelConfig, path: str) -> Any:
       first = _taken(stored, a, (rank, inputs), folder)
       second = _taken(stored, b, (outputs, rank), folder)
       change[layer] = scale * (second @ first).T
-    change = jax.device_put(change.reshape(kernel.shape), kernel.sharding)
+    change = sharding.place(change.reshape(kernel.shape), kernel.sharding)
     changed = jnp.add(kernel, change.astype(kernel.dtype))
     hf_tensors.set_leaf(out, tensor.path, changed)
   if stored:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ('data', 'fsdp', 'tensor')
@@ -54,18 +56,59 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Any = None) -> Mesh:
 
   Raises:
     ValueError: a size is below 1, or there are fewer devices than the product; where
-      `devices` are given, other than the product; or JAX has no device.
+      `devices` are given or processes are several, other than the product; or those of
+      a process are no box of the mesh; or JAX has no device.
   """
   sizes = (data, fsdp, tensor)
   wanted = math.prod(sizes)
-  devices = _devices()[:wanted] if devices is None else list(devices)
+  if devices is None:
+    devices = _devices() if jax.process_count() > 1 else _devices()[:wanted]
+  devices = list(devices)
   if min(sizes) < 1 or wanted != len(devices):
     raise ValueError(
       f'config.mesh data={data} fsdp={fsdp} tensor={tensor} wants {wanted} devices,'
       f' there are {len(devices)}: change the sizes, whose product is the number used'
     )
   auto = (AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+  mesh = jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+  if jax.process_count() == 1 or _in_boxes(_owners(mesh)):
+    return mesh
+  return _boxed(mesh)
+
+
+def _boxed(mesh: Mesh) -> Mesh:
+  """Orders a mesh by processes, where JAX followed the wiring."""
+  devices = sorted(mesh.devices.flat, key=lambda d: (d.process_index, d.id))
+  grid = np.reshape(np.asarray(devices), mesh.devices.shape)
+  boxed = Mesh(grid, AXES, axis_types=mesh.axis_types)
+  if _in_boxes(_owners(boxed)):
+    return boxed
+  sizes = ' '.join(f'{name}={size}' for name, size in mesh.shape.items())
+  count = len(devices) // jax.process_count()
+  raise ValueError(
+    f'config.mesh {sizes}: the {count} devices of a process are no box of it: give'
+    ' tensor, or tensor*fsdp, a size that divides them or that they divide'
+  )
+
+
+def _owners(mesh: Mesh) -> np.ndarray:
+  return np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
+
+
+def _in_boxes(owners: np.ndarray) -> bool:
+  """Tells whether the devices of each process are a box, all of one shape.
+
+  Args:
+    owners: process of each device of a mesh.
+  """
+  shapes = set()
+  for owner in np.unique(owners):
+    places = np.argwhere(owners == owner)
+    shape = tuple(places.max(0) - places.min(0) + 1)
+    if math.prod(shape) != len(places):
+      return False
+    shapes.add(shape)
+  return len(shapes) <= 1
 
 
 def _devices() -> list[jax.Device]:
@@ -109,6 +152,39 @@ class Program:
 
   def _on_mesh(self) -> Any:
     return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+  """Puts host arrays that every process holds on the devices of all.
+
+  Args:
+    tree: of host arrays.
+    shardings: a tree of NamedSharding, or of a part of it one for all below.
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings)
+  return jax.tree.map(
+    lambda sharding, part: jax.tree.map(
+      lambda value: jax.make_array_from_process_local_data(
+        sharding, np.asarray(value), global_shape=np.shape(value)
+      ),
+      part,
+    ),
+    shardings,
+    tree,
+  )
+
+
+def fetch(tree: Any) -> Any:
+  """Brings arrays to the host, those of other processes' devices, too."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+  """Gives the part of a mesh that consists of this process's devices."""
+  return mesh if jax.process_count() == 1 else mesh.local_mesh
 
 
 def partition_spec(

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -122,6 +122,7 @@ def collect(
   *,
   group_size: int,
   identity: tuple[int, ...],
+  only: Collection[int] | None = None,
   success_reward: float = 1.0,
   should_stop: Callable[[], bool] = lambda: False,
   progress: Callable[[int, int], None] = lambda ended, wanted: None,
@@ -138,6 +139,7 @@ def collect(
     agent: prompts and decoding.
     group_size: G members per task, all from the same start.
     identity: leading part of every request's identity, e.g. (seed, step).
+    only: ids of the groups that are played, the others stay empty; None is all.
     success_reward: factor on the world's reward.
     should_stop: asked between polls.
     progress: told between polls how many episodes have ended, of how many.
@@ -151,11 +153,7 @@ def collect(
     Interrupted: `should_stop` became true.
   """
   played = collections.Counter() if played is None else played
-  live = {}
-  for group_id, task in enumerate(tasks):
-    for member in range(group_size):
-      live[group_id, member] = _Episode(task, group_id, member, played[task.task_id])
-    played[task.task_id] += 1
+  live = _episodes(tasks, group_size, played, only)
   groups = [Group(i, task, []) for i, task in enumerate(tasks)]
   episodes = dict(live)
   try:
@@ -174,6 +172,21 @@ def collect(
   for episode in episodes.values():
     groups[episode.group_id].trajectories.append(episode.trajectory())
   return groups
+
+
+def _episodes(
+  tasks: Sequence[base.Task],
+  group_size: int,
+  played: collections.Counter[str],
+  only: Collection[int] | None,
+) -> dict[tuple[int, int], _Episode]:
+  """Makes the episodes of the groups played here; counts all tasks."""
+  live = {}
+  for group_id, task in enumerate(tasks):
+    for member in range(group_size if only is None or group_id in only else 0):
+      live[group_id, member] = _Episode(task, group_id, member, played[task.task_id])
+    played[task.task_id] += 1
+  return live
 
 
 def with_refills(

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 # Keys and sections that may change between two starts of one run, because no trained
 # number depends on them: how long, how it is watched, and how often it is saved.
-HARMLESS = ('steps', 'pool', 'eval', 'checkpoint', 'log', 'export')
+HARMLESS = ('steps', 'pool', 'hosts', 'eval', 'checkpoint', 'log', 'export')
 
 _ABSENT = '(absent)'
 
@@ -39,6 +39,7 @@ class Workdir:
     path: the directory.
     config: the run's configuration.
     harmless: keys or sections that may differ from those the run was started with.
+    leads: this process holds and writes it; another one of the same run only reads.
 
   Raises (on entry):
     WorkdirError: the directory is held by another run or cannot be one, or its
@@ -51,12 +52,22 @@ class Workdir:
     path: str | os.PathLike,
     config: ml_collections.ConfigDict,
     harmless: tuple[str, ...] = HARMLESS,
+    *,
+    leads: bool = True,
   ):
     self.path = pathlib.Path(path).absolute()
     # Through JSON, so that what is compared later is exactly what is stored.
     self._values = json.loads(json.dumps(config_lib.flatten(config)))
-    self._harmless = harmless
+    self._harmless, self._leads = harmless, leads
     self._lock: int | None = None
+
+  @property
+  def holder(self) -> str:
+    """Reads who holds the directory: the same where all see the same one."""
+    try:
+      return (self.path / '.lock').read_text(errors='replace')
+    except OSError as error:
+      return files.one_line(error)
 
   @property
   def digest(self) -> str:
@@ -66,9 +77,10 @@ class Workdir:
 
   def __enter__(self) -> 'Workdir':
     try:
-      with files.writing(self.path):
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = files.lock(self.path / '.lock', self._refuse)
+      if self._leads:
+        with files.writing(self.path):
+          self.path.mkdir(parents=True, exist_ok=True)
+          self._lock = files.lock(self.path / '.lock', self._refuse)
       self._compare()
     except files.DiskError:
       self._release()
@@ -119,6 +131,8 @@ class Workdir:
 
     Called when the parts of a run stand, so that wrong input leaves no trace.
     """
+    if not self._leads:
+      return
     text = json.dumps(self._values, indent=1, sort_keys=True) + '\n'
     files.write_atomic(self.path / 'config.json', text.encode())
 

@@ -146,7 +146,7 @@ def test_every_sampled_id_is_trained_on_once_after_its_own_prompt(
     sequence_rows=4 if layout == 'conversation' else 1,
     minibatch_rows=minibatch_rows,
   )
-  order = packing.permutation(len(student), shuffle=True, seed=3, step=5)
+  order = random.permutation(len(student))
   batch = packing.minibatches(rows, student, order, how, teacher)
   found, taught = [], []
   for sheet in itertools.chain(*batch):
@@ -218,15 +218,30 @@ def test_a_conversation_is_one_sequence_until_a_prompt_begins_anew():
     sequences.make(rows, theirs, 'chat')
 
 
-def test_order_is_a_function_of_seed_and_step():
-  def order(**kwargs):
-    return packing.permutation(50, shuffle=True, **kwargs).tolist()
+def _order(seed, step, shuffle=True):
+  """Rows in the order in which minibatches of one row each come."""
+  rows = _rows(np.random.default_rng(1))
+  how = _packing(minibatch_rows=1, microbatch_rows=1, shuffle=shuffle, seed=seed)
+  batch, privileged = packing.pack(rows, None, how, step=step, compares=False)
+  assert privileged == []
+  return [int(sheet['row_index'][0]) for (sheet,) in batch]
 
-  assert order(seed=1, step=2) == order(seed=1, step=2)
-  assert order(seed=1, step=2) != order(seed=1, step=3)
-  assert order(seed=1, step=2) != order(seed=2, step=2)
-  plain = packing.permutation(5, shuffle=False, seed=1, step=2)
-  assert plain.tolist() == [0, 1, 2, 3, 4]
+
+def test_order_is_a_function_of_seed_and_step():
+  assert _order(1, 2) == _order(1, 2)
+  assert _order(1, 2) != _order(1, 3) and _order(1, 2) != _order(2, 2)
+  assert _order(1, 2, shuffle=False) == sorted(_order(1, 2))
+
+
+@pytest.mark.parametrize('compares', [False, True])
+def test_a_step_has_its_teacher_where_it_is_read(compares):
+  rows = _rows(np.random.default_rng(1))
+  prompts = [np.concatenate([[7], row.turn.prompt_ids]) for row in rows]
+  batch, privileged = packing.pack(rows, prompts, _packing(), step=0, compares=compares)
+  assert all(('teacher_tokens' in m) == compares for m in itertools.chain(*batch))
+  found = {k: v for sheet in privileged for k, v in _said(sheet).items()}
+  assert found.keys() == set(range(len(rows)))
+  assert all(before[0] == 7 for before, _ in found.values())
 
 
 def test_a_row_that_is_too_long_names_the_key():
@@ -262,7 +277,7 @@ def test_gather_and_scatter_put_values_to_the_tokens_that_they_are_of(layout):
   rows = _rows(np.random.default_rng(4), extends=0.7)
   student = _student(rows, layout)
   how = _packing(layout=layout, sequence_rows=4, lanes=2)
-  order = packing.permutation(len(student), shuffle=True, seed=1, step=2)
+  order = np.random.default_rng(1).permutation(len(student))
   sheets = list(itertools.chain(*packing.minibatches(rows, student, order, how)))
   logprobs = rows_lib.sampler_logprobs(rows)
   for row, values in zip(rows, logprobs, strict=True):

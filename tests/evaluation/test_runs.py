@@ -10,7 +10,7 @@ from sdar_jax import compare
 from sdar_jax.evaluation import evaluate, panels, runs
 from sdar_jax.evaluation.runs import RunError
 from sdar_jax.logs import writers
-from sdar_jax.storage import ledger
+from sdar_jax.storage import ledger, workdir
 
 
 def _refused(capsys, *arguments):
@@ -271,3 +271,7 @@ def test_reports_that_were_changed_or_lost_are_refused(tmp_path):
   path.unlink()
   with pytest.raises(RunError, match=r'000005\.json is gone'):
     runs.read(run)
+
+
+def test_what_may_change_in_a_run_makes_no_other_method_of_it():
+  assert set(workdir.HARMLESS) - {'eval'} <= set(runs.NEUTRAL)

@@ -56,6 +56,20 @@ def test_what_is_kept_is_counted_exactly():
   assert not parts['initial']
 
 
+def test_of_several_processes_each_holds_a_copy_that_samples():
+  whole, here = mesh(fsdp=8, tensor=2), mesh(fsdp=2, tensor=2)
+  one = memory.plan(SMALL, whole, SIZES)
+  several = memory.plan(SMALL, whole, SIZES, here)
+  copy = {parts.pop('copy that samples') for parts in several.values()}
+  (size,) = copy
+  assert size == pytest.approx(2 * weights(SMALL) / 4, rel=0.01)  # Norms are whole.
+  for phase in ('scoring', 'update'):
+    assert several[phase] == one[phase]
+  # It decodes its own slots, on a quarter of the devices.
+  assert several['rollout']['cache'] == 4 * one['rollout']['cache']
+  assert several['rollout']['weights to decode'] == one['rollout']['weights to decode']
+
+
 def test_a_mesh_splits_what_its_rules_split():
   whole, split = (memory.plan(SMALL, m, SIZES) for m in (mesh(), mesh(fsdp=8)))
   for part in ('trained', 'moments', 'gradients'):

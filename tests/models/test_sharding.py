@@ -4,6 +4,7 @@ import dataclasses
 
 import eight
 import jax
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
@@ -19,6 +20,41 @@ def test_a_mesh_that_is_not_the_devices(sizes):
   with pytest.raises(ValueError, match=f'data={sizes[0]} fsdp={sizes[1]}') as caught:
     sharding.make_mesh(*sizes, devices=jax.devices()[:1])
   assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'owners, boxes',
+  [
+    ([[0, 0], [1, 1]], True),
+    ([[0, 1], [0, 1]], True),
+    ([[0, 1], [1, 0]], False),
+    ([[0, 0, 0, 1], [1, 1, 2, 2]], False),
+    ([[0, 0], [0, 0], [1, 2], [1, 2]], False),  # Boxes, but not alike.
+    ([[0, 0], [0, 0], [1, 1], [1, 1]], True),
+  ],
+)
+def test_devices_of_a_process_are_a_box(owners, boxes):
+  assert sharding._in_boxes(np.asarray(owners)) is boxes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+  id: int
+  process_index: int
+
+
+def test_where_wiring_crosses_processes_their_order_decides(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 4)
+  devices = [_Device(i, i // 2 % 2 + i // 8 * 2) for i in range(16)]
+  crossed = jax.sharding.Mesh(np.reshape(devices, (1, 4, 4)), sharding.AXES)
+  boxed = sharding._boxed(crossed)
+  assert [[d.process_index for d in row] for row in boxed.devices[0]] == (
+    [[0] * 4, [1] * 4, [2] * 4, [3] * 4]
+  )
+  odd = jax.sharding.Mesh(np.reshape(devices[:12], (1, 4, 3)), sharding.AXES)
+  with pytest.raises(ValueError, match=r'fsdp=4 tensor=3: the .* no box') as error:
+    sharding._boxed(odd)
+  assert '\n' not in str(error.value)
 
 
 def test_the_first_devices_are_used_and_none_is_one_line(monkeypatch):

@@ -13,6 +13,7 @@ from sdar_jax.batching import packing
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
+from sdar_jax.process.team import ALONE
 from sdar_jax.rollout import episodes
 from sdar_jax.rollout.patience import EmptyStepError, Patience
 
@@ -45,7 +46,8 @@ class _Learner:
 def _run(stop=lambda: False, **parts):
   """A run of `fakes.World`, whose policy says '1'."""
   run = object.__new__(train.Run)
-  run.stop, run.step, run.cursor, run.saved_step = stop, 0, 0, 0
+  run.step, run.cursor, run.saved_step = 0, 0, 0
+  run.team, run._signal, run._collect = ALONE, stop, episodes.collect
   run.console = Console(1, None)
   run.patience = Patience(0.0, print, stop)
   run.sampler = fakes.ScriptedSampler(lambda identity: '1', 0)

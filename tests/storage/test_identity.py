@@ -13,6 +13,7 @@ import pytest
 
 from experiments import alfworld
 from sdar_jax import numerics, parts, train
+from sdar_jax.process.team import ALONE
 from sdar_jax.storage import identity
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ def config(tmp_path):
 def start(config, saved=None):
   """A run without a device; it goes on from `saved`."""
   run = object.__new__(train.Run)
-  run.cursor, run.state = 0, None
+  run.cursor, run.state, run.team = 0, None, ALONE
   run.console = types.SimpleNamespace(line=print)
   run.evaluator = types.SimpleNamespace(sort=lambda: None)
   state = types.SimpleNamespace(skipped_in_a_row=0)

@@ -164,3 +164,18 @@ def test_a_path_that_is_no_directory_is_an_error(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(WorkdirError, match='choose another directory'):
     Workdir(tmp_path / 'file', _config()).__enter__()
+
+
+def test_another_process_of_a_run_reads_and_writes_nothing(tmp_path):
+  with Workdir(tmp_path / 'run', _config()) as ours:
+    ours.record()
+    before = sorted(p.name for p in ours.path.iterdir())
+    with Workdir(tmp_path / 'run', _config(), leads=False) as theirs:
+      theirs.record()
+      assert theirs.holder == ours.holder and f'pid {os.getpid()}' in ours.holder
+      assert sorted(p.name for p in ours.path.iterdir()) == before
+    with pytest.raises(WorkdirError, match='seed was 0, is 1'):
+      with Workdir(tmp_path / 'run', _config(seed=1), leads=False):
+        pass
+  with Workdir(tmp_path / 'nowhere', _config(), leads=False) as theirs:
+    assert theirs.holder != ours.holder and not theirs.path.exists()
