@@ -205,9 +205,8 @@ def test_a_step_that_differs_is_noticed(part):
   named = 'metrics' if part == 'metrics' else 'rows'
   for error in run(2, act):
     assert type(error) is teams.PeerError and error.exit_code == 70
-    assert str(error).startswith(f'the digest of {named} is ') and 'step 2' in str(
-      error
-    )
+    assert str(error).startswith(f'the digest of {named} is ')
+    assert 'step 2' in str(error)
 
 
 def test_a_process_without_progress_ends_itself(monkeypatch, capfd):
