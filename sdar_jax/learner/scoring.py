@@ -225,17 +225,43 @@ def head_logits(head, hidden, scoring):
   return masked_logits(logits, scoring.temperature, scoring.valid_vocab)
 
 
-def _score_chunk(head, scoring, hidden, targets):
+def _score_chunk(head, scoring, states, targets):
   """Computes log-probability and entropy, [B, C], of `targets`."""
-  scaled = head_logits(head, hidden, scoring)
-  log_normaliser = jax.nn.logsumexp(scaled, axis=-1)
+  return _log_softmax_at(head_logits(head, states, scoring), targets)
+
+
+@jax.custom_vjp
+def _log_softmax_at(logits, targets):
+  """Computes log softmax at `targets`, and the entropy.
+
+  Its own gradient makes one array of the logits' size, p times something:
+  d logprob / d z[v] = [v = target] - p[v];  d H / d z[v] = -p[v] (log p[v] + H)
+  """
+  return _log_softmax_forward(logits, targets)[0]
+
+
+def _log_softmax_forward(logits, targets):
+  log_normaliser = jax.nn.logsumexp(logits, axis=-1)
   # A comparison, not a gather: it stays local where the vocabulary is sharded.
-  ids = jnp.arange(scaled.shape[-1])
-  chosen = jnp.where(ids == targets[..., None], scaled, 0.0).sum(-1)
-  probabilities = jnp.exp(scaled - log_normaliser[..., None])
-  finite = jnp.where(ids < scoring.valid_vocab, scaled, 0.0)
-  entropy = log_normaliser - (probabilities * finite).sum(-1)
-  return chosen - log_normaliser, entropy
+  there = jnp.arange(logits.shape[-1]) == targets[..., None]
+  chosen = jnp.where(there, logits, 0.0).sum(-1)
+  probabilities = jnp.exp(logits - log_normaliser[..., None])
+  # The masked logits are finite, and 0 times one is nothing.
+  entropy = log_normaliser - (probabilities * logits).sum(-1)
+  saved = logits, targets, log_normaliser, entropy
+  return (chosen - log_normaliser, entropy), saved
+
+
+def _log_softmax_backward(saved, gradients):
+  logits, targets, log_normaliser, entropy = saved
+  to_logprob, to_entropy = (gradient[..., None] for gradient in gradients)
+  logprobs = logits - log_normaliser[..., None]
+  weights = to_logprob + to_entropy * (logprobs + entropy[..., None])
+  there = jnp.arange(logits.shape[-1]) == targets[..., None]
+  return jnp.where(there, to_logprob, 0.0) - jnp.exp(logprobs) * weights, None
+
+
+_log_softmax_at.defvjp(_log_softmax_forward, _log_softmax_backward)
 
 
 def in_chunks(score, inputs, chunk, kept=()):

@@ -5,6 +5,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -21,6 +22,29 @@ def norm(config, dtype, axis, name=None):
   """Makes an RMS norm whose scale has one logical axis."""
   scale_init = _initializer(nn.initializers.ones, axis)
   return nn.RMSNorm(config.rms_norm_eps, dtype, scale_init=scale_init, name=name)
+
+
+@jax.custom_vjp
+def gated(gate: jax.Array, up: jax.Array) -> jax.Array:
+  """Multiplies silu(gate) by up.
+
+  XLA for CPU takes 1.5 times as long for the gradient that JAX derives.
+  """
+  return nn.silu(gate) * up
+
+
+def _gated_forward(gate, up):
+  return gated(gate, up), (gate, up)
+
+
+def _gated_backward(saved, gradient):
+  gate, up = saved
+  share = nn.sigmoid(gate)
+  silu = gate * share
+  return gradient * up * (share + silu * (1 - share)), gradient * silu
+
+
+gated.defvjp(_gated_forward, _gated_backward)
 
 
 class Attention(nn.Module):
@@ -95,7 +119,7 @@ class Mlp(nn.Module):
     gate = self._dense('gate', hidden, ('embed', 'mlp'))(x)
     up = self._dense('up', hidden, ('embed', 'mlp'))(x)
     down = self._dense('down', self.config.hidden_size, ('mlp', 'embed'))
-    return down(nn.silu(gate) * up).reshape(shape)
+    return down(gated(gate, up)).reshape(shape)
 
   def _dense(self, name, features, axes):
     init = _initializer(nn.initializers.normal(INIT_STDDEV), *axes)
