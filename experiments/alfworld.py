@@ -63,9 +63,9 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rollout.prefill_tokens = 128
   c.rollout.prefill_chunk = 8
   c.train.minibatch_rows = 256
-  c.train.microbatch_rows = 64
-  c.train.length_buckets = (56, 64, 80, 96, 128, 184)
-  c.train.teacher_buckets = (64, 80, 96, 128, 248)
+  c.train.microbatch_rows = 32
+  c.train.length_buckets = (48, 56, 64, 80, 128, 184)
+  c.train.teacher_buckets = (64, 72, 80, 96, 128, 248)
   c.train.shuffle_rows = True
   c.optimizer.learning_rate = 3e-4
   c.algorithm.entropy_coef = 0.005

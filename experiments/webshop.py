@@ -67,7 +67,7 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rollout.prefill_tokens = 128
   c.rollout.prefill_chunk = 8
   c.train.minibatch_rows = 256
-  c.train.microbatch_rows = 64
+  c.train.microbatch_rows = 32
   c.train.length_buckets = (48, 64, 96, 128, 168)
   c.train.teacher_buckets = (64, 96, 128, 200)
   c.train.shuffle_rows = True

@@ -38,7 +38,7 @@ def _error(*words: str) -> str:
 def test_a_right_command_line():
   command = command_line.parse([*PLAY, '--config.steps', '7', '--noconfig.model.remat'])
   assert (command.mode, command.config.steps, command.workdir) == ('play', 7, None)
-  assert command.config.train.length_buckets == (56, 64, 80, 96, 128, 184)
+  assert command.config.train.length_buckets == (48, 56, 64, 80, 128, 184)
 
 
 @pytest.mark.parametrize(

@@ -207,3 +207,23 @@ def test_a_wrong_setting_is_one_line_that_names_its_key(key, value):
   with pytest.raises(ValueError, match=f'config.world.{key}=') as error:
     worlds.make('alfworld', values)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['alfworld', 'webshop', 'search_qa'])
+@pytest.mark.parametrize('style', ['paper', 'compact'])
+def test_what_follows_in_a_conversation_is_what_is_new(name, style):
+  """The prompt with the past told ends alike; what was seen before is not repeated."""
+  world = worlds.make(name, {**worlds.settings(name), 'prompt_style': style})
+  task, env = world.tasks('valid_seen')[0], world.make_env()
+  observation, past = env.reset(task), []
+  for _ in range(3):
+    said = world.follow_up(task, base.History(past), observation)
+    assert f'{len(past) + 1}' in said
+    assert not world.instruction or world.instruction not in said
+    told = world.render(task, base.History(past, 0), observation)
+    assert style == 'compact' or told.endswith(f'{said}\n\n{world.instruction}')
+    for action in observation.admissible:
+      assert action in said or action == 'help'
+    action = world.mistake(observation, np.random.default_rng(len(past)))
+    past.append(base.Exchange(observation.text, action))
+    observation = env.step(action).observation

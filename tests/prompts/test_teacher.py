@@ -365,3 +365,29 @@ def test_students_views_are_what_rollout_recorded():
   views = teacher_lib.student_views(_teacher(), rows, sees)
   assert views[1] == SkillView(('a', 'b'), (), 7)
   assert set(views[:1] + views[2:]) == {NOTHING}
+
+
+@pytest.mark.parametrize('kind', ['skills', 'sibling', 'feedback'])
+def test_in_a_conversation_only_the_head_differs(kind):
+  """What is shown stands where it began; what was said since follows as it was."""
+  rows, teacher = _rows(MIXED, MIXED), _teacher()
+  plain, _ = _see(kind, rows, teacher)
+  talks = []
+  for row in rows:
+    ids = np.arange(10 + row.turn_id, dtype=np.int32) + 100
+    turn = dataclasses.replace(row.turn, goes_on=row.turn_id in (1, 2), prompt_ids=ids)
+    head = talks[-1].head if turn.goes_on else turn
+    talks.append(dataclasses.replace(row, turn=turn, head=head))
+  prompts, views = _see(kind, talks, teacher)
+  assert any(view.skill_ids for view in views)
+  began = None
+  for row, want, ids in zip(talks, plain, prompts, strict=True):
+    began = began if row.turn.goes_on else want
+    if kind == 'feedback' and row.turn.goes_on:  # The world's answer is the turn's own.
+      answered = spell(ids[: len(ids) - row.turn_id])
+      assert row.head.prompt_text in answered and 'the end:' in answered
+    else:
+      shown = want if kind == 'feedback' else began
+      assert ids[: len(shown)].tolist() == shown.tolist()
+    tail = row.turn.prompt_ids[len(row.head.prompt_ids) :]
+    assert ids[len(ids) - len(tail) :].tolist() == tail.tolist()
