@@ -15,7 +15,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from sdar_jax.envs import action_parser
 from sdar_jax.envs.action_parser import ParsedAction
-from sdar_jax.envs.history import Exchange, History, past_turns, whole
+from sdar_jax.envs.history import (
+  Exchange,
+  History,
+  actions_since,
+  past_turns,
+  whole,
+)
 
 INSTRUCTION = (
   'First think, between <think> and </think>. Then give one action, between <action> '
@@ -300,25 +306,27 @@ class World:
     message always names the task and shows the observation, even with no history.
     """
     parts = [f'Your task: {task.goal}', *past_turns(history, len(history))]
-    parts.append(self.follow_up(task, history, observation))
+    parts.append(self.follow_up(task, history, None, observation))
     return '\n\n'.join([*parts, *filter(None, [self.instruction])])
 
   def follow_up(
     self,
     task: Task,
     history: History | Sequence[Exchange],
+    before: Observation | None,
     observation: Observation,
   ) -> str:
     """Writes the user message of a turn whose prompt holds the past whole.
 
     In the layout 'conversation' what was seen and said stands in the prompt as it was,
-    so this says what is new.
+    so this says what is new since the observation `before` (None: all is).
     """
     del task  # The first message named it.
     said = f'Turn {len(whole(history)) + 1}, you see: {observation.text}'
     if not observation.admissible:
       return said
-    return '\n- '.join([f'{said}\n\nActions possible now:', *observation.admissible])
+    known = before.admissible if before else ()
+    return f'{said}\n\n{actions_since(known, observation.admissible)}'
 
   def parse(self, response: str, observation: Observation) -> ParsedAction:
     """Cuts the action out of a response; never raises.

@@ -88,12 +88,13 @@ class BenchmarkWorld(base.World, abc.ABC):
     self,
     task: base.Task,
     history: base.History | Sequence[base.Exchange],
+    before: base.Observation | None,
     observation: base.Observation,
   ) -> str:
     """Writes what is new since the turn before; alike in all styles."""
     del task  # The first message named it.
     number = len(base.whole(history)) + 1
-    return self.prompts.now(number, observation, *self._window()[1:])
+    return self.prompts.now(number, before, observation, *self._window()[1:])
 
   def _window(self) -> tuple[int, ...]:
     """Gives the prompt's further arguments: how many past turns to show."""

@@ -40,6 +40,23 @@ def whole(history: Sequence[Exchange]) -> Sequence[Exchange]:
   return history.whole if isinstance(history, History) else history
 
 
+def actions_since(before: Sequence[str], now: Sequence[str]) -> str:
+  """Writes which actions are possible, or what has changed if shorter.
+
+  Args:
+    before: those of the turn before; none at the first.
+    now: those of this turn.
+  """
+  listed = lambda head, actions: '\n- '.join([head, *actions])
+  whole = listed('Actions possible now:', now)
+  new = [action for action in now if action not in before]
+  gone = [action for action in before if action not in now]
+  parts = [listed('Also possible now:', new)] if new else []
+  parts += [listed('No longer possible:', gone)] if gone else []
+  changed = '\n'.join(parts) or 'The same actions are possible.'
+  return changed if before and len(changed) < len(whole) else whole
+
+
 def past_turns(
   history: Sequence[Exchange],
   limit: int,

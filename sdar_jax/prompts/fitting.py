@@ -28,13 +28,15 @@ class Fitted:
     ids: [L] int32, the prompt.
     view: the skills in it.
     history_dropped: exchanges are missing that the message would have shown.
-    observation_cut: the observation is shown shortened.
+    seen: the observation as it is shown.
+    observation_cut: it is shortened.
     goes_on: the prompt begins with the one before and its response.
   """
 
   text: str
   ids: np.ndarray
   view: SkillView
+  seen: base.Observation
   history_dropped: bool = False
   observation_cut: bool = False
   goes_on: bool = False
@@ -73,11 +75,11 @@ def next_prompt(
   start = lambda limit: fit(world, prompt, task, past, observation, max_tokens=limit)
   if follow is None or last is None:
     return start(max_tokens)
-  text = world.follow_up(task, base.History(past), observation)
+  text = world.follow_up(task, base.History(past), last.fitted.seen, observation)
   before, view = (last.fitted.ids, last.response_ids), last.fitted.view
   ids = np.concatenate([*before, follow(last.response_ids, text)]).astype(np.int32)
   if len(ids) - view.tokens <= max_tokens:
-    return Fitted(text, ids, view, goes_on=True)
+    return Fitted(text, ids, view, observation, goes_on=True)
   return start(max_tokens // 2) or start(max_tokens)
 
 
@@ -112,7 +114,8 @@ def fit(
     ids, view = prompt(text)
     if len(ids) - view.tokens > max_tokens:
       return None
-    return Fitted(text, ids, view, shown < len(past), seen.text != observation.text)
+    cut = seen.text != observation.text
+    return Fitted(text, ids, view, seen, shown < len(past), cut)
 
   fitted = attempt(len(past), observation)
   if fitted is None and past:

@@ -80,7 +80,7 @@ def play(
     expert = world.expert(kind, seed=int(random.integers(2**31)))
     prompt = skilled if with_skills else plain
     empty = True
-    for demonstration in _episode(world, task, expert, prompt, encode, lessons, random):
+    for demonstration in episode(world, task, expert, prompt, encode, lessons, random):
       empty = False
       yield demonstration
     if empty and index == 0:
@@ -90,7 +90,7 @@ def play(
       )
 
 
-def _episode(
+def episode(
   world: base.World,
   task: base.Task,
   expert: base.Expert,

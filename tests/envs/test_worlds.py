@@ -217,7 +217,7 @@ def test_what_follows_in_a_conversation_is_what_is_new(name, style):
   task, env = world.tasks('valid_seen')[0], world.make_env()
   observation, past = env.reset(task), []
   for _ in range(3):
-    said = world.follow_up(task, base.History(past), observation)
+    said = world.follow_up(task, base.History(past), None, observation)
     assert f'{len(past) + 1}' in said
     assert not world.instruction or world.instruction not in said
     told = world.render(task, base.History(past, 0), observation)
@@ -227,3 +227,17 @@ def test_what_follows_in_a_conversation_is_what_is_new(name, style):
     action = world.mistake(observation, np.random.default_rng(len(past)))
     past.append(base.Exchange(observation.text, action))
     observation = env.step(action).observation
+
+
+def test_actions_are_told_by_what_has_changed_where_that_is_shorter():
+  many = [f'go to shelf {i}' for i in range(9)]
+  before, now = base.Observation('', tuple(many)), [*many[1:], 'take mug 1']
+  said = Bells().follow_up(None, (), before, base.Observation('a mug', tuple(now)))
+  assert said == (
+    'Turn 1, you see: a mug\n\n'
+    'Also possible now:\n- take mug 1\nNo longer possible:\n- go to shelf 0'
+  )
+  told = lambda one, other: base.actions_since(one, other).split('\n')
+  assert told(many, many) == ['The same actions are possible.']
+  assert told(many, ['a', 'b']) == ['Actions possible now:', '- a', '- b']
+  assert told((), many) == ['Actions possible now:', *(f'- {text}' for text in many)]

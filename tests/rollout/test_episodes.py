@@ -314,7 +314,7 @@ def test_prompts_may_differ_by_member():
 def _conversation(limit, script=_third_turn_says_two):
   """Episodes of `fakes.World` whose prompts go on: '/' ends a turn, '>' begins one."""
   world = fakes.World()
-  world.follow_up = lambda task, history, observation: (
+  world.follow_up = lambda task, history, before, observation: (
     f'{len(base.whole(history)) + 1}: {observation.text}'
   )
   follow = lambda ids, text: np.frombuffer(f'/{text}>'.encode(), np.uint8).astype('i4')

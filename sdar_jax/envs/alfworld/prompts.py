@@ -40,15 +40,18 @@ def paper(
   turns = len(base.whole(history))
   parts += [f'Your task is to: {task.goal}'] if turns else []
   parts += base.past_turns(history, length)
-  parts += [now(turns + 1, observation), PAPER_INSTRUCTION]
+  parts += [now(turns + 1, None, observation), PAPER_INSTRUCTION]
   return '\n\n'.join(parts)
 
 
-def now(turn: int, observation: Observation) -> str:
-  """Writes what is seen in a turn and what can be done."""
-  actions = '\n'.join(f'- {text}' for text in observation.admissible if text != 'help')
+def now(turn: int, before: Observation | None, observation: Observation) -> str:
+  """Writes what is seen in a turn and what can be done, or has changed."""
+  listed, actions = (
+    [text for text in seen.admissible if text != 'help'] if seen else ()
+    for seen in (before, observation)
+  )
   seen = f'Turn {turn}, you see: {observation.text}'
-  return f'{seen}\n\nActions possible now:\n{actions}'
+  return f'{seen}\n\n{base.actions_since(listed, actions)}'
 
 
 def compact(

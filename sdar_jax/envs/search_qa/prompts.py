@@ -73,8 +73,11 @@ def paper(
   return '\n\n'.join(parts)
 
 
-def now(turn: int, observation: Observation, max_turns: int) -> str:
+def now(
+  turn: int, before: Observation | None, observation: Observation, max_turns: int
+) -> str:
   """Writes what came of the turn before, and where the episode stands."""
+  del before  # What can be done does not change.
   return f'{observation.text}\n\n{_standing(turn, max_turns)}'
 
 

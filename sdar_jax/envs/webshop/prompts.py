@@ -50,15 +50,16 @@ def paper(
   ]
   turns = len(base.whole(history))
   parts += base.past_turns(history, length, 'the page', without_instruction)
-  parts += [now(turns + 1, observation), PAPER_INSTRUCTION]
+  parts += [now(turns + 1, None, observation), PAPER_INSTRUCTION]
   return '\n\n'.join(parts)
 
 
-def now(turn: int, observation: Observation) -> str:
-  """Writes the page of a turn and what can be done there."""
-  actions = '\n'.join(f'- {text}' for text in observation.admissible)
+def now(turn: int, before: Observation | None, observation: Observation) -> str:
+  """Writes the page of a turn and what can be done there, or has changed."""
   page = without_instruction(observation.text)
-  return f'Turn {turn}, the page: {page}\n\nActions possible now:\n{actions}'
+  listed = before.admissible if before else ()
+  actions = base.actions_since(listed, observation.admissible)
+  return f'Turn {turn}, the page: {page}\n\n{actions}'
 
 
 def compact(
