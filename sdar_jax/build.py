@@ -208,7 +208,7 @@ def make_sizes(
   return memory.Sizes(
     rows=packing.microbatch_rows,
     length=packing.length_buckets[-1],
-    teacher_length=packing.teacher_buckets[-1],
+    teacher_length=packing.teacher_buckets[-1] if learner.has_teacher else 0,
     several=packing.minibatch_rows > packing.microbatch_rows,
     logit_positions=config.model.logit_positions,
     scored_share=1.0 if talks(config) else 1 / SHARES[0],

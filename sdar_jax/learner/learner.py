@@ -117,6 +117,11 @@ class Learner:
     self._finish = program(self._finished, donate_argnums=0)
 
   @property
+  def has_teacher(self) -> bool:
+    """Whether rows are scored under privileged prompts, too."""
+    return self._algorithm.needs_teacher(self._hyper)
+
+  @property
   def needs_initial(self) -> bool:
     """Whether the KL or the teacher reads the initial policy."""
     needed = self._hyper.needs_reference or self._initial_teacher
