@@ -186,3 +186,17 @@ def test_the_gpu_notebook_runs(tmp_path):
   said = play('gpu', tmp_path, ('webshop', 'alfworld'))
   for world in ('webshop', 'alfworld'):
     check_run(said, tmp_path, world)
+
+
+def test_a_command_that_fails_ends_its_cell_and_a_loaded_jax_the_first(
+  capfd, monkeypatch
+):
+  (cell,) = [text for text in source('tpu', 'code') if 'def run(' in text]
+  monkeypatch.setitem(sys.modules, 'jax', SimpleNamespace())
+  names = {}
+  with pytest.raises(RuntimeError, match='restart the runtime'):
+    exec(cell, names)  # Its functions come first.
+  names['run'](sys.executable, '-c', 'print("fine")')
+  with pytest.raises(RuntimeError, match='ended with code 3'):
+    names['run'](sys.executable, '-c', 'import sys; print("wrong"); sys.exit(3)')
+  assert re.findall('^(fine|wrong)$', capfd.readouterr().out, re.M) == ['fine', 'wrong']
