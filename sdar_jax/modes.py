@@ -1,4 +1,4 @@
-"""The modes besides training: eval, play and export; `sft` has its own."""
+"""The modes besides training; `sft` has its own."""
 
 import json
 import pathlib
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from sdar_jax import files, sft
 from sdar_jax import parts as parts_lib
 from sdar_jax.evaluation import display, evaluate
+from sdar_jax.learner import memory
 from sdar_jax.logs.console import Console
 from sdar_jax.models import export
 from sdar_jax.process import terminal
@@ -72,6 +73,22 @@ def run_play(
   print(f'\n{trajectory.outcome.value} after {len(trajectory.turns)} turns')
 
 
+def run_memory(
+  config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
+) -> None:
+  """Prints what a device has to hold in each phase of training.
+
+  Raises:
+    ValueError: that is more than it has.
+  """
+  del checkpoint, output
+  phases, limit = parts_lib.memory_plan(config)
+  print(memory.table(phases, limit), end='')
+  said = memory.complaint(phases, limit)
+  if said:
+    raise ValueError(said)
+
+
 def run_export(
   config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
 ) -> None:
@@ -86,4 +103,5 @@ MODES: dict[str, Callable[..., None]] = {
   'eval': run_eval,
   'play': run_play,
   'export': run_export,
+  'memory': run_memory,
 }

@@ -1,8 +1,8 @@
 """The parts of each mode: one door from the config to all of them.
 
 Training enters by `host_parts` and `training_parts`, eval and play by `player`, sft by
-`imitation`, export by `policy`. Behind each door what needs no device comes first, so
-that wrong input is found before any device work.
+`imitation`, export by `policy`, memory by `memory_plan`. Behind each door what needs no
+device comes first, so that wrong input is found before any device work.
 """
 
 import dataclasses
@@ -76,6 +76,12 @@ class HostParts(Common):
   plan: evaluate.Plan
   packing: Packing
 
+  @property
+  def shows_skills(self) -> bool:
+    """Whether prompts that are sampled from may show skills."""
+    c = self.config.eval
+    return c.with_skills or self.algorithm.student_sees_skills != 'none'
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts(HostParts):
@@ -101,14 +107,14 @@ class Parts(HostParts):
 
   def make_sampler(self, params: Any) -> Sampler:
     """Makes the sampler of training and its evaluations."""
-    shown = self.algorithm.student_sees_skills != 'none'
+    c, seen = self.config, self.shows_skills
     return build.make_sampler(
-      self.config,
+      c,
       self.chat,
       sharding.local_mesh(self.mesh),
       self.model,
       params,
-      with_skills=shown or self.config.eval.with_skills,
+      with_skills=seen,
     )
 
 
@@ -224,12 +230,7 @@ def training_parts(
     files.DiskError: the disk refuses the checkpoints' directory.
   """
   config = host.config
-  mesh, model = _place(host)
-  learner = build.make_learner(
-    config, host.chat, mesh, model, host.algorithm, host.hyper
-  )
-  seen = host.algorithm.student_sees_skills != 'none' or config.eval.with_skills
-  sizes = build.make_sizes(config, learner, host.packing, with_skills=seen)
+  mesh, model, learner, sizes = _learner(host)
   memory.check(model, mesh, sizes)
   params = build.load_weights(config, mesh)
   inputs = inputs_of(host, config_digest)
@@ -251,6 +252,12 @@ def training_parts(
     store=store,
   )
   return parts, state
+
+
+def memory_plan(config: ConfigDict) -> tuple[dict[str, dict[str, float]], float]:
+  """Adds up what a device will hold, as `memory.plan`, and has."""
+  mesh, model, _, sizes = _learner(host_parts(config))
+  return memory.plan(model, mesh, sizes), memory.limit(mesh)
 
 
 def inputs_of(common: Common, config_digest: str) -> dict[str, Any]:
@@ -280,18 +287,12 @@ def player(config: ConfigDict, checkpoint: str | None) -> Player:
   panel = panels.make_panel(world, c.split, c.tasks)
   common = _common(config, world)
   known = _policy(common, checkpoint)
+  drawn = config, known.chat, known.mesh, known.model, known.joined
   return Player(
     **vars(known),
     plan=_plan(common, panel),
     pool=build.make_pool(config, world),
-    sampler=build.make_sampler(
-      config,
-      known.chat,
-      known.mesh,
-      known.model,
-      known.joined,
-      with_skills=c.with_skills,
-    ),
+    sampler=build.make_sampler(*drawn, with_skills=c.with_skills),
   )
 
 
@@ -358,6 +359,16 @@ def _place(common: Common) -> tuple[Mesh, decoder.ModelConfig]:
   numerics.keep_programs()
   mesh = build.make_mesh(common.config)
   return mesh, build.read_model(common.config, mesh, common.chat)
+
+
+def _learner(
+  host: HostParts,
+) -> tuple[Mesh, decoder.ModelConfig, Learner, memory.Sizes]:
+  """Makes the learner where it runs, and finds what decides its memory."""
+  (mesh, model), c, seen = _place(host), host.config, host.shows_skills
+  learner = build.make_learner(c, host.chat, mesh, model, host.algorithm, host.hyper)
+  sizes = build.make_sizes(c, learner, host.packing, with_skills=seen)
+  return mesh, model, learner, sizes
 
 
 def _policy(common: Common, checkpoint: str | None, *, exact: bool = False) -> Policy:

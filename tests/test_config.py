@@ -121,6 +121,26 @@ def test_wrong_value_names_the_key(key, value):
   assert name.removesuffix('s') in message or 'mesh' in message
 
 
+@pytest.mark.parametrize('module', [alfworld, webshop, search_qa])
+def test_the_demo_is_the_method_in_small_shapes(module):
+  """It changes sizes and the learning rate; models for CPUs have sizes of their own."""
+  full, demo = (
+    config_lib.flatten(module.get_config(f'model=qwen2.5-0.5b,scale={scale}'))
+    for scale in ('full', 'demo')
+  )
+  changed = {key for key in full if full[key] != demo[key]}
+  assert {
+    key for key in changed if key.startswith(('algorithm', 'model', 'mesh'))
+  } == set()
+  assert demo['steps'] == 20 and demo['world.max_turns'] <= 12
+  assert demo['rollout.group_size'] == 8
+  for model in ('tiny', 'smollm2-135m'):
+    whole, same = (
+      module.get_config(f'model={model},scale={scale}') for scale in ('full', 'demo')
+    )
+    assert whole == same
+
+
 def test_unknown_and_missing_keys():
   config = _default()
   config.rollout.colour = 'red'

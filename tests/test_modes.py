@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from experiments import alfworld
 from sdar_jax import files, modes, parts, sft
 from sdar_jax.evaluation import evaluate, panels
+from sdar_jax.learner import memory
 from sdar_jax.models import export
-from sdar_jax.process import terminal
+from sdar_jax.process import shipped, terminal
 
 
 def _spare(error):
@@ -139,3 +140,16 @@ def test_export_writes_the_policy_that_the_config_names(tmp_path, monkeypatch, c
   assert kept == [(tmp_path / 'out', 'weights')]
   said = capsys.readouterr().out
   assert f'wrote {tmp_path / "out"} (bfloat16; config.export.dtype=float32' in said
+
+
+def test_memory_is_printed_and_too_little_of_it_is_an_error(monkeypatch, capsys):
+  config = alfworld.get_config('model=tiny')
+  modes.run_memory(config, None, None)  # Of a CPU it is not known how much there is.
+  said = capsys.readouterr().out
+  (trained,) = re.findall(r'^trained +([\d.]+) +\1 +\1$', said, re.M)
+  stored = shipped.find(config.model.path) / 'model.safetensors'  # In float32, too.
+  assert float(trained) == pytest.approx(stored.stat().st_size / 2**20, rel=0.01)
+  monkeypatch.setattr(memory, 'limit', lambda mesh: 2.0**20)
+  with pytest.raises(ValueError, match=r'needs about .* config'):
+    modes.run_memory(config, None, None)
+  assert 'it has' in capsys.readouterr().out

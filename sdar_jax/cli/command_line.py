@@ -39,6 +39,7 @@ MODES = {
   'export': Mode(
     'write a Hugging Face directory', ('checkpoint', 'output'), ('output',)
   ),
+  'memory': Mode('print what a device has to hold; no weights are loaded', ()),
   'describe': Mode('print every key, its value, bound and meaning', ()),
 }
 _FLAGS = ('--config', '--workdir', '--mode', '--checkpoint', '--output', '--hosts')

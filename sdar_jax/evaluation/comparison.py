@@ -138,6 +138,20 @@ def compare(
   )
 
 
+def success_rate(evaluation: Evaluation) -> tuple[float, float, float]:
+  """Counts a run's success, with its 95 % interval for new tasks.
+
+  Returns:
+    The rate, and the ends of its interval; episodes lost to faults do not count.
+  """
+  tries: dict[str, list[bool]] = {}
+  for result in evaluation.results:
+    if not result.outcome.is_fault:
+      tries.setdefault(result.task_id, []).append(result.success)
+  won, played = [sum(t) for t in tries.values()], [len(t) for t in tries.values()]
+  return sum(won) / sum(played), *statistics.rate_interval(won, played)
+
+
 def _baseline(
   methods: Mapping[str, list[RunRecord]], name: str | None, first: RunRecord
 ) -> str:

@@ -1,11 +1,12 @@
 """Learning curves with bands; needs matplotlib (extra `plot`). No JAX."""
 
+import dataclasses
 import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from sdar_jax.evaluation.comparison import ComparedRow, Comparison
+from sdar_jax.evaluation.comparison import ComparedRow, Comparison, success_rate
 
 _SIZE = (7.0, 4.5)  # Inches, of axes that stand alone.
 _SMALL = (2.6, 2.1)  # Of one among many.
@@ -24,7 +25,8 @@ def learning_curves(
 ) -> dict[str, bytes]:
   """Draws the mean over seeds with its 95 % band, a line per method.
 
-  Up to three methods share their axes; of more, each meets the baseline on its own.
+  Up to three methods share their axes; of more, each meets the baseline on its own. Of
+  a single seed the band is that of its success on new tasks, and the legend says so.
 
   Args:
     comparison: of runs.
@@ -54,7 +56,7 @@ def learning_curves(
 
 
 def _figure(make: Any, comparison: Comparison, metric: str) -> Any:
-  rows = [row for row in comparison.rows if row.metric == metric]
+  rows = [_banded(row, comparison) for row in comparison.rows if row.metric == metric]
   title = f'{metric}, %, on {comparison.evaluation.panel}; 95 % bands'
   if len(rows) <= _TOGETHER:
     figure = make(figsize=_SIZE, layout='constrained')
@@ -82,7 +84,25 @@ def _figure(make: Any, comparison: Comparison, metric: str) -> Any:
 
 
 def _label(row: ComparedRow) -> str:
+  if len(row.seeds) == 1:
+    return f'{row.method} (1 seed' + (', new tasks)' if _is_rate(row) else ')')
   return f'{row.method} ({len(row.seeds)} seeds)'
+
+
+def _is_rate(row: ComparedRow) -> bool:
+  return row.metric == 'success'
+
+
+def _banded(row: ComparedRow, comparison: Comparison) -> ComparedRow:
+  """Gives the curve of a single seed its interval for new tasks."""
+  if len(row.seeds) > 1 or not _is_rate(row):
+    return row
+  (run,) = comparison.methods[row.method]
+  curve = []
+  for step, estimate in zip(comparison.steps, row.curve, strict=True):
+    _, low, high = success_rate(run.evaluations[step])
+    curve.append(estimate._replace(low=low, high=high))
+  return dataclasses.replace(row, curve=tuple(curve))
 
 
 def _draw(axes: Any, steps: Sequence[int], rows: Sequence[ComparedRow]) -> None:

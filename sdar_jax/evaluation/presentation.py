@@ -10,8 +10,13 @@ import rich.console
 import rich.table
 
 from sdar_jax import files
-from sdar_jax.evaluation import panels, plot, results, statistics
-from sdar_jax.evaluation.comparison import ComparedRow, Comparison, Paired
+from sdar_jax.evaluation import panels, plot, results
+from sdar_jax.evaluation.comparison import (
+  ComparedRow,
+  Comparison,
+  Paired,
+  success_rate,
+)
 from sdar_jax.evaluation.runs import Evaluation
 from sdar_jax.evaluation.statistics import Estimate
 
@@ -90,13 +95,8 @@ def _at(step: int) -> str:
 
 
 def _rate(evaluation: Evaluation) -> str:
-  tries: dict[str, list[bool]] = {}
-  for result in evaluation.results:
-    if not result.outcome.is_fault:
-      tries.setdefault(result.task_id, []).append(result.success)
-  won, played = [sum(t) for t in tries.values()], [len(t) for t in tries.values()]
-  low, high = (100 * end for end in statistics.rate_interval(won, played))
-  return f'{100 * sum(won) / sum(played):.1f} % [{low:.1f}, {high:.1f}]'
+  mean, low, high = (100 * part for part in success_rate(evaluation))
+  return f'{mean:.1f} % [{low:.1f}, {high:.1f}]'
 
 
 def title(comparison: Comparison) -> str:

@@ -124,6 +124,27 @@ def plan(
   }
 
 
+def table(phases: Mapping[str, Mapping[str, float]], limit: float) -> str:
+  """Writes a plan as text: a line for each part, a column for each phase.
+
+  Args:
+    phases: of `plan`.
+    limit: bytes that a program may use of one device; inf or 0 if unknown.
+  """
+  totals = {phase: sum(parts.values()) for phase, parts in phases.items()}
+  small = max(totals.values()) < GIB
+  unit, name = (2**20, 'MiB') if small else (GIB, 'GiB')
+  parts = dict.fromkeys(part for found in phases.values() for part in found)
+  rows = [(p, [found.get(p, 0.0) for found in phases.values()]) for p in parts]
+  rows = [*(row for row in rows if any(row[1])), ('together', [*totals.values()])]
+  said = [(p, [f'{size / unit:.2f}' if size else '' for size in r]) for p, r in rows]
+  lines = [(f'{name} of each device', [*phases]), *said]
+  if limit and not math.isinf(limit):
+    blank = [''] * (len(phases) - 1)
+    lines.append(('it has', [*blank, f'{limit / unit:.2f}']))
+  return ''.join(f'{p:20}{"".join(f"{t:>10}" for t in texts)}\n' for p, texts in lines)
+
+
 def complaint(phases: Mapping[str, Mapping[str, float]], limit: float) -> str:
   """Says which phase does not fit, and what to change; '' if all do.
 
@@ -150,12 +171,16 @@ def check(model: decoder.ModelConfig, mesh: Mesh, sizes: Sizes) -> None:
   Raises:
     ValueError: it does not; one line with what to change.
   """
-  found = [(device.memory_stats() or {}) for device in mesh.local_devices]
-  limit = min(stats.get('bytes_limit', math.inf) for stats in found)
   here = mesh.local_mesh if jax.process_count() > 1 else None
-  said = complaint(plan(model, mesh, sizes, here), limit)
+  said = complaint(plan(model, mesh, sizes, here), limit(mesh))
   if said:
     raise ValueError(said)
+
+
+def limit(mesh: Mesh) -> float:
+  """Reads the bytes that a program may use of each device; inf if unknown."""
+  found = [(device.memory_stats() or {}) for device in mesh.local_devices]
+  return min(stats.get('bytes_limit', math.inf) for stats in found)
 
 
 def moments(tx: optax.GradientTransformation) -> int:

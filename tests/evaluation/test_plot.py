@@ -4,7 +4,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from run_cases import compared, make_run, study
+from run_cases import compared, episode, make_run, study
 
 from sdar_jax.evaluation import plot, presentation
 
@@ -64,10 +64,28 @@ def test_of_many_methods_each_meets_the_baseline_on_its_own_axes(tmp_path):
   assert 'gray: grpo (2 seeds)' in figure.get_suptitle()
 
 
-def test_a_single_seed_is_a_line_without_a_band(tmp_path):
-  pytest.importorskip('matplotlib')
-  run = make_run(tmp_path, 'grpo', 0, {0: [0, 1, 0], 5: [1, 1, 0]})
-  assert plot.learning_curves(compared([run]))['curves.png']
+def test_a_single_seed_has_the_band_of_new_tasks(tmp_path):
+  make = pytest.importorskip('matplotlib.figure').Figure
+  run = make_run(tmp_path, 'grpo', 0, {0: [0, 1, 0, 0], 5: [1, 1, 0, 1]})
+  (axes,) = plot._figure(make, compared([run]), 'success').axes
+  assert axes.lines[0].get_label() == 'grpo (1 seed, new tasks)'
+  corners = axes.collections[0].get_paths()[0].vertices
+  for step, rate in ((0, 0.25), (5, 0.75)):
+    # Wilson's, as the ends where the score test of a rate is on its edge.
+    ends = [rate, *(corners[corners[:, 0] == step, 1] / 100)]
+    for end in (min(ends), max(ends)):
+      assert abs(end - rate) == pytest.approx(1.959964 * (end * (1 - end) / 4) ** 0.5)
+
+
+def test_a_score_of_a_single_seed_is_a_line_without_a_band(tmp_path):
+  make = pytest.importorskip('matplotlib.figure').Figure
+  tasks = [episode(i, i, score=0.5) for i in range(2)]
+  scored = {'mean_score': 0.5}
+  run = make_run(tmp_path, 'grpo', 0, {0: tasks, 5: tasks}, report=scored)
+  (axes,) = plot._figure(make, compared([run]), 'score').axes
+  assert axes.lines[0].get_label() == 'grpo (1 seed)'
+  assert axes.lines[0].get_ydata().tolist() == [50, 50]
+  assert not axes.collections[0].get_paths()
 
 
 def test_a_missing_matplotlib_is_one_line(tmp_path, monkeypatch):

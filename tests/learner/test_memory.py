@@ -8,7 +8,9 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from benchmarks import fits, programs
-from experiments import alfworld
+from experiments import alfworld, search_qa, webshop
+from sdar_jax import build
+from sdar_jax import config as config_lib
 from sdar_jax.learner import memory
 from sdar_jax.models import lora, presets, sharding
 
@@ -139,3 +141,60 @@ def test_what_does_not_fit_is_said_in_a_line_with_what_to_change():
   assert said.startswith('rollout') and 'config.rollout.slots' in said
   for name in {part for parts in phases.values() for part in parts}:
     assert name in memory._CURES
+
+
+def test_a_table_adds_up_each_phase_and_says_what_there_is():
+  phases = memory.plan(SMALL, mesh(), SIZES)
+  head, *lines = memory.table(phases, 75.2 * GIB).splitlines()
+  assert head.split() == ['GiB', 'of', 'each', 'device', 'rollout', 'scoring', 'update']
+  columns = [head.index(name) + len(name) for name in phases]
+  numbers = {  # By part: what ends under the end of each heading.
+    line[:20].strip(): [line[end - 10 : end].strip() for end in columns]
+    for line in lines
+  }
+  assert numbers.pop('it has') == ['', '', '75.20']
+  together = [float(text) for text in numbers.pop('together')]
+  for i, (phase, parts) in enumerate(phases.items()):
+    said = [float(row[i]) for row in numbers.values() if row[i]]
+    assert len(said) == sum(size > 0 for size in parts.values()), phase
+    assert sum(said) == pytest.approx(together[i], abs=0.005 * (len(said) + 1))
+    assert together[i] == pytest.approx(sum(parts.values()) / GIB, abs=0.005)
+  assert 'teacher' not in numbers  # Of this method there is none.
+  for unknown in (0, math.inf):
+    assert 'it has' not in memory.table(phases, unknown)
+
+
+def test_a_table_of_a_small_model_is_in_smaller_units():
+  said = memory.table({'rollout': {'trained': 2**20, 'cache': 0.0}}, GIB)
+  assert said.splitlines()[1:] == [
+    'trained                   1.00',
+    'together                  1.00',
+    'it has                 1024.00',
+  ]
+
+
+@pytest.mark.parametrize(
+  ('experiment', 'name', 'rank'),
+  [
+    (alfworld, 'qwen2.5-0.5b', 0),
+    (webshop, 'qwen2.5-0.5b', 0),
+    (search_qa, 'qwen2.5-0.5b', 0),
+    (alfworld, 'qwen2.5-1.5b', 16),
+  ],
+)
+def test_the_demo_fits_a_chip_of_sixteen_gigabytes(experiment, name, rank):
+  config = experiment.get_config(f'model={name},scale=demo')
+  config.model.lora_rank = rank
+  config_lib.validate(config)
+  model = dataclasses.replace(
+    presets.PRESETS[name], attention='splash', lora=build.make_lora(config.model)
+  )
+  one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  learner = programs.make(config, model, one).learner
+  sizes = build.make_sizes(config, learner, config.train, with_skills=False)
+  # No row is longer than the buckets, which are the same in every world.
+  c = config.rollout
+  longest = c.max_prompt_tokens + c.max_response_tokens
+  assert sizes.length == longest
+  assert sizes.teacher_length == longest + config.skills.token_budget
+  assert not memory.complaint(memory.plan(model, one, sizes), 15 * GIB)

@@ -1,0 +1,202 @@
+"""The notebooks: what their generator writes, and what their cells do when they run."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.notebooks import build, device
+from sdar_jax.cli import command_line
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NOTEBOOKS = ('tpu', 'gpu')
+# What the cell of parameters says here instead: minutes of a chip become seconds of a
+# CPU, by shapes of which there is one each.
+SMALL = """
+MODEL, STEPS, WORLDS = 'tiny', 1, {worlds!r}
+FLAGS = (
+  *('--config.rollout.tasks_per_step=2', '--config.rollout.group_size=4'),
+  *('--config.rollout.slots=16', '--config.world.max_turns=3'),
+  *('--config.train.length_buckets=(192,)', '--config.train.teacher_buckets=(256,)'),
+  *('--config.train.minibatch_rows=16', '--config.train.microbatch_rows=16'),
+  *('--config.eval.tasks=4', '--config.eval.every=0'),
+)
+SOURCE = EXTRAS = ''
+PLATFORM, GIB, ENVIRONMENT = 'cpu', 0, {{'JAX_PLATFORMS': 'cpu'}}
+"""
+# Runs the cells of a notebook in order, as Jupyter would, with what they use of it.
+# The first argument is the notebook, the second what replaces its parameters.
+RUNNER = """
+import json, sys, types
+def show(value):
+  with open(value.filename, 'rb') as file:
+    print('displayed', value.kind, value.filename, file.read(4))
+class Shown:
+  def __init__(self, filename):
+    self.filename, self.kind = filename, type(self).__name__
+class HTML(Shown): pass
+class Image(Shown): pass
+module = types.ModuleType('IPython.display')
+module.HTML, module.Image, module.display = HTML, Image, show
+sys.modules['IPython'] = types.ModuleType('IPython')
+sys.modules['IPython.display'] = module
+names = {'__name__': '__main__'}
+for cell in json.load(open(sys.argv[1], encoding='utf-8'))['cells']:
+  if cell['cell_type'] == 'code':
+    source = ''.join(cell['source'])
+    exec(sys.argv[2] if source.startswith('MODEL = ') else source, names)
+"""
+
+
+def notebook(name):
+  path = ROOT / 'experiments' / 'notebooks' / f'{name}_demo.ipynb'
+  return json.loads(path.read_text(encoding='utf-8'))
+
+
+def source(name, kind):
+  cells = [cell for cell in notebook(name)['cells'] if cell['cell_type'] == kind]
+  return [''.join(cell['source']) for cell in cells]
+
+
+def play(name, folder, worlds):
+  """Runs a notebook's cells in a process of their own, on a copy of what it needs."""
+  for part in ('sdar_jax', 'experiments', 'pyproject.toml'):
+    (folder / part).symlink_to(ROOT / part)
+  (folder / 'start').mkdir()  # As Jupyter does, it begins in a folder below.
+  path = folder / 'experiments' / 'notebooks' / f'{name}_demo.ipynb'
+  # Programs that run for seconds are compiled fast instead of well.
+  env = {**os.environ, 'PYTHONPATH': str(folder), 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+  done = subprocess.run(
+    [sys.executable, '-c', RUNNER, str(path), SMALL.format(worlds=worlds)],
+    cwd=folder / 'start',
+    env=env,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+  return done.stdout
+
+
+def check_run(said, folder, world):
+  """The memory, the steps, the curve and the episode of a world."""
+  for shown, begins in (
+    (f'Image runs/{world}-curve/curves.png', b'\x89PNG'),
+    (f'HTML runs/{world}.html', b'<div'),
+  ):
+    assert f'displayed {shown} {begins}' in said
+  page = (folder / 'runs' / f'{world}.html').read_text()
+  record = folder / 'runs' / world / 'trajectories' / '000001.jsonl'
+  episodes = [json.loads(line) for line in record.read_text().splitlines()]
+  assert len(episodes) == 8
+  # Every token of one of them, and all its turns.
+  counts = [
+    (len(e['turns']), sum(len(t['tokens']['token_texts']) for t in e['turns']))
+    for e in episodes
+  ]
+  assert (page.count('<p><b>turn '), page.count('<span ')) in counts
+  assert 'rgba(' in page and 'gate 0.5' in page
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_the_files_are_what_the_generator_writes(name):
+  (path,) = [path for path in build.contents() if path.name == f'{name}_demo.ipynb']
+  assert path.read_text() == build.contents()[path], (
+    'python -m experiments.notebooks.build'
+  )
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_files_are_valid_and_hold_no_output(name):
+  """By the keys that format 4.4 asks for, and by nbformat where it is installed."""
+  made = notebook(name)
+  assert set(made) == {'cells', 'metadata', 'nbformat', 'nbformat_minor'}
+  assert (made['nbformat'], made['nbformat_minor']) == (4, 4)
+  assert set(made['metadata']) == {
+    'accelerator',
+    'colab',
+    'kernelspec',
+    'language_info',
+  }
+  for cell in made['cells']:
+    assert cell['metadata'] == {} and ''.join(cell['source']).strip()
+    assert all(line.endswith('\n') for line in cell['source'][:-1])
+    rest = {k: v for k, v in cell.items() if k not in ('metadata', 'source')}
+    code = {'cell_type': 'code', 'execution_count': None, 'outputs': []}
+    assert rest in ({'cell_type': 'markdown'}, code)
+  try:
+    import nbformat
+  except ImportError:
+    return
+  nbformat.validate(made)
+
+
+def test_the_notebooks_differ_in_what_names_the_device_only():
+  tpu, gpu = ([*map(str, build.cells(name))] for name in NOTEBOOKS)
+  assert len(tpu) == len(gpu)
+  assert [i for i, pair in enumerate(zip(tpu, gpu)) if pair[0] != pair[1]] == [0, 2]
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_links_and_commands_of_the_text_are_good(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  text = '\n'.join(source(name, 'markdown'))
+  for target in re.findall(r'\]\(([^)\s]+)\)', text):
+    assert (ROOT / 'experiments' / 'notebooks' / target).resolve().is_file(), target
+  (block,) = re.findall(r'^```\n(.*?)^```$', text, re.M | re.S)
+  commands = [
+    shlex.split(line, comments=True) for line in block.replace('\\\n', ' ').splitlines()
+  ]
+  ours = [words[3:] for words in commands if words[1:3] == ['-m', 'sdar_jax.main']]
+  placed = lambda word: re.sub(r'=(runs/[\w-]+|exported)$', f'={tmp_path}', word)
+  parsed = [command_line.parse([*map(placed, words)]) for words in ours]
+  assert [command.config.steps for command in parsed] == [40, 20, 20, 20]
+
+
+def test_a_device_of_another_kind_or_size_is_one_line(capsys):
+  chip = SimpleNamespace(
+    platform='tpu',
+    device_kind='TPU v5 lite',
+    memory_stats=lambda: {'bytes_limit': 2**34},
+  )
+  device.check([chip], 'tpu', 16)
+  with pytest.raises(ValueError, match=r'TPU v5 lite \(tpu\) with 16.0 GiB.*17 GiB'):
+    device.check([chip], 'tpu', 17)
+  with pytest.raises(ValueError, match='this notebook wants gpu with 13 GiB'):
+    device.check([chip], 'gpu', 13)
+  assert device.main(['--platform=cpu']) == 0
+  assert 'cpu' in capsys.readouterr().out
+  assert device.main(['--platform=tpu', '--gib=15']) == 2
+  assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_the_tpu_notebook_runs(tmp_path):
+  said = play('tpu', tmp_path, ('alfworld',))
+  assert 'step 1/1' in said and re.search(r'^together +\d', said, re.M)
+  check_run(said, tmp_path, 'alfworld')
+
+
+@pytest.mark.slow
+def test_the_gpu_notebook_runs(tmp_path):
+  said = play('gpu', tmp_path, ('webshop', 'alfworld'))
+  for world in ('webshop', 'alfworld'):
+    check_run(said, tmp_path, world)
+
+
+def test_a_command_that_fails_ends_its_cell_and_a_loaded_jax_the_first(
+  capfd, monkeypatch
+):
+  (cell,) = [text for text in source('tpu', 'code') if 'def run(' in text]
+  monkeypatch.setitem(sys.modules, 'jax', SimpleNamespace())
+  names = {}
+  with pytest.raises(RuntimeError, match='restart the runtime'):
+    exec(cell, names)  # Its functions come first.
+  names['run'](sys.executable, '-c', 'print("fine")')
+  with pytest.raises(RuntimeError, match='ended with code 3'):
+    names['run'](sys.executable, '-c', 'import sys; print("wrong"); sys.exit(3)')
+  assert re.findall('^(fine|wrong)$', capfd.readouterr().out, re.M) == ['fine', 'wrong']
