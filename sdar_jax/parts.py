@@ -175,13 +175,8 @@ class Imitation(Policy):
 
 
 def host_parts(config: ConfigDict) -> HostParts:
-  """Builds the parts of training that need no device.
-
-  Raises:
-    ValueError: one line naming what in the config or its files is wrong.
-  """
+  """Builds the parts of training that need no device."""
   world = build.make_world(config)
-  pool = build.make_pool(config, world)
   tasks = world.tasks('train')
   panel = panels.make_panel(world, config.eval.split, config.eval.tasks)
   common = _common(config, world)
@@ -198,7 +193,7 @@ def host_parts(config: ConfigDict) -> HostParts:
     algorithm=algorithm,
     hyper=hyper,
     tasks=tasks,
-    pool=pool,
+    pool=build.make_pool(config, world),
     agent=build.make_agent(
       config,
       common.chat,
@@ -241,7 +236,7 @@ def training_parts(
   state = learner.init_state(params, config.seed)
   keep = config.checkpoint.keep
   store = checkpoints.CheckpointStore(directory / 'checkpoints', keep, team)
-  parts = Parts(
+  return Parts(
     **vars(host),
     directory=directory,
     inputs=inputs,
@@ -250,8 +245,7 @@ def training_parts(
     learner=learner,
     initial=initial,
     store=store,
-  )
-  return parts, state
+  ), state
 
 
 def memory_plan(config: ConfigDict) -> tuple[dict[str, dict[str, float]], float]:
@@ -329,9 +323,9 @@ def exported(policy: Policy) -> export.ExportedPolicy:
 
 
 def _common(config: ConfigDict, world: base.World) -> Common:
-  tokenizer = build.make_chat(config, world)
-  teacher = build.make_teacher(config, world, tokenizer)
-  return Common(config=config, world=world, chat=tokenizer, teacher=teacher)
+  spoken = build.make_chat(config, world)
+  teacher = build.make_teacher(config, world, spoken)
+  return Common(config=config, world=world, chat=spoken, teacher=teacher)
 
 
 def _plan(common: Common, panel: panels.Panel) -> evaluate.Plan:
@@ -396,10 +390,8 @@ def _restored(policy: Policy, run: pathlib.Path) -> Policy:
   restored = checkpoints.load(run / 'checkpoints', like, subset=True)
   if restored is None:
     raise checkpoints.CheckpointError(f'{run / "checkpoints"}: no checkpoint there')
-  inputs = {
-    'model_digest': policy.weights['model_digest'],
-    'tokenizer_digest': policy.chat.digest,
-  }
+  inputs = {'tokenizer_digest': policy.chat.digest}
+  inputs['model_digest'] = policy.weights['model_digest']
   identity.check(restored.host, inputs, restored.step, run)
   policy.teacher.retriever.restore(restored.host['retrieval'])
   digests = {key: restored.host[key] for key in ('model_digest', 'config_digest')}

@@ -19,7 +19,7 @@ from sdar_jax.models import attention, decoder, sharding
 GIB = 2**30
 _F32 = 4  # Bytes.
 # Copies of an array that XLA keeps at a time, seen in compiled programs.
-_SCORES, _LOGITS = 3, 3
+_SCORES, _LOGITS = 3, 2
 # Which keys make a part smaller.
 _CURES = {
   'trained': 'config.mesh.fsdp or config.model.lora_rank',
@@ -265,7 +265,7 @@ def _activations(
   vocab = model.vocab_size / (tensor if model.vocab_size % tensor == 0 else 1)
   scored = math.ceil(tokens * sizes.scored_share)
   positions = min(_rows(sizes.logit_positions, mesh), scored)
-  total += _LOGITS * positions * vocab * _F32 + vocab * width * _F32
+  total += _LOGITS * positions * vocab * _F32 + vocab * width * compute
   if gradient:
     stored = 1 if sizes.remat else (layer + scores) / (tokens * width * compute)
     total += model.num_layers * tokens * width * compute * stored
