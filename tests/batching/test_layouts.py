@@ -1,5 +1,7 @@
 """Both layouts say the same of every turn: scores, credit, loss and gradient."""
 
+import dataclasses
+
 import algorithm_cases as cases
 import drawn
 import jax
@@ -15,6 +17,7 @@ from sdar_jax.methods.credit import assign_credit
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 # A policy and a teacher of each kind of arithmetic; `slow` has every row of the table.
+MODEL = dataclasses.replace(micro.MODEL, num_layers=1)
 QUICK = ('grpo', 'gspo', 'ppo', 'sdar', 'sdpg')
 
 
@@ -74,7 +77,7 @@ def _packing(layout):
 
 def _pass(method, layout, numbers):
   """A pass of the loop over the same episodes: what is known, the state, metrics."""
-  learner = micro.learner(algorithm=method, **numbers)
+  learner = micro.learner(algorithm=method, model=MODEL, **numbers)
   hyper, row = learner._hyper, learner._algorithm
   rows, how = _rows(), _packing(layout)
   student = sequences.make(rows, [r.turn.prompt_ids for r in rows], layout)
@@ -86,7 +89,7 @@ def _pass(method, layout, numbers):
   taught = (
     packing.teacher_sheets(rows, teacher, how) if row.needs_teacher(hyper) else []
   )
-  state, initial = (drawn.weights(micro.MODEL, seed) for seed in (0, 1))
+  state, initial = (drawn.weights(MODEL, seed) for seed in (0, 1))
   state = learner.init_state(state)
   found, scores = learner.score(state, initial, sheets, taught), {}
   for packed, part in zip((sheets, taught), found):
@@ -122,7 +125,7 @@ def _compare(method):
   for name, want in metrics.items():
     for got, part in zip(measured[name], want, strict=True):
       _close(got, part, name)
-  moved = drawn.weights(micro.MODEL, 0)
+  moved = drawn.weights(MODEL, 0)
   for got, want, before in zip(
     *(jax.tree.leaves(tree) for tree in (same, params)),
     [*jax.tree.leaves(moved), *[None] * 9],

@@ -188,20 +188,21 @@ def test_update_is_adamw_on_the_gradient():
   rows = micro.minibatch(padding=0)
   (scored,) = micro.scored(learner, state, None, [micro.split(rows)])
 
+  pairs = list(zip(rows.prompts, rows.responses, strict=True))
+  tokens = np.zeros((len(pairs), 24), np.int32)  # Nothing looks at what fills it up.
+  weights = np.zeros((len(pairs), 24), np.float32)
+  for i, (prompt, response) in enumerate(pairs):
+    tokens[i, : len(prompt) + len(response)] = [*prompt, *response]
+    weights[i, len(prompt) : len(prompt) + len(response)] = rows.advantages[i]
+
   def loss(params):
-    total = count = 0
-    for prompt, response, advantage in zip(
-      rows.prompts, rows.responses, rows.advantages, strict=True
-    ):
-      tokens = jnp.asarray([*prompt, *response])[None]
-      positions = jnp.arange(tokens.size)[None]
-      hidden, _ = decoder.forward(micro.MODEL, params, tokens, positions)
-      logits = decoder.logits(micro.MODEL, params, hidden)[0, :, : micro.VALID]
-      picked = jax.nn.log_softmax(logits)[jnp.arange(tokens.size - 1), tokens[0, 1:]]
-      # On policy every ratio is 1, where the surrogate's gradient is the score's.
-      total += advantage * picked[len(prompt) - 1 :].sum()
-      count += len(response)
-    return -total / count
+    positions = jnp.broadcast_to(jnp.arange(24), tokens.shape)
+    hidden, _ = decoder.forward(micro.MODEL, params, tokens, positions)
+    logits = decoder.logits(micro.MODEL, params, hidden)[..., : micro.VALID]
+    logprobs = jax.nn.log_softmax(logits)[:, :-1]
+    picked = jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1)[..., 0]
+    # On policy every ratio is 1, where the surrogate's gradient is the score function.
+    return -jnp.sum(weights[:, 1:] * picked) / sum(map(len, rows.responses))
 
   grads = jax.jit(jax.grad(loss))(state.params)
   tx = optax.chain(
