@@ -17,7 +17,7 @@ from sdar_jax.batching.packing import SHARES, Packing
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
-from sdar_jax.learner import memory, optimizer
+from sdar_jax.learner import lengths, memory, optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.methods import table
@@ -121,7 +121,7 @@ def make_agent(
     return tokenizer.render(text), skills.NOTHING
 
   c = config.rollout
-  if talks(config):
+  if lengths.talks(config):
     tokenizer.check_follow()
   return episodes.Agent(
     prompt=prompt,
@@ -135,13 +135,8 @@ def make_agent(
     ),
     max_prompt_tokens=c.max_prompt_tokens,
     opening=tags.unclosed(tokenizer.opening),
-    follow=tokenizer.follow if talks(config) else None,
+    follow=tokenizer.follow if lengths.talks(config) else None,
   )
-
-
-def talks(config: ConfigDict) -> bool:
-  """Whether prompts go on as conversations."""
-  return config.rollout.layout == 'conversation'
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
@@ -211,7 +206,7 @@ def make_sizes(
     teacher_length=packing.teacher_buckets[-1] if learner.has_teacher else 0,
     several=packing.minibatch_rows > packing.microbatch_rows,
     logit_positions=config.model.logit_positions,
-    scored_share=1.0 if talks(config) else 1 / SHARES[0],
+    scored_share=1.0 if lengths.talks(config) else 1 / SHARES[0],
     remat=config.model.remat,
     slots=c.slots,
     positions=longest + c.max_response_tokens,

@@ -22,11 +22,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdar_jax import build
 from sdar_jax import parts as parts_lib
 from sdar_jax.batching import packing
 from sdar_jax.config import ConfigError
-from sdar_jax.learner import scoring
+from sdar_jax.learner import lengths, scoring
 from sdar_jax.models import decoder, export, lora, sharding
 from sdar_jax.process import terminal
 from sdar_jax.prompts import chat
@@ -87,7 +86,7 @@ def _lessons(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
       mistake_rate=c.mistake_rate,
       seed=parts.config.seed,
       max_prompt_tokens=limits.max_prompt_tokens,
-      follow=parts.chat.follow if build.talks(parts.config) else None,
+      follow=parts.chat.follow if lengths.talks(parts.config) else None,
     ),
   )
   if not c.new_names:

@@ -106,7 +106,6 @@ root = next((path for path in folders if (path / 'sdar_jax').is_dir()), None)
 if root is None:
   raise RuntimeError('no checkout of the project here: set SOURCE to its git URL')
 os.chdir(root)
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{root}/runs/compiled')
 if EXTRAS:
   pip('-e', f'.[{EXTRAS}]')
   if MODEL == 'smollm2-135m':  # Its weights are a package.

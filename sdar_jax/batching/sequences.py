@@ -73,8 +73,3 @@ def _goes_on(
   if batch_rows[last.rows[0]].trajectory_id != row.trajectory_id:
     return False
   return np.array_equal(prompt[: len(last.ids)], last.ids)
-
-
-def heads(sequences: Sequence[TokenSequence]) -> dict[int, int]:
-  """Finds the first row of each row's sequence."""
-  return {row: s.rows[0] for s in sequences for row in s.rows}

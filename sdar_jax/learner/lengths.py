@@ -11,6 +11,11 @@ from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import hf
 
 
+def talks(config: ConfigDict) -> bool:
+  """Whether prompts go on as conversations."""
+  return config.rollout.layout == 'conversation'
+
+
 def make_packing(
   config: ConfigDict, algorithm: Algorithm, hyper: Hyperparameters
 ) -> Packing:
@@ -21,7 +26,6 @@ def make_packing(
   Raises:
     ConfigError: the model's context is shorter than what a run of this method reads.
   """
-  talks = config.rollout.layout == 'conversation'
   c, budget, longest = config.train, config.skills.token_budget, _longest_row(config)
   seen = any(map(algorithm.sees_skills, range(config.rollout.group_size)))
   shown = seen or algorithm.needs_teacher(hyper) or config.eval.with_skills
@@ -30,14 +34,14 @@ def make_packing(
     kind=c.packing,
     minibatch_rows=c.minibatch_rows,
     microbatch_rows=c.microbatch_rows,
-    length_buckets=reaching(c.length_buckets, longest + budget * seen),
-    teacher_buckets=reaching(c.teacher_buckets, longest + budget),
+    length_buckets=_reaching(c.length_buckets, longest + budget * seen),
+    teacher_buckets=_reaching(c.teacher_buckets, longest + budget),
     response_tokens=config.rollout.max_response_tokens,
     lanes=config.mesh.data * config.mesh.fsdp,
     layout=config.rollout.layout,
     shuffle=c.shuffle_rows,
     seed=config.seed,
-    sequence_rows=config.world.max_turns if talks else 1,
+    sequence_rows=config.world.max_turns if talks(config) else 1,
   )
 
 
@@ -50,7 +54,7 @@ def sft_buckets(config: ConfigDict) -> tuple[int, ...]:
   skilled = config.sft.skilled_fraction > 0
   check_context(config, with_skills=skilled)
   most = _longest_row(config) + config.skills.token_budget * skilled
-  return reaching(config.train.length_buckets, most)
+  return _reaching(config.train.length_buckets, most)
 
 
 def _longest_row(config: ConfigDict) -> int:
@@ -58,7 +62,7 @@ def _longest_row(config: ConfigDict) -> int:
   return config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
 
 
-def reaching(buckets: Sequence[int], length: int) -> tuple[int, ...]:
+def _reaching(buckets: Sequence[int], length: int) -> tuple[int, ...]:
   """Adds a bucket of `length` where none is so large."""
   return (*buckets, length) if buckets[-1] < length else tuple(buckets)
 
