@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdar_jax import files
-from sdar_jax.cli import command_line
+from sdar_jax.cli import command_line, tools
 from sdar_jax.cli.command_line import Command
 from sdar_jax.process import devices, terminal
 from sdar_jax.process.team import ALONE, place
@@ -29,6 +29,8 @@ class _StartError(ValueError):
 def main(argv: Sequence[str]) -> int:
   """Runs the mode that a command line asks for; returns the exit code."""
   logging.basicConfig(level=logging.WARNING, format='%(message)s')
+  if argv and argv[0] in tools.TOOLS:
+    return tools.run(argv)
   command = command_line.parse(argv)
   try:
     _run(command, argv)

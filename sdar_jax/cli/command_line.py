@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdar_jax import files
+from sdar_jax.cli import tools
 from sdar_jax.process import team
 from sdar_jax.process.flags import FLAG, Parser, UsageError, similar
 
@@ -73,11 +74,15 @@ class Command:
 
 
 def _parser() -> Parser:
-  modes = '\n'.join(f'  {name:9} {mode.summary}' for name, mode in MODES.items())
+  modes, words = (
+    '\n'.join(f'  {name:9} {row.summary}' for name, row in rows.items())
+    for rows in (MODES, tools.TOOLS)
+  )
   parser = Parser(
     'sdar',
     'Trains, evaluates and exports agents (also: python -m sdar_jax.main).',
-    f'modes:\n{modes}\n\n{_EXIT_CODES}',
+    f'modes:\n{modes}\n\ntools, as sdar compare RUN; each has a --help:\n{words}\n\n'
+    f'{_EXIT_CODES}',
   )
   parser.add_argument(
     '--config',

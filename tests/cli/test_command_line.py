@@ -12,7 +12,7 @@ import pytest
 
 from sdar_jax import compare, files, hub, main
 from sdar_jax import config as config_lib
-from sdar_jax.cli import command_line, describe
+from sdar_jax.cli import command_line, describe, tools
 from sdar_jax.envs import worlds
 from sdar_jax.process import terminal
 from sdar_jax.process.flags import Parser, UsageError
@@ -317,3 +317,12 @@ def test_checks_of_places_leave_nothing(tmp_path):
   files.check_file(tmp_path / 'a/b', '--x')
   assert list(tmp_path.iterdir()) == []
   assert not isinstance(terminal.Stopped(15), Exception)
+
+
+@pytest.mark.parametrize('name', tools.TOOLS)
+def test_a_word_is_a_tool_with_flags_of_its_own(name, capsys):
+  assert main.main([name, 'x', '--nonsense=1']) == 2
+  assert 'nonsense' in capsys.readouterr().err
+  with pytest.raises(SystemExit) as ended:
+    main.main([name, '--help'])
+  assert not ended.value.code and name in capsys.readouterr().out

@@ -1,0 +1,30 @@
+"""Finds the tools: words behind `sdar`, as `sdar compare RUN`. No JAX."""
+
+import dataclasses
+import importlib
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+  """A program of its own flags.
+
+  Attributes:
+    summary: for --help.
+    module: whose `main` takes the words behind the tool's name.
+  """
+
+  summary: str
+  module: str
+
+
+TOOLS = {
+  'compare': Tool('compare runs by method over seeds', 'sdar_jax.compare'),
+  'study': Tool('run methods x seeds, then compare', 'sdar_jax.cli.study'),
+}
+
+
+def run(argv: Sequence[str]) -> int:
+  """Runs the tool that the first word names; returns its exit code."""
+  name, *words = argv
+  return importlib.import_module(TOOLS[name].module).main(words)
