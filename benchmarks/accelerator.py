@@ -176,7 +176,8 @@ def learning(
   for kind, read in tokens.items():
     arguments = _arguments(found[kind], sizes)
     taken = _seconds(lambda c=found[kind], a=arguments: c.program(*a))
-    factor = {True: 8, False: 6}[parts.config.model.remat] if kind == 'gradient' else 2
+    again = 8 if parts.config.model.remat == 'full' else 6
+    factor = again if kind == 'gradient' else 2
     out[kind] = _rated(taken, read, factor * count, rate)
     del arguments
   out['prefill'] = _rated(*_prefill(parts, sizes), 2 * count, rate)

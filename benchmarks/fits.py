@@ -85,7 +85,8 @@ def phases(parts: Any, needs: Mapping[str, Need]) -> dict[str, dict[str, float]]
 
   size = lambda tree: local_bytes(tree) / _GIB
   state, learner = parts.state(), parts.learner
-  kept = {'trained': size(state.params), 'moments': size(state.opt_state)}
+  moments = size(state.opt_state) * (parts.config.optimizer.moments == 'device')
+  kept = {'trained': size(state.params), 'moments': moments}
   kept |= {'teacher': size(state.teacher)}
   kept |= {'initial': size(parts.reference()) if learner.needs_initial else 0.0}
   several = parts.config.train.minibatch_rows > parts.config.train.microbatch_rows

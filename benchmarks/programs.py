@@ -90,7 +90,7 @@ class Parts:
     moments = jax.tree.map(
       lambda leaf, at: self.array(leaf.dtype, *leaf.shape, at=at),
       jax.eval_shape(learner._tx.init, params),
-      learner._moments(params),
+      learner._moments(params, learner._config.moments),
     )
     teacher = params if learner.keeps_teacher else ()
     number = self.array(jnp.int32)

@@ -168,7 +168,7 @@ def apply(c: ml_collections.ConfigDict, choice: dict[str, str]) -> None:
     c.model.path = MODELS[choice['model']]
     # On a CPU, 16-bit arithmetic is the slower one.
     c.model.dtype = 'float32' if choice['model'] == 'smollm2-135m' else 'bfloat16'
-    c.model.remat = True
+    c.model.remat = 'full'
 
 
 def tiny_settings(name: str) -> dict[str, Any]:

@@ -214,6 +214,7 @@ def make_sizes(
     prefill_chunk=c.prefill_chunk,
     dtype=config.model.dtype,
     moments=memory.moments(make_optimizer(config)),
+    moments_at=config.optimizer.moments,
     needs_initial=learner.needs_initial,
     keeps_teacher=learner.keeps_teacher,
   )
@@ -319,6 +320,7 @@ def make_learner(
   hyper: Hyperparameters,
 ) -> Learner:
   """Makes the learner with its optimizer."""
+  optimizer.check_place(config.optimizer.moments, mesh.devices.flat[0])
   c = config.rollout
   settings = LearnerConfig(
     make_scoring(config, tokenizer, temperature=c.temperature),
@@ -327,5 +329,6 @@ def make_learner(
     warmup_steps=config.optimizer.warmup_steps,
     mean_over=config.algorithm.mean_over,
     accumulation=config.train.minibatch_rows // config.train.microbatch_rows,
+    moments=config.optimizer.moments,
   )
   return Learner(model, settings, algorithm, hyper, make_optimizer(config), mesh)

@@ -42,7 +42,11 @@ KEYS: dict[str, Key] = {
   'model.dtype': Key(
     'float32', 'compute type; weights stay float32', ('float32', 'bfloat16')
   ),
-  'model.remat': Key(False, 'recompute blocks in the backward pass to save memory'),
+  'model.remat': Key(
+    'none',
+    "what the backward pass recomputes of a layer: 'dots' all but matrix products",
+    ('none', 'dots', 'full'),
+  ),
   'model.attention': Key(
     'auto',
     "'dense' is the oracle; 'cudnn' is for GPU with bfloat16, 'splash' for TPU",
@@ -159,6 +163,11 @@ KEYS: dict[str, Key] = {
   'optimizer.b2': Key(0.999, "decay of Adam's second moment", '[0, 0.99999]'),
   'optimizer.eps': Key(1e-8, "added to Adam's denominator", '[1e-15, 1]'),
   'optimizer.weight_decay': Key(0.01, 'decoupled, per update', '[0, 1]', 'ref'),
+  'optimizer.moments': Key(
+    'device',
+    "memory that holds Adam's moments between updates",
+    ('device', 'host'),
+  ),
   'optimizer.max_grad_norm': Key(
     1.0,
     'norm that gradients are clipped to; 0 is off',

@@ -48,6 +48,7 @@ def learner(
   optimized=False,
   model=MODEL,
   accumulation=2,
+  moments='device',
   **loss,
 ):
   """A learner of `model` with AdamW; its programs `optimized` as those of a run.
@@ -56,12 +57,13 @@ def learner(
   which amplifies the rounding of tiny gradients without bound.
   """
   config = LearnerConfig(
-    scoring=Scoring(1.0, VALID, jnp.dtype(dtype), remat=False, chunk=64),
+    scoring=Scoring(1.0, VALID, jnp.dtype(dtype), remat='none', chunk=64),
     max_response_tokens=RESPONSE,
     learning_rate=rate,
     warmup_steps=0,
     mean_over=mean_over,
     accumulation=accumulation,
+    moments=moments,
   )
   tx = optimizer.make_optimizer(
     b1=0.9, b2=0.999, eps=EPS, weight_decay=0.01, max_grad_norm=1.0

@@ -38,6 +38,7 @@ class LearnerConfig:
 
   Attributes:
     accumulation: microbatches of a full minibatch; 'microbatch' means divide by it.
+    moments: where they are between updates, of `optimizer.PLACES`.
   """
 
   scoring: scoring.Scoring
@@ -46,6 +47,7 @@ class LearnerConfig:
   warmup_steps: int
   mean_over: str
   accumulation: int
+  moments: str = 'device'
 
 
 class Learner:
@@ -105,15 +107,7 @@ class Learner:
     self._add = program(
       lambda total, part: jax.tree.map(jnp.add, total, part), donate_argnums=0
     )
-    self._apply = program(
-      functools.partial(
-        optimizer.apply,
-        tx,
-        peak=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-      ),
-      donate_argnums=0,
-    )
+    self._apply = program(self._applied, donate_argnums=0)
     self._finish = program(self._finished, donate_argnums=0)
 
   @property
@@ -154,17 +148,19 @@ class Learner:
       head = scoring.init_value_head(self.model)
       params = {**params, 'value_head': sharding.place(head, self._replicated)}
     # Moments take the sharding of the weights that they belong to.
-    moments = self._moments(params)
+    moments = self._moments(params, self._config.moments)
     opt_state = sharding.Program(self._tx.init, self._mesh, out_shardings=moments)(
       params
     )
     return TrainState(params, opt_state, teacher, zero(), zero(), zero())
 
-  def _moments(self, params: Any) -> Any:
+  def _moments(self, params: Any, where: str) -> Any:
+    """Places the optimizer's state; `where` is of `optimizer.PLACES`."""
+    kind = optimizer.PLACES[where]
     shapes = jax.eval_shape(self._tx.init, params)
     return optax.tree.map_params(
       self._tx,
-      lambda _, spec: spec,
+      lambda _, spec: spec if kind is None else spec.with_memory_kind(kind),
       shapes,
       self._params,
       transform_non_params=lambda _: self._replicated,
@@ -295,6 +291,21 @@ class Learner:
     (loss, metrics), grads = total
     state, update_metrics = self._apply(state, grads, loss)
     return state, {**metrics, **update_metrics}
+
+  def _applied(self, state: TrainState, grads: Any, loss: jax.Array) -> Any:
+    """Updates the weights, with the moments here while it does."""
+    c = self._config
+    away = c.moments != 'device'
+    if away:
+      here = jax.device_put(state.opt_state, self._moments(state.params, 'device'))
+      state = state._replace(opt_state=here)
+    state, metrics = optimizer.apply(
+      self._tx, state, grads, loss, peak=c.learning_rate, warmup_steps=c.warmup_steps
+    )
+    if away:
+      there = self._moments(state.params, c.moments)
+      state = state._replace(opt_state=jax.device_put(state.opt_state, there))
+    return state, metrics
 
   def _sum(self, total: Any, part: Any) -> Any:
     return part if total is None else self._add(total, part)

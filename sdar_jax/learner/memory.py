@@ -23,7 +23,7 @@ _SCORES, _LOGITS = 3, 2
 # Which keys make a part smaller.
 _CURES = {
   'trained': 'config.mesh.fsdp or config.model.lora_rank',
-  'moments': 'config.mesh.fsdp or config.model.lora_rank',
+  'moments': 'config.optimizer.moments or config.mesh.fsdp',
   'gradients': 'config.mesh.fsdp or config.model.lora_rank',
   'initial': 'config.algorithm.kl_coef=0 or config.mesh.fsdp',
   'teacher': 'config.algorithm.teacher_weights or config.mesh.fsdp',
@@ -45,11 +45,12 @@ class Sizes:
     several: a minibatch is more than one microbatch.
     logit_positions: as in the config.
     scored_share: of all tokens, those that an output head runs on.
-    remat: layers are recomputed.
+    remat: what is recomputed, of `decoder.REMATS`.
     slots, positions: of the sampler's cache.
     prefill_rows, prefill_chunk: of its prefill, chunks and tokens of one.
     dtype: the compute type.
     moments: numbers that the optimizer keeps for each weight.
+    moments_at: where they are between updates, 'device' or 'host'.
     needs_initial: the initial policy is kept.
     keeps_teacher: a teacher of its own is kept.
   """
@@ -60,13 +61,14 @@ class Sizes:
   several: bool
   logit_positions: int
   scored_share: float
-  remat: bool
+  remat: str
   slots: int
   positions: int
   prefill_rows: int
   prefill_chunk: int
   dtype: Any
   moments: int
+  moments_at: str
   needs_initial: bool
   keeps_teacher: bool
 
@@ -92,7 +94,9 @@ def plan(
   specs = model.param_specs()
   whole = _local(specs, mesh)
   trained = _local(model.adapter_specs(), mesh) if model.lora else whole
-  kept = {'trained': _F32 * trained, 'moments': _F32 * sizes.moments * trained}
+  moments = _F32 * sizes.moments * trained
+  away = sizes.moments_at == 'host'
+  kept = {'trained': _F32 * trained, 'moments': 0.0 if away else moments}
   kept['initial'] = compute * whole * (sizes.needs_initial or model.lora is not None)
   kept['teacher'] = _F32 * trained * sizes.keeps_teacher
   if here is not None:
@@ -119,7 +123,8 @@ def plan(
     'update': {
       **kept,
       'gradients': _F32 * trained * (1 + sizes.several),
-      'activations': work(sizes.rows, sizes.length, True),
+      # Moments come when the activations are gone.
+      'activations': max(work(sizes.rows, sizes.length, True), away * moments),
     },
   }
 
@@ -267,7 +272,21 @@ def _activations(
   positions = min(_rows(sizes.logit_positions, mesh), scored)
   total += _LOGITS * positions * vocab * _F32 + vocab * width * compute
   if gradient:
-    stored = 1 if sizes.remat else (layer + scores) / (tokens * width * compute)
-    total += model.num_layers * tokens * width * compute * stored
+    total += model.num_layers * _stored(model, mesh, sizes, tokens, layer + scores)
     total += vocab * width * _F32 + layer  # The head has a gradient, too.
   return total
+
+
+def _stored(
+  model: decoder.ModelConfig, mesh: Any, sizes: Sizes, tokens: float, whole: float
+) -> float:
+  """Estimates what is kept of a layer, of `whole`, for its backward pass."""
+  if sizes.remat == 'none':
+    return whole
+  numbers = model.hidden_size
+  if sizes.remat == 'dots':
+    tensor = mesh.shape['tensor']
+    heads = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+    split = heads + 2 * model.intermediate_size
+    numbers += 2 * model.hidden_size + split / tensor
+  return tokens * numbers * jnp.dtype(sizes.dtype).itemsize

@@ -9,6 +9,9 @@ import optax
 
 from sdar_jax.learner.state import TrainState
 
+# Memory that holds the moments between updates, by JAX's names; None is the default.
+PLACES = {'device': None, 'host': 'pinned_host'}
+
 
 def make_optimizer(
   *, b1: float, b2: float, eps: float, weight_decay: float, max_grad_norm: float
@@ -26,6 +29,20 @@ def make_optimizer(
     optax.add_decayed_weights(weight_decay),
     optax.scale(-1.0),
   )
+
+
+def check_place(where: str, device: jax.Device) -> None:
+  """Raises ValueError where a device has no memory for moments."""
+  kind = PLACES[where]
+  try:
+    found = [None, *(memory.kind for memory in device.addressable_memories())]
+  except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+    found = [None, kind]  # A device that is not here: its compiler will say.
+  if kind not in found:
+    raise ValueError(
+      f'config.optimizer.moments={where!r}: {device.device_kind} has no memory of the'
+      f" kind {kind!r} in this JAX: take 'device'"
+    )
 
 
 def _clip(max_grad_norm: float) -> optax.GradientTransformation:

@@ -26,14 +26,14 @@ class Scoring:
     temperature: divides the logits, > 0.
     valid_vocab: ids from here up are impossible; at most the model's vocab_size.
     dtype: compute dtype of the decoder; logits and log-softmax are float32.
-    remat: recompute the decoder's layers in the backward pass.
+    remat: what the backward pass recomputes, of `decoder.REMATS`.
     chunk: positions (rows x columns of T) per pass of the output head.
   """
 
   temperature: float
   valid_vocab: int
   dtype: Any
-  remat: bool
+  remat: str
   chunk: int
 
 

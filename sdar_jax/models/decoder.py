@@ -26,6 +26,12 @@ from sdar_jax.models import lora as lora_lib
 FAMILIES = ('qwen2', 'qwen3', 'llama')
 # So few layers are unrolled: on CPU, XLA runs what is inside a loop on one core.
 UNROLLED_LAYERS = 4
+# What the backward pass keeps of a layer instead of recomputing it.
+REMATS = {
+  'none': jax.checkpoint_policies.everything_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
 
 Params = dict[str, Any]
 
@@ -243,7 +249,7 @@ def unstack(params: Params) -> Params:
 def _scan_layers(layer, params, x, positions, cache, remat):
   """Scans the stacked layers; unrolls a few that are stored."""
   few = jax.tree.leaves(params)[0].shape[0] <= UNROLLED_LAYERS
-  scan = functools.partial(jax.lax.scan, unroll=few and not remat)
+  scan = functools.partial(jax.lax.scan, unroll=few and remat == 'none')
 
   def body(x, layer_inputs):
     layer_params, layer_cache = layer_inputs
@@ -251,8 +257,8 @@ def _scan_layers(layer, params, x, positions, cache, remat):
       {'params': lora_lib.merge(layer_params)}, x, positions, layer_cache
     )
 
-  if remat:
-    body = jax.checkpoint(body, prevent_cse=False)
+  if remat != 'none':
+    body = jax.checkpoint(body, prevent_cse=False, policy=REMATS[remat])
   if cache is None:
     return scan(body, x, (params, None))[0], None
   stacked = (jnp.stack(cache.keys), jnp.stack(cache.values))
@@ -282,7 +288,7 @@ def forward(
   cache: Cache | None = None,
   rows: jax.Array | None = None,
   dtype: Any = jnp.float32,
-  remat: bool = False,
+  remat: str = 'none',
 ) -> tuple[jax.Array, Cache | None]:
   """Final hidden states of a batch of right-padded rows.
 
@@ -302,8 +308,8 @@ def forward(
       equal parts, and rows are counted inside their part, so that none leaves its
       device. None: every row its own. Unstacked layers only.
     dtype: compute dtype; softmax and norm statistics are float32 in any case.
-    remat: recompute each layer in the backward pass instead of storing it (stacked
-      layers only).
+    remat: of `REMATS`: whether the backward pass recomputes each layer, or all of it
+      but the products with weights, instead of storing it (stacked layers only).
 
   Returns:
     Hidden states [B, T, D] in `dtype`, after the final norm, and the new cache, or

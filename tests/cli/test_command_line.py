@@ -36,7 +36,9 @@ def _error(*words: str) -> str:
 
 
 def test_a_right_command_line():
-  command = command_line.parse([*PLAY, '--config.steps', '7', '--noconfig.model.remat'])
+  command = command_line.parse(
+    [*PLAY, '--config.steps', '7', '--noconfig.model.enable_thinking']
+  )
   assert (command.mode, command.config.steps, command.workdir) == ('play', 7, None)
   assert command.config.train.length_buckets == (48, 56, 64, 80, 128, 184)
 
@@ -61,7 +63,7 @@ def test_a_right_command_line():
     ('--output=x', '--output: --mode=play does not read it'),
     ('--config.steps=', '--config.steps=: must be a whole number'),
     ('--config.steps=1e3', '--config.steps=1e3: must be a whole number'),
-    ('--config.model.remat=maybe', 'must be true or false'),
+    ('--config.model.enable_thinking=maybe', 'must be true or false'),
     ('--config.train.length_buckets=(1,"a")', 'config.train.length_buckets='),
     ('--config.train.length_buckets=(1,', 'must be a tuple'),
     ('--config.model.path=', 'config.model.path'),
@@ -75,8 +77,8 @@ def test_no_word_is_ignored(word, right):
 
 
 def test_a_key_is_given_once_however_it_is_spelled():
-  assert 'config.model.remat is given 2 times' in _error(
-    *PLAY, '--config.model.remat=true', '--noconfig.model.remat'
+  assert 'config.model.enable_thinking is given 2 times' in _error(
+    *PLAY, '--config.model.enable_thinking=true', '--noconfig.model.enable_thinking'
   )
   assert 'config.seed is given 2' in _error(
     *PLAY, '-config.seed', '1', '--config.seed=1'

@@ -244,7 +244,7 @@ def _logprobs(prompts, response, valid_vocab):
     functools.partial(
       scoring.token_logprobs,
       model,
-      scoring=scoring.Scoring(1.0, valid_vocab, jnp.float32, remat=False, chunk=96),
+      scoring=scoring.Scoring(1.0, valid_vocab, jnp.float32, remat='none', chunk=96),
     )
   )
   positions = np.broadcast_to(np.arange(96), rows.shape)

@@ -76,7 +76,7 @@ def rows():
 @functools.cache
 def states():
   tokens, teacher_tokens, _ = rows()
-  how = scoring.Scoring(1.0, VALID, jnp.float32, remat=False, chunk=4)
+  how = scoring.Scoring(1.0, VALID, jnp.float32, remat='none', chunk=4)
   run = quick.jit(
     functools.partial(scoring.hidden_states, MODEL, positions=None, scoring=how)
   )
@@ -85,7 +85,7 @@ def states():
 
 def compare(params, teacher_params, hidden, teacher_hidden, where, **changes):
   """`token_divergence` of rows, with `DEFAULTS` unless `changes` say otherwise."""
-  values = {**DEFAULTS, **changes, 'dtype': jnp.float32, 'remat': False}
+  values = {**DEFAULTS, **changes, 'dtype': jnp.float32, 'remat': 'none'}
   how, options = (
     kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
     for kind in (distributions.Divergence, scoring.Scoring)

@@ -1,7 +1,9 @@
 """The jitted step against plain loops, and its behaviour when numbers go bad."""
 
 import math
+import types
 
+import chex
 import drawn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from sdar_jax.learner import checkpoint, optimizer
 from sdar_jax.models import decoder
 
 
@@ -324,3 +327,40 @@ def test_warm_up_counts_passes_of_the_loop():
   learner = micro.learner(rate=1.0)
   state = learner.init_state(_params())
   assert int(learner.finish_step(learner.finish_step(state)).step) == 2
+
+
+def test_moments_on_the_host_change_no_bit(tmp_path):
+  here, away = (micro.learner(moments=where) for where in ('device', 'host'))
+  states = []
+  for learner in (here, away):
+    state, parts = learner.init_state(_params()), [micro.split(micro.minibatch())]
+    for _ in range(2):
+      (scored,) = micro.scored(learner, state, _params(1), parts)
+      state, _ = learner.train_step(state, scored)
+    states.append(state)
+  kinds = [
+    {
+      leaf.sharding.memory_kind
+      for leaf in jax.tree.leaves(state.opt_state)
+      if leaf.ndim
+    }
+    for state in states
+  ]
+  assert kinds == [{'device'}, {'pinned_host'}]
+  chex.assert_trees_all_equal(*jax.device_get(states))
+  store = checkpoint.CheckpointStore(tmp_path, 2)
+  store.save(1, states[1], {})
+  restored = store.restore(away.init_state(_params())).state
+  chex.assert_trees_all_equal(*jax.device_get((states[1], restored)))
+  kind = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(restored.opt_state)}
+  assert 'pinned_host' in kind
+
+
+def test_a_device_without_such_a_memory_is_named():
+  device = types.SimpleNamespace(
+    device_kind='abacus',
+    addressable_memories=lambda: [types.SimpleNamespace(kind='device')],
+  )
+  optimizer.check_place('device', device)
+  with pytest.raises(ValueError, match="moments='host': abacus has no memory"):
+    optimizer.check_place('host', device)

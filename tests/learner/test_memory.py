@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import micro
 import pytest
 from jax.sharding import AbstractMesh
 
@@ -22,13 +23,14 @@ SIZES = memory.Sizes(
   several=True,
   scored_share=0.25,
   logit_positions=2048,
-  remat=True,
+  remat='full',
   slots=128,
   positions=2560,
   prefill_rows=64,
   prefill_chunk=64,
   dtype='bfloat16',
   moments=2,
+  moments_at='device',
   needs_initial=True,
   keeps_teacher=False,
 )
@@ -134,7 +136,7 @@ def test_what_does_not_fit_is_said_in_a_line_with_what_to_change():
   said = memory.complaint(phases, 75.2 * GIB)
   assert said.startswith('update needs about ') and '\n' not in said
   assert 'of each device, which has 75.2 (' in said
-  assert said.endswith('; or config.mesh.fsdp or config.model.lora_rank')
+  assert said.endswith('; or config.optimizer.moments or config.mesh.fsdp')
   assert not memory.complaint(phases, 0) and not memory.complaint(phases, float('inf'))
   many = dataclasses.replace(SIZES, slots=4096)
   said = memory.complaint(memory.plan(SMALL, mesh(), many), 15.75 * GIB)
@@ -198,3 +200,39 @@ def test_the_demo_fits_a_chip_of_sixteen_gigabytes(experiment, name, rank):
   assert sizes.length == longest
   assert sizes.teacher_length == longest + config.skills.token_budget
   assert not memory.complaint(memory.plan(model, one, sizes), 15 * GIB)
+
+
+def test_moments_on_the_host_leave_room_for_activations():
+  one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  model = presets.PRESETS['qwen2.5-0.5b']
+  plans = [
+    memory.plan(model, one, dataclasses.replace(SIZES, moments_at=where))
+    for where in ('device', 'host')
+  ]
+  for phase in plans[0]:
+    here, away = (sum(plan[phase].values()) for plan in plans)
+    assert here - away == pytest.approx(plans[0][phase]['moments'])
+  # Without activations to speak of, what comes back for the update is all there is.
+  small = dataclasses.replace(SIZES, rows=1, length=8, moments_at='host')
+  least = memory.plan(model, one, small)['update']['activations']
+  assert least == plans[0]['update']['moments']
+
+
+@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
+def test_what_a_layer_keeps_is_near_what_is_compiled(remat):
+  """The difference that eight layers more make to a gradient's temporaries."""
+  sizes = dataclasses.replace(SIZES, remat=remat, rows=4, length=256, dtype='float32')
+  found, said = [], []
+  for count in (8, 16):
+    model = dataclasses.replace(micro.MODEL, num_layers=count, hidden_size=64)
+    config = config_lib.default()
+    config.algorithm.update({'name': 'grpo', 'kl_coef': 0.0})
+    config.model.remat = remat
+    config.train.update({'microbatch_rows': 4, 'length_buckets': (256,)})
+    one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    call = programs.of_learner(programs.make(config, model, one))['gradient']
+    memory_of = call.lower().compile().memory_analysis()
+    found.append(memory_of.temp_size_in_bytes)
+    said.append(memory.plan(model, one, sizes)['update']['activations'])
+  grown, expected = found[1] - found[0], said[1] - said[0]
+  assert 0.5 < grown / expected < 2.0

@@ -34,7 +34,7 @@ def options(**changes):
     'temperature': 0.7,
     'valid_vocab': VALID,
     'dtype': jnp.float32,
-    'remat': False,
+    'remat': 'none',
     'chunk': 12,
   }
   return {'scoring': scoring.Scoring(**values | changes)}
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_the_whole_computation():
     )
 
   chunked = loss(
-    lambda *args: scoring.token_logprobs(CONFIG, *args, **options(remat=True))
+    lambda *args: scoring.token_logprobs(CONFIG, *args, **options(remat='full'))
   )
   want = quick.jit(jax.grad(loss(lambda *args: whole(*args, 0.7))))(params)
   got = quick.jit(jax.grad(chunked))(params)
@@ -155,7 +155,7 @@ def test_no_array_of_all_logits_exists():
   def size(chunk):
     def loss(params, tokens, positions):
       logprobs, entropy = scoring.token_logprobs(
-        config, params, tokens, positions, **options(chunk=chunk, remat=True)
+        config, params, tokens, positions, **options(chunk=chunk, remat='full')
       )
       return (logprobs + entropy).sum()
 

@@ -265,7 +265,8 @@ def test_decoding_keeps_one_copy_of_the_cache():
   assert memory.temp_size_in_bytes < 0.5 * size
 
 
-def test_remat_changes_no_gradient():
+@pytest.mark.parametrize('policy', ['dots', 'full'])
+def test_remat_changes_no_gradient(policy):
   config = SMALL['qwen2']
   params = wide_params(config)
   tokens, positions = rows()
@@ -275,13 +276,13 @@ def test_remat_changes_no_gradient():
     return jnp.sin(hidden).sum()
 
   gradient = quick.jit(jax.grad(loss), static_argnums=1)
-  with_remat, without = gradient(params, True), gradient(params, False)
+  with_remat, without = gradient(params, policy), gradient(params, 'none')
   largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(without))
   for one, other in zip(jax.tree.leaves(with_remat), jax.tree.leaves(without)):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize('remat', [False, True])
+@pytest.mark.parametrize('remat', ['none', 'full'])
 def test_attention_by_blocks_changes_neither_states_nor_gradients(remat, monkeypatch):
   monkeypatch.setattr(attention_blocks, 'QUERIES', 4)
   monkeypatch.setattr(attention_blocks, 'KEYS', 8)
@@ -314,7 +315,9 @@ def test_remat_stores_less():
     compiled = quick.jit(jax.grad(loss)).lower(params).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
-  assert size(True) < 0.5 * size(False)
+  sizes = [size(name) for name in ('full', 'dots', 'none')]
+  assert sizes[0] < 0.9 * sizes[1] and sizes[1] < 0.9 * sizes[2]
+  assert sizes[0] < 0.5 * sizes[2]
 
 
 @pytest.mark.parametrize('name', ['qwen2_tied', 'qwen3_tied'])

@@ -27,7 +27,7 @@ SHAPES = {
   'o_proj': (32, 32),
 }
 SHAPES |= {'gate_proj': (32, 64), 'up_proj': (32, 64), 'down_proj': (64, 32)}
-HOW = scoring.Scoring(1.0, micro.VALID, jnp.float32, remat=False, chunk=512)
+HOW = scoring.Scoring(1.0, micro.VALID, jnp.float32, remat='none', chunk=512)
 
 
 def score(params, tokens):
