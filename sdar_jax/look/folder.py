@@ -152,7 +152,9 @@ def read(path: pathlib.Path, step: int | None = None) -> RunFolder:
       f'{path} has no episodes{at} in trajectories/ or eval/episodes/: no run, or one'
       ' with config.log.trajectories_every=0'
     )
-  episodes = [head for kind, file in found for head in _index(kind, file, notes)]
+  episodes = [
+    head for kind, file in found for head in index(kind, file, int(file.stem), notes)
+  ]
   if not episodes:
     raise LookError(notes[0] if notes else f'{path}: its files are empty')
   return RunFolder(
@@ -182,12 +184,13 @@ def _optional(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _index(kind: str, path: pathlib.Path, notes: list[str]) -> list[Head]:
+def index(kind: str, path: pathlib.Path, step: int, notes: list[str]) -> list[Head]:
+  """Reads the heads of a file; what is left out goes to `notes`."""
   heads, faults = [], []
   try:
     for number, start, data in _lines(path):
       try:
-        heads.append(_head(kind, path, number, start, data))
+        heads.append(_head(kind, path, step, number, start, data))
       except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f'no {error}' if isinstance(error, KeyError) else files.one_line(error)
         faults.append(f'line {number}: {what.removeprefix(f"{path} line {number}: ")}')
@@ -213,7 +216,9 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, int, bytes]]:
         start, number = end + 1, number + 1
 
 
-def _head(kind: str, path: pathlib.Path, number: int, start: int, data: bytes) -> Head:
+def _head(
+  kind: str, path: pathlib.Path, step: int, number: int, start: int, data: bytes
+) -> Head:
   if not data:
     raise ValueError(f'it is empty, or longer than {_LONGEST} bytes')
   if not data.endswith(b'}'):
@@ -229,7 +234,7 @@ def _head(kind: str, path: pathlib.Path, number: int, start: int, data: bytes) -
   means = values.get('means', {})
   return Head(
     kind=kind,
-    step=int(path.stem),
+    step=step,
     task_id=_text(values['task_id']),
     task_type=_text(values['task_type']),
     goal=_text(values.get('goal', '')),
@@ -254,6 +259,8 @@ def _head(kind: str, path: pathlib.Path, number: int, start: int, data: bytes) -
 
 def number_of(value: Any) -> float | None:
   """Reads a number; "Infinity" is one in records, null is none."""
+  if type(value) is float:
+    return value
   if isinstance(value, str) and value in ('Infinity', '-Infinity'):
     return float(value)
   if isinstance(value, (int, float)) and not isinstance(value, bool):

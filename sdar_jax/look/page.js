@@ -28,6 +28,7 @@ const SCALES = {
   action_mask: {mask: true, at: (v) => 0.5 * v, ends: ['out', 'in the mask']},
 };
 const MEANS = {gate: 'gate', gap: 'gap', advantages: 'advantage'};
+const SHORT = {old_logprobs: 'log-prob', teacher_logprobs: 'teacher’s', ref_logprobs: 'initial', sampler_logprobs: 'sampler’s'};
 const LABELS = Object.fromEntries(data.columns.map(([key, label]) => [key, label]));
 
 function el(tag, props, ...children) {
@@ -90,8 +91,8 @@ function drawShades() {
   if (!choices.includes(state.by)) state.by = choices[0] || null;
   $('shade').replaceChildren(...choices.map((key) => el('button', {
     type: 'button', role: 'radio', 'aria-checked': String(key === state.by), 'data-by': key,
-    on: {click: () => { state.by = key; draw(false); }},
-  }, LABELS[key])));
+    title: LABELS[key], on: {click: () => { state.by = key; draw(false); }},
+  }, SHORT[key] || LABELS[key])));
   const scale = SCALES[state.by];
   if (!scale) { $('legend').replaceChildren('no tokens are recorded of this episode'); return; }
   const [low, high] = typeof scale.ends === 'function' ? scale.ends(most(state.by)) : scale.ends;
@@ -146,7 +147,7 @@ function drawList() {
     type: 'button', 'data-id': e.id, 'aria-current': String(e.id === state.id), title: e.task,
     on: {click: () => go(e.id)},
   },
-  dot(e), el('span', {class: 'name'}, el('bdi', null, e.goal || e.task)),
+  dot(e), el('span', {class: e.goal ? 'name' : 'name id'}, el('bdi', null, e.goal || e.task)),
   el('span', {class: 'sum'}, short(e.score ?? e.return)),
   el('span', {class: 'where'}, `${e.kind === 'eval' ? 'eval, ' : ''}step ${e.step}, group ${e.group}, member ${e.member}`),
   el('span', {class: 'sum'}, e.recorded ? `${e.length} turns ●` : `${e.length} turns`)))));
@@ -338,7 +339,15 @@ function draw(list = true) {
   const first = episodes[state.id];
   $('main').replaceChildren(...[both ? tools(first) : null, both ? groupStrip(first) : null, both && state.matrix ? matrix(first) : null,
     both ? el('div', {class: 'columns'}, article(state.id, widest, false), article(state.beside, widest, false)) : article(state.id, widest, true)].filter(Boolean));
-  history.replaceState(null, '', `#e=${state.id}${state.by ? `&by=${state.by}` : ''}${both ? `&beside=${state.beside}` : ''}${state.matrix ? '&group' : ''}`);
+  remember(`#e=${state.id}${state.by ? `&by=${state.by}` : ''}${both ? `&beside=${state.beside}` : ''}${state.matrix ? '&group' : ''}`);
+}
+
+function remember(fragment) {
+  try {
+    history.replaceState(null, '', fragment);
+  } catch {
+    // A page inside of another, as in a notebook, has no address.
+  }
 }
 
 function restore() {
