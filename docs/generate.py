@@ -1,4 +1,4 @@
-"""Fills the blocks of README.md and docs/ that follow from the code.
+"""Fills the blocks of README.md and docs/ that follow from the code, and a picture.
 
   python -m docs.generate            # rewrites what has changed
   python -m docs.generate --check    # names it, and exits with 1
@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments import tables, tokens
+from experiments import tables
 from sdar_jax import config, train
 from sdar_jax.cli import describe
 from sdar_jax.envs import worlds
 from sdar_jax.logs import metrics
+from sdar_jax.look import episode, folder, picture
 from sdar_jax.methods import table
-from sdar_jax.prompts import bank_file
+from sdar_jax.prompts.bank import SkillBank
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
@@ -38,13 +39,13 @@ def step() -> str:
   return _fenced(inspect.getsource(train.loop), 'python')
 
 
-def example() -> str:
-  """Two recorded turns, as experiments.tokens prints them."""
-  bank = bank_file.load(ROOT / 'experiments/tiny/alfworld/skills.json')
-  shown = (
-    text for record in tokens.read(_RECORD) for text in tokens.show(record, bank)
-  )
-  return _fenced('\n\n'.join(shown))
+def tokens() -> str:
+  """Two recorded turns as a picture."""
+  notes: list[str] = []
+  heads = folder.index('train', _RECORD, 0, notes)
+  if notes:
+    raise ValueError(notes[0])
+  return picture.svg([episode.load(head, SkillBank.empty('')) for head in heads])
 
 
 def runs() -> str:
@@ -92,7 +93,6 @@ def _described(values: Any) -> list[tuple[str, str, str]]:
 
 BLOCKS: dict[str, Callable[[], str]] = {
   'step': step,
-  'example': example,
   'compared': compared,
   'runs': runs,
   'small': small,
@@ -100,6 +100,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
   'metrics': metrics.markdown,
   'keys': keys,
 }
+
+
+# Files that are nothing but what a function makes.
+PICTURES: dict[str, Callable[[], str]] = {'docs/images/tokens.svg': tokens}
 
 
 def names(page: str) -> list[str]:
@@ -119,9 +123,10 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--check', action='store_true', help='write nothing')
   options = parser.parse_args(argv)
   stale = 0
-  for path in PAGES:
-    page = path.read_text(encoding='utf-8')
-    if (text := filled(page)) != page:
+  made = {path: filled(path.read_text(encoding='utf-8')) for path in PAGES}
+  made |= {ROOT / name: make() for name, make in PICTURES.items()}
+  for path, text in made.items():
+    if not path.exists() or path.read_text(encoding='utf-8') != text:
       stale += 1
       print(f'{path.relative_to(ROOT)}: {"stale" if options.check else "written"}')
       if not options.check:

@@ -189,8 +189,14 @@ KEYS: dict[str, Key] = {
   'checkpoint.every': Key(5, 'steps', _COUNT),
   'checkpoint.keep': Key(2, 'verified steps that are kept', '[2, inf)'),
   'log.trajectories_every': Key(1, 'steps; 0 is off', _AT_LEAST_0),
+  'log.token_episodes': Key(
+    1, 'episodes per step whose tokens are all recorded', _AT_LEAST_0
+  ),
   'log.token_rows': Key(
-    8, 'rows per step whose per-token arrays are written', _AT_LEAST_0
+    8, 'turns per step, of other episodes, whose tokens are recorded', _AT_LEAST_0
+  ),
+  'log.eval_episodes': Key(
+    8, 'episodes of each evaluation that are written, always the same', _AT_LEAST_0
   ),
   'log.tensorboard': Key(False, 'also write TensorBoard scalars to the workdir'),
   'log.wandb_project': Key('', 'also send numbers to this Weights & Biases project'),

@@ -20,7 +20,7 @@ from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.hosts import dealing, replica
 from sdar_jax.learner import recovery
 from sdar_jax.learner.checkpoint import SaveError
-from sdar_jax.logs import sinks, writers
+from sdar_jax.logs import sinks, tokens, writers
 from sdar_jax.logs import step as step_lib
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import interface
@@ -63,6 +63,7 @@ class Run:
       progress=self._progress,
       team=team,
       collect=self._collect,
+      keep=tokens.keeper(config.log.eval_episodes, p.chat.spell, host.plan.goals),
     )
     self.cursor = 0  # Next task in the training order.
     self.resumed = self._restore()
@@ -240,7 +241,7 @@ class Run:
     known = {'turn_ids': data.turn_ids, 'response_mask': data.response_mask}
     return {**scores, **known, **assign_credit(p.algorithm, p.hyper, data)}
 
-  def report(self, groups, played, rows, views, known, sums) -> None:
+  def report(self, groups, played, rows, prompts, views, known, sums) -> None:
     """Writes metrics, timings and trajectories; stops a diverged run."""
     p = self.parts
     values = step_lib.step_metrics(
@@ -253,17 +254,16 @@ class Run:
       max_turns=p.world.max_turns,
     )
     faults = dealing.compare(self.team, self.step, values, rows, known, p.pool.faults())
-    every = p.config.log.trajectories_every
-    if every and self.step % every == 0:
-      tokens = step_lib.token_records(
-        rows,
-        known,
-        views,
-        count=p.config.log.token_rows,
+    log = p.config.log
+    if log.trajectories_every and self.step % log.trajectories_every == 0:
+      records = tokens.step_records(
+        *(groups, rows, known, prompts, views),
+        count=log.token_rows,
+        episodes=log.token_episodes,
         identity=(p.config.seed, self.step),
-        decode=p.chat.decode,
+        spell=p.chat.spell,
       )
-      self.writer.trajectories(self.step, writers.with_tokens(groups, tokens))
+      self.writer.trajectories(self.step, records)
     self._report_skills(rows, views)
     self.console.once('room', fitting.notice(t for g in played for t in g.trajectories))
     timings = self.clock.timings(
@@ -391,7 +391,7 @@ def loop(run: Run) -> None:
       run.state = learner.finish_step(run.state)
       run.step = int(run.state.step)  # Waits for the device.
     run.sampler.update(run.policy())
-    run.report(groups, played, rows, views, known, sums)
+    run.report(groups, played, rows, prompts, views, known, sums)
     run.maybe_checkpoint()
     if run.stop():
       raise episodes.Interrupted

@@ -32,6 +32,7 @@ ROOMS = {
   'rollout': 'host',
   'logs': 'host',
   'evaluation': 'host',
+  'look': 'host',
   'numerics': 'device',
   'losses': 'device',
   'models': 'device',

@@ -170,17 +170,21 @@ for world in WORLDS:
 # %% [markdown]
 # ## One episode
 #
-# What the model sampled in the last step, each token on the colour of its gate: green
-# where the teacher, who saw the skills, finds it likelier than the student does, red
-# where less likely, none where they agree. Point at a token for its numbers, and open
-# what each of them saw.
+# What the model sampled in the last step, each token on the colour of its gate: teal
+# where the teacher, who saw the skills, finds it likelier than the student does, orange
+# where less likely, none where they agree. Point at a token for its numbers; choose
+# another quantity above, and other episodes at the left.
 
 # %%
+import html
+
 for world in WORLDS:
   page = f'runs/{world}.html'
-  tokens = ('-m', 'experiments.tokens', f'runs/{world}')
-  run(sys.executable, *tokens, f'--step={STEPS}', f'--html={page}')
-  display(HTML(filename=page))
+  view = ('-m', 'sdar_jax.main', 'view', f'runs/{world}', '--kind=train', '--limit=40')
+  run(sys.executable, *view, f'--step={STEPS}', f'--html={page}')
+  # A frame of its own: a page's colours and scripts stay inside.
+  text = html.escape(open(page, encoding='utf-8').read())
+  display(HTML(f'<iframe srcdoc="{text}" width="100%" height="720"></iframe>'))
 
 # %% [markdown]
 # ## What next

@@ -64,6 +64,11 @@ class Plan:
       'seed': self.seed,
     }
 
+  @property
+  def goals(self) -> dict[str, str]:
+    """What each task asks for, by its id."""
+    return {task.task_id: task.goal for task in self.panel.tasks}
+
 
 def evaluate(
   plan: Plan,

@@ -31,6 +31,7 @@ class Evaluator:
       the console by default.
     team: the processes of the run.
     collect: plays groups, as `episodes.collect` does, for all of them.
+    keep: makes records of some of the episodes that were played, to be written.
   """
 
   def __init__(
@@ -46,7 +47,9 @@ class Evaluator:
     progress: Callable[[int, int], None] | None = None,
     team: Alone = ALONE,
     collect: Callable[..., list[Group]] = episodes.collect,
+    keep: Callable[[list[Trajectory]], list[Any]] = lambda played: [],
   ):
+    self._keep = keep
     self._reports = Evaluations(directory, {**plan.settings, **weights})
     self._plan, self._weights, self._pool = plan, weights, pool
     self._patience, self._console = patience, console
@@ -82,7 +85,7 @@ class Evaluator:
     self._console.line(f'step {step}: {display.line(report)}')
     self._console.once('room', fitting.notice(played))
     if self._team.leads:
-      self._reports.write(step, report)
+      self._reports.write(step, report, self._keep(played))
     return report
 
   def _play(

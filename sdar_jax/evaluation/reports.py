@@ -1,18 +1,22 @@
-"""Reports of a run, eval/<step>.json: current and superseded. No JAX.
+"""Keeps the reports of a run, eval/<step>.json, and episodes. No JAX.
 
 A run may be started again with other evaluation settings, or from other weights. All
 reports in eval/ are of one kind, the present one's; others lie in eval/superseded/ as
-<step>-<digest of their settings>.json, and come back when their settings do.
+<step>-<digest of their settings>.json, and come back when their settings do. Episodes
+of a report, in eval/episodes/, go and come with it.
 """
 
 import hashlib
 import json
+import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdar_jax import files
-from sdar_jax.storage import ledger
+from sdar_jax.storage import ledger, lines
+
+_log = logging.getLogger(__name__)
 
 
 class Evaluations:
@@ -63,12 +67,34 @@ class Evaluations:
     report = self._report(name)
     return report if self._counts(report) else None
 
-  def write(self, step: int, report: Mapping[str, Any]) -> None:
-    """Writes the report of a step."""
+  def write(
+    self,
+    step: int,
+    report: Mapping[str, Any],
+    episodes: Sequence[Mapping[str, Any]] = (),
+  ) -> None:
+    """Writes the report of a step, and episodes, which a full disk costs."""
     ledger.write_report(self._directory, _name(step), dict(report))
+    path = self._episodes(_name(step))
+    text = ''.join(lines.dumps(episode) + '\n' for episode in episodes)
+    try:
+      path.unlink(missing_ok=True)  # Of a report that was deleted to play it again.
+      if text:
+        path.parent.mkdir(exist_ok=True)
+        files.write_atomic(path, text.encode())
+    except OSError as error:
+      _log.warning('episodes of the evaluation lost: %s', files.one_line(error))
+
+  def _episodes(self, name: str) -> pathlib.Path:
+    """Where the episodes of a report lie."""
+    return (self._directory / 'eval' / 'episodes' / name).with_suffix('.jsonl')
 
   def _move(self, name: str, other: str) -> None:
     ledger.move_report(self._directory, name, other)
+    here, there = self._episodes(name), self._episodes(other)
+    if here.exists():
+      there.parent.mkdir(exist_ok=True)
+      here.replace(there)
 
   def _report(self, name: str) -> dict[str, Any]:
     try:

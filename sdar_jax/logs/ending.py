@@ -54,6 +54,9 @@ def commands(
   more = {**given, 'config.steps': str(2 * steps)} if is_done else given
   what = f'to train on to step {2 * steps}' if is_done else 'to go on'
   yield what, [*main, *_spelled(more)]
+  if any((workdir / 'trajectories').glob('*.jsonl')):
+    page = str(workdir / 'episodes.html')
+    yield 'to look at its episodes', [*main, 'view', str(workdir), f'--html={page}']
   step = ledger.saved_step(workdir)
   if not step:
     return

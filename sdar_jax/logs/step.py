@@ -1,7 +1,6 @@
 """Measures a training step: numbers, records and times. NumPy only."""
 
 import collections
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +15,6 @@ from sdar_jax.prompts import fitting
 from sdar_jax.prompts.skills import SkillView
 from sdar_jax.rollout.request import SamplerCounts
 from sdar_jax.trajectory import Group
-
-_KNOWN = (
-  'advantages',
-  'sampler_logprobs',
-  'old_logprobs',
-  'ref_logprobs',
-  'teacher_logprobs',
-  'gate',
-)
 
 
 class Clock:
@@ -225,69 +215,6 @@ def mismatch(known: Mapping[str, np.ndarray]) -> dict[str, float]:
     'train/sampler_mismatch_mean': float(np.mean(gaps)),
     'train/sampler_mismatch_max': float(np.max(gaps)),
   }
-
-
-def token_records(
-  rows: Sequence[Row],
-  known: Mapping[str, np.ndarray],
-  views: Sequence[SkillView] | None,
-  *,
-  count: int,
-  identity: tuple[int, ...],
-  decode: Callable[[Sequence[int]], str],
-) -> list[dict[str, Any]]:
-  """Collects per-token arrays of `count` of the step's rows.
-
-  `gap` and `gate` are the teacher's under pre-update weights, `teaching` is the weight
-  of its row; a method that lacks one has no such entry.
-
-  Args:
-    rows: [B] the step's rows.
-    known: what is known of them, [B], and of their tokens, [B, R].
-    views: what the rows' teachers saw, or None.
-    count: rows to record, at most.
-    identity: what the choice depends on besides the rows, e.g. (seed, step).
-    decode: ids to text.
-  """
-  out = []
-  for index in sorted(_sample(rows, count, identity)):
-    row = rows[index]
-    ids = row.turn.response_ids.tolist()
-    record = {
-      'trajectory_id': row.trajectory_id,
-      'turn_id': row.turn_id,
-      'response_ids': ids,
-      'token_texts': [decode([token]) for token in ids],
-    }
-    own = {name: known[name][index, : len(ids)] for name in _KNOWN if name in known}
-    record |= {name: values.tolist() for name, values in own.items()}
-    if 'teacher_logprobs' in own:
-      record['gap'] = (own['teacher_logprobs'] - own['old_logprobs']).tolist()
-    if views is not None:
-      if 'teaching' in known:
-        record['teaching'] = float(known['teaching'][index])
-      record['teacher_skills'] = list(views[index].skill_ids)
-      record['teacher_skill_tokens'] = views[index].tokens
-    out.append(record)
-  return out
-
-
-def _sample(rows: Sequence[Row], count: int, identity: tuple[int, ...]) -> list[int]:
-  """Draws the indices of `count` rows, as many from each group.
-
-  Which they are is a function of the identity and of what rows are, not of their order.
-  """
-  by_group: dict[int, list[tuple[bytes, int]]] = {}
-  for index, row in enumerate(rows):
-    name = (*identity, row.trajectory.task_id, row.trajectory.member, row.turn_id)
-    key = hashlib.blake2b(repr(name).encode(errors='replace'), digest_size=8).digest()
-    by_group.setdefault(row.group_id, []).append((key, index))
-  turns = [
-    (place, *drawn)
-    for group in by_group.values()
-    for place, drawn in enumerate(sorted(group))
-  ]
-  return [index for _, _, index in sorted(turns)[:count]]
 
 
 def _share(part: int, whole: int) -> float:

@@ -11,7 +11,10 @@ import numpy as np
 
 from sdar_jax.trajectory import Outcome, Trajectory, Turn
 
-SCHEMA_VERSION = 3  # 2: `score`. 3: `history_dropped`, `observation_cut`, `skills`.
+# 2: `score`. 3: `history_dropped`, `observation_cut`, `skills`. 4: goal and sums before
+# the turns, means of every turn, prompts and entropy beside tokens.
+SCHEMA_VERSION = 4
+READABLE = (3, SCHEMA_VERSION)  # Their turns are alike.
 
 
 def _plain(value: Any) -> Any:
@@ -45,16 +48,41 @@ def to_json(trajectory: Trajectory) -> dict[str, Any]:
   }
 
 
+def with_head(record: dict[str, Any], goal: str) -> dict[str, Any]:
+  """Sums a record up before its turns, for readers that go no further.
+
+  Adds the task's goal, the number of turns (`length`), of those with `tokens`
+  (`recorded`), of sampled tokens (`sampled`), and the turns' mean `means`.
+  """
+  turns = record['turns']
+  means: dict[str, list[float]] = {}
+  for turn in turns:
+    for name, value in turn.get('means', {}).items():
+      means.setdefault(name, []).append(value)
+  head = {
+    'goal': goal,
+    'length': len(turns),
+    'recorded': sum('tokens' in turn for turn in turns),
+    'sampled': sum(len(turn['response_ids']) for turn in turns),
+    'means': {name: float(np.mean(values)) for name, values in means.items()},
+  }
+  return {**{k: v for k, v in record.items() if k != 'turns'}, **head, 'turns': turns}
+
+
+def check_schema(version: Any) -> None:
+  """Raises ValueError unless this code reads records of the version."""
+  if version not in READABLE:
+    known = ' and '.join(map(str, READABLE))
+    raise ValueError(f'trajectory schema {version}: this version reads {known}')
+
+
 def from_json(record: dict[str, Any]) -> Trajectory:
   """The inverse of `to_json`.
 
   Raises:
-    ValueError: the record's schema version is not the one this code writes.
+    ValueError: the record's schema version is none of `READABLE`.
   """
-  if record['schema'] != SCHEMA_VERSION:
-    raise ValueError(
-      f'trajectory schema {record["schema"]}: this version reads {SCHEMA_VERSION}'
-    )
+  check_schema(record['schema'])
   names = [field.name for field in dataclasses.fields(Turn)]
   turns = []
   for item in record['turns']:

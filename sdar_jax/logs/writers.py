@@ -174,7 +174,8 @@ def _set_aside(directory: pathlib.Path) -> pathlib.Path | None:
   The report of step 0 stays: it is of the initial policy, which no training changes.
   """
   paths = [directory / name for name in (*_FILES, 'trajectories')]
-  paths += [p for p in (directory / 'eval').glob('*.json') if p.stem.strip('0')]
+  for pattern in ('*.json', 'episodes/*.jsonl'):
+    paths += [p for p in (directory / 'eval').glob(pattern) if p.stem.strip('0')]
   found = [path for path in paths if _holds_something(path)]
   if not found:
     return None
@@ -196,17 +197,21 @@ def _holds_something(path: pathlib.Path) -> bool:
 
 
 def with_tokens(
-  groups: Iterable[Group], tokens: Iterable[Mapping[str, Any]]
+  groups: Iterable[Group],
+  tokens: Iterable[Mapping[str, Any]],
+  means: Mapping[tuple[int, int], Mapping[str, float]] | None = None,
 ) -> Iterator[dict[str, Any]]:
-  """Adds per-token arrays to the trajectory records of sampled turns.
+  """Adds what is known of turns and tokens to trajectory records.
 
   Args:
     groups: a step's groups.
     tokens: objects with `trajectory_id` (group_id * G + member), `turn_id` and arrays
       of one value per response token (log-probs, gap, gate, ...), or one value for all.
+    means: (trajectory_id, turn_id) -> averages over a turn's tokens.
 
   Yields:
-    `trajectories.to_json` of each member, with `tokens` in the turns that have any.
+    `trajectories.to_json` of each member with its head, and with `means` and `tokens`
+    in the turns that have any.
 
   Raises:
     ValueError: no turn is the one that an object of `tokens` names.
@@ -217,9 +222,11 @@ def with_tokens(
       record = trajectories.to_json(trajectory)
       identity = group.group_id * len(group.trajectories) + trajectory.member
       for turn_id, turn in enumerate(record['turns']):
+        if means and (identity, turn_id) in means:
+          turn['means'] = dict(means[identity, turn_id])
         if (identity, turn_id) in by_turn:
           turn['tokens'] = dict(by_turn.pop((identity, turn_id)))
-      yield record
+      yield trajectories.with_head(record, getattr(group.task, 'goal', ''))
   if by_turn:
     raise ValueError(f'no turn is (trajectory, turn) {sorted(by_turn)[0]}')
 

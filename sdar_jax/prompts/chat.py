@@ -179,6 +179,10 @@ class Chat:
     ids = [i for i in np.asarray(ids, np.int64).tolist() if i not in self._silent]
     return self._encoder.decode(ids)
 
+  def spell(self, ids: Any) -> str:
+    """Decodes ids to the last: control tokens by their names."""
+    return self._encoder.decode(np.asarray(ids, np.int64).tolist())
+
   def end_of(self, ids: np.ndarray, text: str) -> int:
     """Counts the sampled ids up to the end of `text`; all without it.
 

@@ -10,11 +10,11 @@ import fakes
 import numpy as np
 import pytest
 
-from experiments import tokens
 from sdar_jax import config as config_lib
 from sdar_jax.cli import command_line
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
+from sdar_jax.look import skills
 from sdar_jax.prompts import bank_file, fitting, retrieval
 from sdar_jax.prompts.bank import SkillBank, SkillError
 from sdar_jax.rollout import episodes
@@ -143,7 +143,7 @@ def test_a_world_without_skills_shows_none(world, monkeypatch):
     retrieval.Retriever(bank, 'random').check([task])
   monkeypatch.setattr(base.World, 'skills_path', None)
   run = {'skills.path': '', 'world.name': 'guess.world:GuessWorld', 'world.limit': 9}
-  assert tokens.bank_of(run).everything() == ()
+  assert skills.of(run).everything() == ()
 
 
 def test_main_plays_it(folder):

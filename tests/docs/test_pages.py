@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -17,9 +18,9 @@ import pytest
 import sdar_jax
 from benchmarks import core_path
 from docs import generate
-from experiments import arguments, tokens
+from experiments import arguments
 from sdar_jax import train
-from sdar_jax.cli import command_line
+from sdar_jax.cli import command_line, tools
 from sdar_jax.learner import scoring
 from sdar_jax.methods import table
 from sdar_jax.models import hf
@@ -61,10 +62,10 @@ def of_main():
   for name, words in commands():
     if name == 'docs/adding_a_world.md':  # Its own test has the files that they name.
       continue
-    if words[0] == 'sdar':
-      yield name, words[1:]
-    elif words[1:3] == ['-m', 'sdar_jax.main']:
-      yield name, words[3:]
+    behind = words[1:] if words[0] == 'sdar' else words[3:]
+    is_main = words[0] == 'sdar' or words[1:3] == ['-m', 'sdar_jax.main']
+    if is_main and behind[:1] not in [[tool] for tool in tools.TOOLS]:
+      yield name, behind
 
 
 def anchors(text):
@@ -176,6 +177,19 @@ def test_commands_of_main_are_accepted(number, tmp_path, monkeypatch):
   assert command.config.model.path
 
 
+def test_commands_of_tools_are_accepted():
+  """Every flag of the pages, by the parser that the tool itself uses."""
+  seen = set()
+  for page, words in commands():
+    if words[0] == 'sdar' and words[1] in tools.TOOLS:
+      module = importlib.import_module(tools.TOOLS[words[1]].module)
+      read = getattr(module, 'arguments', None)
+      if read is not None and '--help' not in words:
+        assert read(words[2:]), (page, words)
+        seen.add(words[1])
+  assert seen >= {'view'}
+
+
 def test_other_commands_name_programs_and_targets_that_are_there():
   makefile = (ROOT / 'Makefile').read_text()
   for page, words in commands():
@@ -189,7 +203,7 @@ def test_other_commands_name_programs_and_targets_that_are_there():
 
 @pytest.mark.parametrize(
   'module',
-  ['sdar_jax.compare', 'experiments.study', 'experiments.tables', 'experiments.tokens'],
+  ['sdar_jax.compare', 'experiments.study', 'experiments.tables', 'sdar_jax.look.view'],
 )
 def test_programs_say_what_they_take(module):
   done = subprocess.run(
@@ -211,7 +225,8 @@ def test_every_extra_and_every_argument_is_explained():
 
 def test_the_picture_is_what_the_small_model_says():
   """The first of its turns, of step 1: log-probs by the weights that ship here."""
-  record = tokens.read(ROOT / 'docs' / 'tokens.jsonl')[0]
+  lines = (ROOT / 'docs' / 'tokens.jsonl').read_text().splitlines()
+  record = json.loads(lines[0])
   turn, chat = record['turns'][0], Chat(TINY, enable_thinking=True)
   said = turn['tokens']
   bank = bank_file.load(TINY / 'skills.json')
@@ -231,7 +246,15 @@ def test_the_picture_is_what_the_small_model_says():
   np.testing.assert_allclose(
     said['gate'], 1 / (1 + np.exp(-5.0 * np.asarray(said['gap']))), atol=1e-6
   )
-  assert next(tokens.show(record, bank)) in README
+  assert said['teacher_prompt'] == chat.spell(prompts[1])
+  assert said['student_prompt'] == chat.spell(prompts[0])
+  (most,) = [i for i, gate in enumerate(said['gate']) if abs(gate - 0.5) > 0.2]
+  names = ('old_logprobs', 'teacher_logprobs', 'gap', 'gate')
+  numbers = [f'{said[name][most]:.2f}' for name in names]
+  told = 'student {}, teacher {}, gap {}, gate {}'.format(*numbers)
+  shown = (ROOT / 'docs' / 'images' / 'tokens.svg').read_text()
+  assert told in README and told.replace('-', '&#8722;') in shown
+  assert f'"{said["token_texts"][most].strip()}"' in ' '.join(README.split())
 
 
 def _logprobs(prompts, response, valid_vocab):
@@ -253,20 +276,3 @@ def _logprobs(prompts, response, valid_vocab):
     row[len(prompt) :][: len(response)]
     for row, prompt in zip(logprobs, prompts, strict=True)
   ]
-
-
-def test_tokens_of_a_run_are_printed(tmp_path, capsys, monkeypatch):
-  monkeypatch.chdir(tmp_path)  # A run of a checkout names its bank relative to that.
-  run = tmp_path / 'run'
-  (run / 'trajectories').mkdir(parents=True)
-  config = '{"skills.path": "experiments/tiny/alfworld/skills.json"}'
-  (run / 'config.json').write_text(config)
-  lines = (ROOT / 'docs' / 'tokens.jsonl').read_text()
-  (run / 'trajectories' / '000003.jsonl').write_text(lines)
-  assert tokens.main([str(run), '--step=3']) == 0
-  assert f'```\n{capsys.readouterr().out}```' in README
-  assert tokens.main([str(run)]) == 2
-  assert '000001.jsonl' in capsys.readouterr().err
-  (run / 'trajectories' / '000001.jsonl').write_text(lines[:100])
-  assert tokens.main([str(run)]) == 2
-  assert capsys.readouterr().err.count('\n') == 1

@@ -1,5 +1,7 @@
 """Evaluations of a run: played once for each step, shown beside its first."""
 
+import json
+
 import fakes
 import pytest
 
@@ -80,3 +82,29 @@ def test_there_is_no_before_of_another_panel_or_setting(tmp_path):
   assert _headings(console) == ['tasks', 'after', 'n'] and report['seed'] == 1
   assert any('there is no before' in line for line in console.lines)
   assert 'eval/superseded/: 2' in console.lines[0]
+
+
+def test_episodes_are_kept_with_their_report(tmp_path):
+  """They go aside with it, come back with it, and are written where it is played."""
+  keep = lambda played: [{'task': t.task_id, 'seed': seed} for t in played[:2]]
+  path = tmp_path / 'eval' / 'episodes' / '000000.jsonl'
+  for seed in (0, 1, 0):
+    evaluator, _ = _evaluator(tmp_path, seed)
+    evaluator._keep = keep
+    evaluator.sort()
+    sampler = fakes.ScriptedSampler(_script, 0)
+    evaluator.report(0, sampler)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line['seed'] for line in lines] == [seed, seed]
+  assert not sampler.requests  # The third time both came back.
+  (aside,) = (path.parent / 'superseded').glob('000000-*.jsonl')
+  assert '"seed": 1' in aside.read_text()
+
+
+def test_a_disk_without_room_for_episodes_costs_them_alone(tmp_path, caplog):
+  evaluator, _ = _evaluator(tmp_path)
+  evaluator._keep = lambda played: [{'task': 'x'}]
+  (tmp_path / 'eval').mkdir()
+  (tmp_path / 'eval' / 'episodes').touch()  # In the way of the directory.
+  assert evaluator.report(0, fakes.ScriptedSampler(_script, 0))['n'] == 6
+  assert 'episodes of the evaluation lost' in caplog.text

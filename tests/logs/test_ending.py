@@ -10,6 +10,7 @@ import pytest
 
 from sdar_jax.cli import command_line
 from sdar_jax.logs import ending
+from sdar_jax.look import view
 from sdar_jax.storage import ledger
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -90,6 +91,15 @@ def test_a_run_without_a_checkpoint_can_only_go_on():
   workdir = _run('run', saved=0, evaluated=0)
   _, commands = _shown([*CONFIG, f'--workdir={workdir}'], workdir, 6)
   assert [_parsed(words).mode for words in commands] == ['train']
+
+
+def test_a_run_with_episodes_can_be_looked_at():
+  workdir = _run('run', saved=0, evaluated=0)
+  (workdir / 'trajectories' / '000001.jsonl').touch()
+  _, (_, look) = _shown([*CONFIG, f'--workdir={workdir}'], workdir, 6)
+  assert look[:3] == ['-m', 'sdar_jax.main', 'view']
+  options = view.arguments(look[3:])
+  assert (str(options.run), options.html) == ('run', 'run/episodes.html')
 
 
 @pytest.mark.parametrize('found', [None, '/usr/bin/python', sys.executable])

@@ -1,0 +1,1 @@
+"""Looks at runs: episodes, their tokens, reports. Host: no JAX."""
