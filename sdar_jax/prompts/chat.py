@@ -6,15 +6,19 @@ encoded by a tokenizer that has no control tokens at all. So whatever an environ
 says, `<|im_end|>` in it stays the eleven characters that it is.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from sdar_jax.prompts import messages as messages_lib
 from sdar_jax.prompts import skeleton as skeletons
 from sdar_jax.prompts import tags
+from sdar_jax.prompts import template as templates
 from sdar_jax.prompts import tokenizer as tokenizer_lib
 from sdar_jax.prompts.encoder import Encoder, split
 from sdar_jax.prompts.tokenizer import TokenizerError
@@ -88,6 +92,10 @@ class Chat:
     strips = rendering.user != skeletons.USER
     self._instruction = instruction.rstrip() if strips else instruction
     self._ending = split(self._instruction, self._tags)
+    write = functools.partial(_write, files, switches, date, self._path)
+    self._speech = messages_lib.Speech(
+      write, encoder, self._tags, self._instruction, strips, self._path
+    )
     self._bare = self._skeleton(rendering, 'bare')
     after = rendering.bare.text.rpartition(rendering.user)[2]
     self.opening = tags.opening(after, [name for name in added if name not in said])
@@ -152,6 +160,50 @@ class Chat:
     closed = len(response_ids) and ids[0] == response_ids[-1] == self.stop_ids[0]
     return np.asarray(ids[1:] if closed else ids, np.int32)
 
+  def render_messages(
+    self,
+    messages: Sequence[messages_lib.Message],
+    tools: Sequence[messages_lib.Message] = (),
+  ) -> np.ndarray:
+    """The prompt of a conversation, as the tokenizer's template writes it.
+
+    Ids equal those of transformers' `apply_chat_template` with a generation prompt, as
+    long as no text holds a control token; where one does, it is plain text. What an
+    assistant said may hold the tokens of its tags.
+
+    Args:
+      messages: as `messages.checked` takes them.
+      tools: functions with schemas.
+
+    Returns:
+      [L] int32 ids.
+
+    Raises:
+      messages.MessageError: one line saying what is wrong with them, or that the
+        template does not show them.
+    """
+    return np.asarray(self._speech.prompt(messages, tools), np.int32)
+
+  def follow_messages(
+    self,
+    response_ids: np.ndarray,
+    messages: Sequence[messages_lib.Message],
+    tools: Sequence[messages_lib.Message] = (),
+  ) -> np.ndarray:
+    """Continues a conversation behind a response, as `follow` does.
+
+    Args:
+      response_ids: [R] the response; whatever ended it, its turn is closed.
+      messages: what was said since.
+      tools: of the conversation.
+
+    Returns:
+      [L] int32 ids of all that follows the response, generation prompt included.
+    """
+    ids = self._speech.follow(messages, tools)
+    closed = len(response_ids) and ids[0] == response_ids[-1] == self.stop_ids[0]
+    return np.asarray(ids[1:] if closed else ids, np.int32)
+
   def check_follow(self) -> None:
     """Raises TokenizerError where conversations cannot go on."""
     if self._follow_up is None:
@@ -178,6 +230,10 @@ class Chat:
     """
     ids = [i for i in np.asarray(ids, np.int64).tolist() if i not in self._silent]
     return self._encoder.decode(ids)
+
+  def token(self, index: int) -> str:
+    """Text of one id, control tokens included."""
+    return self._encoder.decode([index])
 
   def end_of(self, ids: np.ndarray, text: str) -> int:
     """Counts the sampled ids up to the end of `text`; all without it.
@@ -237,3 +293,18 @@ class Chat:
     parts = [files.digest, self._bare.parts, system, shown, self.stop_ids]
     text = json.dumps([*parts, self._passed_system, self._instruction])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write(
+  files: tokenizer_lib.Files,
+  switches: dict[str, Any],
+  date: str,
+  path: str,
+  conversation: templates.Conversation,
+) -> templates.Rendered:
+  """Writes one conversation with a tokenizer's template."""
+  variables = {**files.special, **switches}
+  try:
+    return templates.render(files.template, [conversation], variables, date)[0]
+  except templates.TemplateError as error:
+    raise TokenizerError(f'{path}: chat_template {error}') from None
