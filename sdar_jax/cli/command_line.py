@@ -156,7 +156,7 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def _run(text: str) -> pathlib.Path:
-  """The directory of a run that --checkpoint names."""
+  """Finds the directory of --checkpoint."""
   run = files.local_path(text, '--checkpoint')
   if not os.path.isdir(run):
     raise UsageError(f'--checkpoint={run}: no such directory of a run')

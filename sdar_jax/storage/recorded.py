@@ -19,7 +19,7 @@ _SHOWN = 3  # Keys of another version that an error or a warning names.
 
 
 def is_run(path: pathlib.Path) -> bool:
-  """Whether a directory is a run's rather than a model's."""
+  """Tells the directory of a run from that of a model."""
   return (path / 'checkpoints').is_dir() or (path / 'metrics.jsonl').is_file()
 
 
