@@ -100,7 +100,7 @@ def config() -> Any:
   c.train.minibatch_rows, c.train.microbatch_rows = 64, 32
   c.train.length_buckets, c.train.teacher_buckets = (64, 88), (96,)
   c.skills.token_budget = 8
-  c.optimizer.learning_rate = 1e-3
+  c.optimizer.learning_rate = 3e-4
   c.eval.split, c.eval.tasks, c.eval.every = 'valid_unseen', 100, 0
   c.eval.temperature = 1.0
   return c

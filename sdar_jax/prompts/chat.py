@@ -60,6 +60,7 @@ class Chat:
     instruction: str = '',
     date: str = DATE,
     model: str | pathlib.Path | None = None,
+    tools: Sequence[messages_lib.Message] | None = None,
   ):
     """Loads a tokenizer.
 
@@ -73,6 +74,8 @@ class Chat:
       date: YYYY-MM-DD, what a template that asks for the date is told.
       model: the directory or hub id whose generation_config.json says what else ends
         a response; None is `path`.
+      tools: of a world that speaks in messages: texts to render are then their JSON,
+        as `envs.talking` writes them. None: a text is one user's message.
 
     Raises:
       TokenizerError: one line naming the file and what is wrong with it.
@@ -103,6 +106,7 @@ class Chat:
     self._with_system, self._refusal = self._if_any(rendering, 'with_system')
     self._follow_up, self._no_follow_up = self._if_any(rendering, 'follow_up')
     self.system = rendering.default_system if system is None else system
+    self._tools = tools
     self._passed_system = system
     self.stop_ids = self._stop_ids(files, rendering.answered.text)
     # Ids that leave no trace in a text.
@@ -136,6 +140,9 @@ class Chat:
     Raises:
       TokenizerError: the template refuses a system message and there is one.
     """
+    said = None if self._tools is None else messages_lib.parse(user_text, system)
+    if said is not None:
+      return self.render_messages(said, self._tools)
     system = self._passed_system if system is None else system
     skeleton = self._bare if system is None else self._with_system
     if skeleton is None:
@@ -156,6 +163,9 @@ class Chat:
       TokenizerError: the template cannot be taken apart behind an answer.
     """
     self.check_follow()
+    said = None if self._tools is None else messages_lib.parse(user_text)
+    if said is not None:
+      return self.follow_messages(response_ids, said, self._tools)
     ids = self._follow_up.fill(user_text, None)
     closed = len(response_ids) and ids[0] == response_ids[-1] == self.stop_ids[0]
     return np.asarray(ids[1:] if closed else ids, np.int32)
@@ -291,6 +301,7 @@ class Chat:
   def _digest(self, files: tokenizer_lib.Files, shown: list[str]) -> str:
     system = self._with_system and self._with_system.parts
     parts = [files.digest, self._bare.parts, system, shown, self.stop_ids]
+    parts += [] if self._tools is None else [list(self._tools), files.template]
     text = json.dumps([*parts, self._passed_system, self._instruction])
     return hashlib.sha256(text.encode()).hexdigest()
 

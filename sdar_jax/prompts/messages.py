@@ -116,6 +116,31 @@ def checked_tools(tools: Any) -> list[dict[str, Any]]:
   return [dict(tool) for tool in tools]
 
 
+def parse(text: str, system: str | None = None) -> list[dict[str, Any]] | None:
+  """Reads the text of a turn in messages; None for any other text.
+
+  Args:
+    text: JSON of messages on one line; what stands before it, an empty line between, is
+      put before the first user's message.
+    system: is put behind the system message, or made one.
+  """
+  block, _, line = text.rpartition('\n\n')
+  if not line.startswith('['):
+    return None
+  messages = checked(files.parse_json(line, 'messages', list))
+  if block:
+    first = next((m for m in messages if m['role'] == 'user'), None)
+    if first is None:
+      messages.insert(0, {'role': 'user', 'content': block})
+    else:
+      first['content'] = f'{block}\n\n{first["content"]}'
+  if system and messages[0]['role'] == 'system':
+    messages[0]['content'] += f'\n\n{system}'
+  elif system:
+    messages.insert(0, {'role': 'system', 'content': system})
+  return messages
+
+
 class Speech:
   """Writes conversations with a template, and encodes them.
 

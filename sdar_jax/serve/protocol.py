@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sdar_jax.envs import tool_calls
 from sdar_jax.prompts import messages as messages_lib
-from sdar_jax.prompts import tool_calls
 from sdar_jax.prompts.chat import Chat
 from sdar_jax.rollout.request import SamplingParams
 
