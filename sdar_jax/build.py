@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from sdar_jax.batching.packing import SHARES, Packing
 from sdar_jax.config import ConfigError
-from sdar_jax.envs import base, worlds
+from sdar_jax.envs import base, talking, worlds
 from sdar_jax.envs.pool import pool
 from sdar_jax.learner import lengths, memory, optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
@@ -62,6 +62,7 @@ def make_chat(
     instruction=world.instruction,
     date=c.date,
     model=folder or c.path,
+    tools=world.tools if isinstance(world, talking.TalkingWorld) else None,
   )
   for tag in _format_tags(world):
     if tag not in tokenizer.opening + tokenizer.decode(tokenizer.encode_response(tag)):

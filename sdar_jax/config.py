@@ -27,6 +27,7 @@ _COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
 _SEED, _SECONDS = '[0, 4294967295]', '[1, 1000000]'
 # Of what one step holds: a list of more fills memory before anything is played.
 _HELD = '[1, 65536]'
+_PATHS = ('model.path', 'model.tokenizer', 'model.adapter', 'skills.path')
 _WORLD_PATHS = ('corpus', 'index')  # And every setting whose name ends in _dir.
 # Of a softmax whose logits are divided by it in float32.
 _TEMPERATURE = '[0.0001, 10000]'
@@ -348,12 +349,14 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: one is remote, or is not the file or directory that the key asks for.
   """
-  for key in ('model.path', 'model.tokenizer', 'model.adapter', 'skills.path'):
+  for key in path_keys(config):
     room, name = key.split('.')
     if not config[room][name]:
       continue
     path = files.local_path(config[room][name], f'config.{key}')
     config[room][name] = str(path)
+    if room == 'world':
+      continue
     there = shipped.find(path)
     if key == 'skills.path' and not os.path.isfile(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
@@ -361,10 +364,12 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
       raise ConfigError(f'config.{key}={str(path)!r}: no such directory')
     if room == 'model' and not hub.is_source(str(path)):
       raise ConfigError(f'config.{key}={str(path)!r}: {hub.NO_SOURCE}')
-  for name in config.world:
-    if (name.endswith('_dir') or name in _WORLD_PATHS) and config.world[name]:
-      path = files.local_path(config.world[name], f'config.world.{name}')
-      config.world[name] = str(path)
+
+
+def path_keys(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Lists the keys whose values, where there are any, are paths."""
+  own = [n for n in config.world if n.endswith('_dir') or n in _WORLD_PATHS]
+  return (*_PATHS, *(f'world.{name}' for name in own))
 
 
 def _check_method(config: ml_collections.ConfigDict) -> None:

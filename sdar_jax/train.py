@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,24 +30,27 @@ from sdar_jax.process.signals import StopSignal
 from sdar_jax.process.team import ALONE, Alone, PeerError
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts import teacher as teacher_lib
-from sdar_jax.rollout import episodes
-from sdar_jax.rollout.patience import EmptyStepError, Patience, fault_of_all
+from sdar_jax.rollout import collecting, episodes
+from sdar_jax.rollout.patience import EmptyStepError, Patience, check_any, fault_of_all
 from sdar_jax.storage import identity
 from sdar_jax.storage.workdir import Workdir
+
+_Stop = Callable[[], bool]
 
 
 class Run:
   """A run: its parts, its durable state and the phases of its loop."""
 
   def __init__(
-    self, config: ConfigDict, workdir: Workdir, stop: StopSignal, team: Alone
+    self, config: ConfigDict, workdir: Workdir, stop: _Stop, team: Alone, collect: Any
   ):
     host = parts_lib.host_parts(config)
     self.parts, self.state = parts_lib.training_parts(
       host, workdir.path, workdir.digest, team
     )
     self._signal, self.team = stop, team
-    self._collect = dealing.collector(team)
+    played = dealing.collector(team)
+    self._collect = collecting.adapted(collect) if collect else played
     p = self.parts
     self._replica = replica.Replica(p.model, p.mesh, config.model.dtype)
     self.console = Console(config.steps, sys.stdout if team.leads else None)
@@ -62,7 +66,7 @@ class Run:
       should_stop=stop,
       progress=self._progress,
       team=team,
-      collect=self._collect,
+      collect=played,
       keep=tokens.keeper(config.log.eval_episodes, p.chat.spell, host.plan.goals),
     )
     self.cursor = 0  # Next task in the training order.
@@ -115,10 +119,9 @@ class Run:
     if not self.team.leads:
       self.writer = writers.Mute()
       return
-    path = self.parts.directory
+    path, config = self.parts.directory, self.parts.config
     step = None if self.resumed is None else self.step
     digests = (self.resumed or {}).get('digests')  # Not in those of earlier versions.
-    config = self.parts.config
     others = sinks.make(
       path,
       step,
@@ -186,11 +189,7 @@ class Run:
     p = self.parts
     penalty = p.config.algorithm.invalid_penalty
     rows = rows_lib.rows(groups, invalid_penalty=penalty)
-    if not rows:
-      raise EmptyStepError(
-        f'step {self.step}: no episode has a turn to train on: every first prompt is'
-        f' above config.rollout.max_prompt_tokens={p.agent.max_prompt_tokens}'
-      )
+    check_any(rows, self.step, p.agent.max_prompt_tokens)
     return rows
 
   def teacher_prompts(self, rows: list[rows_lib.Row]) -> tuple[Any, Any]:
@@ -206,9 +205,8 @@ class Run:
 
   def pack(self, rows: list[rows_lib.Row], prompts: Any) -> tuple[list[Any], list[Any]]:
     """Packs the rows into minibatches, and the teacher's to be scored."""
-    p = self.parts
-    compares = p.learner.reads_distributions
-    return packing.pack(rows, prompts, p.packing, step=self.step, compares=compares)
+    how, compares = self.parts.packing, self.parts.learner.reads_distributions
+    return packing.pack(rows, prompts, how, step=self.step, compares=compares)
 
   def score(
     self, rows: list[rows_lib.Row], batch: list[Any], privileged: list[Any]
@@ -273,14 +271,10 @@ class Run:
       failed_saves=p.store.failed_saves,
     )
     timings |= step_lib.sampler_shares(self.sampled)
-    if faults:
-      counts = ', '.join(f'{kind} {count}' for kind, count in faults.items())
-      self.console.line(f'step {self.step}: environment faults: {counts}')
+    self.console.faults(self.step, faults)
     self.writer.write(self.step, values, timings)
     self.console.step(self.step, {**values, **timings})
-    cause = step_lib.hint(values)
-    if cause is not None:
-      self.console.line(f'step {self.step}: warning: {cause}')
+    self.console.warning(self.step, step_lib.hint(values))
     if int(self.state.skipped_in_a_row) >= recovery.SKIPS_IN_A_ROW:
       self.save()
       raise recovery.diverged(p.directory, self.step)
@@ -289,9 +283,7 @@ class Run:
     """Records the skills shown; retrieval may learn from them."""
     teacher = self.parts.teacher
     own = teacher_lib.student_views(teacher, rows, self._sees_skills(rows))
-    seen = {'rows_per_skill': views or [], 'rows_per_skill_of_students': own}
-    counts = {name: step_lib.skills_seen(shown) for name, shown in seen.items()}
-    counts = {name: count for name, count in counts.items() if count}
+    counts = step_lib.skills_shown(views or [], own)
     if counts:
       self.writer.teacher(self.step, counts)
     teacher.retriever.learn(step_lib.shown_by_episode(rows, views or own, own))
@@ -329,13 +321,21 @@ class Run:
       self.saved_step = self.step
 
 
-def train(config: ConfigDict, path: str | pathlib.Path, team: Alone = ALONE) -> None:
+def train(
+  config: ConfigDict,
+  path: str | pathlib.Path,
+  team: Alone = ALONE,
+  collect: collecting.Collector | None = None,
+  stop: _Stop | None = None,
+) -> None:
   """Trains until `config.steps`, from the workdir's last checkpoint.
 
   Args:
     config: of the run.
     path: of the work directory.
     team: the processes of the run, which all call this.
+    collect: plays the training episodes; None plays the config's world.
+    stop: whether to end after this step; None does as signals say.
 
   Raises:
     PeerError: another process ended with an error.
@@ -345,9 +345,10 @@ def train(config: ConfigDict, path: str | pathlib.Path, team: Alone = ALONE) -> 
     files.DiskError: the disk refuses a file of the run.
     ValueError: one line naming what in the config or the files is wrong.
   """
-  with StopSignal() as stop, Workdir(path, config, leads=team.leads) as workdir:
+  told = StopSignal() if stop is None else contextlib.nullcontext(stop)
+  with told as stop, Workdir(path, config, leads=team.leads) as workdir:
     dealing.meet(team, workdir)
-    run = Run(config, workdir, stop, team)
+    run = Run(config, workdir, stop, team, collect)
     workdir.record()
     run.identify()
     run.open_writer()

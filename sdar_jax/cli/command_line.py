@@ -88,7 +88,7 @@ def _parser() -> Parser:
     '--config',
     metavar='FILE.py[:ARGUMENT]',
     help='experiment, e.g. experiments/alfworld.py; one that does not lie here is'
-    ' looked for in the installation',
+    ' looked for in the installation; needed but where --checkpoint is given',
   )
   parser.add_argument(
     '--mode',
@@ -99,7 +99,10 @@ def _parser() -> Parser:
   )
   parser.add_argument('--workdir', metavar='DIR', help='train: directory of the run')
   parser.add_argument(
-    '--checkpoint', metavar='RUN', help='a run whose newest checkpoint is used'
+    '--checkpoint',
+    metavar='RUN',
+    help='a run whose newest checkpoint is used, and its configuration where no'
+    ' --config is given',
   )
   parser.add_argument(
     '--output', metavar='PATH', help='eval: JSON file; export, sft: directory'
@@ -129,10 +132,11 @@ def parse(argv: Sequence[str]) -> Command:
   for word in rest:
     if FLAG.match(word) and '.' not in word.partition('=')[0]:
       raise UsageError(f'{word}: no such flag{similar(word, _FLAGS)}')
-  if options.config is None:
+  mode = MODES[options.mode]
+  own = options.checkpoint is not None and 'checkpoint' in mode.reads
+  if options.config is None and not own:
     file = next((word for word in rest if '.py' in word), 'experiments/alfworld.py')
     raise UsageError(f'--config is missing: e.g. --config={file}')
-  mode = MODES[options.mode]
   for name in ('workdir', 'checkpoint', 'output', 'hosts'):
     given = getattr(options, name) is not None
     if given and name not in mode.reads:
@@ -144,8 +148,19 @@ def parse(argv: Sequence[str]) -> Command:
     team.place(hosts)
   from sdar_jax.cli import config_file  # Slow to import: --help does without.
 
-  config = config_file.read(options.config, rest)
+  if options.config is None:
+    config = config_file.of_run(_run(options.checkpoint), rest)
+  else:
+    config = config_file.read(options.config, rest)
   return Command(options.mode, config, *_paths(options), hosts)
+
+
+def _run(text: str) -> pathlib.Path:
+  """Finds the directory of --checkpoint."""
+  run = files.local_path(text, '--checkpoint')
+  if not os.path.isdir(run):
+    raise UsageError(f'--checkpoint={run}: no such directory of a run')
+  return run
 
 
 def _paths(options: argparse.Namespace) -> list[pathlib.Path | None]:
@@ -154,10 +169,10 @@ def _paths(options: argparse.Namespace) -> list[pathlib.Path | None]:
     text = getattr(options, name)
     paths.append(None if text is None else files.local_path(text, f'--{name}'))
   workdir, checkpoint, output = paths
+  if checkpoint is not None:
+    _run(options.checkpoint)
   if workdir is not None:
     files.check_directory(workdir, '--workdir')
-  if checkpoint is not None and not os.path.isdir(checkpoint):
-    raise UsageError(f'--checkpoint={checkpoint}: no such directory of a run')
   if output is not None and options.mode == 'eval':
     files.check_file(output, '--output')
   elif output is not None:

@@ -15,6 +15,7 @@ from sdar_jax import config as config_lib
 from sdar_jax import files
 from sdar_jax.process import shipped
 from sdar_jax.process.flags import FLAG, OVERRIDE, UsageError, similar
+from sdar_jax.storage import recorded
 
 
 def read(text: str, words: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -27,7 +28,22 @@ def read(text: str, words: Sequence[str] = ()) -> ml_collections.ConfigDict:
   Raises:
     ValueError: one line saying what is wrong, of the file, its `get_config` or a key.
   """
-  config = _load(text)
+  return checked(_load(text), words)
+
+
+def of_run(run: pathlib.Path, words: Sequence[str] = ()) -> ml_collections.ConfigDict:
+  """Reads and checks the configuration that a run recorded, keys set anew.
+
+  Raises:
+    ValueError: one line saying what is wrong, of the run's config.json or a key.
+  """
+  return checked(recorded.read(run), words)
+
+
+def checked(
+  config: ml_collections.ConfigDict, words: Sequence[str] = ()
+) -> ml_collections.ConfigDict:
+  """Sets the keys that words such as --config.steps=40 name; checks all."""
   _override(config, words)
   config_lib.validate(config)
   config_lib.resolve_paths(config)

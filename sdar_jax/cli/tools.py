@@ -19,6 +19,7 @@ class Tool:
 
 
 TOOLS = {
+  'serve': Tool("answer OpenAI's clients with a policy", 'sdar_jax.serve.command'),
   'compare': Tool('compare runs by method over seeds', 'sdar_jax.compare'),
   'view': Tool('look at episodes, token by token', 'sdar_jax.look.view'),
   'study': Tool('run methods x seeds, then compare', 'sdar_jax.cli.study'),

@@ -143,6 +143,17 @@ class Console:
     safe = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     self._console.print(rich.text.Text(safe), soft_wrap=not self._is_live)
 
+  def faults(self, step: int, counts: Mapping[str, int]) -> None:
+    """Prints the faults of environments by kind, if there were any."""
+    if counts:
+      said = ', '.join(f'{kind} {count}' for kind, count in counts.items())
+      self.line(f'step {step}: environment faults: {said}')
+
+  def warning(self, step: int, text: str | None) -> None:
+    """Prints a warning about a step; None is none."""
+    if text is not None:
+      self.line(f'step {step}: warning: {text}')
+
   def once(self, kind: str, text: str) -> None:
     """Prints the first line of its kind; '' is none."""
     if text and kind not in self._said:

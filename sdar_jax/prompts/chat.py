@@ -6,15 +6,19 @@ encoded by a tokenizer that has no control tokens at all. So whatever an environ
 says, `<|im_end|>` in it stays the eleven characters that it is.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from sdar_jax.prompts import messages as messages_lib
 from sdar_jax.prompts import skeleton as skeletons
 from sdar_jax.prompts import tags
+from sdar_jax.prompts import template as templates
 from sdar_jax.prompts import tokenizer as tokenizer_lib
 from sdar_jax.prompts.encoder import Encoder, split
 from sdar_jax.prompts.tokenizer import TokenizerError
@@ -56,6 +60,7 @@ class Chat:
     instruction: str = '',
     date: str = DATE,
     model: str | pathlib.Path | None = None,
+    tools: Sequence[messages_lib.Message] | None = None,
   ):
     """Loads a tokenizer.
 
@@ -69,6 +74,8 @@ class Chat:
       date: YYYY-MM-DD, what a template that asks for the date is told.
       model: the directory or hub id whose generation_config.json says what else ends
         a response; None is `path`.
+      tools: of a world that speaks in messages: texts to render are then their JSON,
+        as `envs.talking` writes them. None: a text is one user's message.
 
     Raises:
       TokenizerError: one line naming the file and what is wrong with it.
@@ -88,6 +95,10 @@ class Chat:
     strips = rendering.user != skeletons.USER
     self._instruction = instruction.rstrip() if strips else instruction
     self._ending = split(self._instruction, self._tags)
+    write = functools.partial(_write, files, switches, date, self._path)
+    self._speech = messages_lib.Speech(
+      write, encoder, self._tags, self._instruction, strips, self._path
+    )
     self._bare = self._skeleton(rendering, 'bare')
     after = rendering.bare.text.rpartition(rendering.user)[2]
     self.opening = tags.opening(after, [name for name in added if name not in said])
@@ -95,6 +106,7 @@ class Chat:
     self._with_system, self._refusal = self._if_any(rendering, 'with_system')
     self._follow_up, self._no_follow_up = self._if_any(rendering, 'follow_up')
     self.system = rendering.default_system if system is None else system
+    self._tools = tools
     self._passed_system = system
     self.stop_ids = self._stop_ids(files, rendering.answered.text)
     # Ids that leave no trace in a text.
@@ -128,6 +140,9 @@ class Chat:
     Raises:
       TokenizerError: the template refuses a system message and there is one.
     """
+    said = None if self._tools is None else messages_lib.parse(user_text, system)
+    if said is not None:
+      return self.render_messages(said, self._tools)
     system = self._passed_system if system is None else system
     skeleton = self._bare if system is None else self._with_system
     if skeleton is None:
@@ -148,7 +163,54 @@ class Chat:
       TokenizerError: the template cannot be taken apart behind an answer.
     """
     self.check_follow()
+    said = None if self._tools is None else messages_lib.parse(user_text)
+    if said is not None:
+      return self.follow_messages(response_ids, said, self._tools)
     ids = self._follow_up.fill(user_text, None)
+    closed = len(response_ids) and ids[0] == response_ids[-1] == self.stop_ids[0]
+    return np.asarray(ids[1:] if closed else ids, np.int32)
+
+  def render_messages(
+    self,
+    messages: Sequence[messages_lib.Message],
+    tools: Sequence[messages_lib.Message] = (),
+  ) -> np.ndarray:
+    """The prompt of a conversation, as the tokenizer's template writes it.
+
+    Ids equal those of transformers' `apply_chat_template` with a generation prompt, as
+    long as no text holds a control token; where one does, it is plain text. What an
+    assistant said may hold the tokens of its tags.
+
+    Args:
+      messages: as `messages.checked` takes them.
+      tools: functions with schemas.
+
+    Returns:
+      [L] int32 ids.
+
+    Raises:
+      messages.MessageError: one line saying what is wrong with them, or that the
+        template does not show them.
+    """
+    return np.asarray(self._speech.prompt(messages, tools), np.int32)
+
+  def follow_messages(
+    self,
+    response_ids: np.ndarray,
+    messages: Sequence[messages_lib.Message],
+    tools: Sequence[messages_lib.Message] = (),
+  ) -> np.ndarray:
+    """Continues a conversation behind a response, as `follow` does.
+
+    Args:
+      response_ids: [R] the response; whatever ended it, its turn is closed.
+      messages: what was said since.
+      tools: of the conversation.
+
+    Returns:
+      [L] int32 ids of all that follows the response, generation prompt included.
+    """
+    ids = self._speech.follow(messages, tools)
     closed = len(response_ids) and ids[0] == response_ids[-1] == self.stop_ids[0]
     return np.asarray(ids[1:] if closed else ids, np.int32)
 
@@ -239,5 +301,21 @@ class Chat:
   def _digest(self, files: tokenizer_lib.Files, shown: list[str]) -> str:
     system = self._with_system and self._with_system.parts
     parts = [files.digest, self._bare.parts, system, shown, self.stop_ids]
+    parts += [] if self._tools is None else [list(self._tools), files.template]
     text = json.dumps([*parts, self._passed_system, self._instruction])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write(
+  files: tokenizer_lib.Files,
+  switches: dict[str, Any],
+  date: str,
+  path: str,
+  conversation: templates.Conversation,
+) -> templates.Rendered:
+  """Writes one conversation with a tokenizer's template."""
+  variables = {**files.special, **switches}
+  try:
+    return templates.render(files.template, [conversation], variables, date)[0]
+  except templates.TemplateError as error:
+    raise TokenizerError(f'{path}: chat_template {error}') from None

@@ -2,17 +2,21 @@
 
 A template is a program by whoever published it. It runs in a process of its own, in
 jinja2's sandbox and inside limits of computing time, memory and output; it reads the
-messages and nothing else, and what it is told of the date never changes.
+messages and nothing else, and what it is told of the date never changes. The process
+waits for the next request, so that a conversation costs no start of Python.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,10 +29,11 @@ _ENVIRONMENT = ('LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH')  # What Python may need.
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-  """Messages with role and content, and whether to prompt the model."""
+  """Messages, whether to prompt the model, and the tools that it may call."""
 
-  messages: tuple[Mapping[str, str], ...]
+  messages: tuple[Mapping[str, Any], ...]
   add_generation_prompt: bool
+  tools: tuple[Mapping[str, Any], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,26 +74,81 @@ def render(
   return _render(json.dumps(request))
 
 
-@functools.lru_cache(maxsize=16)
-def _render(request: str) -> tuple[Rendered, ...]:
+class _Renderer:
+  """Renders templates in a process, one request after another."""
+
+  def __init__(self):
+    self._turn = threading.Lock()
+    self._process: subprocess.Popen[bytes] | None = None
+    self._owner = 0  # A fork of this process must not talk to its renderer.
+
+  def ask(self, request: str) -> dict[str, Any]:
+    """Renders a request of one line.
+
+    Raises:
+      TemplateError: it does not end, or fails as no template can.
+    """
+    with self._turn:
+      process = self._alive()
+      alarm = threading.Timer(_WALL_SECONDS, process.kill)
+      alarm.daemon = True
+      alarm.start()
+      try:
+        process.stdin.write(request.encode() + b'\n')
+        process.stdin.flush()
+        reply = process.stdout.readline()
+      except BrokenPipeError:
+        reply = b''
+      except BaseException:  # An answer that nobody waits for is not the next one's.
+        self._end()
+        raise
+      finally:
+        alarm.cancel()
+      if not reply:
+        raise TemplateError(self._cause())
+    return json.loads(reply)
+
+  def _alive(self) -> subprocess.Popen[bytes]:
+    if self._owner != os.getpid() or self._process.poll() is not None:
+      self._process, self._owner = _start(), os.getpid()
+    return self._process
+
+  def _end(self) -> None:
+    self._process.kill()
+    self._process.communicate()
+
+  def _cause(self) -> str:
+    """Says in one line why the process ended."""
+    _, said = self._process.communicate()
+    code = self._process.returncode
+    if code == -signal.SIGKILL:
+      return f'does not end within {_WALL_SECONDS} s, or needs too much memory'
+    if code < 0:
+      return f'does not end within {CPU_SECONDS} s of computing'
+    return (
+      ' '.join(said.decode(errors='replace').split('\n')[-2:]).strip()[:200] or 'fails'
+    )
+
+
+def _start() -> subprocess.Popen[bytes]:
   paths = [os.path.abspath(path) for path in sys.path]
   kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-  try:
-    done = subprocess.run(
-      [sys.executable, '-P', '-m', 'sdar_jax.prompts.template'],
-      input=request.encode(),
-      capture_output=True,
-      timeout=_WALL_SECONDS,
-      env={**kept, 'PYTHONPATH': os.pathsep.join(paths)},
-    )
-  except subprocess.TimeoutExpired:
-    raise TemplateError(f'does not end within {_WALL_SECONDS} s') from None
-  if done.returncode < 0:
-    raise TemplateError(f'does not end within {CPU_SECONDS} s of computing')
-  if done.returncode:
-    lines = done.stderr.decode(errors='replace').split('\n')
-    raise TemplateError(' '.join(lines[-2:]).strip()[:200] or 'fails')
-  reply = json.loads(done.stdout)
+  return subprocess.Popen(
+    [sys.executable, '-P', '-m', 'sdar_jax.prompts.template'],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    env={**kept, 'PYTHONPATH': os.pathsep.join(paths)},
+    start_new_session=True,  # What a terminal's keys end is the program, not this.
+  )
+
+
+_renderer = _Renderer()
+
+
+@functools.lru_cache(maxsize=64)
+def _render(request: str) -> tuple[Rendered, ...]:
+  reply = _renderer.ask(request)
   if 'error' in reply:
     raise TemplateError(reply['error'])
   return tuple(Rendered(**item) for item in reply['rendered'])
@@ -97,15 +157,25 @@ def _render(request: str) -> tuple[Rendered, ...]:
 def _limit() -> None:
   """Bounds this process as far as the system can."""
   for kind, value in (
-    (resource.RLIMIT_CPU, CPU_SECONDS),
     (resource.RLIMIT_AS, MEMORY_BYTES),
     (resource.RLIMIT_FSIZE, 0),
     (resource.RLIMIT_CORE, 0),
   ):
-    try:
-      resource.setrlimit(kind, (value, value))
-    except (ValueError, OSError):
-      continue
+    _set_limit(kind, value, value)
+
+
+def _limit_time() -> None:
+  """Bounds the time of the request at hand."""
+  _, most = resource.getrlimit(resource.RLIMIT_CPU)
+  used = resource.getrusage(resource.RUSAGE_SELF)
+  _set_limit(
+    resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + CPU_SECONDS, most
+  )
+
+
+def _set_limit(kind: int, soft: int, hard: int) -> None:
+  with contextlib.suppress(ValueError, OSError):
+    resource.setrlimit(kind, (soft, hard))
 
 
 def _environment(date: str) -> Any:
@@ -183,23 +253,31 @@ def _reason(error: Exception) -> str:
 
 
 def _serve() -> None:
-  """Reads one request from stdin, answers on stdout."""
-  request = json.loads(sys.stdin.buffer.read())
-  env = _environment(request['date'])
-  _limit()
-  try:
-    template = _compile(env, request['template'])
-  except Exception as error:  # Likewise, while it is parsed.
-    reply = {'error': _reason(error)}
-  else:
-    variables = {**request['variables'], 'tools': None, 'documents': None}
-    reply = {
-      'rendered': [
-        _one(template, {**variables, **conversation})
-        for conversation in request['conversations']
-      ]
-    }
-  sys.stdout.write(json.dumps(reply))
+  """Answers requests from stdin on stdout, a line each."""
+  environment = functools.lru_cache(maxsize=4)(_environment)
+  compiled = functools.lru_cache(maxsize=4)(_compile)
+  limited = False
+  for line in sys.stdin.buffer:
+    request = json.loads(line)
+    env = environment(request['date'])  # Imports jinja2, before there are limits.
+    if not limited:
+      _limit()
+      limited = True
+    _limit_time()
+    try:
+      template = compiled(env, request['template'])
+    except Exception as error:  # Likewise, while it is parsed.
+      reply = {'error': _reason(error)}
+    else:
+      variables = {**request['variables'], 'documents': None}
+      reply = {
+        'rendered': [
+          _one(template, {**variables, **conversation})
+          for conversation in request['conversations']
+        ]
+      }
+    sys.stdout.write(json.dumps(reply) + '\n')
+    sys.stdout.flush()
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from sdar_jax.batching.rows import Row
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Group
@@ -17,6 +18,15 @@ class EmptyStepError(RuntimeError):
   """No episode counts, for reasons of infrastructure."""
 
   exit_code = 70
+
+
+def check_any(rows: Sequence[Row], step: int, max_prompt_tokens: int) -> None:
+  """Raises EmptyStepError where a step has no row."""
+  if not rows:
+    raise EmptyStepError(
+      f'step {step}: no episode has a turn to train on: every first prompt is above'
+      f' config.rollout.max_prompt_tokens={max_prompt_tokens}'
+    )
 
 
 class Patience:

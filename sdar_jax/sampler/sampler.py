@@ -10,7 +10,7 @@ shares the batch or was there before.
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -121,14 +121,38 @@ class Sampler:
       FloatingPointError: a log-probability is not finite; every request is forgotten.
     """
     while self._waiting or self._held.free < self._count:
-      self._allocate()
-      self._admit()
-      active = int(self._slots.active.sum())
-      self._run(self._decode_chunk, active - math.ceil(self._fraction * active))
-      completions = self._collect()
+      completions = self.advance()
       if completions:
         return completions
     return []
+
+  def advance(self) -> list[Completion]:
+    """Admits what waits and decodes once: one pass of `poll`.
+
+    A server looks between two of these for new requests, and at `progress`.
+    """
+    self._allocate()
+    self._admit()
+    active = int(self._slots.active.sum())
+    self._run(self._decode_chunk, active - math.ceil(self._fraction * active))
+    return self._collect()
+
+  def progress(self) -> dict[Hashable, tuple[np.ndarray, np.ndarray]]:
+    """Gives the ids and log-probs so far of the requests that are decoding."""
+    ids, logprobs = self._responses
+    return {
+      job.request.request_id: (ids[slot, :count].copy(), logprobs[slot, :count].copy())
+      for slot, job in enumerate(self._jobs)
+      if job is not None and (count := int(self._slots.count[slot]))
+    }
+
+  def cancel(self, request_ids: Container[Hashable]) -> None:
+    """Forgets requests, waiting or decoding; their slots are free again."""
+    gone = lambda job: job is not None and job.request.request_id in request_ids
+    self._waiting = collections.deque(job for job in self._waiting if not gone(job))
+    for slot, job in enumerate(self._jobs):
+      if gone(job):
+        self._release(slot)
 
   def statistics(self) -> SamplerCounts:
     """Counts what was done since the last call."""

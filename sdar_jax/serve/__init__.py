@@ -1,0 +1,1 @@
+"""The endpoint: what OpenAI's clients ask, over the sampler. Device."""
