@@ -19,7 +19,7 @@ from benchmarks import core_path
 from docs import generate
 from experiments import arguments, tokens
 from sdar_jax import train
-from sdar_jax.cli import command_line
+from sdar_jax.cli import command_line, tools
 from sdar_jax.learner import scoring
 from sdar_jax.methods import table
 from sdar_jax.models import hf
@@ -62,7 +62,8 @@ def of_main():
     if name == 'docs/adding_a_world.md':  # Its own test has the files that they name.
       continue
     if words[0] == 'sdar':
-      yield name, words[1:]
+      if words[1] not in tools.TOOLS:
+        yield name, words[1:]
     elif words[1:3] == ['-m', 'sdar_jax.main']:
       yield name, words[3:]
 
