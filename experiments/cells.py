@@ -32,7 +32,8 @@ OPTIONAL = {
 }
 _FIXED = ('seed', 'algorithm.name')  # A cell's identity, which no override changes.
 # Reports of one study are compared: the panel may not change between two calls.
-_HARMLESS = (*(key for key in workdir_lib.HARMLESS if key != 'eval'), 'eval.every')
+# What imitation reads decides nothing of a run that trains.
+_HARMLESS = (*(k for k in workdir_lib.HARMLESS if k != 'eval'), 'eval.every', 'sft')
 
 
 class StudyError(ValueError):

@@ -186,13 +186,18 @@ KEYS: dict[str, Key] = {
   'log.tensorboard': Key(False, 'also write TensorBoard scalars to the workdir'),
   'log.wandb_project': Key('', 'also send numbers to this Weights & Biases project'),
   'sft.rows': Key(0, 'rows of expert demonstration; 0 outside --mode=sft', _AT_LEAST_0),
+  'sft.demonstrations': Key(
+    '', "a file of recorded episodes to imitate; '' means the world's experts"
+  ),
   'sft.copy_rows': Key(
     0,
     'rows of practice in copying that come first',
     _AT_LEAST_0,
   ),
   'sft.new_names': Key(False, 'names change places in every demonstration'),
-  'sft.skilled_fraction': Key(0.5, 'of the episodes whose prompts show skills', _SHARE),
+  'sft.skilled_fraction': Key(
+    0.5, 'of the episodes whose prompts show skills; 0 leaves no room for any', _SHARE
+  ),
   'sft.informed_fraction': Key(
     0.0, 'of the others that the informed expert plays too', _SHARE
   ),
@@ -333,14 +338,15 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: one is remote, or is not the file or directory that the key asks for.
   """
-  for key in ('model.path', 'model.tokenizer', 'model.adapter', 'skills.path'):
+  paths = ('model.path', 'model.tokenizer', 'model.adapter')
+  for key in (*paths, 'skills.path', 'sft.demonstrations'):
     room, name = key.split('.')
     if not config[room][name]:
       continue
     path = files.local_path(config[room][name], f'config.{key}')
     config[room][name] = str(path)
     there = shipped.find(path)
-    if key == 'skills.path' and not os.path.isfile(there):
+    if room in ('skills', 'sft') and not os.path.isfile(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
     if key == 'model.adapter' and not os.path.isdir(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such directory')

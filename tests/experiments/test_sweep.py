@@ -91,6 +91,19 @@ def test_a_method_whose_sweep_is_not_done_waits_and_others_go_on(tmp_path):
   assert [cell['attempts'] for cell in record['cells']] == [1] * 4
 
 
+def test_records_of_the_study_survive_a_sweep_that_goes_on(tmp_path, monkeypatch):
+  _, record = call(tmp_path)
+
+  def stop(tuning):
+    raise RuntimeError('killed here')
+
+  monkeypatch.setattr(sweep, 'choose', stop)
+  with pytest.raises(RuntimeError):
+    call(tmp_path, tuned(sweep_seeds=(100, 101, 102)))
+  kept = json.loads((tmp_path / 'out' / 'study.json').read_text())
+  assert kept['cells'] == record['cells'] and len(kept['sweep_cells']) == 9
+
+
 def test_keys_of_one_method_are_tried_together_and_dear_runs_can_be_short(tmp_path):
   both = {'distill_coef': (0.1, 0.5), 'gate_beta': (1.0, 5.0)}
   four = {'grpo': {'optimizer': {'learning_rate': (1e-5, 1e-4, 1e-3, 3e-3)}}}
