@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import rich.console
 import rich.table
 
 from experiments import cells as cells_lib
+from experiments import sweep
 from experiments.cells import Cell, StudyError
 from sdar_jax import compare, files
 from sdar_jax.storage import workdir as workdir_lib
@@ -77,6 +78,8 @@ class Runner:
       limit.
     say: takes a line for people.
     command: that trains a cell.
+    name: of the list of their records in `study.json`.
+    beside: what else that says.
   """
 
   def __init__(
@@ -89,10 +92,12 @@ class Runner:
     cell_seconds: float,
     say: Callable[[str], None],
     command: Callable[[Cell], list[str]] = cells_lib.training_command,
+    name: str = 'cells',
+    beside: Mapping[str, Any] | None = None,
   ):
     self._cells, self._output, self._say = list(cells), output, say
     self._retries, self._cell_seconds = retries, cell_seconds
-    self._command = command
+    self._command, self._name, self._beside = command, name, dict(beside or {})
     self._cores = sorted(os.sched_getaffinity(0)) if _CONFINES else []
     if 0 < len(self._cores) < jobs:
       say(f'{jobs} jobs on {len(self._cores)} cores: they will share them')
@@ -197,7 +202,7 @@ class Runner:
     """Writes study.json."""
     content = {'schema': 1, 'cores_per_cell': self._lanes}
     content['environment'] = self._environment
-    content['cells'] = [cell.record() for cell in self._cells]
+    content |= {**self._beside, self._name: [cell.record() for cell in self._cells]}
     text = json.dumps(content, indent=1)
     files.write_atomic(self._output / 'study.json', text.encode())
 
@@ -249,52 +254,87 @@ def run(
     WorkdirError: another call is at work in `output`.
   """
   cells = cells_lib.make_cells(study, output)
+  tuning = sweep.make_cells(study, output)
+  if tuning:
+    sweep.check_splits(cells, tuning)
   console = rich.console.Console(markup=False, highlight=False, soft_wrap=True)
+  limits = {'retries': study.retries, 'cell_seconds': study.cell_seconds}
+  how = {'jobs': jobs, 'say': console.print, 'command': command, **limits}
   with workdir_lib.Workdir(output, study):  # One call at a time.
-    _look_back(cells, output, console)
-    runner = Runner(
-      cells,
-      output,
-      jobs=jobs,
-      retries=study.retries,
-      cell_seconds=study.cell_seconds,
-      say=console.print,
-      command=command,
-    )
-    signals = signal.SIGINT, signal.SIGTERM
-    earlier = [signal.signal(number, runner.stop) for number in signals]
-    try:
-      runner.run()
-    except OSError:  # A full disk, say: no process goes on unwatched.
-      runner.stop()
-      raise
-    finally:
-      for number, handler in zip(signals, earlier, strict=True):
-        signal.signal(number, handler)
+    past, beside = _past(output), {}
+    if tuning:
+      _look_back(tuning, past, console)
+      named = {'name': 'sweep_cells', 'beside': {'cells': past['cells']}}
+      stopped = _play(Runner(tuning, output, **how, **named))
+      choices = sweep.choose(tuning)
+      sweep.show(choices, console)
+      beside['sweep'] = {name: choice.record() for name, choice in choices.items()}
+      beside['sweep_cells'] = [cell.record() for cell in tuning]
+      if stopped:
+        return _stopped(tuning, console)
+      best = {name: choice.best for name, choice in choices.items()}
+      cells = cells_lib.make_cells(study, output, best)
+    _look_back(cells, past, console)
+    _hold_back({cell.method for cell in tuning} - {*beside.get('sweep', {})}, cells)
+    stopped = _play(Runner(cells, output, **how, beside=beside))
     show(cells, console)
-    states = {cell.state for cell in cells}
-    if runner.stopping:
-      console.print('stopped on request: the same command goes on')
-      return 0 if states <= {'done', 'stopped'} else 1
+    if stopped:
+      return _stopped(cells, console)
     compared = _compare(cells, study.baseline, output, console)
-  return 0 if compared and states == {'done'} else 1
+  return 0 if compared and {cell.state for cell in cells} == {'done'} else 1
 
 
-def _look_back(
-  cells: Sequence[Cell], output: pathlib.Path, console: rich.console.Console
-) -> None:
-  """Finds what earlier calls left, and says so."""
+def _play(runner: Runner) -> bool:
+  """Runs all cells; returns whether it was asked to stop."""
+  signals = signal.SIGINT, signal.SIGTERM
+  earlier = [signal.signal(number, runner.stop) for number in signals]
+  try:
+    runner.run()
+  except OSError:  # A full disk, say: no process goes on unwatched.
+    runner.stop()
+    raise
+  finally:
+    for number, handler in zip(signals, earlier, strict=True):
+      signal.signal(number, handler)
+  return runner.stopping
+
+
+def _stopped(cells: Sequence[Cell], console: rich.console.Console) -> int:
+  console.print('stopped on request: the same command goes on')
+  return 0 if {cell.state for cell in cells} <= {'done', 'stopped'} else 1
+
+
+def _hold_back(methods: Collection[str], cells: Sequence[Cell]) -> None:
+  """Keeps cells without a chosen number from being run."""
+  for cell in cells:
+    if cell.method in methods:
+      cell.state, cell.error = 'blocked', 'its sweep is not done'
+
+
+def _past(output: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+  """Reads the records that earlier calls left."""
   path = output / 'study.json'
   try:
-    records = files.read_json(path)['cells'] if path.exists() else []
-    past = {record['workdir']: record for record in records}
-    for cell in cells:
-      if cell.workdir.exists() and str(cell.workdir) in past:
-        cell.remember(past[str(cell.workdir)])
+    content = files.read_json(path) if path.exists() else {'cells': []}
+    past = {name: content.get(name, []) for name in ('sweep_cells', 'cells')}
+    for record in [*past['cells'], *past['sweep_cells']]:
+      Cell('', 0, '', {}, None, pathlib.Path(record['workdir'])).remember(record)
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     what = files.one_line(error)
     raise StudyError(f'{path} is damaged ({what}): delete it to go on') from error
+  return past
+
+
+def _look_back(
+  cells: Sequence[Cell],
+  past: Mapping[str, Sequence[dict[str, Any]]],
+  console: rich.console.Console,
+) -> None:
+  """Finds what earlier calls left, and says so."""
+  records = {one['workdir']: one for listed in past.values() for one in listed}
   for cell in cells:
+    if cell.workdir.exists() and str(cell.workdir) in records:
+      cell.remember(records[str(cell.workdir)])
     cell.check()
     if cell.state == 'blocked':
       console.print(f'{cell}: blocked: {cell.error}')

@@ -27,7 +27,13 @@ _COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
 _SEED, _SECONDS = '[0, 4294967295]', '[1, 1000000]'
 # Of what one step holds: a list of more fills memory before anything is played.
 _HELD = '[1, 65536]'
-_PATHS = ('model.path', 'model.tokenizer', 'model.adapter', 'skills.path')
+_PATHS = (
+  'model.path',
+  'model.tokenizer',
+  'model.adapter',
+  'skills.path',
+  'sft.demonstrations',
+)
 _WORLD_PATHS = ('corpus', 'index')  # And every setting whose name ends in _dir.
 # Of a softmax whose logits are divided by it in float32.
 _TEMPERATURE = '[0.0001, 10000]'
@@ -202,13 +208,18 @@ KEYS: dict[str, Key] = {
   'log.tensorboard': Key(False, 'also write TensorBoard scalars to the workdir'),
   'log.wandb_project': Key('', 'also send numbers to this Weights & Biases project'),
   'sft.rows': Key(0, 'rows of expert demonstration; 0 outside --mode=sft', _AT_LEAST_0),
+  'sft.demonstrations': Key(
+    '', "a file of recorded episodes to imitate; '' means the world's experts"
+  ),
   'sft.copy_rows': Key(
     0,
     'rows of practice in copying that come first',
     _AT_LEAST_0,
   ),
   'sft.new_names': Key(False, 'names change places in every demonstration'),
-  'sft.skilled_fraction': Key(0.5, 'of the episodes whose prompts show skills', _SHARE),
+  'sft.skilled_fraction': Key(
+    0.5, 'of the episodes whose prompts show skills; 0 leaves no room for any', _SHARE
+  ),
   'sft.informed_fraction': Key(
     0.0, 'of the others that the informed expert plays too', _SHARE
   ),
@@ -358,7 +369,7 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
     if room == 'world':
       continue
     there = shipped.find(path)
-    if key == 'skills.path' and not os.path.isfile(there):
+    if room in ('skills', 'sft') and not os.path.isfile(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
     if key == 'model.adapter' and not os.path.isdir(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such directory')

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on a scripted expert's episodes (`--mode=sft`).
+"""Supervised fine-tuning on demonstrations (`--mode=sft`).
 
 Where the prompt shows skills, the expert that searches likely places first answers;
 where it does not, one that explores blindly. So the policy learns to act by what its
@@ -27,10 +27,10 @@ from sdar_jax.batching import packing
 from sdar_jax.config import ConfigError
 from sdar_jax.learner import lengths, scoring
 from sdar_jax.models import decoder, export, lora, sharding
-from sdar_jax.process import terminal
+from sdar_jax.process import shipped, terminal
 from sdar_jax.prompts import chat
 from sdar_jax.prompts.skills import NOTHING
-from sdar_jax.rollout import demonstrations
+from sdar_jax.rollout import demonstrations, recorded
 from sdar_jax.rollout.demonstrations import Demonstration, Lessons
 
 _SHORTEST_COPY, _LONGEST_COPY = 8, 48  # Tokens; what small models have to copy.
@@ -73,7 +73,10 @@ def _practice(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
 
 def _lessons(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
   """Makes the demonstrations of `config.sft`."""
-  c, limits = parts.config.sft, parts.config.rollout
+  c = parts.config.sft
+  if c.demonstrations:
+    return _recorded(parts)
+  limits = parts.config.rollout
   out = demonstrations.play(
     parts.world,
     parts.world.tasks('train'),
@@ -97,13 +100,30 @@ def _lessons(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
   )
 
 
+def _recorded(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
+  """Makes the demonstrations of a file."""
+  c, talks = parts.config, lengths.talks(parts.config)
+  limits, path = c.rollout, shipped.find(c.sft.demonstrations)
+  room = c.skills.token_budget * (c.sft.skilled_fraction > 0)
+  if talks:
+    parts.chat.check_follow()
+  return recorded.imitate(
+    recorded.read(path, parts.world.name),
+    render=parts.chat.render,
+    follow=parts.chat.follow if talks else None,
+    encode=functools.partial(_encode, parts.chat, limits.max_response_tokens),
+    most=limits.max_prompt_tokens + room,
+    seed=c.seed,
+  )
+
+
 def _encode(tokenizer: chat.Chat, limit: int, text: str) -> np.ndarray:
   """Encodes an expert's response; checks its length."""
   ids = tokenizer.encode_response(text)
   if len(ids) > limit:
     raise ConfigError(
       f'config.rollout.max_response_tokens={limit}: must hold the'
-      f" expert's answers, here of {len(ids)} tokens"
+      f' answers to imitate, here of {len(ids)} tokens'
     )
   return ids
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from experiments.cells import WORLDS
+from experiments.sources import WORLDS
 from experiments.tiny import tokenizer
 from sdar_jax import build, sft
 from sdar_jax.models import decoder, export, hf
