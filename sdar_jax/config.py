@@ -27,13 +27,8 @@ _COUNT, _AT_LEAST_0, _SHARE = '[1, inf)', '[0, inf)', '[0, 1]'
 _SEED, _SECONDS = '[0, 4294967295]', '[1, 1000000]'
 # Of what one step holds: a list of more fills memory before anything is played.
 _HELD = '[1, 65536]'
-_PATHS = (
-  'model.path',
-  'model.tokenizer',
-  'model.adapter',
-  'skills.path',
-  'sft.demonstrations',
-)
+_PATHS = ('model.path', 'model.tokenizer', 'model.adapter', 'skills.path')
+_PATHS += ('sft.demonstrations',)
 _WORLD_PATHS = ('corpus', 'index')  # And every setting whose name ends in _dir.
 # Of a softmax whose logits are divided by it in float32.
 _TEMPERATURE = '[0.0001, 10000]'
