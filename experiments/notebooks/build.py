@@ -1,9 +1,9 @@
-"""Writes the notebooks from the cells of demo.py.
+"""Writes the notebooks from the files of cells beside it.
 
   python -m experiments.notebooks.build
 
-A cell begins at `# %%`, `[markdown]` if it is text, and a device if it is for its
-notebook alone.
+A cell begins at `# %%`, `[markdown]` if it is text, and a device if it is for the
+notebook of that device alone.
 """
 
 import json
@@ -16,17 +16,22 @@ from sdar_jax import files
 from sdar_jax.process import flags, terminal
 
 FOLDER = pathlib.Path(__file__).parent
-# What Colab offers first: docs/hardware.md has what fits it.
-_RUNTIMES = {
-  'tpu': {'accelerator': 'TPU', 'colab': {'gpuType': 'V5E1'}},
-  'gpu': {'accelerator': 'GPU', 'colab': {'gpuType': 'L4'}},
+_CELLS = '_cells.py'
+# Where cells are, the device that some are for, and what Colab offers first for it:
+# docs/hardware.md has what fits that.
+NOTEBOOKS: dict[str, tuple[str, str, dict[str, Any]]] = {
+  'quickstart': ('quickstart', '', {}),
+  'method_lab': ('method_lab', '', {}),
+  'tpu_demo': ('demo', 'tpu', {'accelerator': 'TPU', 'colab': {'gpuType': 'V5E1'}}),
+  'gpu_demo': ('demo', 'gpu', {'accelerator': 'GPU', 'colab': {'gpuType': 'L4'}}),
 }
 _HEADER = re.compile(r'^# %%( \[markdown\])?(?: (\w+))?\n', re.MULTILINE)
 
 
-def cells(device: str) -> Iterator[tuple[str, str]]:
+def cells(name: str) -> Iterator[tuple[str, str]]:
   """Yields kind ('code' or 'markdown') and text of a notebook's cells."""
-  text = (FOLDER / 'demo.py').read_text(encoding='utf-8')
+  source, device, _ = NOTEBOOKS[name]
+  text = (FOLDER / f'{source}{_CELLS}').read_text(encoding='utf-8')
   _, *parts = _HEADER.split(text)
   for markdown, only, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
     if only not in (None, device):
@@ -37,10 +42,10 @@ def cells(device: str) -> Iterator[tuple[str, str]]:
       yield 'code', body.strip()
 
 
-def notebook(device: str) -> dict[str, Any]:
+def notebook(name: str) -> dict[str, Any]:
   """Makes a notebook without outputs, in format 4."""
   made = []
-  for kind, text in cells(device):
+  for kind, text in cells(name):
     cell = {'cell_type': kind, 'metadata': {}, 'source': text.splitlines(True)}
     code = {'execution_count': None, 'outputs': []} if kind == 'code' else {}
     made.append({**cell, **code})
@@ -48,7 +53,7 @@ def notebook(device: str) -> dict[str, Any]:
   about = {'kernelspec': kernel, 'language_info': {'name': 'python'}}
   return {
     'cells': made,
-    'metadata': {**_RUNTIMES[device], **about},
+    'metadata': {**NOTEBOOKS[name][2], **about},
     'nbformat': 4,
     'nbformat_minor': 4,
   }
@@ -57,8 +62,8 @@ def notebook(device: str) -> dict[str, Any]:
 def contents() -> dict[pathlib.Path, str]:
   """Makes path and text of each notebook."""
   return {
-    FOLDER / f'{device}_demo.ipynb': json.dumps(notebook(device), indent=1) + '\n'
-    for device in _RUNTIMES
+    FOLDER / f'{name}.ipynb': json.dumps(notebook(name), indent=1) + '\n'
+    for name in NOTEBOOKS
   }
 
 

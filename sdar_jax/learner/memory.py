@@ -19,7 +19,7 @@ from sdar_jax.models import attention, decoder, sharding
 GIB = 2**30
 _F32 = 4  # Bytes.
 # Copies of an array that XLA keeps at a time, seen in compiled programs.
-_SCORES, _LOGITS = 3, 2
+_SCORES, _LOGITS, _BACK = 3, 2, 1.5
 # Which keys make a part smaller.
 _CURES = {
   'trained': 'config.mesh.fsdp or config.model.lora_rank',
@@ -123,8 +123,8 @@ def plan(
     'update': {
       **kept,
       'gradients': _F32 * trained * (1 + sizes.several),
-      # Moments come when the activations are gone.
-      'activations': max(work(sizes.rows, sizes.length, True), away * moments),
+      # Moments come back when the activations are gone.
+      'activations': max(work(sizes.rows, sizes.length, True), away * _BACK * moments),
     },
   }
 

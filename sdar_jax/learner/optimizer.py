@@ -34,11 +34,8 @@ def make_optimizer(
 def check_place(where: str, device: jax.Device) -> None:
   """Raises ValueError where a device has no memory for moments."""
   kind = PLACES[where]
-  try:
-    found = [None, *(memory.kind for memory in device.addressable_memories())]
-  except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
-    found = [None, kind]  # A device that is not here: its compiler will say.
-  if kind not in found:
+  found = [memory.kind for memory in device.addressable_memories()]
+  if kind and kind not in found:
     raise ValueError(
       f'config.optimizer.moments={where!r}: {device.device_kind} has no memory of the'
       f" kind {kind!r} in this JAX: take 'device'"
@@ -117,14 +114,22 @@ def apply(
   """
   norm = optax.tree.norm(grads)
   rate = learning_rate(state.step, peak=peak, warmup_steps=warmup_steps)
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
+
+  def updated(grads: Any, params: Any, opt_state: Any) -> tuple[Any, Any]:
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return jax.tree.map(lambda p, u: p + rate * u, params, updates), opt_state
+
+  given = grads, state.params, state.opt_state
   # Moments, too: an infinite one would hold its weight where it is for good.
-  good = jnp.isfinite(norm) & jnp.isfinite(loss) & _finite((params, opt_state))
+  good = jnp.isfinite(norm) & jnp.isfinite(loss) & _finite(updated(*given))
+  # What was looked at is computed again to be kept, in the place of the old: nobody
+  # holds weights and moments twice until the answer is known.
+  good, given = jax.lax.optimization_barrier((good, given))
+  params, opt_state = updated(*given)
   keep = functools.partial(jnp.where, good)
   state = state._replace(
-    params=jax.tree.map(keep, params, state.params),
-    opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+    params=jax.tree.map(keep, params, given[1]),
+    opt_state=jax.tree.map(keep, opt_state, given[2]),
     skipped=state.skipped + ~good,
     skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
   )

@@ -279,6 +279,16 @@ def test_an_update_that_overflows_a_weight_is_skipped():
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_an_update_looks_before_it_writes():
+  """So that nothing is held twice; XLA for CPU ignores it (tests/learner/test_fits)."""
+  learner = micro.learner(optimized=True)
+  state = learner.init_state(_params())
+  lowered = learner._apply.lower(state, _params(), jnp.zeros(()))
+  assert 'optimization_barrier' in lowered.as_text()
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+  assert lowered.compile().memory_analysis().alias_size_in_bytes >= 3 * size
+
+
 @pytest.mark.parametrize(('algorithm', 'more'), [('sdar', 0), ('sdpg', 1)])
 def test_only_whole_distributions_are_compiled_for_pairs_of_widths(algorithm, more):
   learner = micro.learner(algorithm=algorithm)

@@ -215,7 +215,7 @@ def test_moments_on_the_host_leave_room_for_activations():
   # Without activations to speak of, what comes back for the update is all there is.
   small = dataclasses.replace(SIZES, rows=1, length=8, moments_at='host')
   least = memory.plan(model, one, small)['update']['activations']
-  assert least == plans[0]['update']['moments']
+  assert least == 1.5 * plans[0]['update']['moments']
 
 
 @pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
