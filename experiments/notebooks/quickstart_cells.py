@@ -44,7 +44,8 @@ import sdar_jax
 
 config = sdar_jax.config_of(
   'experiments/alfworld.py:model=tiny',
-  {'steps': STEPS, 'eval.tasks': TASKS, 'eval.every': 0, 'log.token_rows': 10**6},
+  {'eval.tasks': TASKS, 'eval.every': 0, 'log.token_episodes': 16},
+  steps=STEPS,
 )
 sdar_jax.train(config, WORKDIR)
 
@@ -81,17 +82,18 @@ figure.tight_layout()
 #
 # The last step's episodes, each token on the colour of its gate: what the student saw,
 # what the teacher saw besides, what was sampled, and where the two disagreed. Point at
-# a token for its numbers.
+# a token for its numbers. [docs/looking.md](../../docs/looking.md) explains the page.
 
 # %%
+import html
+
 from IPython.display import HTML, display
 
-page = f'{WORKDIR}/episodes.html'
-view = ('view', WORKDIR, f'--step={STEPS}', f'--html={page}')
+page = pathlib.Path(WORKDIR, 'episodes.html')
+view = ('view', WORKDIR, f'--step={STEPS}', '--kind=train', f'--html={page}')
 subprocess.run((sys.executable, '-m', 'sdar_jax.main', *view), check=True)
-text = pathlib.Path(page).read_text()
-frame = f'<iframe srcdoc="{sdar_jax.escaped(text)}" width="100%" height="700"></iframe>'
-display(HTML(frame))
+framed = '<iframe srcdoc="{}" width="100%" height="700" style="border:0"></iframe>'
+display(HTML(framed.format(html.escape(page.read_text()))))
 
 # %% [markdown]
 # ## Ask it
