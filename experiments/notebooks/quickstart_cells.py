@@ -92,7 +92,7 @@ from IPython.display import HTML, display
 page = pathlib.Path(WORKDIR, 'episodes.html')
 view = ('view', WORKDIR, f'--step={STEPS}', '--kind=train', f'--html={page}')
 subprocess.run((sys.executable, '-m', 'sdar_jax.main', *view), check=True)
-framed = '<iframe srcdoc="{}" width="100%" height="700" style="border:0"></iframe>'
+framed = '<div><iframe srcdoc="{}" width="100%" height="700"></iframe></div>'
 display(HTML(framed.format(html.escape(page.read_text()))))
 
 # %% [markdown]
@@ -102,10 +102,12 @@ display(HTML(framed.format(html.escape(page.read_text()))))
 
 # %%
 policy = sdar_jax.load(WORKDIR)
-answer = policy.generate(
-  'You are in the middle of a room. Your task is: open drawer 1.'
-)
-print(answer.text, answer.stop_reason, round(float(answer.logprobs.sum()), 2))
+prompt = """cool some lettuce and put it in countertop.
+at start
+new cabinet 1 countertop 1 countertop 2 fridge 1 garbagecan 1 microwave 1 shelf 1"""
+for seed in range(3):
+  answer = policy.generate(prompt, seed=seed)
+  print(f'{answer.text}  ({answer.logprobs.sum():.2f} nats)')
 
 # %% [markdown]
 # ## What next
