@@ -21,6 +21,7 @@ class Tool:
 TOOLS = {
   'compare': Tool('compare runs by method over seeds', 'sdar_jax.compare'),
   'view': Tool('look at episodes, token by token', 'sdar_jax.look.view'),
+  'report': Tool('draw how runs went', 'sdar_jax.look.report'),
   'study': Tool('run methods x seeds, then compare', 'sdar_jax.cli.study'),
 }
 
