@@ -22,6 +22,7 @@ TOOLS = {
   'serve': Tool("answer OpenAI's clients with a policy", 'sdar_jax.serve.command'),
   'compare': Tool('compare runs by method over seeds', 'sdar_jax.compare'),
   'view': Tool('look at episodes, token by token', 'sdar_jax.look.view'),
+  'report': Tool('draw how runs went', 'sdar_jax.look.report'),
   'study': Tool('run methods x seeds, then compare', 'sdar_jax.cli.study'),
 }
 

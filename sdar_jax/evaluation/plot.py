@@ -56,7 +56,7 @@ def learning_curves(
 
 
 def _figure(make: Any, comparison: Comparison, metric: str) -> Any:
-  rows = [_banded(row, comparison) for row in comparison.rows if row.metric == metric]
+  rows = [banded(row, comparison) for row in comparison.rows if row.metric == metric]
   title = f'{metric}, %, on {comparison.evaluation.panel}; 95 % bands'
   if len(rows) <= _TOGETHER:
     figure = make(figsize=_SIZE, layout='constrained')
@@ -93,7 +93,7 @@ def _is_rate(row: ComparedRow) -> bool:
   return row.metric == 'success'
 
 
-def _banded(row: ComparedRow, comparison: Comparison) -> ComparedRow:
+def banded(row: ComparedRow, comparison: Comparison) -> ComparedRow:
   """Gives the curve of a single seed its interval for new tasks."""
   if len(row.seeds) > 1 or not _is_rate(row):
     return row

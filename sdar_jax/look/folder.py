@@ -10,7 +10,7 @@ import dataclasses
 import mmap
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sdar_jax import files
@@ -157,6 +157,14 @@ def read(path: pathlib.Path, step: int | None = None) -> RunFolder:
   ]
   if not episodes:
     raise LookError(notes[0] if notes else f'{path}: its files are empty')
+  return open_folder(path, episodes, notes)
+
+
+def open_folder(
+  path: pathlib.Path, episodes: Iterable[Head] = (), notes: Iterable[str] = ()
+) -> RunFolder:
+  """Reads what a run directory says of itself, without its episodes."""
+  notes = list(notes)
   return RunFolder(
     path=path,
     name='/'.join(path.absolute().parts[-2:]).lstrip('/'),

@@ -127,7 +127,7 @@ def _line(x: float, y: float, text: str, mark: bool) -> Iterator[str]:
 
 
 def _wrapped(text: str, columns: int) -> Iterable[str]:
-  """Cuts a text into lines of so many letters, at blanks where there are some."""
+  """Cuts a text into lines of so many letters, at blanks."""
   if not text:
     return []
   return itertools.chain.from_iterable(_cut(line, columns) for line in text.split('\n'))
