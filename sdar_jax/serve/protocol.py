@@ -58,7 +58,7 @@ class Limits:
     body_bytes: of a request.
     queue: requests that wait or decode at a time, each of `n` counted.
     choices: n, at most.
-    seconds: for a body to come, and for an answer to be ready.
+    seconds: for an answer to be ready.
     sessions: conversations that are remembered, the newest.
   """
 

@@ -1,5 +1,6 @@
 """A server in a thread, for `sdar serve` and for training. Device."""
 
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import uvicorn
 
+from sdar_jax.envs.base import EnvironmentFault
 from sdar_jax.prompts.chat import Chat
 from sdar_jax.rollout.collecting import Asked
 from sdar_jax.rollout.episodes import Interrupted, task_key
@@ -16,8 +18,8 @@ from sdar_jax.sampler.sampler import Sampler
 from sdar_jax.serve.app import App
 from sdar_jax.serve.engine import Engine
 from sdar_jax.serve.protocol import Limits
-from sdar_jax.serve.sessions import Sessions
-from sdar_jax.trajectory import Group
+from sdar_jax.serve.sessions import SessionError, Sessions
+from sdar_jax.trajectory import Group, Outcome, Trajectory
 
 _CONNECTIONS = 1024  # More are answered 503 at once.
 _SLICE = 0.2  # Seconds between two looks at whether the run shall stop.
@@ -41,6 +43,7 @@ class Server:
     limits: of what is taken.
     seed: leading part of the identity of what sessions draw.
     talks: whether sessions go on as conversations.
+    trains: whether a learner takes the sessions: all draw as `defaults` says.
   """
 
   def __init__(
@@ -57,13 +60,20 @@ class Server:
     limits: Limits | None = None,
     seed: tuple[int, ...] = (0,),
     talks: bool = False,
+    trains: bool = False,
   ):
     check_key(host, key)
     limits = limits or Limits()
     self._socket = _bound(host, port)
     shown = f'[{host}]' if ':' in host else host
     self.url = f'http://{shown}:{self._socket.getsockname()[1]}/v1'
-    self.sessions = Sessions(chat, seed=seed, most=limits.sessions, talks=talks)
+    self.sessions = Sessions(
+      chat,
+      seed=seed,
+      most=limits.sessions,
+      talks=talks,
+      fixed=defaults if trains else None,
+    )
     self._engine = Engine(sampler, most=limits.queue)
     app = App(
       self._engine,
@@ -131,7 +141,8 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 # Plays one episode of a task through an endpoint: of its URL, the task, and the name of
-# the session that its requests carry. Returns the reward and whether it was solved.
+# the session that its requests carry. Returns the reward and whether it was solved, or
+# raises EnvironmentFault where something else than the policy failed.
 Play = Callable[[str, Any, str], tuple[float, bool]]
 
 
@@ -158,6 +169,8 @@ class Played:
       longest=asked.agent.max_prompt_tokens,
       seed=(asked.seed, asked.step),
       talks=self._talks,
+      trains=True,
+      limits=self._limits(len(asked.tasks) * asked.group_size),
     )
     names = {
       (i, member): f'{task_key(task.task_id)}/{i}/{member}'
@@ -180,8 +193,20 @@ class Played:
       for members in [range(asked.group_size)]
     ]
 
+  def _limits(self, count: int) -> Limits:
+    """Makes limits with room for all episodes of a step."""
+    usual = Limits()
+    return dataclasses.replace(
+      usual,
+      queue=max(usual.queue, 2 * self._workers),
+      sessions=max(usual.sessions, 2 * count),
+    )
+
   def _episode(self, server: Server, task: Any, name: str, factor: float) -> None:
-    reward, success = self._play(server.url, task, name)
+    try:
+      reward, success = self._play(server.url, task, name)
+    except EnvironmentFault:
+      return  # Without a reward it is no trajectory to train on.
     server.sessions.reward(name, factor * reward, success=success)
 
   def _wait(self, playing: Sequence[futures.Future], asked: Asked) -> None:
@@ -195,9 +220,10 @@ class Played:
         raise Interrupted
 
   def _trajectory(self, server: Server, names, task: Any, i: int, member: int) -> Any:
-    return server.sessions.trajectory(
-      names[i, member],
-      task_id=task.task_id,
-      task_type=task.task_type,
-      place=(i, member),
-    )
+    name, kind = names[i, member], task.task_type
+    try:
+      return server.sessions.trajectory(
+        name, task_id=task.task_id, task_type=kind, place=(i, member)
+      )
+    except SessionError:  # It failed before its first turn.
+      return Trajectory(task.task_id, kind, i, member, [], Outcome.ENV_ERROR)
