@@ -58,7 +58,7 @@ class App:
     model: str,
     defaults: SamplingParams,
     longest: int,
-    limits: protocol.Limits,
+    limits: protocol.Bounds,
     key: str = '',
   ):
     self.engine, self.chat, self.sessions = engine, chat, sessions
@@ -248,7 +248,7 @@ class _Waiting:
     self,
     app: App,
     request: Request,
-    asked: protocol.Asked,
+    asked: protocol.Inquiry,
     prompt: np.ndarray,
     goes_on: bool,
   ):

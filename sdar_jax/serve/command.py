@@ -95,7 +95,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str], key: str) -> None:
   defaults = SamplingParams(
     max_tokens=c.max_response_tokens, stop_ids=policy.chat.stop_ids
   )
-  with server.Server(
+  with server.Endpoint(
     policy.sampler,
     policy.chat,
     defaults,
@@ -104,7 +104,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str], key: str) -> None:
     host=options.host,
     port=options.port,
     key=key,
-    limits=protocol.Limits(queue=options.queue, seconds=options.timeout),
+    limits=protocol.Bounds(queue=options.queue, seconds=options.timeout),
     seed=(policy.config.seed,),
     talks=c.layout == 'conversation',
   ) as served:

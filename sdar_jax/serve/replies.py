@@ -37,7 +37,7 @@ class Head:
 
 def whole(
   head: Head,
-  asked: protocol.Asked,
+  asked: protocol.Inquiry,
   chat: Chat,
   prompt_ids: np.ndarray,
   done: Sequence[Completion],
@@ -92,7 +92,7 @@ def _calls(
 
 
 def _extras(
-  asked: protocol.Asked, chat: Chat, ids: np.ndarray, logprobs: np.ndarray
+  asked: protocol.Inquiry, chat: Chat, ids: np.ndarray, logprobs: np.ndarray
 ) -> dict[str, Any]:
   """Gives log-probs and ids of sampled tokens, where wanted."""
   out: dict[str, Any] = {'logprobs': None}
@@ -128,7 +128,7 @@ class Stream:
   string or a call of a tool, nor half a character.
   """
 
-  def __init__(self, head: Head, asked: protocol.Asked, chat: Chat, index: int):
+  def __init__(self, head: Head, asked: protocol.Inquiry, chat: Chat, index: int):
     self._head, self._asked, self._chat, self._index = head, asked, chat, index
     self._sent, self._tokens = '', 0
     self._held = list(asked.sampling.stop_strings)

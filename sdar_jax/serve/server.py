@@ -17,7 +17,7 @@ from sdar_jax.rollout.request import SamplingParams
 from sdar_jax.sampler.sampler import Sampler
 from sdar_jax.serve.app import App
 from sdar_jax.serve.engine import Engine
-from sdar_jax.serve.protocol import Limits
+from sdar_jax.serve.protocol import Bounds
 from sdar_jax.serve.sessions import SessionError, Sessions
 from sdar_jax.trajectory import Group, Outcome, Trajectory
 
@@ -25,7 +25,7 @@ _CONNECTIONS = 1024  # More are answered 503 at once.
 _SLICE = 0.2  # Seconds between two looks at whether the run shall stop.
 
 
-class Server:
+class Endpoint:
   """An endpoint over a sampler; use it as a context manager.
 
   Attributes:
@@ -57,13 +57,13 @@ class Server:
     host: str = '127.0.0.1',
     port: int = 0,
     key: str = '',
-    limits: Limits | None = None,
+    limits: Bounds | None = None,
     seed: tuple[int, ...] = (0,),
     talks: bool = False,
     trains: bool = False,
   ):
     check_key(host, key)
-    limits = limits or Limits()
+    limits = limits or Bounds()
     self._socket = _bound(host, port)
     shown = f'[{host}]' if ':' in host else host
     self.url = f'http://{shown}:{self._socket.getsockname()[1]}/v1'
@@ -100,7 +100,7 @@ class Server:
   def _serve(self) -> None:
     self._server.run(sockets=[self._socket])
 
-  def __enter__(self) -> 'Server':
+  def __enter__(self) -> 'Endpoint':
     self._thread.start()
     return self
 
@@ -162,7 +162,7 @@ class Played:
 
   def __call__(self, asked: Asked) -> list[Group]:
     """Plays the episodes of a step."""
-    server = Server(
+    server = Endpoint(
       asked.sampler,
       self._chat,
       asked.agent.sampling,
@@ -193,16 +193,16 @@ class Played:
       for members in [range(asked.group_size)]
     ]
 
-  def _limits(self, count: int) -> Limits:
+  def _limits(self, count: int) -> Bounds:
     """Makes limits with room for all episodes of a step."""
-    usual = Limits()
+    usual = Bounds()
     return dataclasses.replace(
       usual,
       queue=max(usual.queue, 2 * self._workers),
       sessions=max(usual.sessions, 2 * count),
     )
 
-  def _episode(self, server: Server, task: Any, name: str, factor: float) -> None:
+  def _episode(self, server: Endpoint, task: Any, name: str, factor: float) -> None:
     try:
       reward, success = self._play(server.url, task, name)
     except EnvironmentFault:
@@ -219,7 +219,7 @@ class Played:
       if asked.should_stop():
         raise Interrupted
 
-  def _trajectory(self, server: Server, names, task: Any, i: int, member: int) -> Any:
+  def _trajectory(self, server: Endpoint, names, task: Any, i: int, member: int) -> Any:
     name, kind = names[i, member], task.task_type
     try:
       return server.sessions.trajectory(

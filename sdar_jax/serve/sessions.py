@@ -64,7 +64,7 @@ class Sessions:
     self._lock = threading.Lock()
     self._known: collections.OrderedDict[str, _Session] = collections.OrderedDict()
 
-  def begin(self, asked: protocol.Asked) -> tuple[np.ndarray, tuple[int, ...], bool]:
+  def begin(self, asked: protocol.Inquiry) -> tuple[np.ndarray, tuple[int, ...], bool]:
     """Begins a turn: its prompt, its identity, and whether it goes on.
 
     Raises:
@@ -102,7 +102,7 @@ class Sessions:
     identity = (*self._seed, int.from_bytes(name.digest(), 'big'), turn)
     return prompt, identity, new is not None
 
-  def _new(self, session: _Session, asked: protocol.Asked) -> Any:
+  def _new(self, session: _Session, asked: protocol.Inquiry) -> Any:
     """Finds the messages since the last answer; None for another past."""
     known, said = session.messages, asked.messages
     count = len(known)
@@ -116,7 +116,7 @@ class Sessions:
         self._known[name].busy = False
 
   def record(
-    self, asked: protocol.Asked, prompt: np.ndarray, done: Completion, goes_on: bool
+    self, asked: protocol.Inquiry, prompt: np.ndarray, done: Completion, goes_on: bool
   ) -> None:
     """Records the answer of the turn that was begun."""
     response = self._chat.decode(done.token_ids)
@@ -192,7 +192,7 @@ class Sessions:
     return self._known[name]
 
 
-def prompt_ids(chat: Chat, asked: protocol.Asked) -> np.ndarray:
+def prompt_ids(chat: Chat, asked: protocol.Inquiry) -> np.ndarray:
   """Writes the prompt of a request anew."""
   if asked.kind == 'chat':
     return chat.render_messages(asked.messages, asked.tools)
