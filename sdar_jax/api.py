@@ -21,9 +21,8 @@ from sdar_jax import config as config_lib
 from sdar_jax import parts as parts_lib
 from sdar_jax import train as train_lib
 from sdar_jax.cli import config_file
-from sdar_jax.learner import scoring
+from sdar_jax.learner import lengths, scoring
 from sdar_jax.models import sharding
-from sdar_jax.prompts.chat import Chat
 from sdar_jax.rollout.collecting import Collector
 from sdar_jax.rollout.request import Completion, Request, SamplingParams
 from sdar_jax.storage import recorded
@@ -124,7 +123,13 @@ class ChatPolicy:
         [Request(i, ids, sampling, (seed, i)) for i, ids in enumerate(asked)]
       )
     answers = [
-      answer(self.chat, ids, done[i], sampling.stop_strings)
+      Answer(
+        self.chat.text_before(done[i].token_ids, sampling.stop_strings),
+        done[i].token_ids,
+        done[i].logprobs,
+        done[i].stop_reason,
+        ids,
+      )
       for i, ids in enumerate(asked)
     ]
     return answers if several else answers[0]
@@ -205,21 +210,6 @@ class ChatPolicy:
     return sharding.Program(score, self._parts.mesh)
 
 
-def answer(
-  chat: Chat, prompt_ids: np.ndarray, done: Completion, stop: Sequence[str] = ()
-) -> Answer:
-  """Makes an answer of a completion; its text ends before a stop string."""
-  text = chat.decode(done.token_ids)
-  ends = [text.find(string) for string in stop if string in text]
-  return Answer(
-    text[: min(ends, default=len(text))],
-    done.token_ids,
-    done.logprobs,
-    done.stop_reason,
-    prompt_ids,
-  )
-
-
 def _are_several(prompts: Any) -> bool:
   """Tells a list of prompts from one of messages, which are objects."""
   if isinstance(prompts, str | np.ndarray):
@@ -282,8 +272,20 @@ def load(
   place = files.local_path(text, 'path')
   if recorded.is_run(place):
     config = _changed(config_file.of_run(place), changes)
-    return ChatPolicy(parts_lib.policy(config, str(place)))
-  return ChatPolicy(parts_lib.policy(_changed(plain(text), changes), None))
+    return talking(config, place)
+  return talking(_changed(plain(text), changes))
+
+
+def talking(
+  config: ml_collections.ConfigDict, run: pathlib.Path | None = None
+) -> ChatPolicy:
+  """Makes a policy to talk to: the config's, or a checkpoint's.
+
+  Raises:
+    ValueError: one line saying what is wrong.
+  """
+  lengths.check_context(config, with_skills=False)
+  return ChatPolicy(parts_lib.policy(config, None if run is None else str(run)))
 
 
 def plain(model: str) -> ml_collections.ConfigDict:

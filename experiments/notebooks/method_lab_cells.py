@@ -14,6 +14,7 @@
 # %%
 STEPS, TASKS, SEEDS = 4, 100, (0,)  # A result wants 20, 500 and three or more.
 RUNS = 'runs/lab'
+KEYS = {}  # More of the configuration of both: {'rollout.group_size': 4}, for example.
 
 # %% [markdown]
 # ## The gate
@@ -49,7 +50,7 @@ def run(method, seed):
   path = f'{RUNS}/{method.replace(", ", "-")}-{seed}'
   config = sdar_jax.config_of(
     f'experiments/alfworld.py:model=tiny,seed={seed}',
-    {'eval.tasks': TASKS, 'eval.every': 0, **METHODS[method]},
+    {'eval.tasks': TASKS, 'eval.every': 0, **KEYS, **METHODS[method]},
     steps=STEPS,
   )
   return sdar_jax.train(config, path)

@@ -15,6 +15,7 @@
 STEPS = 6  # Of training; 20 are `make train`.
 TASKS = 100  # Unseen ones, on which success is measured.
 WORKDIR = 'runs/notebook'
+KEYS = {}  # More of the configuration: {'seed': 1}, for example.
 
 # %% [markdown]
 # ## Install
@@ -44,7 +45,7 @@ import sdar_jax
 
 config = sdar_jax.config_of(
   'experiments/alfworld.py:model=tiny',
-  {'eval.tasks': TASKS, 'eval.every': 0, 'log.token_episodes': 16},
+  {'eval.tasks': TASKS, 'eval.every': 0, 'log.token_episodes': 16, **KEYS},
   steps=STEPS,
 )
 sdar_jax.train(config, WORKDIR)

@@ -106,8 +106,7 @@ class Chat:
     self._with_system, self._refusal = self._if_any(rendering, 'with_system')
     self._follow_up, self._no_follow_up = self._if_any(rendering, 'follow_up')
     self.system = rendering.default_system if system is None else system
-    self._tools = tools
-    self._passed_system = system
+    self._tools, self._passed_system = tools, system
     self.stop_ids = self._stop_ids(files, rendering.answered.text)
     # Ids that leave no trace in a text.
     self._silent = {*self.stop_ids, *(added[name] for name in mute)}
@@ -244,6 +243,12 @@ class Chat:
   def spell(self, ids: Any) -> str:
     """Decodes ids to the last: control tokens by their names."""
     return self._encoder.decode(np.asarray(ids, np.int64).tolist())
+
+  def text_before(self, ids: Any, ends: Sequence[str]) -> str:
+    """Decodes ids up to the first of some texts."""
+    text = self.decode(ids)
+    found = [text.find(end) for end in ends if end in text]
+    return text[: min(found, default=len(text))]
 
   def end_of(self, ids: np.ndarray, text: str) -> int:
     """Counts the sampled ids up to the end of `text`; all without it.

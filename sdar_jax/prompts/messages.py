@@ -313,14 +313,15 @@ class _Pieces:
     """
     if not text.strip():
       return text
-    characters = list(text)
+    marked = text
+    while self._whole.search(marked):  # Again for tokens that overlapped.
+      marked = self._whole.sub(lambda m: marks.of(m[0][0]) + m[0][1:], marked)
+    characters = list(marked)
 
     def mark(place: int) -> None:
       if ord(characters[place]) not in marks.restore:
         characters[place] = marks.of(text[place])
 
-    while found := self._whole.search(''.join(characters)):
-      mark(found.start())
     begin, end = len(text) - len(text.lstrip()), len(text.rstrip())
     for first, last in {(a, b) for a in (0, begin) for b in (end, len(text))}:
       for length in range(1, min(last - first, self._longest) + 1):

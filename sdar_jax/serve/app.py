@@ -27,6 +27,7 @@ from sdar_jax.serve.engine import Engine, FullError, Partial, StoppedError
 from sdar_jax.serve.protocol import BadRequest
 from sdar_jax.serve.sessions import SessionError, Sessions, prompt_ids
 
+_BODY_SECONDS = 30.0
 _LOOPBACK = ('localhost', '127.0.0.1', '[::1]')
 
 
@@ -57,7 +58,7 @@ class App:
     model: str,
     defaults: SamplingParams,
     longest: int,
-    limits: protocol.Limits,
+    limits: protocol.Bounds,
     key: str = '',
   ):
     self.engine, self.chat, self.sessions = engine, chat, sessions
@@ -115,7 +116,7 @@ class App:
   def _admit(self, request: Request) -> None:
     if not self._key:
       # Without a key a page that a browser shows must not reach it by another name.
-      host = request.headers.get('host', '').rpartition(':')
+      host = request.headers.get('host', '').lower().rpartition(':')
       name = host[0] if host[1] and host[2].isdecimal() else ''.join(host)
       if name not in _LOOPBACK:
         raise BadRequest(f'host {name[:80]!r}: only this machine is served', status=403)
@@ -146,7 +147,7 @@ class App:
       raise BadRequest('content-type: must be application/json', status=415)
     most, data = self._limits.body_bytes, bytearray()
     try:
-      async with asyncio.timeout(self._limits.seconds):
+      async with asyncio.timeout(min(self._limits.seconds, _BODY_SECONDS)):
         async for part in request.stream():
           data += part
           if len(data) > most:
@@ -189,12 +190,7 @@ class App:
       waiting = _Waiting(self, request, asked, prompt, goes_on)
       waiting.ask(identities)
       if asked.stream:
-        reply = StreamingResponse(
-          waiting.stream(),
-          media_type='text/event-stream',
-          headers={'Cache-Control': 'no-cache'},
-        )
-        waiting = None  # The stream ends it.
+        reply, waiting = _Streamed(waiting), None  # Which ends it.
         return reply
       return JSONResponse(await waiting.whole())
     except BaseException:
@@ -226,6 +222,25 @@ class App:
     return JSONResponse(trajectories.to_json(self.sessions.trajectory(name)))
 
 
+class _Streamed(StreamingResponse):
+  """A stream of a request, ended with it however it ends."""
+
+  def __init__(self, waiting: '_Waiting'):
+    super().__init__(
+      waiting.stream(),
+      media_type='text/event-stream',
+      headers={'Cache-Control': 'no-cache'},
+    )
+    self._waiting = waiting
+
+  async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    """Sends it."""
+    try:
+      await super().__call__(scope, receive, send)
+    finally:  # A generator that never began would not.
+      self._waiting.end()
+
+
 class _Waiting:
   """A request on its way: its choices and its client."""
 
@@ -233,7 +248,7 @@ class _Waiting:
     self,
     app: App,
     request: Request,
-    asked: protocol.Asked,
+    asked: protocol.Inquiry,
     prompt: np.ndarray,
     goes_on: bool,
   ):
@@ -329,8 +344,6 @@ class _Waiting:
     except (BadRequest, StoppedError, TimeoutError) as error:
       said = files.one_line(error) or 'it took too long'
       yield _event(json.loads(_error(BadRequest(said, status=503)).body))
-    finally:
-      self.end()
 
   def end(self) -> None:
     """Frees the slots of what nobody waits for any more."""

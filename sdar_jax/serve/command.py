@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _serve(options: argparse.Namespace, rest: Sequence[str], key: str) -> None:
-  from sdar_jax import api, parts
+  from sdar_jax import api
   from sdar_jax.cli import config_file
   from sdar_jax.rollout.request import SamplingParams
   from sdar_jax.serve import protocol, server
@@ -89,13 +89,13 @@ def _serve(options: argparse.Namespace, rest: Sequence[str], key: str) -> None:
     config = config_file.of_run(run, rest)
   else:
     config = config_file.checked(api.plain(options.model), rest)
-  policy = api.ChatPolicy(parts.policy(config, run and str(run)))
+  policy = api.talking(config, run)
   policy.sampler.warmup()
   c = policy.config.rollout
   defaults = SamplingParams(
     max_tokens=c.max_response_tokens, stop_ids=policy.chat.stop_ids
   )
-  with server.Server(
+  with server.Endpoint(
     policy.sampler,
     policy.chat,
     defaults,
@@ -104,7 +104,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str], key: str) -> None:
     host=options.host,
     port=options.port,
     key=key,
-    limits=protocol.Limits(queue=options.queue, seconds=options.timeout),
+    limits=protocol.Bounds(queue=options.queue, seconds=options.timeout),
     seed=(policy.config.seed,),
     talks=c.layout == 'conversation',
   ) as served:

@@ -51,14 +51,14 @@ class BadRequest(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class Bounds:
   """The limits of a server.
 
   Attributes:
     body_bytes: of a request.
     queue: requests that wait or decode at a time, each of `n` counted.
     choices: n, at most.
-    seconds: for a body to come, and for an answer to be ready.
+    seconds: for an answer to be ready.
     sessions: conversations that are remembered, the newest.
   """
 
@@ -70,7 +70,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Inquiry:
   """A request, checked.
 
   Attributes:
@@ -111,9 +111,9 @@ def read(
   model: str,
   chat: Chat,
   defaults: SamplingParams,
-  limits: Limits,
+  limits: Bounds,
   session: str = '',
-) -> Asked:
+) -> Inquiry:
   """Checks the body of a request.
 
   Args:
@@ -142,7 +142,7 @@ def read(
   if not isinstance(options, Mapping):
     raise BadRequest('stream_options: must be an object', 'stream_options')
   messages, tools, prompt = _said(body, kind)
-  return Asked(
+  return Inquiry(
     kind=kind,
     messages=messages,
     tools=tools,

@@ -35,16 +35,9 @@ class Head:
     }
 
 
-def text_of(chat: Chat, ids: np.ndarray, stops: Sequence[str]) -> str:
-  """Decodes a response up to the first stop string."""
-  text = chat.decode(ids)
-  ends = [text.find(string) for string in stops if string in text]
-  return text[: min(ends, default=len(text))]
-
-
 def whole(
   head: Head,
-  asked: protocol.Asked,
+  asked: protocol.Inquiry,
   chat: Chat,
   prompt_ids: np.ndarray,
   done: Sequence[Completion],
@@ -52,7 +45,7 @@ def whole(
   """Writes a reply of all choices."""
   choices = []
   for index, completion in enumerate(done):
-    text = text_of(chat, completion.token_ids, asked.sampling.stop_strings)
+    text = chat.text_before(completion.token_ids, asked.sampling.stop_strings)
     choice: dict[str, Any] = {'index': index}
     reason = completion.stop_reason
     if asked.kind == 'chat':
@@ -99,7 +92,7 @@ def _calls(
 
 
 def _extras(
-  asked: protocol.Asked, chat: Chat, ids: np.ndarray, logprobs: np.ndarray
+  asked: protocol.Inquiry, chat: Chat, ids: np.ndarray, logprobs: np.ndarray
 ) -> dict[str, Any]:
   """Gives log-probs and ids of sampled tokens, where wanted."""
   out: dict[str, Any] = {'logprobs': None}
@@ -135,10 +128,11 @@ class Stream:
   string or a call of a tool, nor half a character.
   """
 
-  def __init__(self, head: Head, asked: protocol.Asked, chat: Chat, index: int):
+  def __init__(self, head: Head, asked: protocol.Inquiry, chat: Chat, index: int):
     self._head, self._asked, self._chat, self._index = head, asked, chat, index
     self._sent, self._tokens = '', 0
     self._held = list(asked.sampling.stop_strings)
+    self._stops = len(self._held)
     self._held += [tool_calls.OPEN] if asked.names else []
 
   def first(self) -> dict[str, Any] | None:
@@ -154,7 +148,7 @@ class Stream:
 
   def last(self, done: Completion) -> list[dict[str, Any]]:
     """Makes the last pieces of the choice."""
-    text = text_of(self._chat, done.token_ids, self._asked.sampling.stop_strings)
+    text = self._chat.text_before(done.token_ids, self._held[: self._stops])
     reason, calls = done.stop_reason, []
     if self._asked.names:
       message = protocol.message_of(text, self._asked.names)

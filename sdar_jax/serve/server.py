@@ -1,5 +1,6 @@
 """A server in a thread, for `sdar serve` and for training. Device."""
 
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import uvicorn
 
+from sdar_jax.envs.base import EnvironmentFault
 from sdar_jax.prompts.chat import Chat
 from sdar_jax.rollout.collecting import Asked
 from sdar_jax.rollout.episodes import Interrupted, task_key
@@ -15,15 +17,15 @@ from sdar_jax.rollout.request import SamplingParams
 from sdar_jax.sampler.sampler import Sampler
 from sdar_jax.serve.app import App
 from sdar_jax.serve.engine import Engine
-from sdar_jax.serve.protocol import Limits
-from sdar_jax.serve.sessions import Sessions
-from sdar_jax.trajectory import Group
+from sdar_jax.serve.protocol import Bounds
+from sdar_jax.serve.sessions import SessionError, Sessions
+from sdar_jax.trajectory import Group, Outcome, Trajectory
 
 _CONNECTIONS = 1024  # More are answered 503 at once.
 _SLICE = 0.2  # Seconds between two looks at whether the run shall stop.
 
 
-class Server:
+class Endpoint:
   """An endpoint over a sampler; use it as a context manager.
 
   Attributes:
@@ -41,6 +43,7 @@ class Server:
     limits: of what is taken.
     seed: leading part of the identity of what sessions draw.
     talks: whether sessions go on as conversations.
+    trains: whether a learner takes the sessions: all draw as `defaults` says.
   """
 
   def __init__(
@@ -54,16 +57,23 @@ class Server:
     host: str = '127.0.0.1',
     port: int = 0,
     key: str = '',
-    limits: Limits | None = None,
+    limits: Bounds | None = None,
     seed: tuple[int, ...] = (0,),
     talks: bool = False,
+    trains: bool = False,
   ):
     check_key(host, key)
-    limits = limits or Limits()
+    limits = limits or Bounds()
     self._socket = _bound(host, port)
     shown = f'[{host}]' if ':' in host else host
     self.url = f'http://{shown}:{self._socket.getsockname()[1]}/v1'
-    self.sessions = Sessions(chat, seed=seed, most=limits.sessions, talks=talks)
+    self.sessions = Sessions(
+      chat,
+      seed=seed,
+      most=limits.sessions,
+      talks=talks,
+      fixed=defaults if trains else None,
+    )
     self._engine = Engine(sampler, most=limits.queue)
     app = App(
       self._engine,
@@ -90,7 +100,7 @@ class Server:
   def _serve(self) -> None:
     self._server.run(sockets=[self._socket])
 
-  def __enter__(self) -> 'Server':
+  def __enter__(self) -> 'Endpoint':
     self._thread.start()
     return self
 
@@ -131,7 +141,8 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 # Plays one episode of a task through an endpoint: of its URL, the task, and the name of
-# the session that its requests carry. Returns the reward and whether it was solved.
+# the session that its requests carry. Returns the reward and whether it was solved, or
+# raises EnvironmentFault where something else than the policy failed.
 Play = Callable[[str, Any, str], tuple[float, bool]]
 
 
@@ -151,13 +162,15 @@ class Played:
 
   def __call__(self, asked: Asked) -> list[Group]:
     """Plays the episodes of a step."""
-    server = Server(
+    server = Endpoint(
       asked.sampler,
       self._chat,
       asked.agent.sampling,
       longest=asked.agent.max_prompt_tokens,
       seed=(asked.seed, asked.step),
       talks=self._talks,
+      trains=True,
+      limits=self._limits(len(asked.tasks) * asked.group_size),
     )
     names = {
       (i, member): f'{task_key(task.task_id)}/{i}/{member}'
@@ -180,8 +193,20 @@ class Played:
       for members in [range(asked.group_size)]
     ]
 
-  def _episode(self, server: Server, task: Any, name: str, factor: float) -> None:
-    reward, success = self._play(server.url, task, name)
+  def _limits(self, count: int) -> Bounds:
+    """Makes limits with room for all episodes of a step."""
+    usual = Bounds()
+    return dataclasses.replace(
+      usual,
+      queue=max(usual.queue, 2 * self._workers),
+      sessions=max(usual.sessions, 2 * count),
+    )
+
+  def _episode(self, server: Endpoint, task: Any, name: str, factor: float) -> None:
+    try:
+      reward, success = self._play(server.url, task, name)
+    except EnvironmentFault:
+      return  # Without a reward it is no trajectory to train on.
     server.sessions.reward(name, factor * reward, success=success)
 
   def _wait(self, playing: Sequence[futures.Future], asked: Asked) -> None:
@@ -194,10 +219,11 @@ class Played:
       if asked.should_stop():
         raise Interrupted
 
-  def _trajectory(self, server: Server, names, task: Any, i: int, member: int) -> Any:
-    return server.sessions.trajectory(
-      names[i, member],
-      task_id=task.task_id,
-      task_type=task.task_type,
-      place=(i, member),
-    )
+  def _trajectory(self, server: Endpoint, names, task: Any, i: int, member: int) -> Any:
+    name, kind = names[i, member], task.task_type
+    try:
+      return server.sessions.trajectory(
+        name, task_id=task.task_id, task_type=kind, place=(i, member)
+      )
+    except SessionError:  # It failed before its first turn.
+      return Trajectory(task.task_id, kind, i, member, [], Outcome.ENV_ERROR)

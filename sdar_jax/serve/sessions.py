@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sdar_jax.prompts.chat import Chat
-from sdar_jax.rollout.request import Completion
+from sdar_jax.rollout.request import Completion, SamplingParams
 from sdar_jax.serve import protocol
 from sdar_jax.trajectory import Outcome, Trajectory, Turn
 
@@ -47,19 +47,35 @@ class Sessions:
     most: how many are remembered.
     talks: prompts go on as conversations, ids as they were sampled, where a client
       sends back what was said; else every prompt is written anew.
+    fixed: how all tokens must be drawn, as a learner expects it; None for anyhow.
   """
 
-  def __init__(self, chat: Chat, *, seed: tuple[int, ...], most: int, talks: bool):
+  def __init__(
+    self,
+    chat: Chat,
+    *,
+    seed: tuple[int, ...],
+    most: int,
+    talks: bool,
+    fixed: SamplingParams | None = None,
+  ):
     self._chat, self._seed, self._most, self._talks = chat, seed, most, talks
+    self._fixed = fixed
     self._lock = threading.Lock()
     self._known: collections.OrderedDict[str, _Session] = collections.OrderedDict()
 
-  def begin(self, asked: protocol.Asked) -> tuple[np.ndarray, tuple[int, ...], bool]:
+  def begin(self, asked: protocol.Inquiry) -> tuple[np.ndarray, tuple[int, ...], bool]:
     """Begins a turn: its prompt, its identity, and whether it goes on.
 
     Raises:
       SessionError: the session has ended, or waits for another answer.
     """
+    drawn = lambda s: (s.temperature, s.top_p, s.top_k)
+    if self._fixed and drawn(asked.sampling) != drawn(self._fixed):
+      raise SessionError(
+        f'temperature, top_p, top_k {drawn(asked.sampling)}: this session is trained on'
+        f' and must be drawn at {drawn(self._fixed)}: leave them out'
+      )
     with self._lock:
       session = self._known.setdefault(asked.session, _Session())
       self._known.move_to_end(asked.session)
@@ -86,7 +102,7 @@ class Sessions:
     identity = (*self._seed, int.from_bytes(name.digest(), 'big'), turn)
     return prompt, identity, new is not None
 
-  def _new(self, session: _Session, asked: protocol.Asked) -> Any:
+  def _new(self, session: _Session, asked: protocol.Inquiry) -> Any:
     """Finds the messages since the last answer; None for another past."""
     known, said = session.messages, asked.messages
     count = len(known)
@@ -100,15 +116,16 @@ class Sessions:
         self._known[name].busy = False
 
   def record(
-    self, asked: protocol.Asked, prompt: np.ndarray, done: Completion, goes_on: bool
+    self, asked: protocol.Inquiry, prompt: np.ndarray, done: Completion, goes_on: bool
   ) -> None:
     """Records the answer of the turn that was begun."""
     response = self._chat.decode(done.token_ids)
-    text = response
     if asked.kind == 'chat':
       text = json.dumps([dict(m) for m in asked.messages], ensure_ascii=False)
     elif isinstance(asked.prompt, str):
       text = asked.prompt
+    else:
+      text = self._chat.decode(asked.prompt)
     last = asked.messages[-1]['content'] if asked.messages else text
     turn = Turn(
       prompt_text=text,
@@ -126,7 +143,8 @@ class Sessions:
     )
     said = [_bare(message) for message in asked.messages]
     if asked.kind == 'chat':
-      said.append(_bare(_spoken(response, asked)))
+      stops = asked.sampling.stop_strings
+      said.append(_spoken(self._chat.text_before(done.token_ids, stops), asked.names))
     with self._lock:
       session = self._known.get(asked.session)
       if session is not None:
@@ -174,7 +192,7 @@ class Sessions:
     return self._known[name]
 
 
-def prompt_ids(chat: Chat, asked: protocol.Asked) -> np.ndarray:
+def prompt_ids(chat: Chat, asked: protocol.Inquiry) -> np.ndarray:
   """Writes the prompt of a request anew."""
   if asked.kind == 'chat':
     return chat.render_messages(asked.messages, asked.tools)
@@ -183,18 +201,11 @@ def prompt_ids(chat: Chat, asked: protocol.Asked) -> np.ndarray:
   return chat.encode_text(asked.prompt)
 
 
-def _spoken(response: str, asked: protocol.Asked) -> dict[str, Any]:
-  """Makes the message as a client was given it."""
-  stops = asked.sampling.stop_strings
-  ends = [response.find(text) for text in stops if text in response]
-  text = response[: min(ends, default=len(response))]
-  out = protocol.message_of(text, asked.names)
-  calls: Sequence[Any] = out.get('tool_calls', ())
-  if calls:
-    out['tool_calls'] = [
-      {'function': {'name': c.name, 'arguments': c.arguments}} for c in calls
-    ]
-  return out
+def _spoken(text: str, names: Sequence[str]) -> dict[str, Any]:
+  """Makes the message as a client was given it, as `_bare` does."""
+  message = protocol.message_of(text, names)
+  calls = [dataclasses.asdict(call) for call in message.get('tool_calls', ())]
+  return {'role': 'assistant', 'content': message['content'] or '', 'calls': calls}
 
 
 def _bare(message: Mapping[str, Any]) -> dict[str, Any]:

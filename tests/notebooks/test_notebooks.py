@@ -15,7 +15,7 @@ from experiments.notebooks import build, device
 from sdar_jax.cli import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NOTEBOOKS = ('tpu', 'gpu')
+DEMOS = ('tpu_demo', 'gpu_demo')
 # What the cell of parameters says here instead: minutes of a chip become seconds of a
 # CPU, by shapes of which there is one each.
 SMALL = """
@@ -29,6 +29,15 @@ FLAGS = (
 )
 SOURCE = EXTRAS = ''
 PLATFORM, GIB, ENVIRONMENT = 'cpu', 0, {{'JAX_PLATFORMS': 'cpu'}}
+"""
+# Of the two that need no accelerator.
+LITTLE = """
+STEPS, TASKS, SEEDS, WORKDIR, RUNS = 1, 4, (0,), 'runs/notebook', 'runs/lab'
+KEYS = {
+  **{'rollout.tasks_per_step': 2, 'rollout.group_size': 4, 'rollout.slots': 16},
+  **{'world.max_turns': 3, 'train.minibatch_rows': 16, 'train.microbatch_rows': 16},
+  **{'train.length_buckets': (192,), 'train.teacher_buckets': (256,)},
+}
 """
 # Runs the cells of a notebook in order, as Jupyter would, with what they use of it.
 # The first argument is the notebook, the second what replaces its parameters.
@@ -50,15 +59,15 @@ module.HTML, module.Image, module.display = HTML, Image, show
 sys.modules['IPython'] = types.ModuleType('IPython')
 sys.modules['IPython.display'] = module
 names = {'__name__': '__main__'}
-for cell in json.load(open(sys.argv[1], encoding='utf-8'))['cells']:
-  if cell['cell_type'] == 'code':
-    source = ''.join(cell['source'])
-    exec(sys.argv[2] if source.startswith('MODEL = ') else source, names)
+cells = json.load(open(sys.argv[1], encoding='utf-8'))['cells']
+sources = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
+for source in [sys.argv[2], *sources[1:]]:
+  exec(source, names)
 """
 
 
 def notebook(name):
-  path = ROOT / 'experiments' / 'notebooks' / f'{name}_demo.ipynb'
+  path = ROOT / 'experiments' / 'notebooks' / f'{name}.ipynb'
   return json.loads(path.read_text(encoding='utf-8'))
 
 
@@ -67,16 +76,16 @@ def source(name, kind):
   return [''.join(cell['source']) for cell in cells]
 
 
-def play(name, folder, worlds):
+def play(name, folder, parameters):
   """Runs a notebook's cells in a process of their own, on a copy of what it needs."""
   for part in ('sdar_jax', 'experiments', 'pyproject.toml'):
     (folder / part).symlink_to(ROOT / part)
   (folder / 'start').mkdir()  # As Jupyter does, it begins in a folder below.
-  path = folder / 'experiments' / 'notebooks' / f'{name}_demo.ipynb'
+  path = folder / 'experiments' / 'notebooks' / f'{name}.ipynb'
   # Programs that run for seconds are compiled fast instead of well.
   env = {**os.environ, 'PYTHONPATH': str(folder), 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
   done = subprocess.run(
-    [sys.executable, '-c', RUNNER, str(path), SMALL.format(worlds=worlds)],
+    [sys.executable, '-c', RUNNER, str(path), parameters],
     cwd=folder / 'start',
     env=env,
     capture_output=True,
@@ -102,23 +111,22 @@ def check_run(said, folder, world):
   assert sorted(map(texts, told)) == sorted(wanted)
 
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
+@pytest.mark.parametrize('name', build.NOTEBOOKS)
 def test_the_files_are_what_the_generator_writes(name):
-  (path,) = [path for path in build.contents() if path.name == f'{name}_demo.ipynb']
+  (path,) = [path for path in build.contents() if path.stem == name]
   assert path.read_text() == build.contents()[path], (
     'python -m experiments.notebooks.build'
   )
 
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
+@pytest.mark.parametrize('name', build.NOTEBOOKS)
 def test_files_are_valid_and_hold_no_output(name):
   """By the keys that format 4.4 asks for, and by nbformat where it is installed."""
   made = notebook(name)
   assert set(made) == {'cells', 'metadata', 'nbformat', 'nbformat_minor'}
   assert (made['nbformat'], made['nbformat_minor']) == (4, 4)
-  assert set(made['metadata']) == {
-    'accelerator',
-    'colab',
+  device = {'accelerator', 'colab'} if name in DEMOS else set()
+  assert set(made['metadata']) == device | {
     'kernelspec',
     'language_info',
   }
@@ -136,12 +144,12 @@ def test_files_are_valid_and_hold_no_output(name):
 
 
 def test_the_notebooks_differ_in_what_names_the_device_only():
-  tpu, gpu = ([*map(str, build.cells(name))] for name in NOTEBOOKS)
+  tpu, gpu = ([*map(str, build.cells(name))] for name in DEMOS)
   assert len(tpu) == len(gpu)
   assert [i for i, pair in enumerate(zip(tpu, gpu)) if pair[0] != pair[1]] == [0, 2]
 
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
+@pytest.mark.parametrize('name', DEMOS)
 def test_links_and_commands_of_the_text_are_good(name, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   text = '\n'.join(source(name, 'markdown'))
@@ -175,14 +183,14 @@ def test_a_device_of_another_kind_or_size_is_one_line(capsys):
 
 
 def test_the_tpu_notebook_runs(tmp_path):
-  said = play('tpu', tmp_path, ('alfworld',))
+  said = play('tpu_demo', tmp_path, SMALL.format(worlds=('alfworld',)))
   assert 'step 1/1' in said and re.search(r'^together +\d', said, re.M)
   check_run(said, tmp_path, 'alfworld')
 
 
 @pytest.mark.slow
 def test_the_gpu_notebook_runs(tmp_path):
-  said = play('gpu', tmp_path, ('webshop', 'alfworld'))
+  said = play('gpu_demo', tmp_path, SMALL.format(worlds=('webshop', 'alfworld')))
   for world in ('webshop', 'alfworld'):
     check_run(said, tmp_path, world)
 
@@ -190,7 +198,7 @@ def test_the_gpu_notebook_runs(tmp_path):
 def test_a_command_that_fails_ends_its_cell_and_a_loaded_jax_the_first(
   capfd, monkeypatch
 ):
-  (cell,) = [text for text in source('tpu', 'code') if 'def run(' in text]
+  (cell,) = [text for text in source('tpu_demo', 'code') if 'def run(' in text]
   monkeypatch.setitem(sys.modules, 'jax', SimpleNamespace())
   names = {}
   with pytest.raises(RuntimeError, match='restart the runtime'):
@@ -199,3 +207,20 @@ def test_a_command_that_fails_ends_its_cell_and_a_loaded_jax_the_first(
   with pytest.raises(RuntimeError, match='ended with code 3'):
     names['run'](sys.executable, '-c', 'import sys; print("wrong"); sys.exit(3)')
   assert re.findall('^(fine|wrong)$', capfd.readouterr().out, re.M) == ['fine', 'wrong']
+
+
+def test_the_quickstart_runs(tmp_path):
+  pytest.importorskip('matplotlib')
+  said = play('quickstart', tmp_path, LITTLE)
+  assert 'step 1/1' in said and 'displayed HTML' in said
+  assert (tmp_path / 'start' / 'runs' / 'notebook' / 'episodes.html').is_file()
+  assert len(re.findall(r'\(-[0-9.]+ nats\)$', said, re.M)) == 3
+
+
+def test_the_lab_trains_with_its_own_gate(tmp_path):
+  said = play('method_lab', tmp_path, LITTLE)
+  shut = re.findall(
+    r'^(sdar.*?) +seed 0: open .*, shut (\d+)%; \d of 4 solved$', said, re.M
+  )
+  assert [name for name, _ in shut] == ['sdar', 'sdar, unsure']
+  assert int(shut[1][1]) > int(shut[0][1])  # It is 0 wherever the student is sure.

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -201,6 +202,15 @@ def test_attacks_stay_the_characters_that_they_are(ours, oracle):
   assert len(_controls(np.asarray(oracle(said)), ours)) > len(_controls(ids, ours))
   inside = ours.encode_text('user\n' + text).tolist()
   assert str(inside)[1:-1] in str(ids.tolist())
+
+
+@pytest.mark.parametrize('kind', ['qwen3'], indirect=True)
+def test_a_flood_of_control_tokens_costs_no_more_than_its_length(ours):
+  text = '<|im_end|><' * 20_000
+  begin = time.process_time()
+  ids = ours.render_messages([{'role': 'user', 'content': text}])
+  assert time.process_time() - begin < 5  # Seconds; of a square it would be minutes.
+  assert _controls(ids, ours) == _controls(ours.render('x'), ours)
 
 
 @pytest.mark.parametrize('kind', ['qwen3'], indirect=True)

@@ -392,3 +392,26 @@ def test_wrong_sizes_are_one_line(changes, message):
 
 def test_meshes_sample_what_one_device_does():
   assert 'worst difference' in eight.run('sampler_mesh_worker.py')
+
+
+def test_requests_come_and_go_between_two_passes():
+  """What is cancelled is not told and frees its slot; the others are as ever."""
+  requests = [_varied(i) for i in range(40)]
+  whole = _play(_sampler(), requests)
+  sampler, done, begun = _sampler(decode_chunk=2), {}, {}
+  for i in range(0, 40, 8):
+    sampler.submit(requests[i : i + 8])
+    done |= {c.request_id: c for c in sampler.advance()}
+    begun |= sampler.progress()
+    sampler.cancel({i, i + 3, i + 7, 10**6})
+    assert not {i, i + 3, i + 7} & set(sampler.progress())
+  told = {*done}
+  done |= _finish(sampler)
+  gone = {i + k for i in range(0, 40, 8) for k in (0, 3, 7)} - told
+  assert done.keys() == whole.keys() - gone and len(gone) > 9
+  _same(done, {name: whole[name] for name in done})
+  assert begun and any(name in done for name in begun)
+  for name, (ids, logprobs) in begun.items():
+    np.testing.assert_array_equal(ids, whole[name].token_ids[: len(ids)])
+    np.testing.assert_array_equal(logprobs, whole[name].logprobs[: len(ids)])
+  sampler.release()  # Nothing is on its way any more.

@@ -37,7 +37,7 @@ TEMPLATE = (
   " }}){% endfor %}{{ '<|im_end|>\\n' }}{%- endfor %}"
   "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-LIMITS = protocol.Limits(body_bytes=20_000, queue=6, choices=4, seconds=20)
+LIMITS = protocol.Bounds(body_bytes=20_000, queue=6, choices=4, seconds=20)
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +59,7 @@ class Place:
     self.chat = chat
     defaults = SamplingParams(max_tokens=200, stop_ids=chat.stop_ids)
     options = {'limits': LIMITS, 'longest': 900, **options}
-    self.server = server.Server(self.sampler, chat, defaults, **options)
+    self.server = server.Endpoint(self.sampler, chat, defaults, **options)
 
   def __enter__(self):
     self.server.__enter__()
