@@ -18,6 +18,7 @@ ROOMS = {
   'trajectory': 'host',
   'envs': 'host',
   'envs/pool': 'host',
+  'envs/adapters': 'host',
   'envs/alfworld': 'host',
   'envs/webshop': 'host',
   'envs/search_qa/retrieval': 'host',

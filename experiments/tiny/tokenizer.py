@@ -39,7 +39,7 @@ _NUMBERS = range(1, 5)  # ALFWorld's entity numbers that are always one token.
 
 _WORD = r'[ \n]?\p{L}+'
 _REST = r' ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+'
-_ACTION = ('<think>', '</think>', '<action>', '</action>')
+ACTION = ('<think>', '</think>', '<action>', '</action>')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Spelling:
 
 
 SPELLINGS = {
-  'alfworld': Spelling(_ACTION, r'[ \n]?[a-z]+ [1-9]\d?(?!\d)|'),
+  'alfworld': Spelling(ACTION, r'[ \n]?[a-z]+ [1-9]\d?(?!\d)|'),
   'webshop': Spelling(
-    _ACTION,
+    ACTION,
     r' ?[1-9]\d(?!\d)|[ \n]?b0(?=[a-z]{8})|(?<=b0)[a-z]{4}|(?<=b0[a-z]{4})[a-z]{4}|',
     acted_words=True,
   ),

@@ -9,7 +9,6 @@ from sdar_jax.envs.texts import encodable
 MODES = ('reference', 'strict')
 ALFWORLD_FALLBACK = 30  # characters; the reference's alfworld/projection.py
 WEBSHOP_FALLBACK = 20  # characters; the reference's webshop/projection.py
-_TAGS = ('<think>', '</think>', '<action>', '</action>')
 _HAN = re.compile('[\u4e00-\u9fff]')
 
 
@@ -54,7 +53,9 @@ def parse_reference(response: str, fallback: int = ALFWORLD_FALLBACK) -> ParsedA
   return ParsedAction(encodable(action), thought and not _HAN.search(response))
 
 
-def parse_strict(response: str, admits: Callable[[str], bool]) -> ParsedAction:
+def parse_strict(
+  response: str, admits: Callable[[str], bool], tag: str = 'action'
+) -> ParsedAction:
   """Parses one `<think>` element and then one `<action>` element.
 
   Each of the four tags must occur exactly once, in this order (other text around the
@@ -63,16 +64,18 @@ def parse_strict(response: str, admits: Callable[[str], bool]) -> ParsedAction:
   Args:
     response: what the model wrote.
     admits: tells whether a command can do something now.
+    tag: of the second element, where it is another one.
 
   Returns:
     The action as written, stripped, and whether all of this holds. Where it does not,
     the first `<action>...</action>` still gives its text; without one it is empty.
     Lone surrogates come back as U+FFFD.
   """
-  _, opened, rest = response.partition('<action>')
-  inside, closed, _ = rest.partition('</action>')
+  tags = ('<think>', '</think>', f'<{tag}>', f'</{tag}>')
+  _, opened, rest = response.partition(tags[2])
+  inside, closed, _ = rest.partition(tags[3])
   action = encodable(inside.strip()) if opened and closed else ''
-  places = [response.find(tag) for tag in _TAGS]
-  once = all(response.count(tag) == 1 for tag in _TAGS)
+  places = [response.find(tag) for tag in tags]
+  once = all(response.count(tag) == 1 for tag in tags)
   valid = once and places == sorted(places) and bool(action) and admits(action)
   return ParsedAction(action, valid)

@@ -13,6 +13,12 @@ WORLDS = {
   'alfworld': 'sdar_jax.envs.alfworld.world:AlfworldWorld',
   'webshop': 'sdar_jax.envs.webshop.world:WebshopWorld',
   'search_qa': 'sdar_jax.envs.search_qa.world:SearchQAWorld',
+  'game': 'sdar_jax.envs.adapters.foreign:GameWorld',
+  'gymnasium': 'sdar_jax.envs.adapters.gymnasium:GymnasiumWorld',
+  'textarena': 'sdar_jax.envs.adapters.textarena:TextArenaWorld',
+  'reasoning_gym': 'sdar_jax.envs.adapters.reasoning_gym:ReasoningGymWorld',
+  'skyrl_gym': 'sdar_jax.envs.adapters.skyrl_gym:SkyrlGymWorld',
+  'openenv': 'sdar_jax.envs.adapters.openenv:OpenEnvWorld',
 }
 _PLAIN = (bool, int, float, str, tuple)  # What a config can hold.
 

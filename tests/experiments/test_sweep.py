@@ -9,10 +9,10 @@ from study_cases import fake_training, make_study
 
 from experiments import cells, runner, sweep
 
-SWEPT = {'sdar': {'algorithm': {'distill_coef': (0.1, 0.5, 0.2)}}}
-# Tasks that are solved of 6, by the coefficient and the seed: 0.5 wins on average, 0.1
+SWEPT = {'sdar': {'algorithm': {'distill_coef': (0.1, 0.4, 0.2)}}}
+# Tasks that are solved of 6, by the coefficient and the seed: 0.4 wins on average, 0.1
 # with seed 100 alone. What the reported split would say is the opposite.
-SOLVED = {0.1: {100: 6, 101: 1}, 0.5: {100: 4, 101: 5}, 0.2: {100: 3, 101: 4}}
+SOLVED = {0.1: {100: 6, 101: 1}, 0.4: {100: 4, 101: 5}, 0.2: {100: 3, 101: 4}}
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_the_best_on_the_tuning_split_is_trained_on_other_seeds(tmp_path, capsys
   code, record = call(tmp_path)
   assert code == 0
   got = record['sweep']['sdar']
-  assert got['chosen'] == {'algorithm.distill_coef': 0.5}
+  assert got['chosen'] == {'algorithm.distill_coef': 0.4}
   assert [one['successes'] for one in got['tried']] == [
     [1.0, 1 / 6],
     [4 / 6, 5 / 6],
@@ -62,7 +62,7 @@ def test_the_best_on_the_tuning_split_is_trained_on_other_seeds(tmp_path, capsys
   )
   assert {read(cell)['eval.split'] for cell in tried} == {'valid_seen'}
   assert {read(cell)['eval.split'] for cell in reported} == {'valid_unseen'}
-  assert [read(c)['algorithm.distill_coef'] for c in reported] == [0.01, 0.5] * 2
+  assert [read(c)['algorithm.distill_coef'] for c in reported] == [0.01, 0.4] * 2
   out = capsys.readouterr().out
   assert '75.0 %' in out and 'chosen' in out and 'at an end' in out
   code, again = call(tmp_path)  # Nothing is trained anew, nor forgotten.
