@@ -84,6 +84,6 @@ for (method, seed), path in paths.items():
 
 # %% [markdown]
 # One seed and a hundred tasks settle nothing: `sdar compare` says how much they could,
-# and [docs/studies.md](../../docs/studies.md) how to ask properly. To keep the gate, move
-# it to `sdar_jax/methods/gates.py`; its tests are found by themselves
-# ([docs/methods.md](../../docs/methods.md)).
+# and [docs/studies.md](../../docs/studies.md) how to ask properly. To keep the gate,
+# move it to `sdar_jax/methods/gates.py` and give it a formula in
+# `tests/methods/test_gates.py` ([docs/methods.md](../../docs/methods.md)).
