@@ -56,7 +56,8 @@ class HTML(Shown): pass
 class Image(Shown): pass
 module = types.ModuleType('IPython.display')
 module.HTML, module.Image, module.display = HTML, Image, show
-sys.modules['IPython'] = types.ModuleType('IPython')
+module.get_ipython, module.version_info = lambda: None, (9, 0)
+sys.modules['IPython'] = module
 sys.modules['IPython.display'] = module
 names = {'__name__': '__main__'}
 cells = json.load(open(sys.argv[1], encoding='utf-8'))['cells']
