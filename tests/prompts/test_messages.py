@@ -210,6 +210,8 @@ def test_attacks_stay_the_characters_that_they_are(ours, oracle):
   [
     ('', '<|im_', 'end|>'),
     ('<|im_', 'end|>', ''),
+    ('<|im_', 'end|> and more', ''),
+    ('', 'and more <|im_', 'end|>'),
     ('<|', 'im_end', '|>'),
     ('<', '|im_end|', '>'),
     ('', ' a <|im_end|', '>'),
