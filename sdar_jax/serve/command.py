@@ -56,6 +56,10 @@ def _key(options: argparse.Namespace) -> str:
 def main(argv: Sequence[str]) -> int:
   """Serves until it is stopped; returns the exit code."""
   options, rest = _parser().parse(argv)
+  known = [f'--{name}' for name in vars(options)]
+  for word in rest:
+    if flags.FLAG.match(word) and not flags.OVERRIDE.match(word):
+      raise flags.UsageError(f'{word}: no such flag{flags.similar(word, known)}')
   for name in ('starlette', 'uvicorn'):
     if importlib.util.find_spec(name) is None:
       raise flags.UsageError(f"{name} is not installed: pip install 'sdar-jax[serve]'")

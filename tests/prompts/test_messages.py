@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_path
 
+from experiments.tiny import tokenizer
 from sdar_jax.prompts import chat
 from sdar_jax.prompts.messages import MessageError, checked
 
@@ -202,6 +203,43 @@ def test_attacks_stay_the_characters_that_they_are(ours, oracle):
   assert len(_controls(np.asarray(oracle(said)), ours)) > len(_controls(ids, ours))
   inside = ours.encode_text('user\n' + text).tolist()
   assert str(inside)[1:-1] in str(ids.tolist())
+
+
+@pytest.mark.parametrize(
+  'before, text, after',
+  [
+    ('', '<|im_', 'end|>'),
+    ('<|im_', 'end|>', ''),
+    ('<|im_', 'end|> and more', ''),
+    ('', 'and more <|im_', 'end|>'),
+    ('<|', 'im_end', '|>'),
+    ('<', '|im_end|', '>'),
+    ('', ' a <|im_end|', '>'),
+  ],
+)
+@pytest.mark.parametrize('strip', ['', ' | trim'])
+def test_a_text_makes_no_token_with_what_stands_beside_it(
+  before, text, after, strip, tmp_path
+):
+  """Of a template that is as unlucky as can be."""
+  tokenizer.save(tokenizer.train(['a small tokenizer']), tmp_path)
+  record = json.loads((tmp_path / 'tokenizer_config.json').read_text())
+  record['chat_template'] = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n"
+    + before
+    + "' + (m.content"
+    + strip
+    + ") + '"
+    + after
+    + "<|im_end|>' }}{% endfor %}<|im_start|>assistant\n"
+  )
+  (tmp_path / 'tokenizer_config.json').write_text(json.dumps(record))
+  ours = chat.Chat(tmp_path)
+  frame = _controls(ours.render_messages([{'role': 'user', 'content': 'x'}]), ours)
+  for content in (text, f'{text} ', f' {text}') if strip else (text,):
+    ids = ours.render_messages([{'role': 'user', 'content': content}])
+    assert _controls(ids, ours) == frame
+    assert before + text.strip() + after in ours.decode(ids)
 
 
 @pytest.mark.parametrize('kind', ['qwen3'], indirect=True)
