@@ -60,6 +60,9 @@ KEYS: dict[str, Key] = {
   'model.adapter': Key(
     '', "a folder in peft's format, merged into the model when it is loaded"
   ),
+  'model.teacher': Key(
+    '', "a trained teacher, as model.path, where algorithm.teacher_weights is 'given'"
+  ),
   'model.logit_positions': Key(
     2048, 'positions (rows x columns) whose [positions, V] logits are held', _COUNT
   ),
@@ -333,7 +336,8 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: one is remote, or is not the file or directory that the key asks for.
   """
-  for key in ('model.path', 'model.tokenizer', 'model.adapter', 'skills.path'):
+  models = ('model.path', 'model.tokenizer', 'model.adapter', 'model.teacher')
+  for key in (*models, 'skills.path'):
     room, name = key.split('.')
     if not config[room][name]:
       continue

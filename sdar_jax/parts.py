@@ -183,6 +183,7 @@ def host_parts(config: ConfigDict) -> HostParts:
   algorithm = build.make_algorithm(config)
   hyper = build.make_hyperparameters(config)
   build.check_topk(hyper, algorithm, common.chat)
+  build.check_teacher(config, hyper)
   packing = lengths.make_packing(config, algorithm, hyper)
   if algorithm.shows_skills(hyper):
     count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)
@@ -230,10 +231,10 @@ def training_parts(
   params = build.load_weights(config, mesh)
   inputs = inputs_of(host, config_digest)
   team.agree(inputs, 'give all processes the same files and variables')
-  initial = None
-  if learner.needs_initial:  # Before the learner takes the weights over.
-    initial = learner.make_initial(params)
-  state = learner.init_state(params, config.seed)
+  # Before the learner takes the weights over.
+  initial = learner.make_initial(params) if learner.needs_initial else None
+  given = build.load_teacher(config, mesh, params) if learner.takes_teacher else None
+  state = learner.init_state(params, config.seed, given)
   keep = config.checkpoint.keep
   store = checkpoints.CheckpointStore(directory / 'checkpoints', keep, team)
   return Parts(

@@ -222,7 +222,7 @@ def _order(seed, step, shuffle=True):
   """Rows in the order in which minibatches of one row each come."""
   rows = _rows(np.random.default_rng(1))
   how = _packing(minibatch_rows=1, microbatch_rows=1, shuffle=shuffle, seed=seed)
-  batch, privileged = packing.pack(rows, None, how, step=step, compares=False)
+  batch, privileged = packing.pack(rows, (), how, step=step, compares=False)
   assert privileged == []
   return [int(sheet['row_index'][0]) for (sheet,) in batch]
 
@@ -237,7 +237,9 @@ def test_order_is_a_function_of_seed_and_step():
 def test_a_step_has_its_teacher_where_it_is_read(compares):
   rows = _rows(np.random.default_rng(1))
   prompts = [np.concatenate([[7], row.turn.prompt_ids]) for row in rows]
-  batch, privileged = packing.pack(rows, prompts, _packing(), step=0, compares=compares)
+  batch, privileged = packing.pack(
+    rows, [prompts], _packing(), step=0, compares=compares
+  )
   assert all(('teacher_tokens' in m) == compares for m in itertools.chain(*batch))
   found = {k: v for sheet in privileged for k, v in _said(sheet).items()}
   assert found.keys() == set(range(len(rows)))
