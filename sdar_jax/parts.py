@@ -235,8 +235,8 @@ def training_parts(
   initial = learner.make_initial(params) if learner.needs_initial else None
   given = build.load_teacher(config, mesh, params) if learner.takes_teacher else None
   state = learner.init_state(params, config.seed, given)
-  keep = config.checkpoint.keep
-  store = checkpoints.CheckpointStore(directory / 'checkpoints', keep, team)
+  saved = directory / 'checkpoints', config.checkpoint.keep
+  store = checkpoints.CheckpointStore(*saved, team)
   return Parts(
     **vars(host),
     directory=directory,

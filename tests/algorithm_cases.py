@@ -25,8 +25,11 @@ MIXED += ['reinforce+++grsd', 'reinforce+++adrs', 'gigpo+ucob', 'gigpo+adrs']
 CREDITS = ['grpo', 'rloo', 'reinforce++', 'reinforce++-baseline', 'grpo-passk', 'gigpo']
 CREDITS += ['ppo', 'ppo-kl-reward', 'sdar-centred', 'rlsd', 'agent-opsd', 'opid']
 CREDITS += ['grsd', 'adrs', 'ucob', *MIXED]
+CREDITS += ['opsa', 'low-prob', 'rlcsd', 'sipo', 'ocsd', 'icsd', 'taspo', 'opdvr']
+CREDITS += ['grpd', 'ahead', 'rstg', 'retire-opd']
 LOSSES = ['grpo', 'gspo', 'ppo', 'sdar', 'sdar-advantage', 'sdar-centred', 'opsd']
-LOSSES += ['opsd-sampled', 'skill-sd', 'adrs', 'ucob', 'dr-grpo+sdpo']
+LOSSES += ['opsd-sampled', 'skill-sd', 'adrs', 'ucob', 'dr-grpo+sdpo', 'avsd', 'icsd']
+LOSSES += ['rstg']
 
 
 class Turn(NamedTuple):

@@ -1,4 +1,4 @@
-"""Token credit by two contexts of a teacher, whose form cancels in their difference.
+"""Token credit by two contexts of a teacher: their form cancels.
 
 The contrast e is [B, T] float, nats: log π_T(y | one) - log π_T(y | the other), 0 on
 rows that are not taught.

@@ -2,7 +2,26 @@
 
 A context names a function from a row and the other episodes of its group to blocks, the
 most wanted first. Two contexts that are compared word their blocks alike, so that
-nothing but what they tell differs.
+nothing but what they tell differs. `prompts.teacher` knows all contexts:
+
+'skills': the task's skills.
+'other_view': the plain prompt (named `PLAIN`) where the student's showed skills,
+  else the skills. (UCOB, arXiv 2606.29502)
+'sibling': the actions of another episode of the group that solved the task, the
+  shortest that fits. (SDPO, arXiv 2601.20802)
+'feedback': what the world answered to this turn and how the episode ended; only
+  the end where both do not fit. (SDPO, arXiv 2601.20802)
+'contrast': the actions of another episode that solved the task, and those of one
+  that failed and that are not among them, the shortest pair that fits. Ours for
+  the DO/AVOID prior that a language model writes in GRSD (arXiv 2607.28076); a
+  row of whose group no two others ended differently gets none.
+'observed': what the world answered to this turn; 'unobserved': the same with the
+  answer taken out. (OCSD, arXiv 2608.04788)
+'right_hint': the actions of another episode that solved the task; 'wrong_hint':
+  those of one that did not, under the same words. (RLCSD, arXiv 2606.11709)
+'mistake': as 'wrong_hint', the row's own episode first where it failed. (SIPO,
+  arXiv 2609.36742)
+'none': the student's own prompt, id by id (named `PLAIN`).
 """
 
 import hashlib

@@ -188,7 +188,7 @@ OTHER = {
   'gap_floor': 0.4,
   'gap_scale': 0.7,
   'contrast_coef': 0.3,
-  'contrast_floor': 0.1,
+  'contrast_floor': 0.6,
   'retire_success': 0.9,
   'retire_slope': 0.2,
   'retire_decay': 0.3,
@@ -255,6 +255,7 @@ def test_the_learner_s_numbers_are_read_where_distributions_or_weights_are():
       whole if find(name).needs_divergence(hyper) else set()
     )
     want |= {'ema_decay'} if hyper.teacher_weights == 'ema' else set()
+    want |= {'jsd_weight'} if hyper.divergence == 'jsd' else set()
     assert read == want, name
   jsd = hyper_of('sdpg', divergence='jsd')
   assert 'jsd_weight' in validity.keys_read(find('sdpg'), jsd)
