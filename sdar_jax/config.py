@@ -175,6 +175,9 @@ KEYS: dict[str, Key] = {
   'hosts.watchdog_seconds': Key(1800, 'without progress, it is ended', _SECONDS),
   'eval.split': Key('valid_seen', 'split of the panel'),
   'eval.tasks': Key(140, 'panel size; 0 means the whole split', _AT_LEAST_0),
+  'eval.panel': Key(
+    '', 'a published manifest (JSON Lines) to evaluate on, instead of split and tasks'
+  ),
   'eval.attempts': Key(1, 'times that each task is played', '[1, 1000000]'),
   'eval.every': Key(5, 'steps; 0 means only before and after', _AT_LEAST_0, 'ref'),
   'eval.temperature': Key(0.4, '0 is greedy', f'0 or {_TEMPERATURE}', 'ref'),
@@ -337,14 +340,14 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
     ConfigError: one is remote, or is not the file or directory that the key asks for.
   """
   models = ('model.path', 'model.tokenizer', 'model.adapter', 'model.teacher')
-  for key in (*models, 'skills.path'):
+  for key in (*models, 'skills.path', 'eval.panel'):
     room, name = key.split('.')
     if not config[room][name]:
       continue
     path = files.local_path(config[room][name], f'config.{key}')
     config[room][name] = str(path)
     there = shipped.find(path)
-    if key == 'skills.path' and not os.path.isfile(there):
+    if key in ('skills.path', 'eval.panel') and not os.path.isfile(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
     if key == 'model.adapter' and not os.path.isdir(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such directory')
