@@ -13,7 +13,7 @@ from sdar_jax.advantages.segments import segments_of
 
 
 def _of_the_sign(shaped: np.ndarray, advantages: np.ndarray) -> np.ndarray:
-  """Cuts at 0 what has crossed it; where the advantage is 0 nothing is cut."""
+  """Cuts what left the sign of an advantage; nothing where that is 0."""
   positive = np.where(advantages > 0, np.maximum(shaped, 0), shaped)
   return np.where(advantages < 0, np.minimum(shaped, 0), positive)
 
