@@ -38,6 +38,11 @@ _TINY = {
   'sdpg': {'algorithm.distill_coef': 0.5},
   'skill-sd': {'algorithm.distill_coef': 0.05},
   'opid': {'algorithm.gap_coef': 0.05},
+  **{
+    name: {'algorithm.distill_coef': 0.5}
+    for name in ('sdar-none', 'sdar-other-task', 'sdar-shuffled', 'icsd')
+  },
+  **{name: {'algorithm.distill_coef': 0.5} for name in ('rstg', 'retire-opd')},
 }
 # SmolLM2 on two CPU cores: the whole path of a real model. Lengths are those of compact
 # prompts in its tokens; nothing here was tuned.

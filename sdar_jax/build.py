@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
@@ -179,6 +180,39 @@ def load_weights(config: ConfigDict, mesh: Mesh, *, exact: bool = False) -> Any:
   dtype = jnp.dtype(c.dtype if c.lora_rank and not exact else 'float32')
   model, params = hf.load(c.path, mesh, dtype)
   return adapter_files.merge_into(params, model, c.adapter) if c.adapter else params
+
+
+def check_teacher(config: ConfigDict, hyper: Hyperparameters) -> None:
+  """Raises ConfigError where a teacher is to be given and cannot be."""
+  c, given = config.model, hyper.teacher_weights == 'given'
+  if given and not c.teacher:
+    raise ConfigError(
+      "config.algorithm.teacher_weights='given': set config.model.teacher to a trained"
+      ' model'
+    )
+  if c.teacher and not given:
+    raise ConfigError(
+      f'config.model.teacher={c.teacher!r}: nothing reads it unless'
+      " config.algorithm.teacher_weights is 'given'"
+    )
+  if given and c.lora_rank:
+    raise ConfigError(
+      f'config.model.lora_rank={c.lora_rank}: a given teacher is a whole model; set it'
+      ' to 0'
+    )
+
+
+def load_teacher(config: ConfigDict, mesh: Mesh, like: Any) -> Any:
+  """Loads the given teacher, whose weights must be shaped `like` the policy's."""
+  path = config.model.teacher
+  _, params = hf.load(path, mesh, jnp.dtype('float32'))
+  shapes = [jax.tree.map(jnp.shape, weights) for weights in (params, like)]
+  if shapes[0] != shapes[1]:
+    raise ConfigError(
+      f'config.model.teacher={path!r}: its weights are not shaped as those of'
+      f' config.model.path={config.model.path!r}'
+    )
+  return params
 
 
 def make_lora(config: ConfigDict) -> lora.Lora | None:

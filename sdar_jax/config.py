@@ -28,7 +28,7 @@ _SEED, _SECONDS = '[0, 4294967295]', '[1, 1000000]'
 # Of what one step holds: a list of more fills memory before anything is played.
 _HELD = '[1, 65536]'
 _PATHS = ('model.path', 'model.tokenizer', 'model.adapter', 'skills.path')
-_PATHS += ('sft.demonstrations',)
+_PATHS += ('model.teacher', 'eval.panel', 'sft.demonstrations')
 _WORLD_PATHS = ('corpus', 'index')  # And every setting whose name ends in _dir.
 # Of a softmax whose logits are divided by it in float32.
 _TEMPERATURE = '[0.0001, 10000]'
@@ -65,6 +65,9 @@ KEYS: dict[str, Key] = {
   ),
   'model.adapter': Key(
     '', "a folder in peft's format, merged into the model when it is loaded"
+  ),
+  'model.teacher': Key(
+    '', "a trained teacher, as model.path, where algorithm.teacher_weights is 'given'"
   ),
   'model.logit_positions': Key(
     2048, 'positions (rows x columns) whose [positions, V] logits are held', _COUNT
@@ -183,6 +186,9 @@ KEYS: dict[str, Key] = {
   'hosts.watchdog_seconds': Key(1800, 'without progress, it is ended', _SECONDS),
   'eval.split': Key('valid_seen', 'split of the panel'),
   'eval.tasks': Key(140, 'panel size; 0 means the whole split', _AT_LEAST_0),
+  'eval.panel': Key(
+    '', 'a published manifest (JSON Lines) to evaluate on, instead of split and tasks'
+  ),
   'eval.attempts': Key(1, 'times that each task is played', '[1, 1000000]'),
   'eval.every': Key(5, 'steps; 0 means only before and after', _AT_LEAST_0, 'ref'),
   'eval.temperature': Key(0.4, '0 is greedy', f'0 or {_TEMPERATURE}', 'ref'),
@@ -364,7 +370,7 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
     if room == 'world':
       continue
     there = shipped.find(path)
-    if room in ('skills', 'sft') and not os.path.isfile(there):
+    if (room in ('skills', 'sft') or key == 'eval.panel') and not os.path.isfile(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
     if key == 'model.adapter' and not os.path.isdir(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such directory')

@@ -19,7 +19,7 @@ from sdar_jax.batching.packing import Packing
 from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool
-from sdar_jax.evaluation import evaluate, panels
+from sdar_jax.evaluation import evaluate, manifests, panels
 from sdar_jax.learner import checkpoint as checkpoints
 from sdar_jax.learner import lengths, memory
 from sdar_jax.learner.learner import Learner
@@ -178,11 +178,11 @@ def host_parts(config: ConfigDict) -> HostParts:
   """Builds the parts of training that need no device."""
   world = build.make_world(config)
   tasks = world.tasks('train')
-  panel = panels.make_panel(world, config.eval.split, config.eval.tasks)
-  common = _common(config, world)
+  panel, common = manifests.panel_of(world, config.eval), _common(config, world)
   algorithm = build.make_algorithm(config)
   hyper = build.make_hyperparameters(config)
   build.check_topk(hyper, algorithm, common.chat)
+  build.check_teacher(config, hyper)
   packing = lengths.make_packing(config, algorithm, hyper)
   if algorithm.shows_skills(hyper):
     count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)
@@ -230,12 +230,12 @@ def training_parts(
   params = build.load_weights(config, mesh)
   inputs = inputs_of(host, config_digest)
   team.agree(inputs, 'give all processes the same files and variables')
-  initial = None
-  if learner.needs_initial:  # Before the learner takes the weights over.
-    initial = learner.make_initial(params)
-  state = learner.init_state(params, config.seed)
-  keep = config.checkpoint.keep
-  store = checkpoints.CheckpointStore(directory / 'checkpoints', keep, team)
+  # Before the learner takes the weights over.
+  initial = learner.make_initial(params) if learner.needs_initial else None
+  given = build.load_teacher(config, mesh, params) if learner.takes_teacher else None
+  state = learner.init_state(params, config.seed, given)
+  place, keep = directory / 'checkpoints', config.checkpoint.keep
+  store = checkpoints.CheckpointStore(place, keep, team)
   return Parts(
     **vars(host),
     directory=directory,
@@ -278,7 +278,7 @@ def player(config: ConfigDict, checkpoint: str | None) -> Player:
   c = config.eval
   lengths.check_context(config, with_skills=c.with_skills)
   world = build.make_world(config)
-  panel = panels.make_panel(world, c.split, c.tasks)
+  panel = manifests.panel_of(world, config.eval)
   common = _common(config, world)
   known = _policy(common, checkpoint)
   drawn = config, known.chat, known.mesh, known.model, known.joined

@@ -25,13 +25,13 @@ from sdar_jax.logs import sinks, tokens, writers
 from sdar_jax.logs import step as step_lib
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import interface
-from sdar_jax.methods.credit import assign_credit
+from sdar_jax.methods.credit import assign_credit, remembered
 from sdar_jax.process.signals import StopSignal
 from sdar_jax.process.team import ALONE, Alone, PeerError
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts import teacher as teacher_lib
 from sdar_jax.rollout import collecting, episodes
-from sdar_jax.rollout.patience import EmptyStepError, Patience, check_any, fault_of_all
+from sdar_jax.rollout.patience import EmptyStepError, Patience, fault_of_all, not_empty
 from sdar_jax.storage import identity
 from sdar_jax.storage.workdir import Workdir
 
@@ -70,6 +70,7 @@ class Run:
       keep=tokens.keeper(config.log.eval_episodes, p.chat.spell, host.plan.goals),
     )
     self.cursor = 0  # Next task in the training order.
+    self.memory: dict[str, float] = {}  # What the method keeps of past steps.
     self.resumed = self._restore()
     self.step = self.saved_step = int(self.state.step)
     self.sampler = self.parts.make_sampler(self.policy())
@@ -84,6 +85,7 @@ class Run:
     identity.check(restored.host, p.inputs, restored.step, p.directory)
     self.state = restored.state
     self.cursor = restored.host['task_cursor']
+    self.memory = restored.host.get('method', {})  # Not in those of earlier versions.
     p.pool.quarantine = restored.host['quarantine']
     p.teacher.retriever.restore(restored.host['retrieval'])
     return restored.host
@@ -111,6 +113,7 @@ class Run:
       'task_cursor': self.cursor,
       'quarantine': self.parts.pool.quarantine,
       'retrieval': self.parts.teacher.retriever.state(),
+      'method': self.memory,
       **self.parts.inputs,
     }
 
@@ -189,24 +192,27 @@ class Run:
     p = self.parts
     penalty = p.config.algorithm.invalid_penalty
     rows = rows_lib.rows(groups, invalid_penalty=penalty)
-    check_any(rows, self.step, p.agent.max_prompt_tokens)
-    return rows
+    return not_empty(rows, self.step, p.agent.max_prompt_tokens)
 
   def teacher_prompts(self, rows: list[rows_lib.Row]) -> tuple[Any, Any]:
-    """Makes the rows' privileged prompts and views; None without teacher."""
-    p = self.parts
+    """Makes the rows' privileged prompts and views; (), None without teacher."""
+    p, seen = self.parts, self._sees_skills(rows)
     if not p.algorithm.needs_teacher(p.hyper):
-      return None, None
-    kind, seen = p.algorithm.distillation.context, self._sees_skills(rows)
-    return teacher_lib.teacher_rows(kind, p.teacher, rows, sees_skills=seen)
+      return (), None
+    control = p.hyper.context if self.memory.get('share', 1.0) else 'nothing'
+    given = {'sees_skills': seen, 'control': control, 'tasks': p.tasks}
+    kinds = p.algorithm.distillation.contexts
+    return teacher_lib.lessons_of(kinds, p.teacher, rows, **given)
 
   def _sees_skills(self, rows: list[rows_lib.Row]) -> list[bool]:
     return [self.parts.algorithm.sees_skills(row.trajectory.member) for row in rows]
 
   def pack(self, rows: list[rows_lib.Row], prompts: Any) -> tuple[list[Any], list[Any]]:
     """Packs the rows into minibatches, and the teacher's to be scored."""
-    how, compares = self.parts.packing, self.parts.learner.reads_distributions
-    return packing.pack(rows, prompts, how, step=self.step, compares=compares)
+    p, learner = self.parts, self.parts.learner
+    scores = learner.scores_apart and self.memory.get('share', 1.0) != 0
+    how = {'compares': learner.reads_distributions, 'scores': scores}
+    return packing.pack(rows, prompts, p.packing, step=self.step, **how)
 
   def score(
     self, rows: list[rows_lib.Row], batch: list[Any], privileged: list[Any]
@@ -215,9 +221,9 @@ class Run:
     sheets, p = list(itertools.chain(*batch)), self.parts
     own, theirs = p.learner.score(self.state, p.initial, sheets, privileged)
     sampled = rows_lib.sampler_logprobs(rows)
-    out = packing.gather(sheets, own, *sampled.shape)
-    out |= packing.gather(privileged, theirs, *sampled.shape)
-    return {**out, 'sampler_logprobs': sampled}
+    names = p.algorithm.teacher_scores(p.hyper)
+    out = (sheets, own), (privileged, theirs), names
+    return {**packing.gather_step(*out, *sampled.shape), 'sampler_logprobs': sampled}
 
   def credit(
     self, rows: list[rows_lib.Row], views: Any, scores: dict[str, Any]
@@ -225,7 +231,7 @@ class Run:
     """Assigns advantages to the scored rows; what is known of them, [B, R]."""
     p = self.parts
     thought_ends = None
-    if p.hyper.action_weight != 1:
+    if p.algorithm.needs_actions(p.hyper):
       turns = (row.turn for row in rows)
       thought_ends = [p.chat.thought_end(t.response_ids, t.response) for t in turns]
     data = interface.step_data(
@@ -235,8 +241,10 @@ class Run:
       taught=None if views is None else teacher_lib.taught(views),
       thought_ends=thought_ends,
       step=self.step,
+      memory=self.memory,
     )
     known = {'turn_ids': data.turn_ids, 'response_mask': data.response_mask}
+    self.memory = remembered(p.algorithm, p.hyper, data)
     return {**scores, **known, **assign_credit(p.algorithm, p.hyper, data)}
 
   def report(self, groups, played, rows, prompts, views, known, sums) -> None:
@@ -283,8 +291,7 @@ class Run:
     """Records the skills shown; retrieval may learn from them."""
     teacher = self.parts.teacher
     own = teacher_lib.student_views(teacher, rows, self._sees_skills(rows))
-    counts = step_lib.skills_shown(views or [], own)
-    if counts:
+    if counts := step_lib.skill_counts(views or [], own):
       self.writer.teacher(self.step, counts)
     teacher.retriever.learn(step_lib.shown_by_episode(rows, views or own, own))
 

@@ -25,8 +25,11 @@ MIXED += ['reinforce+++grsd', 'reinforce+++adrs', 'gigpo+ucob', 'gigpo+adrs']
 CREDITS = ['grpo', 'rloo', 'reinforce++', 'reinforce++-baseline', 'grpo-passk', 'gigpo']
 CREDITS += ['ppo', 'ppo-kl-reward', 'sdar-centred', 'rlsd', 'agent-opsd', 'opid']
 CREDITS += ['grsd', 'adrs', 'ucob', *MIXED]
+CREDITS += ['opsa', 'low-prob', 'rlcsd', 'sipo', 'ocsd', 'icsd', 'taspo', 'opdvr']
+CREDITS += ['grpd', 'ahead', 'rstg', 'retire-opd']
 LOSSES = ['grpo', 'gspo', 'ppo', 'sdar', 'sdar-advantage', 'sdar-centred', 'opsd']
-LOSSES += ['opsd-sampled', 'skill-sd', 'adrs', 'ucob', 'dr-grpo+sdpo']
+LOSSES += ['opsd-sampled', 'skill-sd', 'adrs', 'ucob', 'dr-grpo+sdpo', 'avsd', 'icsd']
+LOSSES += ['rstg']
 
 
 class Turn(NamedTuple):
@@ -91,6 +94,7 @@ def step_data(step=0, **changes):
     old_logprobs=old,
     ref_logprobs=old + 0.3 * random.standard_normal(shape),
     teacher_logprobs=old + 0.7 * random.standard_normal(shape),
+    contrast_logprobs=old + 0.6 * np.random.default_rng(1).standard_normal(shape),
     old_entropy=random.uniform(0, 2, shape),
     old_kl=random.uniform(0, 0.5, shape),
     old_values=random.normal(4, 2, shape),
@@ -138,6 +142,7 @@ def sigmoid(x):
 def inputs_of(name, hyper, data, **changes):
   """What the learner hands over, on policy: None where it has nothing to hand."""
   row, taught = find(name), find(name).needs_teacher(hyper)
+  two = len(row.teacher_scores(hyper)) > 1
   got = assign_credit(row, hyper, data)
   critic = data.old_values if row.has_critic else None
   inputs = LossInputs(
@@ -148,6 +153,7 @@ def inputs_of(name, hyper, data, **changes):
     old_logprobs=data.old_logprobs,
     ref_logprobs=data.ref_logprobs if hyper.needs_reference else None,
     teacher_logprobs=data.teacher_logprobs if taught else None,
+    contrast_logprobs=data.contrast_logprobs if two else None,
     old_values=critic,
     advantages=got['advantages'],
     value_targets=got.get('value_targets'),

@@ -158,4 +158,104 @@ def loop_adrs(data, eta, tau=2.0):
   return out, gates
 
 
+def contrast_of(data, i):
+  """What one context says of a row's tokens more than the other."""
+  length = data.response_mask[i].sum()
+  pair = data.teacher_logprobs[i, :length] - data.contrast_logprobs[i, :length]
+  return pair if data.taught[i] else np.zeros(length)
+
+
+def episodes(data):
+  """The rows of each episode."""
+  found = {}
+  for i, name in enumerate(data.trajectory_ids):
+    found.setdefault(name, []).append(i)
+  return list(found.values())
+
+
+def loop_ahead(data, advantages, lam, clip=0.2):
+  out = loop_rlsd(data, advantages, lam, clip)
+  for i in np.flatnonzero(data.successes):
+    out[i, : data.response_mask[i].sum()] = advantages[i]
+  return out
+
+
+def loop_ocsd(data, advantages, beta, rho=0.2):
+  out = spread(advantages, data.response_mask).astype(float)
+  for rows in episodes(data):
+    doubt = {i: -np.mean(data.old_logprobs[i][data.response_mask[i]]) for i in rows}
+    rows = sorted(rows, key=lambda i: -doubt[i])
+    for i in rows[: math.ceil(rho * len(rows))]:
+      for t, e in enumerate(contrast_of(data, i)):
+        weight = 1 + beta * np.sign(advantages[i]) * math.tanh(e / 2)
+        out[i, t] = advantages[i] * weight
+  return out
+
+
+def loop_taspo(data, advantages, _, tau=0.1, kappa=0.0, band=0.2):
+  out = np.array(advantages, float)
+  for rows in episodes(data):
+    rows, support = [i for i in rows if data.taught[i]], {}
+    for i in rows:
+      gaps = gap_of(data, i)
+      acted = [g for t, g in enumerate(gaps) if data.action_mask[i, t]]
+      kept = [g if abs(g) >= kappa else 0.0 for g in acted]
+      support[i] = np.mean(kept) if acted else 0.0
+    q = {}
+    for i in rows:
+      relative = support[i] - np.mean([*support.values()])
+      q[i] = math.tanh(np.sign(advantages[i]) * relative / tau)
+    for i in rows:
+      out[i] = advantages[i] * (1 + band / 2 * (q[i] - np.mean([*q.values()])))
+  return out
+
+
+def loop_rlcsd(data, advantages, coef=0.5, tau=0.02, delta=0.02):
+  """[B, R] from [B] advantages: two means of the loss, told as one."""
+  moved, kept = {}, {}
+  for i, advantage in enumerate(advantages):
+    for t, e in enumerate(contrast_of(data, i)):
+      added = coef * math.tanh(e / tau)
+      if abs(added) <= delta:
+        kept[i, t] = advantage
+      elif advantage == 0:
+        moved[i, t] = 0.0
+      else:
+        low, high = (0, np.inf) if advantage > 0 else (-np.inf, 0)
+        moved[i, t] = min(max(advantage + added, low), high)
+  out, total = np.zeros(data.response_mask.shape), len(moved) + len(kept)
+  for part in (moved, kept):
+    for place, value in part.items():
+      out[place] = value * total / len(part)
+  return out
+
+
+def loop_sipo(data, advantages, kappa=0.5, clip=0.2):
+  out = np.zeros(data.response_mask.shape)
+  for i, advantage in enumerate(advantages):
+    for t, e in enumerate(contrast_of(data, i)):
+      value = advantage + kappa * min(max(e, -clip), clip)
+      if advantage * value < 0:
+        value = 0.0
+      out[i, t] = value
+  return out
+
+
+def loop_agreed(data, signs, advantages, coef=1.0, clip=np.inf):
+  """[B, R]: OPDVR with the outcomes for signs, GRPD with the advantages."""
+  out = spread(advantages, data.response_mask).astype(float)
+  for i in np.flatnonzero(data.taught):
+    for t, gap in enumerate(gap_of(data, i)):
+      agreed = np.sign(signs[i]) * min(max(gap, -clip), clip)
+      out[i, t] = signs[i] * coef * max(0.0, agreed)
+  return out
+
+
+def loop_unlikely(data, share, mask):
+  """The places of the least likely tokens."""
+  places = sorted(zip(*np.nonzero(mask)), key=lambda place: data.old_logprobs[place])
+  return places[: max(1, math.floor(share * len(places)))]
+
+
 LOOPS = {'rlsd': loop_rlsd, 'agent-opsd': loop_agent_opsd, 'grsd': loop_grsd}
+LOOPS |= {'ahead': loop_ahead, 'ocsd': loop_ocsd, 'taspo': loop_taspo}

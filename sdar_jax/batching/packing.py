@@ -74,34 +74,45 @@ def bucket(length: int, buckets: Sequence[int], key: str) -> int:
 
 def pack(
   batch_rows: Sequence[Row],
-  prompts: Sequence[np.ndarray] | None,
+  prompts: Sequence[Sequence[np.ndarray]],
   packing: Packing,
   *,
   step: int,
   compares: bool,
+  scores: bool = True,
 ) -> tuple[list[list[Arrays]], list[Arrays]]:
   """Packs a step: minibatches, and what of the teacher is scored.
 
   Args:
     batch_rows: [B] rows.
-    prompts: [B] their privileged prompts, or None.
+    prompts: [B] their privileged prompts, for each context of a teacher.
     packing: how.
     step: decides the order, with the seed.
-    compares: minibatches hold the teacher's sequences, too.
+    compares: minibatches hold the teacher's sequences, of its first context, too.
+    scores: the teacher's sequences are scored.
 
   Returns:
     The minibatches of `minibatches` and the sheets of `teacher_sheets`.
   """
   own = [row.turn.prompt_ids for row in batch_rows]
-  student, teacher = sequences.make(batch_rows, own, packing.layout), None
-  if prompts is not None:
-    teacher = sequences.make(batch_rows, prompts, packing.layout, within=student)
+  student = sequences.make(batch_rows, own, packing.layout)
+  teachers = [
+    sequences.make(batch_rows, ids, packing.layout, within=student) for ids in prompts
+  ]
   order = np.arange(len(student))
   if packing.shuffle:
     order = np.random.default_rng([packing.seed, step]).permutation(len(student))
-  compared = teacher if compares else None
+  compared = teachers[0] if compares else None
   batch = minibatches(batch_rows, student, order, packing, compared)
-  return batch, teacher_sheets(batch_rows, teacher, packing) if teacher else []
+  if not (teachers and scores):
+    return batch, []
+  # Contexts share sheets: row i under context c is row cB + i of them.
+  every = [
+    dataclasses.replace(one, rows=tuple(c * len(batch_rows) + row for row in one.rows))
+    for c, its in enumerate(teachers)
+    for one in its
+  ]
+  return batch, teacher_sheets([*batch_rows] * len(teachers), every, packing)
 
 
 def teacher_sheets(
@@ -305,6 +316,29 @@ def gather(
       to = out.setdefault(name, np.zeros((count, width), value.dtype))
       to[sheet['row_index'][there]] = np.where(mask, value[there, :width], 0)
   return out
+
+
+def gather_step(
+  student: tuple[Sequence[Arrays], Sequence[Arrays]],
+  teacher: tuple[Sequence[Arrays], Sequence[Arrays]],
+  names: Sequence[str],
+  count: int,
+  width: int,
+) -> Arrays:
+  """Gathers a step's scores, [B, width] each.
+
+  Args:
+    student: its sheets and their scores.
+    teacher: likewise, of one name; none where it scores as the student does.
+    names: of its contexts' scores, in order.
+    count: B.
+    width: of the longest response.
+  """
+  out = gather(*student, count, width)
+  if not teacher[0]:
+    return out | dict.fromkeys(names, out['old_logprobs'])
+  ((_, scores),) = gather(*teacher, count * len(names), width).items()
+  return out | dict(zip(names, scores.reshape(len(names), count, width)))
 
 
 def scatter(sheet: Arrays, values: Mapping[str, np.ndarray]) -> Arrays:

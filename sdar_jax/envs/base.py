@@ -289,6 +289,14 @@ class World:
     """Makes one task, the same whenever it is asked for."""
     raise NotImplementedError
 
+  def published(self, rows: Sequence[Mapping[str, Any]]) -> list[Task]:
+    """Finds the tasks of a manifest that others evaluate on, in its order.
+
+    Raises:
+      ValueError: one line naming the row that names no task here.
+    """
+    raise ValueError(f'world {self.name} knows no published panels')
+
   def make_env(self) -> TextEnv:
     """Makes a fresh environment."""
     raise NotImplementedError

@@ -57,6 +57,7 @@ class Learner:
     model: architecture.
     reads_distributions: updates read the teacher's sequences, not its scores alone.
     keeps_teacher: the state has a teacher of its own.
+    takes_teacher: that teacher is given to `init_state`, and stays as it is.
   """
 
   def __init__(
@@ -90,7 +91,8 @@ class Learner:
     weights = hyper.teacher_weights if algorithm.needs_teacher(hyper) else 'policy'
     self._initial_teacher = weights == 'initial'
     # A teacher that changes between steps, or must not within one, is in the state.
-    self.keeps_teacher = weights == 'ema' or (
+    self.takes_teacher = weights == 'given'
+    self.keeps_teacher = weights in ('ema', 'given') or (
       weights == 'policy' and self.reads_distributions
     )
     program = functools.partial(
@@ -116,6 +118,11 @@ class Learner:
     return self._algorithm.needs_teacher(self._hyper)
 
   @property
+  def scores_apart(self) -> bool:
+    """Whether a teacher's scores can differ from the student's."""
+    return self.has_teacher and not self._algorithm.scores_itself(self._hyper)
+
+  @property
   def needs_initial(self) -> bool:
     """Whether the KL or the teacher reads the initial policy."""
     needed = self._hyper.needs_reference or self._initial_teacher
@@ -133,17 +140,20 @@ class Learner:
     copy = lambda params: decoder.compute_params(params, dtype)
     return sharding.Program(copy, self._mesh, out_shardings=self._base)(params)
 
-  def init_state(self, params: Any, seed: int = 0) -> TrainState:
+  def init_state(self, params: Any, seed: int = 0, given: Any = None) -> TrainState:
     """Makes a fresh state around `params`, taking them over.
 
     Args:
       params: the model.
       seed: draws adapters, which then are what trains beside it.
+      given: a teacher's weights, where the method takes any.
     """
     if self.model.lora:
       params = lora.make(self.model.adapter_specs(), self._mesh, seed)
     zero = functools.partial(sharding.place, np.zeros((), np.int32), self._replicated)
-    teacher = jax.tree.map(jnp.copy, params) if self.keeps_teacher else ()
+    teacher = given if self.takes_teacher else ()
+    if self.keeps_teacher and not self.takes_teacher:
+      teacher = jax.tree.map(jnp.copy, params)
     if self._algorithm.has_critic:
       head = scoring.init_value_head(self.model)
       params = {**params, 'value_head': sharding.place(head, self._replicated)}
@@ -223,7 +233,7 @@ class Learner:
     Returns:
       [M, R] f32 arrays on the host: for each of the student's sheets `old_logprobs` and
       where the method reads them `ref_logprobs`, `old_entropy`, `old_kl` and
-      `old_values`; for each of the teacher's `teacher_logprobs`.
+      `old_values`; for each of the teacher's `teacher_logprobs`, of any context.
     """
     params = self._joined(state.params, initial)
     own = [self._score(params, initial, self._placed(sheet)) for sheet in student]
@@ -316,7 +326,7 @@ class Learner:
 
   def _finished(self, state: TrainState) -> TrainState:
     teacher, weights = state.teacher, self._hyper.teacher_weights
-    if self.keeps_teacher:
+    if self.keeps_teacher and not self.takes_teacher:
       decay = self._hyper.ema_decay if weights == 'ema' else 0.0
       teacher = jax.tree.map(
         lambda t, p: decay * t + (1.0 - decay) * p, teacher, state.policy

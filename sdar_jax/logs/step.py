@@ -191,10 +191,10 @@ def skills_seen(views: Sequence[SkillView]) -> dict[str, int]:
   return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def skills_shown(
+def skill_counts(
   views: Sequence[SkillView], own: Sequence[SkillView]
 ) -> dict[str, dict[str, int]]:
-  """Counts skills shown to teachers and students, where there are any."""
+  """Counts the skills of teachers' and students' prompts, where any were shown."""
   seen = {'rows_per_skill': views, 'rows_per_skill_of_students': own}
   counts = {name: skills_seen(shown) for name, shown in seen.items()}
   return {name: count for name, count in counts.items() if count}

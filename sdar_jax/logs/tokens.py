@@ -18,12 +18,14 @@ _KNOWN = (
   'old_logprobs',
   'ref_logprobs',
   'teacher_logprobs',
+  'contrast_logprobs',
   'old_entropy',
   'old_values',
   'gate',
   'action_mask',
 )
 _LONGEST_PROMPT = 20_000  # Characters of a recorded prompt; the middle of more is cut.
+_PROMPTS = ('teacher_prompt', 'contrast_prompt')
 _PARTS = 4  # Tokens that one character of UTF-8 can be of.
 Spell = Callable[[Sequence[int]], str]
 
@@ -31,7 +33,7 @@ Spell = Callable[[Sequence[int]], str]
 def token_records(
   rows: Sequence[Row],
   known: Mapping[str, np.ndarray],
-  prompts: Sequence[np.ndarray] | None,
+  prompts: Sequence[Sequence[np.ndarray]],
   views: Sequence[SkillView] | None,
   *,
   count: int,
@@ -48,7 +50,7 @@ def token_records(
   Args:
     rows: [B] the step's rows.
     known: what is known of them, [B], and of their tokens, [B, R].
-    prompts: [B] their teachers' prompts, or None.
+    prompts: [B] of each context that teachers see; none without a teacher.
     views: what those show, or None.
     count: rows to record besides whole episodes, at most.
     episodes: to record whole, at most.
@@ -74,7 +76,8 @@ def token_records(
         record['teaching'] = float(known['teaching'][index])
       record['teacher_skills'] = list(views[index].skill_ids)
       record['teacher_skill_tokens'] = views[index].tokens
-      record['teacher_prompt'] = _cut(spell(prompts[index].tolist()))
+      shown = zip(_PROMPTS, prompts)
+      record |= {name: _cut(spell(p[index].tolist())) for name, p in shown}
     out.append(record)
   return out
 
@@ -83,7 +86,7 @@ def step_records(
   groups: Sequence[Group],
   rows: Sequence[Row],
   known: Mapping[str, np.ndarray],
-  prompts: Sequence[np.ndarray] | None,
+  prompts: Sequence[Sequence[np.ndarray]],
   views: Sequence[SkillView] | None,
   **settings: Any,
 ) -> Iterator[dict[str, Any]]:

@@ -22,6 +22,7 @@ class LossInputs(NamedTuple):
     old_logprobs: [B, T] float, nats, before this step's updates.
     ref_logprobs: [B, T] float, nats, or None where `needs_reference` is False.
     teacher_logprobs: [B, T] float, nats, or None where `needs_teacher` is False.
+    contrast_logprobs: [B, T] float, nats, under the teacher's second context, or None.
     old_values: [B, T] float, return units, or None.
     advantages: [B, T] float, one per token.
     value_targets: [B, T] float, return units, or None.
@@ -46,6 +47,7 @@ class LossInputs(NamedTuple):
   old_logprobs: Array
   ref_logprobs: Array | None
   teacher_logprobs: Array | None
+  contrast_logprobs: Array | None
   old_values: Array | None
   advantages: Array
   value_targets: Array | None

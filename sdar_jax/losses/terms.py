@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.losses import distill, masked, policy, two_views
+from sdar_jax.losses import distill, influence, masked, policy, two_views, views
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.methods.hyperparameters import Hyperparameters
 
@@ -101,6 +101,31 @@ def sampled_gap(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
   return distill.opsd(
     inputs.logprobs,
     inputs.teacher_logprobs,
+    inputs.taught_mask,
+    gap_clip=hyper.gap_clip or math.inf,
+  )
+
+
+def influential(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
+  """Computes ICSD's term, SDAR's with weights by influence, [B, T] nats."""
+  mask = inputs.taught_mask
+  weights = influence.influence_weights(
+    inputs.gate,
+    inputs.gap,
+    inputs.advantages,
+    inputs.logprobs,
+    inputs.old_logprobs,
+    mask,
+  )
+  return distill.weighted(inputs.logprobs, inputs.teacher_logprobs, weights, mask)
+
+
+def adaptive_views(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
+  """Computes AVSD's term on sampled tokens, [B, T] nats."""
+  return views.adaptive_views(
+    inputs.logprobs,
+    inputs.teacher_logprobs,
+    inputs.contrast_logprobs,
     inputs.taught_mask,
     gap_clip=hyper.gap_clip or math.inf,
   )

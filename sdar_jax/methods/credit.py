@@ -32,7 +32,7 @@ def assign_credit(
     ValueError: a reward that is not finite.
   """
   mask = data.response_mask
-  scale = _warmdown(data.step, hyper.warmdown_steps)
+  scale = _warmdown(data.step, hyper.warmdown_steps) * data.memory.get('share', 1.0)
   distillation = algorithm.distillation if algorithm.needs_teacher(hyper) else None
   coef = 0.0
   if distillation is not None:
@@ -65,6 +65,15 @@ def assign_credit(
   if data.action_mask is not None:
     out['action_mask'] = data.action_mask
   return out
+
+
+def remembered(
+  algorithm: Algorithm, hyper: Hyperparameters, data: StepData
+) -> dict[str, float]:
+  """Collects what the method's later steps shall know of this one."""
+  if not algorithm.needs_teacher(hyper) or algorithm.distillation.remember is None:
+    return {}
+  return algorithm.distillation.remember(data, hyper)
 
 
 def _warmdown(step: int, steps: int) -> float:

@@ -6,7 +6,7 @@ the formulas are in `advantages/`.
 
 import numpy as np
 
-from sdar_jax.advantages import baselines, returns
+from sdar_jax.advantages import baselines, outcome, returns
 from sdar_jax.methods.hyperparameters import Hyperparameters, reads
 from sdar_jax.methods.interface import StepData
 
@@ -85,6 +85,18 @@ def whitened_baseline(data: StepData, hyper: Hyperparameters) -> np.ndarray:
     data.response_mask,
     data.row_mask,
     statistics_over=hyper.statistics_over,
+  )
+
+
+@reads('unlikely_share', 'unlikely_advantage')
+def self_adapted(data: StepData, hyper: Hyperparameters) -> np.ndarray:
+  """Pushes unlikely tokens down, whatever came of them, as in OPSA."""
+  return outcome.opsa(
+    data.old_logprobs,
+    data.old_entropy,
+    data.response_mask,
+    share=hyper.unlikely_share,
+    amount=hyper.unlikely_advantage,
   )
 
 

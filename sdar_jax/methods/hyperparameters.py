@@ -11,6 +11,7 @@ from typing import Any
 from sdar_jax.advantages.baselines import STATISTICS_OVER
 from sdar_jax.keys import Key
 from sdar_jax.methods import gates
+from sdar_jax.prompts.teacher import CONTROLS
 
 
 def reads(*keys: str) -> Callable[[Callable], Callable]:
@@ -120,19 +121,61 @@ class Hyperparameters:
     ('loss', 'advantage'),
     'ref',
   )
+  context: str = _number(
+    '',
+    "what the teacher sees, as a control: '' its method's, 'none' the student's own"
+    " prompt, 'other_task' another task's lesson, 'shuffled' its own in disorder",
+    CONTROLS,
+  )
   credit_mix: float = _number(
     0.5, 'share in which a teacher reshapes advantages (RLSD, AgentOPSD, GRSD)', _SHARE
   )
   credit_clip: float = _number(
     0.2,
     "how far a teacher moves a token's or turn's share of the advantage from 1 (RLSD,"
-    ' AgentOPSD)',
+    ' AgentOPSD, TASPO)',
     '(0, 1]',
   )
   signal_clip: float = _number(
     3.0, 'bound on the signal of a turn, in size (GRSD)', _ABOVE_0
   )
-  gap_coef: float = _number(0.001, 'advantage per nat of the gap (OPID)', _CREDIT)
+  gap_coef: float = _number(
+    0.001, 'advantage per nat of the gap (OPID, OPDVR, GRPD)', _CREDIT
+  )
+  gap_floor: float = _number(
+    0.0, 'gaps of less, in size, count as none, nats (TASPO)', _AT_LEAST_0
+  )
+  gap_scale: float = _number(
+    1.0, 'gap at which a squashed credit has most of its size, nats', _ABOVE_0
+  )
+  contrast_coef: float = _number(
+    0.5,
+    'advantage of a contrast of two teachers, at most or per nat (RLCSD, SIPO)',
+    _CREDIT,
+  )
+  contrast_floor: float = _number(
+    0.02, 'less of it leaves a token as it is, advantage units (RLCSD)', _AT_LEAST_0
+  )
+  retire_success: float = _number(
+    0.5, 'rate of success from which the teacher may retire (RetireOPD)', _SHARE
+  )
+  retire_slope: float = _number(
+    0.01,
+    'share of itself by which the gap must fall in a step, or it stands still',
+    _SHARE,
+  )
+  retire_decay: float = _number(
+    0.9, 'of the averages of gap and success, per step (RetireOPD)', _SHARE
+  )
+  unlikely_share: float = _number(
+    0.2,
+    "share of the step's tokens, or of an episode's turns (OCSD), that count as"
+    ' unlikely',
+    '[0.001, 1]',
+  )
+  unlikely_advantage: float = _number(
+    -0.5, 'advantage added to unlikely tokens', '[-1e6, 1e6]'
+  )
   shaping_coef: float = _number(
     0.05, 'return units per deviation of a token reward (ADRS)', _CREDIT
   )
@@ -151,7 +194,7 @@ class Hyperparameters:
   gate_centred: bool = _number(False, "take the step's mean gate off every gate")
   gap_clip: float = _number(
     0.0,
-    'bound on the gap in the gate and in sampled OPSD, nats; 0 is none',
+    'bound on the gap in the gate, in sampled losses and in credit, nats; 0 is none',
     _NATS,
   )
   ratio_limit: float = _number(
@@ -176,8 +219,9 @@ class Hyperparameters:
   )
   teacher_weights: str = _number(
     'policy',
-    "of the 'policy' before the step's updates, their 'ema', or the 'initial' policy",
-    ('policy', 'ema', 'initial'),
+    "of the 'policy' before the step's updates, their 'ema', the 'initial' policy, or"
+    " those 'given' by model.teacher",
+    ('policy', 'ema', 'initial', 'given'),
   )
   ema_decay: float = _number(0.99, "of the teacher's weights, per step", _SHARE)
   gate_scale: float = _number(

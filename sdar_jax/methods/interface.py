@@ -22,12 +22,15 @@ SCORES = (
   'old_logprobs',
   'ref_logprobs',
   'teacher_logprobs',
+  'contrast_logprobs',
   'old_entropy',
   'old_kl',
   'old_values',
 )
+# Of those, the ones of the teacher's contexts, in order.
+TEACHER_SCORES = ('teacher_logprobs', 'contrast_logprobs')
 # Members that a group must have for its teachers to see other episodes of the task.
-_MEMBERS = {'sibling': 2, 'contrast': 3}
+_MEMBERS = {'sibling': 2, 'contrast': 3, 'right_hint': 2, 'wrong_hint': 2, 'mistake': 2}
 
 
 class StepData(NamedTuple):
@@ -49,6 +52,7 @@ class StepData(NamedTuple):
     old_logprobs: [B, R] float, nats, before this step's updates.
     ref_logprobs: [B, R] float, nats, or None.
     teacher_logprobs: [B, R] float, nats, or None.
+    contrast_logprobs: [B, R] float, nats, under the teacher's second context, or None.
     old_entropy: [B, R] float, nats, or None.
     old_kl: [B, R] float, nats, to the initial policy as kl_kind says, or None.
     old_values: [B, R] float, return units, the critic's, or None.
@@ -56,6 +60,7 @@ class StepData(NamedTuple):
     step: passes of the loop before this one.
     gate: [B, R] in [0, 1], the method's, before this step's updates, or None.
     token_rewards: [B, R] float, return units, beyond those of `scores`, or None.
+    memory: what `Distillation.remember` kept of the steps before.
   """
 
   scores: np.ndarray
@@ -73,6 +78,7 @@ class StepData(NamedTuple):
   old_logprobs: np.ndarray
   ref_logprobs: np.ndarray | None
   teacher_logprobs: np.ndarray | None
+  contrast_logprobs: np.ndarray | None
   old_entropy: np.ndarray | None
   old_kl: np.ndarray | None
   old_values: np.ndarray | None
@@ -80,6 +86,7 @@ class StepData(NamedTuple):
   step: int
   gate: np.ndarray | None = None
   token_rewards: np.ndarray | None = None
+  memory: Mapping[str, float] = {}
 
   @property
   def taught_mask(self) -> np.ndarray:
@@ -90,6 +97,12 @@ class StepData(NamedTuple):
   def gap(self) -> np.ndarray:
     """Takes teacher minus pre-update policy, [B, R] nats; 0 where untaught."""
     return np.where(self.taught_mask, self.teacher_logprobs - self.old_logprobs, 0.0)
+
+  @property
+  def contrast(self) -> np.ndarray:
+    """Takes one context minus the other, [B, R] nats; 0 where untaught."""
+    told_apart = self.teacher_logprobs - self.contrast_logprobs
+    return np.where(self.taught_mask, told_apart, 0.0)
 
   @property
   def gate_inputs(self) -> gates.GateInputs:
@@ -150,6 +163,8 @@ class Distillation:
   Attributes:
     context: what the teacher's prompt shows beyond the student's: one of
       `prompts.teacher.CONTEXTS`.
+    contrast: what a second prompt shows, whose log-probs the first's are compared with,
+      or None; a row is taught where both show something.
     coef: the key that weighs the teacher; 0 there removes it.
     gate: (hyper) -> the gate, a function as in `gates.GATES`; what it answers is
       `inputs.gate` of the loss, the metric and the record. None for a method without,
@@ -165,10 +180,15 @@ class Distillation:
     credit: (advantages [B, R], data, hyper, coef) -> [B, R] advantages, likewise.
     weights: (data, hyper) -> [B] weights of the rows' terms, or None for 1 each.
     whole_distribution: `losses` reads `inputs.divergence`.
+    reads_actions: `credit` reads `data.action_mask`.
+    remember: (data, hyper) -> what later steps shall know, numbers by name, kept in
+      checkpoints. Its 'share' multiplies the teacher's weight from the next step on; at
+      0 the teacher is not asked any more.
     control: with its settings the teacher has no effect at all, which is its point.
   """
 
   context: str
+  contrast: str | None = None
   coef: str = 'distill_coef'
   gate: Callable[[Hyperparameters], gates.Gate] | None = None
   step_gate: Callable[[StepData, Hyperparameters], np.ndarray] | None = None
@@ -178,7 +198,14 @@ class Distillation:
   credit: Callable[..., np.ndarray] | None = None
   weights: Callable[[StepData, Hyperparameters], np.ndarray] | None = None
   whole_distribution: bool = False
+  reads_actions: bool = False
+  remember: Callable[[StepData, Hyperparameters], dict[str, float]] | None = None
   control: bool = False
+
+  @property
+  def contexts(self) -> tuple[str, ...]:
+    """Lists what its prompts show, one or two."""
+    return (self.context,) if self.contrast is None else (self.context, self.contrast)
 
   def weight(self, hyper: Hyperparameters) -> float:
     """Reads the number that weighs the teacher."""
@@ -207,6 +234,7 @@ class Algorithm:
     rewards_tokens: `advantages` reads `data.token_rewards`; others get their sum over
       a row in its score.
     compares_members: whether the advantages are relative to a group's other members.
+    reads_entropy: `advantages` reads `data.old_entropy`.
     settings: config values of the policy's side, 'algorithm.clip_high' -> 0.28.
     teacher_settings: config values of the teacher's side.
   """
@@ -221,6 +249,7 @@ class Algorithm:
   student_sees_skills: str = 'none'
   rewards_tokens: bool = False
   compares_members: bool = True
+  reads_entropy: bool = False
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   teacher_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -246,28 +275,46 @@ class Algorithm:
     """Whether anything reads `teacher_logprobs` under these hyperparameters."""
     return self.distillation is not None and self.distillation.weight(hyper) != 0
 
+  def teacher_scores(self, hyper: Hyperparameters) -> tuple[str, ...]:
+    """Names the scores of its teacher, one for each context."""
+    taught = self.needs_teacher(hyper)
+    return TEACHER_SCORES[: len(self.distillation.contexts)] if taught else ()
+
+  def scores_itself(self, hyper: Hyperparameters) -> bool:
+    """Whether the teacher has the student's weights and prompt, hence its scores."""
+    same = 'none' in (self.distillation.context, hyper.context)
+    return same and hyper.teacher_weights == 'policy'
+
   def needs_divergence(self, hyper: Hyperparameters) -> bool:
     """Whether the loss reads whole distributions of a teacher."""
     return self.needs_teacher(hyper) and self.distillation.whole_distribution
 
   def shows_skills(self, hyper: Hyperparameters) -> bool:
     """Whether a teacher, or a student, is shown skills."""
-    contexts = ('skills', 'other_view')
-    taught = self.needs_teacher(hyper) and self.distillation.context in contexts
+    kinds = {'skills', 'other_view'}
+    taught = self.needs_teacher(hyper) and hyper.context != 'none'
+    taught = taught and not kinds.isdisjoint(self.distillation.contexts)
     return taught or self.student_sees_skills != 'none'
 
   def needs_entropy(self, hyper: Hyperparameters) -> bool:
-    """Whether a gate reads `old_entropy`."""
+    """Whether a gate, or an estimator, reads `old_entropy`."""
     gated = self.needs_teacher(hyper) and self.distillation.gate is not None
-    return gated and 'entropy' in gates.fields(self.distillation.gate(hyper))
+    gated = gated and 'entropy' in gates.fields(self.distillation.gate(hyper))
+    return gated or self.reads_entropy
+
+  def needs_actions(self, hyper: Hyperparameters) -> bool:
+    """Whether credit or the loss tells actions from thoughts."""
+    taught = self.needs_teacher(hyper) and self.distillation.reads_actions
+    return taught or hyper.action_weight != 1
 
   def least_group_size(self, hyper: Hyperparameters) -> int:
     """Counts the members without which a part of the method is mute."""
     least = 2 if self.compares_members and hyper.policy_coef != 0 else 1
     if self.student_sees_skills == 'half':
       least = 2
-    if self.needs_teacher(hyper) and self.distillation.context in _MEMBERS:
-      least = max(least, _MEMBERS[self.distillation.context])
+    if self.needs_teacher(hyper) and hyper.context in ('', 'shuffled'):
+      kinds = self.distillation.contexts
+      least = max(least, *(_MEMBERS.get(kind, 1) for kind in kinds))
     return least
 
   def sees_skills(self, member: int) -> bool:
@@ -304,6 +351,7 @@ def step_data(
   taught: np.ndarray | None,
   thought_ends: Sequence[int] | None,
   step: int,
+  memory: Mapping[str, float] | None = None,
 ) -> StepData:
   """Gathers what credit assignment reads of a step's rows.
 
@@ -314,6 +362,7 @@ def step_data(
     taught: [B], as in `StepData`.
     thought_ends: [B] response tokens before the action, or None for no action mask.
     step: as in `StepData`.
+    memory: as in `StepData`.
   """
   sizes = np.asarray([len(row.turn.response_ids) for row in batch_rows])
   columns = np.arange(int(sizes.max()))
@@ -329,4 +378,5 @@ def step_data(
     response_mask=response_mask,
     action_mask=action_mask,
     step=step,
+    memory=memory or {},
   )

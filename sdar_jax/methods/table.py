@@ -9,57 +9,10 @@ distillation.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from sdar_jax.methods import estimators, teachers
-from sdar_jax.methods.interface import Algorithm, Distillation, on_device
-
-
-def _numbers(**values: Any) -> dict[str, Any]:
-  """Names settings: gamma=0.95 -> {'algorithm.gamma': 0.95}."""
-  return {f'algorithm.{name}': value for name, value in values.items()}
-
-
-_CLIPS = ('clip_low', 'clip_high', 'dual_clip')
-GRPO = Algorithm(
-  summary='group-relative advantages, clipped surrogate',
-  source='DeepSeekMath, arXiv 2402.03300',
-  advantages=estimators.group_relative,
-  policy_loss=on_device('clipped_surrogate', *_CLIPS),
-  policy_metrics=on_device('clipped_metrics', *_CLIPS),
-)
-
-
-def _policy(
-  summary: str, source: str, settings: Mapping[str, Any] | None = None, **changes: Any
-) -> Algorithm:
-  """Makes a row that differs from GRPO in the policy's side."""
-  return dataclasses.replace(
-    GRPO, summary=summary, source=source, settings=settings or {}, **changes
-  )
-
-
-def _taught(
-  summary: str,
-  source: str,
-  teacher: Distillation | None,
-  numbers: Mapping[str, Any],
-  *,
-  policy: Mapping[str, Any] | None = None,
-  sees: str = 'none',
-) -> Algorithm:
-  """Makes GRPO with a teacher; `policy` has the policy's numbers."""
-  return dataclasses.replace(
-    GRPO,
-    summary=summary,
-    source=source,
-    distillation=teacher,
-    settings=policy or {},
-    teacher_settings=numbers,
-    student_sees_skills=sees,
-  )
-
+from sdar_jax.methods import estimators, follow_ups, teachers
+from sdar_jax.methods.interface import Algorithm, on_device
+from sdar_jax.methods.making import GRPO, NO_REWARD, numbers, policy, taught
 
 _ACTOR_CRITIC = {
   'advantages': estimators.actor_critic,
@@ -67,85 +20,84 @@ _ACTOR_CRITIC = {
   'compares_members': False,
   'rewards_tokens': True,
 }
-_NO_REWARD = _numbers(policy_coef=0.0)
 
 ALGORITHMS: dict[str, Algorithm] = {
   'grpo': GRPO,
-  'dr-grpo': _policy(
+  'dr-grpo': policy(
     'GRPO without the divisions by deviation and by length',
     'arXiv 2503.20783',
-    _numbers(divide_by_std=False, aggregation='seq-mean-token-sum-norm'),
+    numbers(divide_by_std=False, aggregation='seq-mean-token-sum-norm'),
   ),
-  'dapo': _policy(
+  'dapo': policy(
     'GRPO with a higher upper clip, groups without contrast sampled anew',
     'arXiv 2503.14476',
-    {**_numbers(clip_high=0.28), 'rollout.refills': 9},
+    {**numbers(clip_high=0.28), 'rollout.refills': 9},
   ),
-  'gspo': _policy(
+  'gspo': policy(
     'ratio and clip of the whole response',
     'arXiv 2507.18071',
-    _numbers(clip_low=3e-4, clip_high=4e-4, aggregation='seq-mean-token-mean'),
+    numbers(clip_low=3e-4, clip_high=4e-4, aggregation='seq-mean-token-mean'),
     policy_loss=on_device('sequence_surrogate', 'clip_low', 'clip_high'),
     policy_metrics=on_device('sequence_metrics', 'clip_low', 'clip_high'),
   ),
-  'rloo': _policy(
+  'rloo': policy(
     'leave-one-out baseline', 'arXiv 2402.14740', advantages=estimators.leave_one_out
   ),
-  'reinforce++': _policy(
+  'reinforce++': policy(
     'returns whitened over the batch',
     'arXiv 2501.03262',
-    _numbers(gamma=1.0),
+    numbers(gamma=1.0),
     advantages=estimators.whitened,
     compares_members=False,
     rewards_tokens=True,
   ),
-  'reinforce++-baseline': _policy(
+  'reinforce++-baseline': policy(
     "the group's mean as baseline, then whitened",
     'arXiv 2501.03262',
     advantages=estimators.whitened_baseline,
   ),
-  'grpo-passk': _policy(
+  'grpo-passk': policy(
     'only the best of a group, by its lead',
     'arXiv 2503.19595',
     # Among rows two turns of one episode would compete.
-    _numbers(statistics_over='trajectories'),
+    numbers(statistics_over='trajectories'),
     advantages=estimators.pass_at_k,
   ),
-  'gigpo': _policy(
+  'gigpo': policy(
     'advantages among episodes and among equal states',
     'arXiv 2505.10978',
-    _numbers(gamma=0.95, step_weight=1.0),
+    numbers(gamma=0.95, step_weight=1.0),
     advantages=estimators.anchored,
   ),
-  'ppo': _policy(
+  'ppo': policy(
     "a value head on the policy's trunk, GAE; KL in the loss",
     'arXiv 1707.06347',
-    _numbers(gamma=1.0, gae_lambda=1.0),
+    numbers(gamma=1.0, gae_lambda=1.0),
     **_ACTOR_CRITIC,
   ),
-  'ppo-kl-reward': _policy(
+  'ppo-kl-reward': policy(
     'the same with the KL taken off the rewards',
     'arXiv 1909.08593',
-    _numbers(gamma=1.0, gae_lambda=1.0, kl_in='reward', kl_kind='k1'),
+    numbers(gamma=1.0, gae_lambda=1.0, kl_in='reward', kl_kind='k1'),
     **_ACTOR_CRITIC,
   ),
-  'sdar': _taught(
+  'sdar': taught(
     'GRPO and gated self-distillation, as a loss',
     'arXiv 2605.15155',
     teachers.GATED,
-    _numbers(distill_coef=0.01, gate='gap', gate_beta=5.0),
+    numbers(distill_coef=0.01, gate='gap', gate_beta=5.0),
   ),
-  'sdar-advantage': _taught(
+  'sdar-advantage': taught(
     'the same gate inside the advantages',
     'ours, after arXiv 2605.15155',
     teachers.GATED,
-    _numbers(distill_coef=0.01, distill_form='advantage', gate='gap', gate_beta=5.0),
+    numbers(distill_coef=0.01, distill_form='advantage', gate='gap', gate_beta=5.0),
   ),
-  'sdar-centred': _taught(
+  'sdar-centred': taught(
     'SDAR with a clipped gap, gates less their mean, importance ratio',
     'ours, after arXiv 2605.15155',
     teachers.GATED,
-    _numbers(
+    numbers(
       distill_coef=0.01,
       gate='gap',
       gate_beta=5.0,
@@ -154,114 +106,114 @@ ALGORITHMS: dict[str, Algorithm] = {
       ratio_limit=2.0,
     ),
   ),
-  'opsd': _taught(
+  'opsd': taught(
     'exact, clipped divergence to the initial policy that sees skills; no reward',
     'arXiv 2601.18734',
     teachers.DIVERGENCE,
-    _numbers(
+    numbers(
       distill_coef=1.0,
       divergence='forward_kl',
       token_clip=0.05,
       teacher_weights='initial',
     ),
-    policy=_NO_REWARD,
+    policy_settings=NO_REWARD,
   ),
-  'opsd-sampled': _taught(
+  'opsd-sampled': taught(
     'the gap as signed credit of sampled tokens; no reward',
     'arXiv 2601.18734',
     teachers.SAMPLED,
-    _numbers(distill_coef=1.0, gap_clip=5.0),
-    policy=_NO_REWARD,
+    numbers(distill_coef=1.0, gap_clip=5.0),
+    policy_settings=NO_REWARD,
   ),
-  'opsd-released': _taught(
+  'opsd-released': taught(
     "SDAR's term alone, which the released code calls OPSD",
     'ZJU-REAL/SDAR@8b85c23',
     teachers.GATED,
-    _numbers(distill_coef=0.01, gate='gap', gate_beta=5.0),
-    policy=_NO_REWARD,
+    numbers(distill_coef=0.01, gate='gap', gate_beta=5.0),
+    policy_settings=NO_REWARD,
   ),
-  'grpo+opsd-released': _taught(
+  'grpo+opsd-released': taught(
     'gate_beta 0: every gate is 1/2, the teacher has no effect',
     'ZJU-REAL/SDAR@8b85c23',
     teachers.UNGATED,
-    _numbers(distill_coef=0.01, gate_beta=0.0),
+    numbers(distill_coef=0.01, gate_beta=0.0),
   ),
-  'sdpg': _taught(
+  'sdpg': taught(
     'GRPO and exact reverse KL to the teacher',
     'arXiv 2606.04036',
     teachers.DIVERGENCE,
-    _numbers(distill_coef=0.01, divergence='reverse_kl'),
+    numbers(distill_coef=0.01, divergence='reverse_kl'),
   ),
-  'sdpo': _taught(
+  'sdpo': taught(
     'top-20 divergence to an averaged self that saw a sibling succeed; no reward',
     'arXiv 2601.20802',
     teachers.SIBLING,
-    _numbers(
+    numbers(
       distill_coef=1.0,
       divergence='reverse_kl',
       topk=20,
       teacher_weights='ema',
       ema_decay=0.99,
     ),
-    policy=_NO_REWARD,
+    policy_settings=NO_REWARD,
   ),
-  'skill-grpo': _taught(
+  'skill-grpo': taught(
     'GRPO with skills in training prompts, evaluated without',
     'ZJU-REAL/SDAR@8b85c23',
     None,
     {},
     sees='all',
   ),
-  'skill-grpo*': _taught(
+  'skill-grpo*': taught(
     'the same, evaluated with skills',
     'ZJU-REAL/SDAR@8b85c23',
     None,
     {},
-    policy={'eval.with_skills': True},
+    policy_settings={'eval.with_skills': True},
     sees='all',
   ),
-  'rlsd': _taught(
+  'rlsd': taught(
     'the teacher redistributes the advantage over tokens, warmed down',
     'arXiv 2604.03128',
     teachers.REDISTRIBUTED,
-    _numbers(credit_mix=0.5, credit_clip=0.2, warmdown_steps=100),
+    numbers(credit_mix=0.5, credit_clip=0.2, warmdown_steps=100),
   ),
-  'skill-sd': _taught(
+  'skill-sd': taught(
     'importance-weighted k3 to the teacher, warmed down',
     'arXiv 2604.10674',
     teachers.K3,
-    _numbers(distill_coef=0.001, warmdown_steps=100),
+    numbers(distill_coef=0.001, warmdown_steps=100),
   ),
-  'agent-opsd': _taught(
+  'agent-opsd': taught(
     'turns that moved the belief in success count more',
     'arXiv 2608.05987',
     teachers.BELIEF,
-    _numbers(credit_mix=0.5, credit_clip=0.2),
+    numbers(credit_mix=0.5, credit_clip=0.2),
   ),
-  'opid': _taught(
+  'opid': taught(
     'the gap under hindsight added to the advantage',
     'arXiv 2606.26790',
     teachers.HINDSIGHT,
-    _numbers(gap_coef=0.001),
+    numbers(gap_coef=0.001),
   ),
-  'grsd': _taught(
+  'grsd': taught(
     'turns that what to do and to avoid agrees with count more',
     'arXiv 2607.28076',
     teachers.CONTRAST,
-    _numbers(credit_mix=0.5, signal_clip=3.0),
+    numbers(credit_mix=0.5, signal_clip=3.0),
   ),
-  'adrs': _taught(
+  'adrs': taught(
     'gated log-probs of the teacher as token rewards',
     'arXiv 2608.03223',
     teachers.REWARDED,
-    _numbers(shaping_coef=0.05, gate_scale=2.0),
+    numbers(shaping_coef=0.05, gate_scale=2.0),
   ),
-  'ucob': _taught(
+  'ucob': taught(
     'prompts with and without skills; the better view teaches the other',
     'arXiv 2606.29502',
     teachers.TWO_VIEWS,
     # Margin and temperature follow rollout.success_reward: `config.default`.
-    _numbers(
+    numbers(
       distill_coef=0.1,
       gate_beta=5.0,
       view_gamma=0.95,
@@ -270,6 +222,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     sees='half',
   ),
+  **follow_ups.ROWS,
 }
 
 

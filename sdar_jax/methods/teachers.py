@@ -4,10 +4,11 @@ Each constant is a `Distillation` of pure functions; its numbers are its rows'.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
-from sdar_jax.advantages import credit, shaping, two_views
+from sdar_jax.advantages import contrast, credit, outcome, shaping, two_views
 from sdar_jax.methods import gates
 from sdar_jax.methods.hyperparameters import Hyperparameters, reads
 from sdar_jax.methods.interface import Distillation, StepData, on_device
@@ -107,6 +108,130 @@ def _added_gap(advantages, data: StepData, hyper: Hyperparameters, coef: float):
   )
 
 
+@reads('credit_clip')
+def _failures_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  shaped = _rlsd_credit(advantages, data, hyper, coef)
+  return np.where(data.successes[:, None], advantages, shaped)
+
+
+@reads('gap_scale', 'contrast_floor')
+def _hinted_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  return contrast.rlcsd_credit(
+    advantages,
+    data.contrast,
+    data.response_mask,
+    coef=coef,
+    scale=hyper.gap_scale,
+    floor=hyper.contrast_floor,
+  )
+
+
+@reads('gap_clip')
+def _answered_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  return contrast.sipo_credit(
+    advantages,
+    data.contrast,
+    data.response_mask,
+    coef=coef,
+    clip=hyper.gap_clip or math.inf,
+  )
+
+
+@reads('unlikely_share')
+def _observed_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  return _reshaped(
+    lambda row: contrast.ocsd_credit(
+      row,
+      data.contrast,
+      data.old_logprobs,
+      data.trajectory_ids,
+      data.response_mask,
+      mix=coef,
+      share=hyper.unlikely_share,
+    ),
+    advantages,
+    data,
+  )
+
+
+@reads('gap_scale', 'gap_floor')
+def _action_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  return _reshaped(
+    lambda row: outcome.taspo_credit(
+      row,
+      data.gap,
+      data.trajectory_ids,
+      data.taught,
+      data.action_mask,
+      data.response_mask,
+      scale=hyper.gap_scale,
+      floor=hyper.gap_floor,
+      band=coef,
+    ),
+    advantages,
+    data,
+  )
+
+
+def _agreed(signs, advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  """Puts the gap, signed by `signs`, in the place of taught tokens' advantages."""
+  shaped = outcome.gated_by_sign(
+    signs, data.gap, coef=coef, clip=hyper.gap_clip or math.inf
+  )
+  return np.where(data.taught_mask, shaped, advantages)
+
+
+@reads('gap_clip')
+def _verified_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  solved = np.where(data.successes[:, None], 1, -1).astype(advantages.dtype)
+  signs = np.broadcast_to(solved, advantages.shape)
+  return _agreed(signs, advantages, data, hyper, coef)
+
+
+@reads('gap_clip')
+def _relative_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  return _agreed(advantages, advantages, data, hyper, coef)
+
+
+@reads('unlikely_share')
+def _unlikely_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  chosen = outcome.unlikely(
+    data.old_logprobs, data.taught_mask, share=hyper.unlikely_share
+  )
+  return np.where(chosen, advantages + coef, advantages).astype(advantages.dtype)
+
+
+@reads()
+def _lost_groups(data: StepData, hyper: Hyperparameters) -> np.ndarray:
+  return (_success_rates(data) == 0).astype(float)
+
+
+@reads('retire_success', 'retire_slope', 'retire_decay')
+def _retirement(data: StepData, hyper: Hyperparameters) -> dict[str, float]:
+  """Retires the teacher for good: it has no more to say, and its student can do it.
+
+  The mean size of the gap and the rate of success are averaged over steps; where the
+  one falls by less than a share of itself in a step, and the other is high enough, the
+  share of the teacher is 0 from then on.
+
+  Source: RetireOPD (arXiv 2609.20784), from its abstract and the README of
+    ZJU-REAL/SDAR@26eefb8: that two such metrics decide. The averages are ours, and
+    so is that success is that of the step's episodes, not of an evaluation.
+  """
+  before = data.memory
+  if before.get('share', 1.0) == 0 or not data.taught_mask.any():
+    return dict(before)
+  now = {
+    'gap': float(np.abs(data.gap[data.taught_mask]).mean()),
+    'success': float(_success_rates(data)[data.row_mask].mean()),
+  }
+  decay = hyper.retire_decay
+  kept = {k: decay * before.get(k, v) + (1 - decay) * v for k, v in now.items()}
+  still = 'gap' in before and kept['gap'] > before['gap'] * (1 - hyper.retire_slope)
+  retires = still and kept['success'] >= hyper.retire_success
+  return {**kept, 'share': 0.0 if retires else 1.0}
+
+
 @reads('gate_scale')
 def _usefulness(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Opens the gate where the teacher's taste paid off, [B, R]."""
@@ -181,3 +306,31 @@ TWO_VIEWS = Distillation(
   losses=on_device('two_view', 'action_weight'),
   weights=_view_weights,
 )
+# Controls: a push that asks no teacher.
+UNLIKELY = Distillation(
+  'none', coef='unlikely_advantage', credit=_unlikely_credit, control=True
+)
+HINTED = Distillation(
+  'right_hint', contrast='wrong_hint', coef='contrast_coef', credit=_hinted_credit
+)
+ANSWERED = Distillation(
+  'right_hint', contrast='mistake', coef='contrast_coef', credit=_answered_credit
+)
+OBSERVED = Distillation(
+  'observed', contrast='unobserved', coef='credit_mix', credit=_observed_credit
+)
+VIEWS = Distillation(
+  'skills', contrast='sibling', losses=on_device('adaptive_views', 'gap_clip')
+)
+INFLUENTIAL = Distillation(
+  'skills', gate=_selected_gate, losses=on_device('influential')
+)
+ACTIONS = Distillation(
+  'sibling', coef='credit_clip', credit=_action_credit, reads_actions=True
+)
+VERIFIED = Distillation('skills', coef='gap_coef', credit=_verified_credit)
+RELATIVE = Distillation('skills', coef='gap_coef', credit=_relative_credit)
+FAILURES = Distillation('observed', coef='credit_mix', credit=_failures_credit)
+REFLECTED = Distillation('feedback', losses=_DIVERGENCE, whole_distribution=True)
+LOST = dataclasses.replace(SAMPLED, weights=_lost_groups)
+RETIRING = dataclasses.replace(SAMPLED, remember=_retirement)

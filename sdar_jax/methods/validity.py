@@ -41,10 +41,12 @@ def keys_read(algorithm: Algorithm, hyper: Hyperparameters) -> frozenset[str]:
 
 def _teachers(distillation: Distillation, hyper: Hyperparameters) -> set[str]:
   keys = {'warmdown_steps', 'teacher_weights'}
+  if distillation.context != 'none':
+    keys.add('context')
   if hyper.teacher_weights == 'ema':
     keys.add('ema_decay')
   functions = [distillation.credit, distillation.rewards, distillation.weights]
-  functions.append(distillation.step_gate)
+  functions += [distillation.step_gate, distillation.remember]
   if distillation.advantages is not None:
     keys.add('distill_form')
   in_advantages = distillation.in_advantages(hyper)

@@ -123,12 +123,19 @@ class TeacherContext:
     Raises:
       SkillError: skills were found and the budget holds none.
     """
+    block, view = self.block(user_text, task)
+    return self.place(user_text, block) if block else self.plain(user_text), view
+
+  def block(self, user_text: str, task: Task) -> tuple[str, SkillView]:
+    """The text of a task's skills before `user_text`; '' and `NOTHING` without.
+
+    Raises:
+      SkillError: as `prompt`.
+    """
     found = self.retriever.order(task, user_text)
     if not found:
-      return self.plain(user_text), NOTHING
-    ids = tuple(skill.id for skill in found)
-    block, view = self._chosen(ids, self._room(user_text))
-    return self._place(user_text, block), view
+      return '', NOTHING
+    return self._chosen(tuple(skill.id for skill in found), self._room(user_text))
 
   @property
   def cause(self) -> str:
@@ -152,7 +159,11 @@ class TeacherContext:
     tokens = self._cost(block)
     if tokens > self._room(user_text):
       return None
-    return self._place(user_text, block), tokens
+    return self.place(user_text, block), tokens
+
+  def size(self, block: str) -> int:
+    """Counts the tokens by which a block lengthens a prompt."""
+    return self._cost(block)
 
   def _room(self, user_text: str) -> int:
     """Counts the tokens left for a block before this text."""
@@ -176,9 +187,10 @@ class TeacherContext:
     return chosen
 
   def _measure(self, block: str) -> int:
-    return len(self._place(_PROBE, block)) - self._bare_length
+    return len(self.place(_PROBE, block)) - self._bare_length
 
-  def _place(self, user_text: str, block: str) -> np.ndarray:
+  def place(self, user_text: str, block: str) -> np.ndarray:
+    """The prompt of `user_text` with a block, whatever its size."""
     if self._placement == 'user':
       return self._chat.render(f'{block}\n\n{user_text}')
     if self._placement == 'system':

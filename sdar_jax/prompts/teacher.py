@@ -1,27 +1,64 @@
 """Privileged contexts of teachers, row by row. No JAX.
 
-Everything that is not a skill is a block of plain text of our own wording, placed as
-skills are and shown whole or not at all. A row for which there is nothing to show, or
-no room, keeps the plain prompt and an empty view: it is not taught.
+Everything that is not a skill is a block of plain text of our own wording
+(`prompts.lessons`), placed as skills are and shown whole or not at all. A row for which
+there is nothing to show, or no room, keeps the plain prompt and an empty view: it is
+not taught.
 
 In a conversation the teacher's prompt differs at its head only: what is shown stands
 where the conversation began, and all that was said and seen since follows as it was.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from sdar_jax.batching.rows import Row
+from sdar_jax.envs.base import Task
+from sdar_jax.prompts import lessons
 from sdar_jax.prompts.bank import SkillError
 from sdar_jax.prompts.skills import NOTHING, SkillView, TeacherContext
-from sdar_jax.trajectory import Outcome, Trajectory
+from sdar_jax.trajectory import Trajectory
 
 PLAIN = 'plain'  # In a view: the prompt that shows nothing is itself the lesson.
+CONTEXTS = ('skills', 'other_view', *lessons.BLOCKS, 'none')
+# What `algorithm.context` puts in a context's place, to see what its knowledge buys.
+CONTROLS = ('', 'none', 'other_task', 'shuffled')
+_LOOKED_AT = 64  # Tasks, for one whose skills are others.
 
 _Prompted = tuple[np.ndarray, SkillView]
-_Others = Sequence[Trajectory]  # Of a row's group, as `_others` sorts them.
-_Block = tuple[tuple[str, ...], str]  # Names of what it shows, and the text.
+
+
+def lessons_of(
+  kinds: Sequence[str],
+  teacher: TeacherContext,
+  rows: Sequence[Row],
+  *,
+  sees_skills: Sequence[bool],
+  control: str = '',
+  tasks: Sequence[Task] = (),
+) -> tuple[list[list[np.ndarray]], list[SkillView]]:
+  """The prompts of a step's rows for each context of a method.
+
+  Args:
+    kinds: its contexts, one or two; other arguments as `teacher_rows`.
+    control: besides 'nothing', which teaches no row, by the student's own prompts.
+
+  Returns:
+    For each context the prompts of the rows, in order; and the views of the first,
+    empty where another context has nothing for the row, which then is not taught.
+  """
+  if control == 'nothing':
+    own = [row.turn.prompt_ids for row in rows]
+    return [own] * len(kinds), [NOTHING] * len(rows)
+  arguments = {'sees_skills': sees_skills, 'control': control, 'tasks': tasks}
+  made = [teacher_rows(kind, teacher, rows, **arguments) for kind in kinds]
+  views = [
+    first if all(view.skill_ids for view in rest) else SkillView((), first.left_out, 0)
+    for first, *rest in zip(*(views for _, views in made), strict=True)
+  ]
+  return [prompts for prompts, _ in made], views
 
 
 def teacher_rows(
@@ -30,48 +67,48 @@ def teacher_rows(
   rows: Sequence[Row],
   *,
   sees_skills: Sequence[bool],
+  control: str = '',
+  tasks: Sequence[Task] = (),
 ) -> tuple[list[np.ndarray], list[SkillView]]:
   """The teacher's prompts of a step's rows.
 
   Args:
-    kind: what it sees, one of `CONTEXTS`:
-      'skills': the task's skills.
-      'other_view': the plain prompt (named `PLAIN`) where the student's showed skills,
-        else the skills. (UCOB, arXiv 2606.29502)
-      'sibling': the actions of another episode of the group that solved the task, the
-        shortest that fits. (SDPO, arXiv 2601.20802)
-      'feedback': what the world answered to this turn and how the episode ended; only
-        the end where both do not fit. (SDPO, arXiv 2601.20802)
-      'contrast': the actions of another episode that solved the task, and those of one
-        that failed and that are not among them, the shortest pair that fits. Ours for
-        the DO/AVOID prior that a language model writes in GRSD (arXiv 2607.28076); a
-        row of whose group no two others ended differently gets none.
+    kind: what it sees, one of `CONTEXTS` (`lessons` says what each is).
     teacher: places text in prompts, and knows the skills.
     rows: [B], every row of the step, so that each episode meets all its siblings.
     sees_skills: [B], whether the row's student saw skills.
+    control: one of `CONTROLS`: '' for `kind` itself; 'none' in its place; 'other_task':
+      skills as another of `tasks` has them, with one at least that the row's own lacks,
+      or the lesson of another task's episodes of the step, by a hash of their ids;
+      'shuffled': what `kind` shows with its words permuted, as many tokens.
+    tasks: those that 'other_task' takes skills from, as of the training split.
 
   Returns:
     A prompt's int32 ids and a view for each row, in order.
 
   Raises:
-    ValueError: unknown `kind`.
+    ValueError: unknown `kind` or `control`.
     SkillError: the teacher cannot show skills, or none of its skills to any row. That
       no episode is worth showing may happen in a step; a bank that never has anything
       to say is a mistake.
   """
   if kind not in CONTEXTS:
     raise ValueError(f'teacher context {kind!r}: must be one of {CONTEXTS}')
-  groups = _groups(rows)
+  if control not in CONTROLS:
+    raise ValueError(f'teacher control {control!r}: must be one of {CONTROLS}')
+  if 'none' in (kind, control):
+    plain = SkillView((PLAIN,), (), 0)
+    return [row.turn.prompt_ids for row in rows], [plain] * len(rows)
+  step = _Step(kind, control, teacher, _groups(rows), tasks)
   prompts, views = [], []
   for row, sees in zip(rows, sees_skills, strict=True):
-    others = _others(groups[row.group_id], row)
-    ids, view = _prompt(kind, teacher, row, others, sees)
+    ids, view = step.prompt(row, sees)
     ids = np.concatenate([ids, row.turn.prompt_ids[len(row.head.prompt_ids) :]])
     prompts.append(ids)
     # A prompt like the student's teaches nothing, whatever it was meant to show.
     same = np.array_equal(ids, row.turn.prompt_ids)
     views.append(SkillView((), view.left_out, 0) if same else view)
-  if kind not in _BLOCKS:
+  if kind not in lessons.BLOCKS:
     _check_shown(teacher, rows, views, 'the teacher')
   return prompts, views
 
@@ -107,94 +144,106 @@ def taught(views: Sequence[SkillView]) -> np.ndarray:
   return np.asarray([bool(view.skill_ids) for view in views], bool)
 
 
-def _groups(rows: Sequence[Row]) -> dict[int, dict[int, Trajectory]]:
-  """The trajectories of each group by their ids."""
-  out: dict[int, dict[int, Trajectory]] = {}
+def _groups(rows: Sequence[Row]) -> dict[int, dict[int, Row]]:
+  """A row of each trajectory of each group, by their ids."""
+  out: dict[int, dict[int, Row]] = {}
   for row in rows:
-    out.setdefault(row.group_id, {})[row.trajectory_id] = row.trajectory
+    out.setdefault(row.group_id, {})[row.trajectory_id] = row
   return out
 
 
-def _others(group: Mapping[int, Trajectory], row: Row) -> list[Trajectory]:
+def _others(group: Mapping[int, Row], row: Row) -> list[Trajectory]:
   """Lists the group's other trajectories, shortest first, then by member."""
-  others = [t for identity, t in group.items() if identity != row.trajectory_id]
+  others = [
+    r.trajectory for identity, r in group.items() if identity != row.trajectory_id
+  ]
   return sorted(others, key=lambda t: (len(t.turns), t.member))
 
 
-def _prompt(
-  kind: str, teacher: TeacherContext, row: Row, others: _Others, sees: bool
-) -> _Prompted:
-  text = row.head.prompt_text
-  if kind in _BLOCKS:
-    return _first_that_fits(teacher, text, _BLOCKS[kind](row, others))
-  ids, view = teacher.prompt(text, row.task)
-  if kind == 'other_view' and sees and view.skill_ids:  # Else there is one view only.
-    return teacher.plain(text), SkillView((PLAIN,), (), 0)
-  return ids, view
+@dataclasses.dataclass(frozen=True)
+class _Step:
+  """A context over a step's rows, under a control; it remembers what it found."""
 
+  kind: str
+  control: str
+  teacher: TeacherContext
+  groups: Mapping[int, Mapping[int, Row]]
+  tasks: Sequence[Task]
+  known: dict[tuple[str, str], str | Task | None] = dataclasses.field(
+    default_factory=dict
+  )
 
-def _first_that_fits(
-  teacher: TeacherContext, text: str, blocks: Iterable[_Block]
-) -> _Prompted:
-  """Places the first block within the budget; `left_out` names the others."""
-  tried: dict[str, None] = {}
-  for names, block in blocks:
-    placed = teacher.with_block(text, block)
-    if placed is not None:
-      ids, tokens = placed
-      left_out = tuple(name for name in tried if name not in names)
-      return ids, SkillView(names, left_out, tokens)
-    tried |= dict.fromkeys(names)
-  view = SkillView((), tuple(tried), 0) if tried else NOTHING
-  return teacher.plain(text), view
+  def prompt(self, row: Row, sees: bool) -> _Prompted:
+    """The prompt of a row's head, and its view."""
+    teacher, text = self.teacher, row.head.prompt_text
+    if self.kind in lessons.BLOCKS:
+      return self._first_that_fits(text, self._blocks(row))
+    block, view = teacher.block(text, row.task)
+    if self.kind == 'other_view' and sees and view.skill_ids:  # Else one view only.
+      return teacher.plain(text), SkillView((PLAIN,), (), 0)
+    if self.control == 'other_task' and block:
+      other = self._recalled(row, text, self._unlike)
+      block, view = teacher.block(text, other) if other else ('', NOTHING)
+    elif self.control == 'shuffled' and block:
+      block = self._recalled(row, block, self._shuffled)
+    if not block:
+      return teacher.plain(text), NOTHING
+    return teacher.place(text, block), view
 
+  def _blocks(self, row: Row) -> Iterator[lessons.Block]:
+    make = lessons.BLOCKS[self.kind]
+    if self.control == 'other_task':
+      for stranger in self._strangers(row):
+        others = _others(self.groups[stranger.group_id], stranger)
+        for names, block in make(stranger, others):
+          yield tuple(f'{stranger.task.task_id}/{name}' for name in names), block
+      return
+    for names, block in make(row, _others(self.groups[row.group_id], row)):
+      if self.control == 'shuffled':
+        block = self._recalled(row, block, self._shuffled)
+      if block:
+        yield names, block
 
-def _solutions(row: Row, others: _Others) -> Iterator[_Block]:
-  for trajectory in others:
-    actions = _actions(trajectory)
-    if trajectory.success and actions:
-      block = '\n'.join(['this solved it:', *actions])
-      yield (f'sibling/{trajectory.member}',), block
+  def _strangers(self, row: Row) -> list[Row]:
+    """Lists rows of other tasks' groups at this turn, by a hash of the tasks."""
+    found = []
+    for group in self.groups.values():
+      one = group[min(group, key=lambda t: lessons.rank(row.task.task_id, str(t)))]
+      if one.task.task_id != row.task.task_id:
+        turn = min(row.turn_id, max(len(one.trajectory.turns) - 2, 0))
+        found.append(dataclasses.replace(one, turn_id=turn))
+    key = lambda r: (lessons.rank(row.task.task_id, r.task.task_id), r.group_id)
+    return sorted(found, key=key)
 
+  def _recalled(self, row: Row, text: str, find) -> str | Task | None:
+    name = (row.task.task_id, text)
+    if name not in self.known:
+      self.known[name] = find(row, text)
+    return self.known[name]
 
-def _answers(row: Row, others: _Others) -> Iterator[_Block]:
-  turns, following = row.trajectory.turns, row.turn_id + 1
-  end = f'the end: {_ending(row.trajectory.outcome)}'
-  answer = turns[following].observation.strip() if following < len(turns) else ''
-  if answer:
-    yield ('answer', 'outcome'), f'what came next:\n{answer}\n{end}'
-  yield ('outcome',), end
+  def _shuffled(self, row: Row, block: str) -> str | None:
+    return lessons.shuffled(block, row.task.task_id, self.teacher.size)
 
+  def _unlike(self, row: Row, text: str) -> Task | None:
+    """Finds a task with a skill that the row's own has not."""
+    own = {*self.teacher.block(text, row.task)[1].skill_ids}
+    start = lessons.rank(row.task.task_id)
+    for place in range(min(len(self.tasks), _LOOKED_AT)):
+      other = self.tasks[(start + place) % len(self.tasks)]
+      shown = {*self.teacher.block(text, other)[1].skill_ids}
+      if other.task_id != row.task.task_id and shown - own:
+        return other
+    return None
 
-def _contrasts(row: Row, others: _Others) -> Iterator[_Block]:
-  for good in others:
-    wanted = _actions(good)
-    if not good.success or not wanted:
-      continue
-    for bad in others:
-      # In the order played, each once: failures go round in circles.
-      unwanted = dict.fromkeys(a for a in _actions(bad) if a not in wanted)
-      if not bad.success and unwanted:
-        block = '\n'.join(['do:', *wanted, 'avoid:', *unwanted])
-        yield (f'do/{good.member}', f'avoid/{bad.member}'), block
-
-
-def _actions(trajectory: Trajectory) -> list[str]:
-  """Lists the admissible actions in order, each on a line."""
-  played = (turn.action for turn in trajectory.turns if turn.admissible)
-  lines = (' '.join(action.split()) for action in played)
-  return [line for line in lines if line]
-
-
-def _ending(outcome: Outcome) -> str:
-  if outcome is Outcome.SUCCESS:
-    return 'solved'
-  return 'out of turns' if outcome is Outcome.MAX_TURNS else 'not solved'
-
-
-_BLOCKS: dict[str, Callable[[Row, _Others], Iterator[_Block]]] = {
-  'sibling': _solutions,
-  'feedback': _answers,
-  'contrast': _contrasts,
-}
-CONTEXTS = ('skills', 'other_view', *_BLOCKS)
+  def _first_that_fits(self, text: str, blocks: Iterable[lessons.Block]) -> _Prompted:
+    """Places the first block within the budget; `left_out` names the others."""
+    tried: dict[str, None] = {}
+    for names, block in blocks:
+      placed = self.teacher.with_block(text, block)
+      if placed is not None:
+        ids, tokens = placed
+        left_out = tuple(name for name in tried if name not in names)
+        return ids, SkillView(names, left_out, tokens)
+      tried |= dict.fromkeys(names)
+    view = SkillView((), tuple(tried), 0) if tried else NOTHING
+    return self.teacher.plain(text), view

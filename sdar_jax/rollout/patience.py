@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sdar_jax.batching.rows import Row
 from sdar_jax.envs.pool.pool import Pool
@@ -108,3 +108,13 @@ def fault_of_all(groups: Sequence[Group], pool: Pool) -> str | None:
 def _last(pool: Pool) -> str:
   fault = pool.last_fault
   return '' if fault is None else f', the last: {fault.kind}, {fault.message}'
+
+
+def not_empty(rows: list[Any], step: int, max_prompt_tokens: int) -> list[Any]:
+  """Gives the rows of a step back; raises EmptyStepError without any."""
+  if not rows:
+    raise EmptyStepError(
+      f'step {step}: no episode has a turn to train on: every first prompt is'
+      f' above config.rollout.max_prompt_tokens={max_prompt_tokens}'
+    )
+  return rows

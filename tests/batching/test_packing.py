@@ -222,7 +222,7 @@ def _order(seed, step, shuffle=True):
   """Rows in the order in which minibatches of one row each come."""
   rows = _rows(np.random.default_rng(1))
   how = _packing(minibatch_rows=1, microbatch_rows=1, shuffle=shuffle, seed=seed)
-  batch, privileged = packing.pack(rows, None, how, step=step, compares=False)
+  batch, privileged = packing.pack(rows, (), how, step=step, compares=False)
   assert privileged == []
   return [int(sheet['row_index'][0]) for (sheet,) in batch]
 
@@ -237,7 +237,9 @@ def test_order_is_a_function_of_seed_and_step():
 def test_a_step_has_its_teacher_where_it_is_read(compares):
   rows = _rows(np.random.default_rng(1))
   prompts = [np.concatenate([[7], row.turn.prompt_ids]) for row in rows]
-  batch, privileged = packing.pack(rows, prompts, _packing(), step=0, compares=compares)
+  batch, privileged = packing.pack(
+    rows, [prompts], _packing(), step=0, compares=compares
+  )
   assert all(('teacher_tokens' in m) == compares for m in itertools.chain(*batch))
   found = {k: v for sheet in privileged for k, v in _said(sheet).items()}
   assert found.keys() == set(range(len(rows)))
@@ -318,3 +320,50 @@ def test_the_head_runs_on_a_quarter_where_that_is_enough():
     (sheet,) = packing.teacher_sheets(rows, _student(rows), how)
     assert sheet['tokens'].shape == (4, 64)
     assert sheet['places'].shape == (1, 256 // share)
+
+
+def test_two_contexts_share_sheets_and_keep_apart():
+  """A number that each prompt and row decide arrives at its context and row."""
+  rows = _rows(np.random.default_rng(1))
+  contexts = [
+    [np.concatenate([[first] * more, row.turn.prompt_ids]) for row in rows]
+    for first, more in ((7, 1), (9, 3))
+  ]
+  how = _packing()
+  batch, both = packing.pack(rows, contexts, how, step=0, compares=False)
+  _, one = packing.pack(rows, contexts[:1], how, step=0, compares=False)
+  assert len(one) < len(both) <= 2 * len(one)
+  found = {k: v[0] for sheet in both for k, v in _said(sheet).items()}
+  assert [found[i][0] for i in range(2 * len(rows))] == [7] * len(rows) + [9] * len(
+    rows
+  )
+  score = lambda sheet, name: {
+    name: sheet['row_index'][:, None] + sheet['response_mask']
+  }
+  student = [*itertools.chain(*batch)]
+  sides = [
+    (sheets, [score(sheet, name) for sheet in sheets])
+    for sheets, name in ((student, 'old_logprobs'), (both, 'teacher_logprobs'))
+  ]
+  got = packing.gather_step(*sides, ('a', 'b'), len(rows), 4)
+  mask = np.zeros((len(rows), 4), bool)
+  for i, row in enumerate(rows):
+    mask[i, : len(row.turn.response_ids)] = True
+  numbers = np.arange(len(rows))[:, None] + 1
+  np.testing.assert_array_equal(got['old_logprobs'], np.where(mask, numbers, 0))
+  np.testing.assert_array_equal(got['a'], np.where(mask, numbers, 0))
+  np.testing.assert_array_equal(got['b'], np.where(mask, numbers + len(rows), 0))
+
+
+def test_a_teacher_that_is_not_scored_apart_has_its_student_s_scores():
+  rows = _rows(np.random.default_rng(1))
+  prompts = [[row.turn.prompt_ids for row in rows]]
+  batch, privileged = packing.pack(
+    rows, prompts, _packing(), step=0, compares=False, scores=False
+  )
+  assert privileged == []
+  sheets = [*itertools.chain(*batch)]
+  scores = [{'old_logprobs': -1.0 * sheet['response_mask']} for sheet in sheets]
+  got = packing.gather_step((sheets, scores), ([], []), ('a', 'b'), len(rows), 4)
+  for name in ('a', 'b'):
+    np.testing.assert_array_equal(got[name], got['old_logprobs'])

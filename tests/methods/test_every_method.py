@@ -45,6 +45,7 @@ POISON = {
   'old_logprobs': -np.inf,
   'ref_logprobs': np.inf,
   'teacher_logprobs': np.nan,
+  'contrast_logprobs': np.nan,
   'old_entropy': np.nan,
   'old_kl': np.nan,
   'old_values': np.inf,
@@ -57,6 +58,9 @@ POISON = {
 }
 
 
+THEIRS = ('teacher_logprobs', 'contrast_logprobs', 'divergence')
+
+
 def poisoned(arrays, mask, fields=POISON):
   """With POISON where masked, as far as there are such fields."""
   there = {n: getattr(arrays, n, None) for n in fields}
@@ -66,7 +70,7 @@ def poisoned(arrays, mask, fields=POISON):
 
 def spoilt(arrays, data):
   """Poisoned at masked tokens, and the teacher's word on rows without a lesson."""
-  taught = poisoned(arrays, taught_tokens(data), ('teacher_logprobs', 'divergence'))
+  taught = poisoned(arrays, taught_tokens(data), THEIRS)
   return poisoned(taught, data.response_mask)
 
 

@@ -31,6 +31,8 @@ from sdar_jax.methods.table import ALGORITHMS, find
 # Whole distributions and weights are the learner's: see test_the_learner_s_numbers.
 LEARNERS = ('divergence', 'topk', 'token_clip', 'jsd_weight')
 LEARNERS += ('teacher_weights', 'ema_decay')
+PROMPTS = ('context',)  # What teachers see is not a matter of the data below.
+LATER = ('retire_success', 'retire_slope', 'retire_decay')  # Of the steps after it.
 EFFECT_FREE = sorted(n for n in TEACHERS if ALGORITHMS[n].distillation.control)
 
 
@@ -113,7 +115,7 @@ def test_the_pairs_are_those_that_the_table_knows_of_any_two_rows():
   found = {f'{a}+{b}' for a in ALGORITHMS for b in ALGORITHMS if is_pair(f'{a}+{b}')}
   assert sorted(names) == sorted({*TEACHERS, *found}) and len(names) >= 223
   assert {*TEACHERS, *POLICIES} == {*ALGORITHMS}
-  assert EFFECT_FREE == ['grpo+opsd-released']
+  assert EFFECT_FREE == ['grpo+opsd-released', 'low-prob']
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,16 @@ OTHER = {
   'credit_clip': 0.1,
   'signal_clip': 0.1,
   'gate_scale': 0.3,
+  'context': 'shuffled',
+  'gap_floor': 0.4,
+  'gap_scale': 0.7,
+  'contrast_coef': 0.3,
+  'contrast_floor': 0.6,
+  'retire_success': 0.9,
+  'retire_slope': 0.2,
+  'retire_decay': 0.3,
+  'unlikely_share': 0.6,
+  'unlikely_advantage': 0.3,
   'view_gamma': 0.6,
   'view_margin': 3.0,
   'view_temperature': 0.7,
@@ -228,7 +240,7 @@ def test_a_method_reads_the_numbers_that_it_declares_and_no_others(
   assert trained(name, dataclasses.replace(hyper, **rest)) == plain
   common = validity.keys_read(find('grpo'), Hyperparameters())
   own = read if name in ('grpo', 'ppo-kl-reward') else read - common
-  for key in sorted(own - {*LEARNERS}):
+  for key in sorted(own - {*LEARNERS, *PROMPTS, *LATER}):
     assert getattr(hyper, key) != value(key), key
     changed = dataclasses.replace(hyper, **{key: value(key)})
     assert trained(name, changed) != plain, key
@@ -243,6 +255,7 @@ def test_the_learner_s_numbers_are_read_where_distributions_or_weights_are():
       whole if find(name).needs_divergence(hyper) else set()
     )
     want |= {'ema_decay'} if hyper.teacher_weights == 'ema' else set()
+    want |= {'jsd_weight'} if hyper.divergence == 'jsd' else set()
     assert read == want, name
   jsd = hyper_of('sdpg', divergence='jsd')
   assert 'jsd_weight' in validity.keys_read(find('sdpg'), jsd)

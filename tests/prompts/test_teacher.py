@@ -6,86 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skill_cases import HEAT_MUG, TINY, ByteChat, spell
+from skill_cases import ByteChat, spell
+from teacher_cases import BANK, LOST, MIXED, SLOW, WON
+from teacher_cases import blocks as _blocks
+from teacher_cases import rows as _rows
+from teacher_cases import see as _see
+from teacher_cases import teacher as _teacher
 
-from sdar_jax.batching import rows as rows_lib
-from sdar_jax.envs import base
-from sdar_jax.prompts import bank_file, retrieval, skills
+from sdar_jax.prompts import retrieval, skills
 from sdar_jax.prompts import teacher as teacher_lib
 from sdar_jax.prompts.bank import SkillError
 from sdar_jax.prompts.skills import NOTHING, SkillView
 from sdar_jax.prompts.teacher import PLAIN
-from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
-
-BANK = bank_file.load(TINY)
-WON, LOST, SLOW = Outcome.SUCCESS, Outcome.FAILURE, Outcome.MAX_TURNS
-
-
-def _teacher(budget=10_000, kind='task+object', placement='user'):
-  retriever = retrieval.Retriever(BANK, kind)
-  return skills.TeacherContext(retriever, ByteChat('S'), placement, token_budget=budget)
-
-
-def _turn(member, number, action, observation=None):
-  seen = f'seen {member}.{number}' if observation is None else observation
-  ids = np.zeros(1, np.int32)
-  return Turn(
-    prompt_text=f'user {member}.{number}',
-    prompt_ids=ids,
-    response_ids=ids,
-    sampler_logprobs=np.zeros(1, np.float32),
-    observation=seen,
-    response='',
-    action=action.removeprefix('-'),
-    valid=True,
-    admissible=not action.startswith('-'),  # '-' marks an action that does nothing.
-    reward=0.0,
-    stop_reason='stop',
-  )
-
-
-def _rows(*groups):
-  """Rows of groups of (outcome, actions)."""
-  out = []
-  for group_id, members in enumerate(groups):
-    task = base.Task(f'task {group_id}', 'kind', 'goal', HEAT_MUG, None)
-    trajectories = [
-      Trajectory(
-        task.task_id,
-        'kind',
-        group_id,
-        member,
-        [_turn(member, i, action) for i, action in enumerate(actions)],
-        outcome,
-      )
-      for member, (outcome, actions) in enumerate(members)
-    ]
-    out.append(Group(group_id, task, trajectories))
-  return rows_lib.rows(out, invalid_penalty=0.1)
-
-
-def _see(kind, rows, teacher=None, sees_skills=None):
-  sees_skills = [False] * len(rows) if sees_skills is None else sees_skills
-  teacher = teacher or _teacher()
-  return teacher_lib.teacher_rows(kind, teacher, rows, sees_skills=sees_skills)
-
-
-def _blocks(prompts, rows):
-  """What stands before the user's text; '' in a plain prompt."""
-  out = []
-  for ids, row in zip(prompts, rows, strict=True):
-    head, tail = spell(ids).split(row.turn.prompt_text)
-    assert (head[:4], tail) == ('\x01S\x02\x01', '\x02\x01')
-    out.append(head[4:].removesuffix('\n\n'))
-  return out
-
-
-MIXED = (
-  (LOST, ['go a', '-fly', 'go b', 'go a']),
-  (WON, ['go a', 'take x', 'put x']),
-  (WON, ['-dance', 'put x']),
-  (WON, ['take x', 'put  x\nnow']),
-)
 
 
 def test_skills_are_the_tasks():
@@ -313,6 +245,7 @@ def test_wild_groups(kind, groups, budget, placement):
   assert len(prompts) == len(views) == len(rows)
   for ids, view, row in zip(prompts, views, rows, strict=True):
     plain = ByteChat('S').render(row.turn.prompt_text)
+    plain = row.turn.prompt_ids if kind == 'none' else plain
     assert len(ids) - len(plain) == view.tokens <= budget
     if view.tokens == 0:
       np.testing.assert_array_equal(ids, plain)
@@ -348,6 +281,12 @@ def test_wrong_calls():
     'sibling',
     'feedback',
     'contrast',
+    'observed',
+    'unobserved',
+    'right_hint',
+    'wrong_hint',
+    'mistake',
+    'none',
   )
 
 

@@ -1,10 +1,18 @@
 """ALFWorld as one object: tasks, engine, prompt, parser and experts."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdar_jax.envs import base, benchmark
-from sdar_jax.envs.alfworld import engine, generated, official, prompts, rooms
+from sdar_jax.envs.alfworld import (
+  engine,
+  generated,
+  official,
+  prompts,
+  published,
+  rooms,
+)
 from sdar_jax.envs.alfworld import expert as experts
 
 
@@ -37,6 +45,10 @@ class AlfworldWorld(benchmark.BenchmarkWorld):
 
   def _official(self, split: str) -> base.TaskSet:
     return official.OfficialGames(self.data_dir, split, self.grammar)
+
+  def published(self, rows: Sequence[Mapping[str, Any]]) -> list[base.Task]:
+    """Finds the official games that a manifest names."""
+    return published.find(rows, self._official)
 
   def make_env(self) -> engine.AlfworldEnv:
     """Makes a fresh environment."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdar_jax.envs import action_parser, base, benchmark
@@ -14,6 +15,7 @@ from sdar_jax.envs.webshop import (
   official,
   pages,
   prompts,
+  published,
 )
 from sdar_jax.envs.webshop import expert as experts
 from sdar_jax.envs.webshop import nouns as noun_sources
@@ -76,6 +78,10 @@ class WebshopWorld(benchmark.BenchmarkWorld):
     except ValueError as error:
       root = official.data_root(self.data_dir)
       raise ValueError(f'{root} (size {self.size}): {error}') from None
+
+  def published(self, rows: Sequence[Mapping[str, Any]]) -> list[base.Task]:
+    """Finds the official goals that a manifest words."""
+    return published.find(rows, official.SPLITS, self._official)
 
   def make_env(self) -> engine.WebshopEnv:
     """Makes a fresh environment; all share one shop."""

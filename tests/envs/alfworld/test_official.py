@@ -10,6 +10,7 @@ import problems
 import pytest
 from shared import shared_path
 
+from sdar_jax.envs.alfworld import published
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
 from sdar_jax.envs.alfworld.official import OfficialGames, data_root
 from sdar_jax.files import FileError
@@ -324,3 +325,25 @@ def test_the_public_games():
     ids = [task.task_id for task in tasks]
     assert len(ids) == count and ids == sorted(ids)
     assert all(task.task_type in task.task_id for task in tasks)
+
+
+def test_a_published_manifest_names_games_by_their_files(tmp_path):
+  for trial in ('t1', 't2', 't3'):
+    write(tmp_path, f'valid_seen/{PICK}/{trial}', game())
+  tasks = lambda split: OfficialGames(str(tmp_path), split)
+  place = '${ALFWORLD_DATA}/json_2.1.1/valid_seen/' + PICK
+  rows = [
+    {'index': i, 'metadata': {'gamefile': f'{place}/{trial}/game.tw-pddl'}}
+    for i, trial in enumerate(('t3', 't1'))
+  ]
+  found = published.find(rows, tasks)
+  want = [f'official/valid_seen/{PICK}/{trial}' for trial in ('t3', 't1')]
+  assert [task.task_id for task in found] == want
+  for name, line in (
+    (f'{place}/t9/game.tw-pddl', "row 1: no playable game 'official/valid_seen/"),
+    ('elsewhere.json', "row 1 names no game: its gamefile is 'elsewhere.json'"),
+  ):
+    with pytest.raises(ValueError, match=line):
+      published.find([{'metadata': {'gamefile': name}}], tasks)
+  with pytest.raises(ValueError, match='row 1 names no game'):
+    published.find([{}], tasks)
