@@ -1,4 +1,4 @@
-"""Token credit whose sign the outcome decides, and credit without a teacher."""
+"""Token credit signed by the outcome, and credit without a teacher.
 
 import math
 

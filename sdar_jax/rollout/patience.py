@@ -20,15 +20,6 @@ class EmptyStepError(RuntimeError):
   exit_code = 70
 
 
-def check_any(rows: Sequence[Row], step: int, max_prompt_tokens: int) -> None:
-  """Raises EmptyStepError where a step has no row."""
-  if not rows:
-    raise EmptyStepError(
-      f'step {step}: no episode has a turn to train on: every first prompt is above'
-      f' config.rollout.max_prompt_tokens={max_prompt_tokens}'
-    )
-
-
 class Patience:
   """Repeats fruitless rollouts, with growing pauses, within a budget.
 
