@@ -18,7 +18,7 @@ from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.hosts import dealing, replica
-from sdar_jax.learner import recovery
+from sdar_jax.learner import profile, recovery
 from sdar_jax.learner.checkpoint import SaveError
 from sdar_jax.logs import sinks, tokens, writers
 from sdar_jax.logs import step as step_lib
@@ -50,7 +50,9 @@ class Run:
     p = self.parts
     self._replica = replica.Replica(p.model, p.mesh, config.model.dtype)
     self.console = Console(config.steps, sys.stdout if team.leads else None)
-    self.clock = step_lib.Clock(self._show)
+    traced = config.log.profile_steps if team.leads else ()
+    self.profiler = profile.Profiler(workdir.path / 'profile', traced)
+    self.clock = step_lib.Clock(self._show, self.profiler.phase)
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
     self.evaluator = Evaluator(
       workdir.path,
@@ -119,13 +121,7 @@ class Run:
     step = None if self.resumed is None else self.step
     digests = (self.resumed or {}).get('digests')  # Not in those of earlier versions.
     config = self.parts.config
-    others = sinks.make(
-      path,
-      step,
-      tensorboard=config.log.tensorboard,
-      wandb_project=config.log.wandb_project,
-      values=config_lib.flatten(config),
-    )
+    others = sinks.make(path, step, config.log, config_lib.flatten(config))
     self.writer = writers.MetricsWriter(path, step, others, digests=digests)
     if self.writer.aside is not None:
       self.console.line(f'no checkpoint: what was here is now in {self.writer.aside}')
@@ -144,6 +140,7 @@ class Run:
     Waits where no environment answers.
     """
     self.parts.teacher.retriever.begin_step(self.step)
+    self.profiler.begin(self.step + 1)
     self.sampler.statistics()  # What an evaluation did counts elsewhere.
     groups, played, self.cursor = self.patience.until_played(
       f'step {self.step}',
@@ -244,6 +241,7 @@ class Run:
   def report(self, groups, played, rows, prompts, views, known, sums) -> None:
     """Writes metrics, timings and trajectories; stops a diverged run."""
     p = self.parts
+    self.profiler.end()
     values = step_lib.step_metrics(
       played,
       rows,
@@ -364,6 +362,7 @@ def train(config: ConfigDict, path: str | pathlib.Path, team: Alone = ALONE) -> 
         run.save()  # What was learned is not lost with what could not be done.
       raise
     finally:
+      run.profiler.end()
       run.parts.pool.close()
       run.writer.close()
 
