@@ -206,8 +206,14 @@ KEYS: dict[str, Key] = {
   'log.eval_episodes': Key(
     8, 'episodes of each evaluation that are written, always the same', _AT_LEAST_0
   ),
-  'log.tensorboard': Key(False, 'also write TensorBoard scalars to the workdir'),
-  'log.wandb_project': Key('', 'also send numbers to this Weights & Biases project'),
+  'log.trackers': Key(
+    '', 'where numbers also go: tensorboard, wandb, trackio, separated by commas'
+  ),
+  'log.project': Key('sdar', 'under which wandb and trackio file the run'),
+  'log.online': Key(False, 'wandb and trackio may send what they are given'),
+  'log.profile_steps': Key(
+    (), 'steps whose phases are traced for Perfetto and xprof, such as (2, 3)'
+  ),
   'sft.rows': Key(0, 'rows of expert demonstration; 0 outside --mode=sft', _AT_LEAST_0),
   'sft.demonstrations': Key(
     '', "a file of recorded episodes to imitate; '' means the world's experts"

@@ -60,8 +60,7 @@ def _train(command: Command, argv: Sequence[str]) -> None:
   from sdar_jax.logs import ending, sinks
   from sdar_jax.storage.workdir import Workdir
 
-  log = command.config.log
-  sinks.check(tensorboard=log.tensorboard, wandb=bool(log.wandb_project))
+  sinks.check(command.config.log)
   with _joined(command) as team:
     if team.leads and command.workdir.is_dir():
       with Workdir(command.workdir, command.config):

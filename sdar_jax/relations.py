@@ -4,10 +4,32 @@ from ml_collections import ConfigDict
 
 from sdar_jax.keys import ConfigError
 
+TRACKERS = ('tensorboard', 'wandb', 'trackio')
+
+
+def trackers(text: str) -> tuple[str, ...]:
+  """Reads `config.log.trackers`: names with commas between them.
+
+  Raises:
+    ConfigError: one is unknown.
+  """
+  names = tuple(dict.fromkeys(filter(None, (n.strip() for n in text.split(',')))))
+  if not set(names) <= set(TRACKERS):
+    raise ConfigError(
+      f'config.log.trackers={text[:80]!r}: must be of {TRACKERS}, separated by commas'
+    )
+  return names
+
 
 def check(config: ConfigDict) -> None:
   """Raises ConfigError, one line, where two values exclude each other."""
   c = config
+  trackers(c.log.trackers)
+  if not all(type(step) is int and step > 0 for step in c.log.profile_steps):
+    raise ConfigError(
+      f'config.log.profile_steps={tuple(c.log.profile_steps)}: must hold steps, the'
+      ' first of which is 1'
+    )
   if c.model.attention == 'cudnn' and c.model.dtype == 'float32':
     raise ConfigError(
       "config.model.attention='cudnn' computes in 16 bits: set config.model.dtype to"

@@ -19,7 +19,7 @@ from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.hosts import dealing, replica
-from sdar_jax.learner import recovery
+from sdar_jax.learner import profile, recovery
 from sdar_jax.learner.checkpoint import SaveError
 from sdar_jax.logs import sinks, tokens, writers
 from sdar_jax.logs import step as step_lib
@@ -54,7 +54,9 @@ class Run:
     p = self.parts
     self._replica = replica.Replica(p.model, p.mesh, config.model.dtype)
     self.console = Console(config.steps, sys.stdout if team.leads else None)
-    self.clock = step_lib.Clock(self._show)
+    traced = config.log.profile_steps if team.leads else ()
+    self.profiler = profile.Profiler(workdir.path / 'profile', traced)
+    self.clock = step_lib.Clock(self._show, self.profiler.phase)
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
     self.evaluator = Evaluator(
       workdir.path,
@@ -72,7 +74,8 @@ class Run:
     self.cursor = 0  # Next task in the training order.
     self.memory: dict[str, float] = {}  # What the method keeps of past steps.
     self.resumed = self._restore()
-    self.step = self.saved_step = int(self.state.step)
+    self.step = int(self.state.step)
+    self.saves = recovery.Saves(p.store, p.directory, self._host, self.step)
     self.sampler = self.parts.make_sampler(self.policy())
     self.console.resume(self.step)
 
@@ -114,6 +117,7 @@ class Run:
       'quarantine': self.parts.pool.quarantine,
       'retrieval': self.parts.teacher.retriever.state(),
       'method': self.memory,
+      'digests': self.writer.digests(),
       **self.parts.inputs,
     }
 
@@ -122,19 +126,12 @@ class Run:
     if not self.team.leads:
       self.writer = writers.Mute()
       return
-    path, config = self.parts.directory, self.parts.config
-    step = None if self.resumed is None else self.step
-    digests = (self.resumed or {}).get('digests')  # Not in those of earlier versions.
-    others = sinks.make(
-      path,
-      step,
-      tensorboard=config.log.tensorboard,
-      wandb_project=config.log.wandb_project,
-      values=config_lib.flatten(config),
-    )
+    path, config, known = self.parts.directory, self.parts.config, self.resumed or {}
+    step = self.step if known else None
+    others = sinks.make(path, step, config.log, config_lib.flatten(config))
+    digests = known.get('digests')  # Not in those of earlier versions.
     self.writer = writers.MetricsWriter(path, step, others, digests=digests)
-    if self.writer.aside is not None:
-      self.console.line(f'no checkpoint: what was here is now in {self.writer.aside}')
+    self.console.aside(self.writer.aside)
 
   def identify(self) -> None:
     """Writes run.json and sets reports of other evaluation settings aside."""
@@ -150,6 +147,7 @@ class Run:
     Waits where no environment answers.
     """
     self.parts.teacher.retriever.begin_step(self.step)
+    self.profiler.begin(self.step + 1)
     self.sampler.statistics()  # What an evaluation did counts elsewhere.
     groups, played, self.cursor = self.patience.until_played(
       f'step {self.step}',
@@ -250,6 +248,7 @@ class Run:
   def report(self, groups, played, rows, prompts, views, known, sums) -> None:
     """Writes metrics, timings and trajectories; stops a diverged run."""
     p = self.parts
+    self.profiler.end()
     values = step_lib.step_metrics(
       played,
       rows,
@@ -312,20 +311,13 @@ class Run:
 
   def maybe_checkpoint(self) -> None:
     """Saves after every so many steps; counts and reports a failure."""
-    due = self.step % self.parts.config.checkpoint.every == 0
-    if due and self.saved_step != self.step:
-      self._try_to_save()
+    if self.step % self.parts.config.checkpoint.every == 0:
+      self.saves.attempt(self.step, self.state)
 
   def save(self) -> None:
     """Saves the state; raises SaveError where the disk refuses it."""
-    while self.saved_step != self.step:
-      self._try_to_save()
-
-  def _try_to_save(self) -> None:
-    p = self.parts
-    host = lambda: {**self._host(), 'digests': self.writer.digests()}
-    if recovery.save(p.store, self.step, self.state, host, p.directory):
-      self.saved_step = self.step
+    while self.saves.last != self.step:
+      self.saves.attempt(self.step, self.state)
 
 
 def train(
@@ -366,12 +358,13 @@ def train(
         loop(run)
     except episodes.Interrupted:
       run.save()
-      run.console.line(f'stopped on request after step {run.saved_step}')
+      run.console.line(f'stopped on request after step {run.saves.last}')
     except (EmptyStepError, pool.PoolError, files.DiskError, PeerError):
       with contextlib.suppress(SaveError):
         run.save()  # What was learned is not lost with what could not be done.
       raise
     finally:
+      run.profiler.end()
       run.parts.pool.close()
       run.writer.close()
 

@@ -1,4 +1,4 @@
-"""Token credit signed by the outcome, and credit without a teacher.
+"""Token credit signed by the outcome, and credit without a teacher."""
 
 import math
 

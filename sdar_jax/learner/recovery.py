@@ -117,3 +117,30 @@ def save(
   except files.DiskError as error:  # The next one will be.
     _log.warning('%s: not noted that step %d was saved', error, step)
   return True
+
+
+class Saves:
+  """Saves steps of a run, none of them twice.
+
+  Args:
+    store, path, host: as of `save`.
+    step: the run's, which is saved already.
+
+  Attributes:
+    last: the step that was saved last.
+  """
+
+  def __init__(
+    self,
+    store: CheckpointStore,
+    path: pathlib.Path,
+    host: Callable[[], dict[str, Any]],
+    step: int,
+  ):
+    self._store, self._path, self._host = store, path, host
+    self.last = step
+
+  def attempt(self, step: int, state: Any) -> None:
+    """Saves a step, if it was not and the disk takes it; see `save`."""
+    if self.last != step and save(self._store, step, state, self._host, self._path):
+      self.last = step

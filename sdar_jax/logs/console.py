@@ -3,6 +3,7 @@
 import collections
 import logging
 import math
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -153,6 +154,11 @@ class Console:
     """Prints a warning about a step; None is none."""
     if text is not None:
       self.line(f'step {step}: warning: {text}')
+
+  def aside(self, place: pathlib.Path | None) -> None:
+    """Says where the files of an earlier start are now; None is nowhere."""
+    if place is not None:
+      self.line(f'no checkpoint: what was here is now in {place}')
 
   def once(self, kind: str, text: str) -> None:
     """Prints the first line of its kind; '' is none."""

@@ -1,64 +1,92 @@
-"""Sends a run's numbers to TensorBoard or Weights & Biases. No JAX.
+"""Sends a run's numbers to trackers, offline unless told otherwise. No JAX.
 
-`writers.MetricsWriter` hands each the finite numbers of a step; a sink that fails once
-training has begun costs its own numbers and never the run.
+`writers.MetricsWriter` hands each the finite numbers of a step. A tracker that is not
+installed is refused before anything begins; one that fails later, be it at its start,
+costs its own numbers and never the run.
 """
 
+import contextlib
 import importlib
+import io
 import json
+import logging
 import os
 import pathlib
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from sdar_jax import files
+from sdar_jax.relations import trackers
+
+_log = logging.getLogger(__name__)
+# What of each package is used; which tells it from a directory of that name.
+_PACKAGES = {
+  'tensorboard': ('tensorboardX', 'SummaryWriter'),
+  'wandb': ('wandb', 'init'),
+  'trackio': ('trackio', 'init'),
+}
+# By which trackio would send what it is given elsewhere.
+_TRACKIO_ONLINE = ('TRACKIO_SPACE_ID', 'TRACKIO_SERVER_URL')
 
 
-def check(*, tensorboard: bool, wandb: bool) -> None:
-  """Checks that the packages of these sinks are installed.
+class LogConfig(Protocol):
+  """Interface of `config.log` as used here."""
+
+  trackers: str
+  project: str
+  online: bool
+
+
+def check(log: LogConfig) -> None:
+  """Checks that the packages of a config's trackers are installed.
 
   Raises:
     ValueError: one is not; one line with the command that installs it.
   """
-  if tensorboard:
-    _package('tensorboardX', 'SummaryWriter', 'config.log.tensorboard')
-  if wandb:
-    _package('wandb', 'init', 'config.log.wandb_project')
+  for name in trackers(log.trackers):
+    _package(name)
 
 
 def make(
   directory: pathlib.Path,
   resume_step: int | None,
-  *,
-  tensorboard: bool,
-  wandb_project: str,
+  log: LogConfig,
   values: Mapping[str, Any],
 ) -> list[Any]:
-  """Makes the sinks of a run besides the directory's own files.
+  """Makes the trackers of a run; one that fails is left out and said.
 
   Args:
     directory: of the run.
     resume_step: that it goes on from, or None.
-    tensorboard, wandb_project: of `config.log`.
+    log: `config.log`.
     values: the flattened config.
   """
+  kinds = {
+    'tensorboard': lambda: TensorBoardSink(directory / 'tensorboard', resume_step),
+    'wandb': lambda: WandbSink(log, directory, values, resume_step),
+    'trackio': lambda: TrackioSink(log, directory, values, resume_step),
+  }
   out: list[Any] = []
-  if tensorboard:
-    out.append(TensorBoardSink(directory / 'tensorboard', resume_step))
-  if wandb_project:
-    out.append(WandbSink(wandb_project, directory, values, resume_step))
+  for name in trackers(log.trackers):
+    try:
+      out.append(kinds[name]())
+    except Exception as error:  # Other people's code and services.
+      why = files.one_line(error)
+      _log.warning('config.log.trackers: %s is left out: %s', name, why)
   return out
 
 
-def _package(name: str, attribute: str, key: str) -> Any:
-  """Imports an optional package; `attribute` tells it from a directory."""
+def _package(name: str) -> Any:
+  """Imports the optional package of a tracker."""
+  module, attribute = _PACKAGES[name]
   try:
-    package = importlib.import_module(name)
+    package = importlib.import_module(module)
     getattr(package, attribute)
   except (ImportError, AttributeError) as error:
     raise ValueError(
-      f"{key} needs {name}: pip install 'sdar-jax[track]', or unset it"
+      f"config.log.trackers={name!r} needs {module}: pip install 'sdar-jax[track]', or"
+      ' leave it out'
     ) from error
   return package
 
@@ -67,7 +95,7 @@ class TensorBoardSink:
   """Writes TensorBoard scalars; needs the extra `track`."""
 
   def __init__(self, directory: str | os.PathLike, resume_step: int | None):
-    package = _package('tensorboardX', 'SummaryWriter', 'config.log.tensorboard')
+    package = _package('tensorboard')
     # What an earlier start logged beyond the step to resume from is played again.
     self._writer = package.SummaryWriter(
       os.fspath(directory), purge_step=(resume_step or 0) + 1
@@ -84,49 +112,42 @@ class TensorBoardSink:
 
 
 class WandbSink:
-  """Logs to Weights & Biases; needs the extra `track` and an account.
+  """Logs to Weights & Biases: to files of its own, or with an account.
 
-  A run's id there is random and stands in wandb.json of its work directory: a resumed
-  run goes on with it, one that starts from the beginning gets another.
+  Without `config.log.online` it writes under wandb/ of the work directory what
+  `wandb sync` sends later. A run's id there is random and stands in wandb.json of its
+  work directory: a resumed run goes on with it, one that starts anew gets another.
 
   Args:
-    project: the project's name.
+    log: `config.log`.
     directory: the work directory.
     config: the run's configuration, flat.
     resume_step: the step of the checkpoint that was restored; None starts afresh.
 
   Raises:
-    ValueError: one line: the package is missing, the service refused, or wandb.json is
-      damaged.
+    ValueError: wandb.json is damaged.
   """
 
   def __init__(
     self,
-    project: str,
+    log: LogConfig,
     directory: str | os.PathLike,
     config: Mapping[str, Any],
     resume_step: int | None,
   ):
-    package = _package('wandb', 'init', 'config.log.wandb_project')
     directory = pathlib.Path(directory).absolute()
     path = directory / 'wandb.json'
-    name = _stored_id(path) if resume_step is not None else None
-    name = name or secrets.token_hex(8)
-    try:
-      self._run = package.init(
-        project=project,
-        dir=os.fspath(directory),
-        config=dict(config),
-        id=name,
-        name='/'.join(directory.parts[-2:]),  # For people; it need not be unique.
-        resume='allow',
-      )
-    except Exception as error:  # Not logged in, no network, no such project.
-      raise ValueError(
-        f'config.log.wandb_project={project!r}: {files.one_line(error)}; unset it to go'
-        ' on without'
-      ) from error
-    files.write_atomic(path, (json.dumps({'id': name}) + '\n').encode())
+    name = _identity(path, resume_step)
+    self._run = _package('wandb').init(
+      project=log.project,
+      dir=os.fspath(directory),
+      config=dict(config),
+      id=name,
+      name=_title(directory),
+      resume='allow',
+      mode='online' if log.online else 'offline',
+    )
+    _keep(path, name)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Takes one step's numbers."""
@@ -137,10 +158,81 @@ class WandbSink:
     self._run.finish()
 
 
+class TrackioSink:
+  """Logs to trackio: where it keeps its projects on this machine.
+
+  With `config.log.online`, where its own TRACKIO_SPACE_ID or TRACKIO_SERVER_URL says.
+
+  Args: as of `WandbSink`; the identity is in trackio.json.
+  """
+
+  def __init__(
+    self,
+    log: LogConfig,
+    directory: str | os.PathLike,
+    config: Mapping[str, Any],
+    resume_step: int | None,
+  ):
+    self._package = _package('trackio')
+    directory = pathlib.Path(directory).absolute()
+    path = directory / 'trackio.json'
+    name = _identity(path, resume_step)
+    with _without(() if log.online else _TRACKIO_ONLINE), _quiet():
+      self._package.init(
+        project=log.project,
+        name=f'{_title(directory)} {name[:8]}',
+        config=dict(config),
+        resume='allow',
+        embed=False,
+        auto_log_gpu=False,
+        auto_log_cpu=False,
+      )
+    _keep(path, name)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Takes one step's numbers."""
+    self._package.log(dict(values), step=step)
+
+  def close(self) -> None:
+    """Flushes and closes."""
+    with _quiet():
+      self._package.finish()  # Not the run's own, which its exit would repeat.
+
+
+def _quiet() -> contextlib.AbstractContextManager[Any]:
+  """Drops what a package prints between the lines of a run."""
+  return contextlib.redirect_stdout(io.StringIO())
+
+
+@contextlib.contextmanager
+def _without(names: tuple[str, ...]) -> Iterator[None]:
+  """Hides variables of the environment."""
+  hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+  try:
+    yield
+  finally:
+    os.environ.update(hidden)
+
+
+def _title(directory: pathlib.Path) -> str:
+  """Names a run for people; it need not be unique."""
+  return '/'.join(directory.parts[-2:])
+
+
+def _identity(path: pathlib.Path, resume_step: int | None) -> str:
+  """Reads the identity of a run that goes on, or draws one."""
+  stored = _stored_id(path) if resume_step is not None else None
+  return stored or secrets.token_hex(8)
+
+
+def _keep(path: pathlib.Path, name: str) -> None:
+  files.write_atomic(path, (json.dumps({'id': name}) + '\n').encode())
+
+
 def _stored_id(path: pathlib.Path) -> str | None:
   if not path.exists():
     return None
   name = files.read_json(path).get('id')
   if not (isinstance(name, str) and name):
-    raise ValueError(f'{path}: id {name!r} is no W&B run id: delete the file')
+    raise ValueError(f'{path}: id {name!r} is no identity of a run: delete the file')
   return name

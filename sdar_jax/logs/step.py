@@ -1,6 +1,7 @@
 """Measures a training step: numbers, records and times. NumPy only."""
 
 import collections
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +23,16 @@ class Clock:
 
   Args:
     show: takes the name of a phase that begins.
+    span: makes a context of that name, such as a trace's.
   """
 
-  def __init__(self, show: Callable[[str], None] = lambda phase: None):
+  def __init__(
+    self,
+    show: Callable[[str], None] = lambda phase: None,
+    span: Callable[[str], Any] = contextlib.nullcontext,
+  ):
     self._seconds: dict[str, float] = {}
-    self._show = show
+    self._show, self._span = show, span
     self._phase, self._start = '', 0.0
 
   def __call__(self, phase: str) -> 'Clock':
@@ -35,10 +41,13 @@ class Clock:
 
   def __enter__(self) -> None:
     self._show(self._phase)
+    self._inside = self._span(self._phase)
+    self._inside.__enter__()
     self._start = time.perf_counter()
 
   def __exit__(self, *exc_info: object) -> None:
     spent = time.perf_counter() - self._start
+    self._inside.__exit__(*exc_info)
     self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + spent
 
   def timings(

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sdar_jax.batching.rows import Row
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Group

@@ -38,6 +38,7 @@ def test_there_is_one_version():
   [
     ('tensorboardX', 'track'),
     ('wandb', 'track'),
+    ('trackio', 'track'),
     ('matplotlib', 'plot'),
     ('faiss-cpu', 'dense'),
     ('textworld[pddl]', 'textworld'),

@@ -1,17 +1,14 @@
 import json
 import math
 import os
-import re
 import resource
-import sys
 import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdar_jax import main as main_lib
-from sdar_jax.logs import sinks, writers
+from sdar_jax.logs import writers
 from sdar_jax.logs.trajectories import from_json
 from sdar_jax.logs.writers import MetricsWriter
 from sdar_jax.storage import ledger
@@ -309,100 +306,3 @@ def test_a_sink_that_fails_costs_its_own_numbers(tmp_path, caplog):
   writer.close()
   assert got == [1, 'end'] and len(_lines(tmp_path / 'metrics.jsonl')) == 1
   assert 'step 1 lost: no route' in caplog.text
-
-
-class _FakeWandb:
-  """Runs by id, as the service keeps them."""
-
-  def __init__(self):
-    self.runs, self.fault = {}, None
-
-  def init(self, *, project, dir, config, id, name, resume):
-    assert resume == 'allow' and os.path.isabs(dir)
-    if self.fault:
-      raise self.fault
-    lines = self.runs.setdefault(id, [])
-    log = lambda values, step: lines.append((name, step, values))
-    return types.SimpleNamespace(log=log, finish=lambda: None)
-
-
-def test_two_runs_never_share_a_tracker_and_a_resumed_one_keeps_its_own(
-  tmp_path, monkeypatch
-):
-  fake = _FakeWandb()
-  monkeypatch.setitem(sys.modules, 'wandb', fake)
-  monkeypatch.chdir(tmp_path)
-
-  def write(directory, step, resume_step):
-    sink = sinks.WandbSink('project', directory, {'seed': 0}, resume_step)
-    sink.write(step, {'train/loss': 1.0})
-    sink.close()
-
-  for method in ('grpo', 'sdar'):
-    os.makedirs(f'{method}/seed0')
-    write(f'{method}/seed0', 1, None)
-  write(tmp_path / 'sdar' / 'seed0', 2, 1)  # The same directory, named otherwise.
-  steps = lambda: [[(name, step) for name, step, _ in r] for r in fake.runs.values()]
-  sdar = [('sdar/seed0', 1), ('sdar/seed0', 2)]
-  assert steps() == [[('grpo/seed0', 1)], sdar]
-  write('sdar/seed0', 1, None)  # From the beginning: steps would not rise.
-  assert steps() == [[('grpo/seed0', 1)], sdar, sdar[:1]]
-  os.remove('sdar/seed0/wandb.json')  # As of a run that began without a tracker.
-  write('sdar/seed0', 2, 1)
-  assert len(fake.runs) == 4
-  for text in ('{', '[]', '{"id": 3}', '{"id": ""}', '{}'):
-    with open('grpo/seed0/wandb.json', 'w') as file:
-      file.write(text)
-    with pytest.raises(ValueError, match=r'wandb\.json') as caught:
-      write('grpo/seed0', 2, 1)
-    assert '\n' not in str(caught.value)
-  fake.fault = RuntimeError('api_key not configured\n(no-tty)')
-  os.makedirs('new')
-  with pytest.raises(ValueError, match=r'log\.wandb_project=.*api_key.*no-tty'):
-    write('new', 1, None)
-  assert os.listdir('new') == []
-
-
-def test_tensorboard_is_called_as_it_documents(tmp_path, monkeypatch):
-  calls = []
-  record = lambda name: lambda *args: calls.append((name, *args))
-
-  class SummaryWriter:
-    def __init__(self, directory, purge_step):
-      calls.append((directory, purge_step))
-
-    add_scalar = staticmethod(record('add_scalar'))
-    close = staticmethod(record('close'))
-
-  fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
-  monkeypatch.setitem(sys.modules, 'tensorboardX', fake)
-  for resume_step in (4, None):
-    sink = sinks.TensorBoardSink(tmp_path, resume_step)
-  sink.write(1, {'train/loss': 1.0})
-  sink.close()
-  assert calls == [
-    (str(tmp_path), 5),
-    (str(tmp_path), 1),
-    ('add_scalar', 'train/loss', 1.0, 1),
-    ('close',),
-  ]
-
-
-@pytest.mark.parametrize('name', ['tensorboardX', 'wandb'])
-@pytest.mark.parametrize('found', [None, types.ModuleType('a directory')])
-def test_a_sink_that_is_not_installed_is_one_line_and_leaves_nothing(
-  tmp_path, monkeypatch, capsys, name, found
-):
-  monkeypatch.setitem(sys.modules, name, found)  # Importing None is an ImportError.
-  key = 'log.tensorboard=true' if name == 'tensorboardX' else 'log.wandb_project=p'
-  code = main_lib.main(
-    [
-      '--config=experiments/alfworld.py:model=tiny',
-      f'--config.{key}',
-      f'--workdir={tmp_path / "run"}',
-    ]
-  )
-  said = capsys.readouterr().err
-  assert code == 2 and said.count('\n') == 1
-  assert re.search(rf"config.log.* {name}: pip install 'sdar-jax\[track\]'", said)
-  assert os.listdir(tmp_path) == []

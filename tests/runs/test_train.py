@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from sdar_jax import train
 from sdar_jax.batching import packing
+from sdar_jax.learner import recovery
 from sdar_jax.logs.console import Console
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
@@ -46,7 +47,8 @@ class _Learner:
 def _run(stop=lambda: False, **parts):
   """A run of `fakes.World`, whose policy says '1'."""
   run = object.__new__(train.Run)
-  run.step, run.cursor, run.saved_step = 0, 0, 0
+  run.step, run.cursor, run.state = 0, 0, None
+  run.saves = recovery.Saves(None, None, None, 0)
   run.team, run._signal, run._collect = ALONE, stop, episodes.collect
   run.console = Console(1, None)
   run.patience = Patience(0.0, print, stop)
@@ -145,15 +147,15 @@ def test_credit_knows_what_is_action_where_that_weighs_more(weight):
       assert known['action_mask'][index].tolist() == want
 
 
-def test_evaluations_and_checkpoints_are_due_when_the_config_says():
+def test_evaluations_and_checkpoints_are_due_when_the_config_says(monkeypatch):
   run, evaluated, saved = _run(), [], []
   run.evaluate = lambda: evaluated.append(run.step)
 
-  def save():
-    saved.append(run.step)
-    run.saved_step = run.step
+  def save(store, step, *rest):
+    saved.append(step)
+    return True
 
-  run._try_to_save = save
+  monkeypatch.setattr(recovery, 'save', save)
   for step in range(8):
     run.step = step
     run.maybe_evaluate()
@@ -167,15 +169,15 @@ def test_evaluations_and_checkpoints_are_due_when_the_config_says():
   assert evaluated == [0]
 
 
-def test_the_last_save_is_tried_until_the_store_gives_up():
+def test_the_last_save_is_tried_until_the_store_gives_up(monkeypatch):
   run, tries = _run(), []
 
-  def fail_twice():
-    tries.append(run.step)
-    if len(tries) == 3:
-      run.saved_step = run.step
+  def fail_twice(store, step, *rest):
+    tries.append(step)
+    return len(tries) == 3
 
-  run._try_to_save, run.step = fail_twice, 5
+  monkeypatch.setattr(recovery, 'save', fail_twice)
+  run.step = 5
   run.save()
   assert tries == [5, 5, 5]
 
