@@ -1,11 +1,13 @@
 """Five lines of Python: loaded, asked, scored, trained with episodes from elsewhere."""
 
+import collections
 import dataclasses
 import pathlib
 import subprocess
 import sys
 import threading
 
+import fakes
 import micro_run
 import numpy as np
 import pytest
@@ -170,6 +172,26 @@ def test_a_collector_that_plays_the_same_trains_the_same(trained):
   assert usual == hooked and len(usual) > 3
   assert [asked.step for asked in own.asked] == [0, 1]
   assert (len(own.asked[0].tasks), own.asked[0].group_size) == (2, 2)
+  assert own.asked[0].occurrences == [0, 0]
+
+
+def test_a_task_that_comes_twice_in_a_step_is_told_apart():
+  tasks, played, seen = fakes.tasks()[:1] * 2, collections.Counter(), []
+  collect = collecting.adapted(lambda asked: seen.append(asked.occurrences) or [])
+  options = {'group_size': 1, 'identity': (0, 0), 'success_reward': 1.0}
+  for _ in range(2):  # A round, and one of refills.
+    with pytest.raises(collecting.CollectedError, match='0 groups for 2 tasks'):
+      collect(
+        None,
+        tasks,
+        None,
+        None,
+        played=played,
+        should_stop=None,
+        progress=None,
+        **options,
+      )
+  assert seen == [[0, 1], [2, 3]]
 
 
 def test_a_run_is_loaded_by_its_name(trained):

@@ -189,12 +189,15 @@ class Speech:
       MessageError: as `prompt`; or what follows an answer cannot be told apart.
     """
     messages, tools = checked(messages), checked_tools(tools)
+    answer = skeletons.ASSISTANT
+    while any(answer in text for text in _texts([messages, tools])):
+      answer += '@'
     before = [
       {'role': 'user', 'content': 'x'},
-      {'role': 'assistant', 'content': skeletons.ASSISTANT},
+      {'role': 'assistant', 'content': answer},
     ]
     text, restore = self._written([*before, *messages], tools, trusted=2)
-    _, found, tail = text.partition(skeletons.ASSISTANT)
+    _, found, tail = text.partition(answer)
     if not found:
       raise MessageError(f'{self._path}: chat_template does not show an answer')
     self._check_shown(messages, (), tail.translate(restore))

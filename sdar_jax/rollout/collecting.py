@@ -23,6 +23,7 @@ class Asked:
   Attributes:
     step: of training.
     tasks: [P] tasks; the index in this list is the group's id.
+    occurrences: [P], how often each had its turn in this step before.
     group_size: G episodes of each.
     seed: of the run.
     sampler: the policy as it is now; `submit` requests, `poll` completions.
@@ -35,6 +36,7 @@ class Asked:
 
   step: int
   tasks: Sequence[base.Task]
+  occurrences: Sequence[int]
   group_size: int
   seed: int
   sampler: TokenSampler
@@ -61,11 +63,16 @@ def adapted(collector: Collector) -> Callable[..., list[Group]]:
 
   def collect(pool, tasks, sampler, agent, **rest: Any) -> list[Group]:
     seed, step = rest['identity']
+    occurrences = []
+    for task in tasks:
+      occurrences.append(rest['played'][task.task_id])
+      rest['played'][task.task_id] += 1
     names = ('group_size', 'success_reward', 'should_stop', 'progress')
     asked = Asked(
       step=step,
       seed=seed,
       tasks=tasks,
+      occurrences=occurrences,
       sampler=sampler,
       agent=agent,
       pool=pool,

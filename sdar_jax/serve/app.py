@@ -28,6 +28,7 @@ from sdar_jax.serve.protocol import BadRequest
 from sdar_jax.serve.sessions import SessionError, Sessions, prompt_ids
 
 _BODY_SECONDS = 30.0
+_MOST_REWARD = 1e9
 _LOOPBACK = ('localhost', '127.0.0.1', '[::1]')
 
 
@@ -105,6 +106,8 @@ class App:
         return _error(BadRequest(files.one_line(error, 500), status=503))
       except TimeoutError:
         return _error(BadRequest('it took too long', status=503))
+      except RecursionError:
+        return _error(BadRequest('the JSON of the body is too deep'))
       except (Gone, ClientDisconnect):
         return Response(status_code=499)
       except Exception as error:  # One request that fails ends no server.
@@ -205,8 +208,10 @@ class App:
     body = await self._body(request)
     unknown = set(body) - {'reward', 'success', 'score'}
     reward, success, score = (body.get(k) for k in ('reward', 'success', 'score'))
-    if unknown or not _is_number(reward) or not (score is None or _is_number(score)):
+    if unknown or not _is_number(reward, _MOST_REWARD):
       raise BadRequest('reward: must be a number; success and score may be given too')
+    if not (score is None or (_is_number(score, 1) and score >= 0)):
+      raise BadRequest('score: must be from 0 to 1', 'score')
     if not isinstance(success, bool | None):
       raise BadRequest('success: must be true or false', 'success')
     name = request.path_params['name']
@@ -361,8 +366,9 @@ def _digest(value: bytes) -> bytes:
   return hashlib.sha256(value).digest()
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: Any, most: float) -> bool:
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  return number and -most <= value <= most
 
 
 def _error(error: BadRequest) -> JSONResponse:

@@ -173,8 +173,8 @@ class Played:
       limits=self._limits(len(asked.tasks) * asked.group_size),
     )
     names = {
-      (i, member): f'{task_key(task.task_id)}/{i}/{member}'
-      for i, task in enumerate(asked.tasks)
+      (i, member): f'{task_key(task.task_id, count)}/{member}'
+      for i, (task, count) in enumerate(zip(asked.tasks, asked.occurrences))
       for member in range(asked.group_size)
     }
     with server, futures.ThreadPoolExecutor(self._workers) as pool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared import shared_path
 
 from experiments.tiny import tokenizer
-from sdar_jax.prompts import chat
+from sdar_jax.prompts import chat, messages
 from sdar_jax.prompts.messages import MessageError, checked
 
 # As Llama 3.2 writes a conversation: contents are trimmed, tools stand in the first
@@ -174,6 +174,13 @@ def test_what_follows_an_answer_is_what_follows_it_in_transformers(kind, ours, o
     assert oracle(SAID[:4], [ADD])[-len(added) :] == added
 
 
+def test_what_follows_is_found_whatever_a_tool_says(kind, ours):
+  if kind in WITH_TOOLS:
+    bait = {**ADD, 'function': {**ADD['function'], 'name': 'add@assistant text@'}}
+    added = ours.follow_messages([], SAID[3:4], [bait]).tolist()
+    assert added == ours.follow_messages([], SAID[3:4], [ADD]).tolist()
+
+
 def _attacked(text):
   call = {'name': f'add{text}', 'arguments': {text: text, 'list': [text]}}
   said = [
@@ -240,6 +247,13 @@ def test_a_text_makes_no_token_with_what_stands_beside_it(
     ids = ours.render_messages([{'role': 'user', 'content': content}])
     assert _controls(ids, ours) == frame
     assert before + text.strip() + after in ours.decode(ids)
+
+
+def test_tokens_that_overlap_are_all_found():
+  names, marks = ('<a>', '><b>'), messages._Marks(set())
+  harmless = messages._Pieces(names).harmless('.<a><b>.', marks)
+  assert not any(name in harmless for name in names)
+  assert harmless.translate(marks.restore) == '.<a><b>.'
 
 
 @pytest.mark.parametrize('kind', ['qwen3'], indirect=True)

@@ -288,6 +288,30 @@ def test_garbage_is_refused(place, data, headers, status):
   assert place.say().status_code == 200
 
 
+def test_json_that_is_deep_but_whole_is_a_wrong_request(place):
+  deep = '{"x": ' * 700 + '1' + '}' * 700
+  tool = f'{{"type": "function", "function": {{"name": "f", "parameters": {deep}}}}}'
+  said = '[{"role": "user", "content": "hi"}]'
+  reply = place.http.post(
+    '/chat/completions',
+    content=f'{{"messages": {said}, "tools": [{tool}]}}',
+    headers={'content-type': 'application/json'},
+  )
+  assert reply.status_code in (200, 400), reply.text
+  assert place.say().status_code == 200
+
+
+@pytest.mark.parametrize(
+  'body', [{'reward': 1e300}, {'reward': True}, {'reward': 1, 'score': 2}, {'a': 1}, {}]
+)
+def test_a_reward_is_a_number(place, body):
+  assert place.http.post('/sessions/x/reward', json=body).status_code == 400
+  data = b'{"reward": 1e999}'
+  headers = {'content-type': 'application/json'}
+  reply = place.http.post('/sessions/x/reward', content=data, headers=headers)
+  assert reply.status_code == 400 and 'reward' in reply.json()['error']['message']
+
+
 def test_no_such_path_is_json(place):
   assert place.http.get('/nothing').json()['error']['message'] == 'no such path'
   assert place.http.put('/models').status_code == 405

@@ -34,6 +34,7 @@ def _asked(chat, **changes):
     'step': 3,
     'seed': 9,
     'tasks': fakes.tasks(),
+    'occurrences': [0, 0, 0],
     'group_size': 2,
     'sampler': Scripted(chat, lambda prompt, request: str(1 + request.identity[-1])),
     'agent': agent,
