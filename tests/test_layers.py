@@ -45,6 +45,7 @@ ROOMS = {
   'parts': 'device',
   'sft': 'device',
   'train': 'device',
+  'play': 'device',
   'modes': 'device',
   'main': 'host',
 }

@@ -20,6 +20,7 @@ class Tool:
 
 TOOLS = {
   'compare': Tool('compare runs by method over seeds', 'sdar_jax.compare'),
+  'play': Tool('play an episode by hand, turn by turn', 'sdar_jax.play.tool'),
   'study': Tool('run methods x seeds, then compare', 'sdar_jax.cli.study'),
 }
 
