@@ -46,6 +46,7 @@ ROOMS = {
   'parts': 'device',
   'sft': 'device',
   'train': 'device',
+  'play': 'device',
   'modes': 'device',
   'api': 'device',
   'serve': 'device',

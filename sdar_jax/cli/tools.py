@@ -19,10 +19,11 @@ class Tool:
 
 
 TOOLS = {
-  'serve': Tool("answer OpenAI's clients with a policy", 'sdar_jax.serve.command'),
-  'compare': Tool('compare runs by method over seeds', 'sdar_jax.compare'),
   'view': Tool('look at episodes, token by token', 'sdar_jax.look.view'),
   'report': Tool('draw how runs went', 'sdar_jax.look.report'),
+  'play': Tool('play an episode by hand, turn by turn', 'sdar_jax.play.tool'),
+  'serve': Tool("answer OpenAI's clients with a policy", 'sdar_jax.serve.command'),
+  'compare': Tool('compare runs by method over seeds', 'sdar_jax.compare'),
   'study': Tool('run methods x seeds, then compare', 'sdar_jax.cli.study'),
 }
 

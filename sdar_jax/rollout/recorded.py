@@ -1,4 +1,4 @@
-"""Demonstrations in a file: an episode a line, as words, for any model. No JAX.
+"""Demonstrations in a file: an episode a line, as words. No JAX.
 
 A line holds what was shown and answered, not ids: `--mode=sft` tokenizes it for the
 model that learns it. `sdar play --out=FILE` writes such files, and so may anyone:
@@ -106,7 +106,9 @@ def imitate(
   most: int,
   seed: int,
 ) -> Iterator[Demonstration]:
-  """Gives the turns of recorded episodes, for ever, in an order of each pass's own.
+  """Gives the turns of recorded episodes, for ever.
+
+  Each pass has an order of its own.
 
   Args:
     episodes: as `read` gives them.

@@ -18,7 +18,7 @@ _BETWEEN = '\x1f'
 
 
 class _Probe:
-  """An environment whose first observation has all that can be seen of a game."""
+  """Shows all that can be seen of a game in its first observation."""
 
   def __init__(self, world: base.World):
     self._world, self._env = world, world.make_env()

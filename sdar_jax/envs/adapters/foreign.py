@@ -1,4 +1,4 @@
-"""Games of other packages behind one adapter: text in, text and reward out. No JAX.
+"""Games of other packages behind one adapter. No JAX.
 
 A game is what has `reset(start) -> text` and `step(text) -> (text, reward, done)`; a
 world's `open` makes one for each episode. What success is, how many turns there are and
@@ -31,7 +31,7 @@ _CUT = ' [...] '
 _ROUNDING = 1e-9  # Of a sum of rewards.
 
 
-class Game(Protocol):
+class ForeignGame(Protocol):
   """A game of text; whatever else it may be, the shim hides it.
 
   One with hidden state may have `hidden() -> str` besides, which says it in text: two
@@ -78,7 +78,7 @@ class GameEnv:
 
   def __init__(self, world: 'ForeignWorld'):
     self._world = world
-    self.game: Game | None = None
+    self.game: ForeignGame | None = None
 
   def reset(self, task: base.Task) -> base.Observation:
     """Starts the task's game."""
@@ -90,7 +90,7 @@ class GameEnv:
     return base.Observation(self._checked(text, 'reset'))
 
   def step(self, action: str) -> base.StepResult:
-    """Plays an action; one that is not of the form asked for is a wasted turn."""
+    """Plays an action; one of another form is a wasted turn."""
     if not self._world.admits(action, base.Observation('')):
       said = f'that was no action: it must match {self._world.action_pattern}'
       return base.StepResult(base.Observation(said), 0.0, done=False, success=False)
@@ -162,7 +162,7 @@ class ForeignWorld(base.World):
         " 'package.module:function'"
       )
 
-  def open(self) -> Game:
+  def open(self) -> ForeignGame:
     """Makes a game, for one episode."""
     raise NotImplementedError
 
@@ -200,7 +200,7 @@ class ForeignWorld(base.World):
       return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
       hint = ''
-      top = type(self).maker.partition(':')[0]
+      top = type(self).maker.partition(':')[0].partition('.')[0]
       missing = (getattr(error, 'name', None) or '').partition('.')[0]
       if self.package and missing == top:
         hint = f": pip install '{self.package}', or the extra 'foreign' of sdar-jax"
@@ -288,11 +288,11 @@ class ForeignWorld(base.World):
 
 @dataclasses.dataclass(frozen=True)
 class GameWorld(ForeignWorld):
-  """Games of any class with `reset(seed)` and `step(text)`: see `Game`."""
+  """Games of any class with `reset(seed)` and `step(text)`: see `ForeignGame`."""
 
   name = 'game'
 
-  def open(self) -> Game:
+  def open(self) -> ForeignGame:
     """Makes a game of the user's own class."""
     return self.make_game()
 

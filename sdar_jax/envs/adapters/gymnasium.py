@@ -1,4 +1,4 @@
-"""Gymnasium's interface on strings, as GEM and others have it too. No JAX."""
+"""Gymnasium's interface on strings, which GEM has, too. No JAX."""
 
 import dataclasses
 from typing import Any
@@ -39,6 +39,6 @@ class GymnasiumWorld(foreign.ForeignWorld):
   package = 'gymnasium'
   maker: str = 'gymnasium:make'
 
-  def open(self) -> foreign.Game:
+  def open(self) -> foreign.ForeignGame:
     """Makes a game."""
     return _Gymnasium(self.make_game())

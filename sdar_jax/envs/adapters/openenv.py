@@ -96,7 +96,7 @@ class OpenEnvWorld(foreign.ForeignWorld):
   timeout_seconds: int = setting(30, least=1, most=3600)
   package = 'websockets'
 
-  def open(self) -> foreign.Game:
+  def open(self) -> foreign.ForeignGame:
     """Makes a session, which connects when it is reset."""
     return _Session(self)
 
@@ -116,7 +116,7 @@ class OpenEnvWorld(foreign.ForeignWorld):
     return foreign.joined([part for part in parts if part is not None])
 
   def identify(self) -> str:
-    """Hashes the server's schema; its version is for the user to write into env."""
+    """Hashes the server's schema, which says nothing of its version."""
     self.find('maker')
     try:
       schema = f'{self.url.rstrip("/")}/schema'
@@ -136,7 +136,7 @@ class OpenEnvWorld(foreign.ForeignWorld):
 
 
 def _at(value: Any, path: str) -> Any:
-  """Follows a path such as messages.-1.content; None where there is nothing."""
+  """Follows a path such as messages.-1.content; None at its end."""
   for step in path.split('.'):
     try:
       value = value[int(step)] if isinstance(value, list) else value[step]

@@ -1,4 +1,4 @@
-"""Reasoning Gym's procedural tasks: a question, one answer, a score. No JAX."""
+"""Reasoning Gym's tasks: a question, one answer, a score. No JAX."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ class ReasoningGymWorld(foreign.ForeignWorld):
   maker: str = 'reasoning_gym:create_dataset'
   prompt: str = 'answer the question'
 
-  def open(self) -> foreign.Game:
+  def open(self) -> foreign.ForeignGame:
     """Makes a game."""
     make, arguments = self.find('maker'), self.read_object('arguments')
     return _Question(lambda seed: make(self.env, seed=seed, size=1, **arguments))

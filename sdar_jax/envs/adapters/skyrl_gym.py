@@ -13,7 +13,7 @@ _OURS = ('prompt', 'env_class')  # What else a row has is the environment's.
 
 
 class _SkyrlGym:
-  """A game of messages: those of the first prompt, then answers to actions.
+  """A game of messages: a first prompt, then answers to actions.
 
   Args:
     world: makes the environment once its row is known.
@@ -40,7 +40,7 @@ class _SkyrlGym:
 
 @dataclasses.dataclass(frozen=True)
 class SkyrlGymWorld(foreign.ForeignWorld):
-  """An environment such as env='gsm8k', with rows as its data sets have them.
+  """An environment such as env='gsm8k', with the rows of a data set.
 
   Args:
     data_dir: a folder with train.jsonl, valid_seen.jsonl, ...: a row a line, with
@@ -53,7 +53,7 @@ class SkyrlGymWorld(foreign.ForeignWorld):
   prompt: str = 'answer the question'
   data_dir: str = ''
 
-  def open(self) -> foreign.Game:
+  def open(self) -> foreign.ForeignGame:
     """Makes a game."""
     return _SkyrlGym(self)
 

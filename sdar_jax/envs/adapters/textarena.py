@@ -50,6 +50,6 @@ class TextArenaWorld(foreign.ForeignWorld):
   package = 'textarena'
   maker: str = 'textarena:make'
 
-  def open(self) -> foreign.Game:
+  def open(self) -> foreign.ForeignGame:
     """Makes a game."""
     return _TextArena(self.make_game())

@@ -1,0 +1,197 @@
+"""`sdar play` over a pipe: what is typed is judged, played, taken back and kept."""
+
+import io
+import json
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdar_jax.envs import worlds
+from sdar_jax.models import decoder, hf
+from sdar_jax.play import judge, session, tool
+from sdar_jax.prompts import bank_file
+from sdar_jax.prompts.chat import Chat
+from sdar_jax.rollout import recorded
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = ROOT / 'experiments' / 'tiny' / 'alfworld'
+WORDS = [f'--config={ROOT}/experiments/alfworld.py:model=tiny', '--config.eval.tasks=4']
+
+
+@pytest.fixture
+def play(monkeypatch, capsys):
+  """Types lines; returns the exit code, what was printed, and its errors."""
+  monkeypatch.chdir(ROOT)
+
+  def run(lines, *words):
+    text = ''.join(f'{line}\n' for line in lines)
+    monkeypatch.setattr('sys.stdin', io.StringIO(text))
+    code = tool.main([*WORDS, *words])
+    return code, *capsys.readouterr()
+
+  return run
+
+
+def numbers(out):
+  """(token, student, teacher, gap) of each line of a table."""
+  found = re.findall(
+    r'^(.{24})\s*(-?\d+\.\d\d)\s+(-?\d+\.\d\d)\s+(-?\d+\.\d\d)$', out, re.M
+  )
+  return [(name.rstrip(), *map(float, values)) for name, *values in found]
+
+
+def oracle(prompt, response):
+  """Log-probs of a response by whole forward passes, one for each of its tokens."""
+  model, params = hf.load(str(TINY), None, jnp.float32)
+  out = []
+  for i, token in enumerate(response):
+    tokens = jnp.asarray([[*prompt, *response[:i]]])
+    positions = jnp.arange(tokens.shape[1])[None]
+    logits = decoder.forward(model, params, tokens, positions)[0]
+    valid = np.asarray(logits)[0, -1][: Chat(TINY, enable_thinking=True).len_vocab]
+    out.append(float(jax.nn.log_softmax(jnp.asarray(valid))[token]))
+  return np.asarray(out)
+
+
+def test_a_typed_action_is_judged_as_policy_and_teacher_would(play, tmp_path):
+  out_file = tmp_path / 'demos.jsonl'
+  lines = ['/think find vase', 'go to desk 1', '/save']
+  code, out, error = play(lines, f'--out={out_file}')
+  assert (code, error) == (0, '')
+  [episode] = recorded.read(out_file, 'alfworld')
+  chat = Chat(TINY, enable_thinking=True)
+  response = '<think>find vase</think><action>go to desk 1</action>'
+  assert episode[0].response == response
+  ids = chat.encode_response(response)
+  shown = re.search(r'the teacher sees (.*)', out)[1].split(', ')
+  bank = bank_file.load(TINY / 'skills.json')
+  known = {skill.id: skill for skill in bank.everything()}
+  block = bank.block([known[name] for name in shown])
+  prompts = [
+    chat.render(t) for t in (episode[0].prompt, f'{block}\n\n{episode[0].prompt}')
+  ]
+  student, teacher = (oracle(prompt, ids) for prompt in prompts)
+  table = numbers(out)
+  assert [row[0] for row in table][-2:] == ['(end)', 'in all']
+  expected = np.stack([student, teacher, teacher - student])
+  expected = np.concatenate([expected, expected.sum(1, keepdims=True)], axis=1)
+  np.testing.assert_allclose([row[1:] for row in table], expected.T, atol=0.011)
+  assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_turns_are_taken_back_and_the_world_is_where_it_was(play):
+  world = worlds.make('alfworld', {'size': 'small', 'max_turns': 12})
+  task = world.tasks('valid_unseen')[0]
+  lines = ['go to desk 1', 'go to shelf 2', '/undo', '/undo', '/undo', 'go to shelf 2']
+  code, out, _ = play(lines)
+  env = world.make_env()
+  env.reset(task)
+  alone = env.step('go to shelf 2').observation.text
+  assert code == 0 and out.count('back at turn') == 2
+  assert 'there is no turn to take back' in out
+  after = out.rpartition('] go to shelf 2')[2]
+  assert alone in ' '.join(after.split()).replace('  ', ' ')
+
+
+def test_an_expert_plays_to_the_end_and_imitation_reads_it(play, tmp_path):
+  out_file = tmp_path / 'demos.jsonl'
+  code, out, _ = play(['/expert'] * 13 + ['/save'], f'--out={out_file}')
+  assert code == 0 and 'solved after' in out
+  assert 'the episode is solved: /undo takes a turn back' in out
+  turns = recorded.read(out_file, 'alfworld')[0]
+  assert f'{len(turns)} turns added' in out and len(turns) < 12
+  world = worlds.make('alfworld', {'size': 'small', 'parser': 'strict'})
+  env, task = world.make_env(), world.tasks('valid_unseen')[0]
+  seen = env.reset(task)
+  for turn in turns:  # The file alone solves the task.
+    parsed = world.parse(turn.response, seen)
+    result = env.step(parsed.action)
+    assert parsed.valid
+    seen = result.observation
+  assert result.success
+
+
+def test_the_policys_turn_is_what_its_sampler_says(play):
+  code, out, _ = play(['/policy', '/policy'])
+  tables = numbers(out)
+  assert code == 0 and out.count('\n> ') == 2
+  assert [row[0] for row in tables].count('in all') == 2
+  assert all(row[1] <= 0 for row in tables)
+
+
+def test_nothing_is_kept_unasked_and_that_is_said(play, tmp_path):
+  out_file = tmp_path / 'demos.jsonl'
+  code, out, _ = play(['go to desk 1'], f'--out={out_file}')
+  assert code == 0 and not out_file.exists()
+  assert '1 turns were not kept: /save does that' in out
+  code, out, _ = play(['/save', 'go to desk 1', '/save'])
+  assert out.count('start with --out=FILE.jsonl') == 2
+
+
+def test_wild_lines_are_wasted_turns_and_no_terminal_obeys_them(play):
+  lines = ['', '  ', '/dance', '/look', '\x1b[31mred', '/say ' + 'x' * 5, '/quit', 'no']
+  code, out, _ = play(lines)
+  assert code == 0 and '\x1b' not in out and '\\x1b[31mred' in out
+  assert '/dance: no such command' in out and '] no' not in out
+  assert out.count('(malformed, or not possible)') == 2
+  assert 'put a vase in dresser' in out.partition('] /look')[2]
+
+
+def test_methods_without_a_teacher_say_so(play):
+  words = ['--config.algorithm.name=grpo', '--config.algorithm.distill_coef=0.01']
+  code, out, error = play(['go to desk 1'], *words)
+  assert code == 0, error
+  assert 'config.algorithm.name=grpo has no teacher' in out and 'gap' not in out
+  words = ['--config.algorithm.name=opid', '--config.algorithm.distill_coef=0.01']
+  _, out, _ = play([], *words)
+  assert "sees a 'feedback', which one episode has not" in out
+
+
+@pytest.mark.parametrize(
+  ('words', 'says'),
+  [
+    (['--task=100000'], '--task=100000: must be below'),
+    (['--task=nosuch'], '--task=nosuch'),
+    (['--split=nosuch'], 'nosuch'),
+    (['--checkpoint=/no/run'], '--checkpoint=/no/run'),
+    (['--out=/'], '--out'),
+    (['--config.stepss=3'], 'did you mean'),
+  ],
+)
+def test_wrong_words_are_named(play, words, says):
+  code, _, error = play([], *words)
+  assert code == 2 and says in error and error.count('\n') == 1
+
+
+def test_a_task_is_found_by_its_id(play):
+  code, out, _ = play(['/next'], '--split=train', '--task=generated/train/000002')
+  assert code == 0 and out.startswith('generated/train/000002: ')
+  assert 'generated/train/000003: ' in out
+
+
+def test_a_conversations_teacher_differs_at_its_head_only(monkeypatch):
+  """The ids that follow the first prompt follow the teacher's first prompt, too."""
+  seen = []
+  known = judge.Judge.__new__(judge.Judge)
+  ids = lambda *values: np.asarray(values, np.int32)
+  view = type('View', (), {'skill_ids': ('s',)})
+  teacher = type(
+    'Teacher', (), {'prompt': lambda self, text, task: (ids(9, 9, 1), view)}
+  )
+  known._player = type('Player', (), {'teacher': teacher()})
+  known._logprobs = lambda prompt, response: seen.append(prompt.tolist())
+  make = lambda *values: type('Fitted', (), {'ids': ids(*values), 'text': ''})
+  known.teacher(make(1, 2, 3), make(1), None, ids(7))
+  assert seen == [[9, 9, 1, 2, 3]]
+  assert issubclass(session.PlayError, ValueError)
+
+
+def test_help_names_every_command():
+  source = pathlib.Path(tool.__file__).read_text()
+  known = set(re.findall(r"^      '(/\w+)':", source, re.M)) | {'/quit'}
+  assert known <= set(re.findall(r'/\w+', tool._HELP)) and len(known) == 10
+  assert json.dumps(tool._HELP).isascii()
