@@ -203,7 +203,7 @@ def check_teacher(config: ConfigDict, hyper: Hyperparameters) -> None:
 
 
 def load_teacher(config: ConfigDict, mesh: Mesh, like: Any) -> Any:
-  """Loads the given teacher, whose weights must be shaped `like` the policy's."""
+  """Loads the given teacher, whose weights are shaped as the policy's."""
   path = config.model.teacher
   _, params = hf.load(path, mesh, jnp.dtype('float32'))
   shapes = [jax.tree.map(jnp.shape, weights) for weights in (params, like)]

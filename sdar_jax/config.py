@@ -197,9 +197,7 @@ KEYS: dict[str, Key] = {
   'checkpoint.every': Key(5, 'steps', _COUNT),
   'checkpoint.keep': Key(2, 'verified steps that are kept', '[2, inf)'),
   'log.trajectories_every': Key(1, 'steps; 0 is off', _AT_LEAST_0),
-  'log.token_episodes': Key(
-    1, 'episodes per step whose tokens are all recorded', _AT_LEAST_0
-  ),
+  'log.token_episodes': Key(1, 'episodes of a step with all tokens', _AT_LEAST_0),
   'log.token_rows': Key(
     8, 'turns per step, of other episodes, whose tokens are recorded', _AT_LEAST_0
   ),

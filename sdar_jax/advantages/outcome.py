@@ -12,7 +12,7 @@ from sdar_jax.advantages.segments import segment_sum, segments_of
 def gated_by_sign(
   advantages: np.ndarray, gap: np.ndarray, *, coef: float, clip: float
 ) -> np.ndarray:
-  """Lets the gap scale an advantage where it agrees, and stops it where not.
+  """Scales advantages by the gap where it agrees, and stops others.
 
     A'ₜ = A · c · max(0, sign(A)·clip(Δₜ, -τ, τ))
 
@@ -45,7 +45,7 @@ def taspo_credit(
   floor: float,
   band: float,
 ) -> np.ndarray:
-  """Redistributes an episode's advantage over its actions, mean kept (TASPO).
+  """Redistributes an episode's advantage over its actions (TASPO).
 
     dᵢ = mean over the action's tokens of Δₜ·1[|Δₜ| ≥ κ],  d̂ᵢ = dᵢ - mean(d)
     qᵢ = tanh(sign(Aᵢ)·d̂ᵢ / τ),  Aᵢ' = Aᵢ · (1 + ½ε·(qᵢ - mean(q)))
@@ -112,7 +112,7 @@ def opsa(
   share: float,
   amount: float,
 ) -> np.ndarray:
-  """Pushes unlikely tokens down, the more the less sure the policy was (OPSA).
+  """Pushes unlikely tokens down, most where the policy is unsure (OPSA).
 
     Aₜ = a·(1 + rₜ)·N/K on the K `unlikely` of N tokens, 0 on the others
     rₜ = (Hₜ - min H) / (max H - min H) over those K, 1 where they are equal

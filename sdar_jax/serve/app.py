@@ -264,7 +264,7 @@ class _Waiting:
     self._done: dict[int, Completion] = {}
     self.numbers: list[int] = []
     kind = 'chatcmpl' if asked.kind == 'chat' else 'cmpl'
-    self._head = replies.Head(
+    self._head = replies.ReplyHead(
       f'{kind}-{uuid.uuid4().hex}', int(time.time()), app._model, asked.kind
     )
 

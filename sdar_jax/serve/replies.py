@@ -14,7 +14,7 @@ from sdar_jax.serve import protocol
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class ReplyHead:
   """The beginning of all pieces of a reply."""
 
   identity: str
@@ -36,7 +36,7 @@ class Head:
 
 
 def whole(
-  head: Head,
+  head: ReplyHead,
   asked: protocol.Inquiry,
   chat: Chat,
   prompt_ids: np.ndarray,
@@ -128,7 +128,7 @@ class Stream:
   string or a call of a tool, nor half a character.
   """
 
-  def __init__(self, head: Head, asked: protocol.Inquiry, chat: Chat, index: int):
+  def __init__(self, head: ReplyHead, asked: protocol.Inquiry, chat: Chat, index: int):
     self._head, self._asked, self._chat, self._index = head, asked, chat, index
     self._sent, self._tokens = '', 0
     self._held = list(asked.sampling.stop_strings)

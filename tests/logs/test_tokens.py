@@ -47,6 +47,7 @@ def _spell(ids):
 
 def _records(rows, known, views=None, prompts=None, **changes):
   settings = {'count': 3, 'episodes': 0, 'identity': (0, 1), 'spell': _spell}
+  prompts = () if prompts is None else [prompts]
   return tokens.token_records(rows, known, prompts, views, **settings | changes)
 
 

@@ -36,7 +36,7 @@ CONFIG = {
 class _Learner:
   """Scores of the host's own making; nothing reaches a device."""
 
-  reads_distributions = False
+  reads_distributions, scores_apart = False, True
 
   def score(self, state, initial, student, teacher):
     assert not teacher
@@ -47,10 +47,11 @@ class _Learner:
 def _run(stop=lambda: False, **parts):
   """A run of `fakes.World`, whose policy says '1'."""
   run = object.__new__(train.Run)
-  run.step, run.cursor, run.state = 0, 0, None
+  run.step, run.cursor, run.state, run.memory = 0, 0, None, {}
   run.saves = recovery.Saves(None, None, None, 0)
   run.team, run._signal, run._collect = ALONE, stop, episodes.collect
   run.console = Console(1, None)
+  run.profiler = SimpleNamespace(begin=lambda step: None)
   run.patience = Patience(0.0, print, stop)
   run.sampler = fakes.ScriptedSampler(lambda identity: '1', 0)
   run.parts = SimpleNamespace(
@@ -112,7 +113,7 @@ def test_rows_have_the_penalty_and_no_teacher_where_the_method_has_none():
   groups[0].trajectories[0].turns[0].valid = False
   rows = run.rows(groups)
   assert [row.penalty for row in rows].count(0.5) == 1 and rows[0].penalty == 0.5
-  assert run.teacher_prompts(rows) == (None, None)
+  assert run.teacher_prompts(rows) == ((), None)
   (sheets,), privileged = run.pack(rows, None)
   assert sorted(i for m in sheets for i in m['row_index'] if i >= 0) == [
     *range(len(rows))

@@ -23,7 +23,7 @@ from sdar_jax.envs.base import setting
 _LARGEST = 2**24  # Bytes of a message.
 
 
-class _Session:
+class _RemoteGame:
   """A game at a server."""
 
   def __init__(self, world: 'OpenEnvWorld'):
@@ -98,7 +98,7 @@ class OpenEnvWorld(foreign.ForeignWorld):
 
   def open(self) -> foreign.ForeignGame:
     """Makes a session, which connects when it is reset."""
-    return _Session(self)
+    return _RemoteGame(self)
 
   def connect(self) -> Any:
     """Connects to the server; no proxy is asked."""
