@@ -374,7 +374,7 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
     if room == 'world':
       continue
     there = shipped.find(path)
-    if (room in ('skills', 'sft') or key == 'eval.panel') and not os.path.isfile(there):
+    if room in ('skills', 'sft') and not os.path.isfile(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such file')
     if key == 'model.adapter' and not os.path.isdir(there):
       raise ConfigError(f'config.{key}={str(path)!r}: no such directory')

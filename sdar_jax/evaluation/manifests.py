@@ -32,7 +32,10 @@ def read(path: str) -> tuple[list[Mapping[str, Any]], str]:
     ValueError: one line naming the line that is not an object of JSON, or that there
       is none.
   """
-  data = pathlib.Path(shipped.find(path)).read_bytes()
+  try:
+    data = pathlib.Path(shipped.find(path)).read_bytes()
+  except OSError as error:
+    raise ValueError(f'config.eval.panel={path!r}: {error.strerror}') from None
   rows = []
   for number, line in enumerate(data.decode(errors='replace').splitlines(), 1):
     if not line.strip():

@@ -73,6 +73,13 @@ def test_a_damaged_manifest_is_one_line(tmp_path, text, line):
   assert str(caught.value).startswith(f'config.eval.panel={str(path)!r}: ')
 
 
+def test_a_manifest_that_is_not_there_is_one_line(tmp_path):
+  path = str(tmp_path / 'nothing.jsonl')
+  with pytest.raises(ValueError, match='No such file') as caught:
+    manifests.make_panel(_World(), path)
+  assert '\n' not in str(caught.value) and path in str(caught.value)
+
+
 def test_a_world_without_published_panels_says_so(tmp_path):
   class Other(_World):
     published = base.World.published
