@@ -114,7 +114,7 @@ def test_rows_have_the_penalty_and_no_teacher_where_the_method_has_none():
   rows = run.rows(groups)
   assert [row.penalty for row in rows].count(0.5) == 1 and rows[0].penalty == 0.5
   assert run.teacher_prompts(rows) == ((), None)
-  (sheets,), privileged = run.pack(rows, None)
+  (sheets,), privileged = run.pack(rows, ())
   assert sorted(i for m in sheets for i in m['row_index'] if i >= 0) == [
     *range(len(rows))
   ]
@@ -134,7 +134,7 @@ def test_credit_knows_what_is_action_where_that_weighs_more(weight):
   )
   groups, _ = run.collect()
   rows = run.rows(groups)
-  known = run.credit(rows, None, run.score(rows, *run.pack(rows, None)))
+  known = run.credit(rows, None, run.score(rows, *run.pack(rows, ())))
   assert known.keys() >= {'old_logprobs', 'advantages', 'turn_ids', 'response_mask'}
   assert ('action_mask' in known) == (weight != 1)
   for index, row in enumerate(rows):
