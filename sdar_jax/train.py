@@ -98,6 +98,8 @@ class Run:
     return self.team.any(self._signal())
 
   def _show(self, phase: str) -> None:
+    if phase == 'rollout':  # The first of a step.
+      self.profiler.begin(self.step + 1)
     self.team.beat()
     self.console.phase(phase)
 
@@ -147,7 +149,6 @@ class Run:
     Waits where no environment answers.
     """
     self.parts.teacher.retriever.begin_step(self.step)
-    self.profiler.begin(self.step + 1)
     self.sampler.statistics()  # What an evaluation did counts elsewhere.
     groups, played, self.cursor = self.patience.until_played(
       f'step {self.step}',

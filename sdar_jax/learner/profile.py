@@ -32,8 +32,11 @@ class Profiler:
     """Begins the trace of a step, if it is one of those."""
     if step not in self._steps or self._open is not None:
       return
-    stack = contextlib.ExitStack()
-    if self._tried(lambda: jax.profiler.start_trace(str(self._directory))):
+    stack, options = contextlib.ExitStack(), jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # Every call of Python would hide the rest.
+    path = str(self._directory)
+    start = lambda: jax.profiler.start_trace(path, profiler_options=options)
+    if self._tried(start):
       stack.callback(lambda: self._tried(jax.profiler.stop_trace))
       stack.enter_context(jax.profiler.StepTraceAnnotation('step', step_num=step))
       self._open = stack

@@ -1,4 +1,4 @@
-"""Sends a run's numbers to trackers, offline unless told otherwise. No JAX.
+"""Sends a run's numbers to trackers, offline by default. No JAX.
 
 `writers.MetricsWriter` hands each the finite numbers of a step. A tracker that is not
 installed is refused before anything begins; one that fails later, be it at its start,

@@ -148,7 +148,7 @@ def test_what_cannot_be_is_one_line(tmp_path, capsys, monkeypatch):
 
   for words, said in (
     ([str(tmp_path / 'none'), f'--out={tmp_path / "out"}'], 'neither a line'),
-    ([str(path)], 'required: --out'),
+    ([str(path)], '--out is missing'),
     ([str(path), f'--out={path / "run.json"}'], 'is no directory'),
   ):
     assert report.main(words) == 2

@@ -117,6 +117,7 @@ class _Run:
     self.console = contextlib.nullcontext()
     pool = types.SimpleNamespace(close=lambda: self.done.append('pool'))
     self.parts = types.SimpleNamespace(pool=pool)
+    self.profiler = types.SimpleNamespace(end=lambda: None)
     self.writer = types.SimpleNamespace(close=lambda: self.done.append('writer'))
 
   def __getattr__(self, name):
