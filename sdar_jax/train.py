@@ -131,8 +131,7 @@ class Run:
     path, config, known = self.parts.directory, self.parts.config, self.resumed or {}
     step = self.step if known else None
     others = sinks.make(path, step, config.log, config_lib.flatten(config))
-    digests = known.get('digests')  # Not in those of earlier versions.
-    self.writer = writers.MetricsWriter(path, step, others, digests=digests)
+    self.writer = writers.MetricsWriter(path, step, others, known.get('digests'))
     self.console.aside(self.writer.aside)
 
   def identify(self) -> None:
