@@ -203,7 +203,7 @@ def skills_seen(views: Sequence[SkillView]) -> dict[str, int]:
 def skill_counts(
   views: Sequence[SkillView], own: Sequence[SkillView]
 ) -> dict[str, dict[str, int]]:
-  """Counts the skills of teachers' and students' prompts, where any were shown."""
+  """Counts the skills that teachers' and students' prompts showed."""
   seen = {'rows_per_skill': views, 'rows_per_skill_of_students': own}
   counts = {name: skills_seen(shown) for name, shown in seen.items()}
   return {name: count for name, count in counts.items() if count}
