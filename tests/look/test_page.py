@@ -98,6 +98,14 @@ def test_nothing_that_was_said_becomes_markup(tmp_path):
   assert turn['tokens']['texts'] == [known] * len(look_cases.TEXTS)
 
 
+@pytest.mark.parametrize('mark', ['<', '>', '&', '\u2028', '\u2029', 'é', '\x00'])
+def test_nothing_embedded_means_anything_to_html(mark):
+  """Of `<!--<script` alone a browser makes another state, with no end in sight."""
+  value = {f'a{mark}': [f'</script{mark}<!--<script', 1.5, None]}
+  text = page.embedded(value)
+  assert mark not in text and json.loads(text) == value
+
+
 def test_a_folder_with_a_wild_name_has_a_page(tmp_path):
   path = look_cases.write(tmp_path / '<b>&"{{data}}\'')
   text = _page(path)
