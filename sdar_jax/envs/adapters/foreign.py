@@ -288,7 +288,7 @@ class ForeignWorld(base.World):
 
 @dataclasses.dataclass(frozen=True)
 class GameWorld(ForeignWorld):
-  """Games of any class with `reset(seed)` and `step(text)`: see `ForeignGame`."""
+  """Games of a class of one's own: see `ForeignGame`."""
 
   name = 'game'
 
