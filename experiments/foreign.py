@@ -52,6 +52,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   c.world.action_pattern = r'\[[0-9]{1,3}\]'
   c.world.probe = ('[10]', '[5]', '[15]')
   c.world.max_turns = 4
+  c.world.pays = 'success'  # The game also pays a guess that is wrong, but near.
   c.skills.token_budget = 32  # What a sibling's solution may take.
   c.rollout.tasks_per_step = 16
   c.rollout.success_reward = 1.0
