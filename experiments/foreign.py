@@ -28,6 +28,8 @@ from sdar_jax.rollout import recorded
 from sdar_jax.rollout.recorded import RecordedTurn
 
 MODEL = 'runs/foreign/model'
+# Numbers are tokens, and so are the sentences of the rules: a prompt is short.
+_PIECES = r' ?[0-9]+|[ \n,:.]{0,2}[A-Za-z][^\n0-9\[\]<>]{9,}|'
 _GAMES = 1500  # That are imitated; half of them with a solution in the prompt.
 _LARGEST = 20
 _CARELESS = 0.5  # Of guesses, those that forget what was said.
@@ -44,31 +46,32 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   c.algorithm.name = said.get('algo', 'grpo')
   c.model.path = MODEL
   c.model.enable_thinking = True
-  c.steps = 12
+  c.steps = 6
   c.world.env = 'GuessTheNumber-v0-raw'
   c.world.arguments = json.dumps({'max_number': _LARGEST, 'max_turns': 9})
   c.world.action_pattern = r'\[[0-9]{1,3}\]'
   c.world.probe = ('[10]', '[5]', '[15]')
   c.world.max_turns = 4
+  c.world.pays = 'success'  # The game also pays a guess that is wrong, but near.
   c.skills.token_budget = 32  # What a sibling's solution may take.
   c.rollout.tasks_per_step = 16
   c.rollout.success_reward = 1.0
   c.rollout.slots = 64
-  c.rollout.max_prompt_tokens = 272
+  c.rollout.max_prompt_tokens = 132
   c.rollout.max_response_tokens = 12
   c.rollout.prefill_tokens = 1024
   c.rollout.prefill_chunk = 32
   c.rollout.decode_chunk = 6
   c.train.minibatch_rows = 256
   c.train.microbatch_rows = 32
-  c.train.length_buckets = (224, 256, 288)
-  c.train.teacher_buckets = (224, 256, 320)
+  c.train.length_buckets = (72, 96, 144)
+  c.train.teacher_buckets = (72, 96, 176)
   c.optimizer.learning_rate = 1e-3
   c.eval.split = 'valid_unseen'
   c.eval.tasks = 200
-  c.eval.every = 4
+  c.eval.every = 3
   c.eval.temperature = 1.0
-  c.checkpoint.every = 6
+  c.checkpoint.every = 3
   c.update_from_flattened_dict(table.find(c.algorithm.name).all_settings)
   if 'sdpo' in c.algorithm.name:
     c.algorithm.distill_coef = 0.05  # Of a model this small; not tuned.
@@ -89,7 +92,9 @@ def play(world: base.World, index: int) -> Iterator[RecordedTurn]:
   low, high = 1, _LARGEST
   for _ in range(world.max_turns):
     careless = draw.random() < _CARELESS
-    guess = draw.randint(*((1, _LARGEST) if careless else (low, high)))
+    fresh = {*range(1, _LARGEST + 1)} - {int(e.action[1:-1]) for e in history}
+    choices = sorted(fresh if careless else fresh & {*range(low, high + 1)})
+    guess = draw.choice(choices)
     said = number if block else guess  # What another plays may still go wrong.
     text = world.render(task, history, observation)
     yield RecordedTurn(block + text, world.response(str(said), f'[{said}]'))
@@ -100,7 +105,7 @@ def play(world: base.World, index: int) -> Iterator[RecordedTurn]:
       low = max(low, guess + 1)
     if 'lower' in observation.text:
       high = min(high, guess - 1)
-    if result.done or low > high:
+    if result.done:
       return
 
 
@@ -126,10 +131,10 @@ def build(output: pathlib.Path) -> None:
     (start / 'demonstrations.jsonl').write_text(''.join(lines))
     turns = [turn for game in games for turn in game]
     texts = [text for turn in turns for text in (turn.prompt, turn.response)]
-    spelled = tokenizer.Spelling(tokenizer.ACTION, r' ?[0-9]+|', merges=64)
+    spelled = tokenizer.Spelling(tokenizer.ACTION, _PIECES, merges=64)
     tokenizer.save(tokenizer.train(texts, spelling=spelled), start)
     c.sft.demonstrations = str(start / 'demonstrations.jsonl')
-    c.sft.rows = 3 * len(turns)
+    c.sft.rows = 2 * len(turns)
     c.sft.muon = True
     c.optimizer.learning_rate = 4e-3
     c.optimizer.warmup_steps = 30

@@ -1,4 +1,4 @@
-"""Distillation weights by what they do to the policy's own objective (ICSD)."""
+"""Distillation weights by their effect on the policy's objective (ICSD)."""
 
 import chex
 import jax

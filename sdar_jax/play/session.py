@@ -134,7 +134,7 @@ class Session:
     return self.turns[-1]
 
   def undo(self) -> None:
-    """Takes the last turn back: plays all others again from the task's start.
+    """Takes the last turn back: plays all others again from the start.
 
     Raises:
       PlayError: there is none, or the world does not answer as before.

@@ -42,6 +42,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     '--out', metavar='FILE', help='.jsonl that /save adds episodes to'
   )
   options, rest = parser.parse(argv)
+  stray = [word for word in rest if not flags.OVERRIDE.match(word)]
+  if stray:
+    raise flags.UsageError(f'{" ".join(stray)}: no such flag; see --help')
   if options.config is None:
     raise flags.UsageError('--config is missing: e.g. --config=experiments/alfworld.py')
   return options, rest

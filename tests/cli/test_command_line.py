@@ -243,7 +243,8 @@ def test_the_reference_has_every_key_of_every_world_once():
   settings = [worlds.settings(world) for world in worlds.WORLDS]
   shared = collections.Counter(f'world.{key}' for own in settings for key in own)
   for key, count in named.items():
-    assert count == (3 if key == 'world.name' else shared.get(key, 1)), key
+    once = len(worlds.WORLDS) if key == 'world.name' else shared.get(key, 1)
+    assert count == once, key
   assert set(named) == wanted
   nouns = next(row[3] for row in cells if row[0] == ' `world.noun_source` ')
   assert nouns.strip().startswith('of the reward')  # Not what the attribute is.

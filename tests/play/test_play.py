@@ -51,8 +51,9 @@ def oracle(prompt, response):
   for i, token in enumerate(response):
     tokens = jnp.asarray([[*prompt, *response[:i]]])
     positions = jnp.arange(tokens.shape[1])[None]
-    logits = decoder.forward(model, params, tokens, positions)[0]
-    valid = np.asarray(logits)[0, -1][: Chat(TINY, enable_thinking=True).len_vocab]
+    hidden, _ = decoder.forward(model, params, tokens, positions)
+    scores = decoder.logits(model, params, hidden)[0, -1]
+    valid = np.asarray(scores)[: Chat(TINY, enable_thinking=True).len_vocab]
     out.append(float(jax.nn.log_softmax(jnp.asarray(valid))[token]))
   return np.asarray(out)
 
@@ -80,7 +81,8 @@ def test_a_typed_action_is_judged_as_policy_and_teacher_would(play, tmp_path):
   expected = np.stack([student, teacher, teacher - student])
   expected = np.concatenate([expected, expected.sum(1, keepdims=True)], axis=1)
   np.testing.assert_allclose([row[1:] for row in table], expected.T, atol=0.011)
-  assert max(len(line) for line in out.splitlines()) <= 80
+  ours = [line for line in out.splitlines() if str(tmp_path) not in line]
+  assert max(map(len, ours)) <= 80
 
 
 def test_turns_are_taken_back_and_the_world_is_where_it_was(play):

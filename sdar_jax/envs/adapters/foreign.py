@@ -101,7 +101,8 @@ class GameEnv:
     self._rewards.append(float(reward))
     seen = base.Observation(self._checked(text, 'step'))
     success = bool(done) and self._world.succeeded(self._rewards, seen.text)
-    return base.StepResult(seen, float(reward), done=bool(done), success=success)
+    paid = float(reward if self._world.pays == 'game' else success)
+    return base.StepResult(seen, paid, done=bool(done), success=success)
 
   def _checked(self, text: Any, what: str) -> str:
     if type(text) is not str:
@@ -127,6 +128,7 @@ class ForeignWorld(base.World):
     success: 'return' or 'reward' (the last) that reaches `threshold` by the end, or
       'package.module:function' that is called with all rewards and the last text.
     threshold: of success.
+    pays: what an action is paid: what the 'game' says, or 1 for 'success' alone.
     probe: actions that two resets of a task are compared by, beside what they show.
     train_tasks: how many tasks there are to train on.
     valid_tasks: likewise in each of the other splits.
@@ -141,6 +143,7 @@ class ForeignWorld(base.World):
   action_pattern: str = ''
   success: str = 'return'
   threshold: float = 1.0
+  pays: str = setting('game', choices=('game', 'success'))
   probe: tuple = ()
   train_tasks: int = setting(10_000, least=1, most=_MOST_TASKS)
   valid_tasks: int = setting(500, least=1, most=_MOST_TASKS)
@@ -288,7 +291,7 @@ class ForeignWorld(base.World):
 
 @dataclasses.dataclass(frozen=True)
 class GameWorld(ForeignWorld):
-  """Games of any class with `reset` and `step`: see `ForeignGame`."""
+  """Games of a class of one's own: see `ForeignGame`."""
 
   name = 'game'
 

@@ -118,6 +118,15 @@ def test_success_is_the_users_rule(rule, actions, success):
   )
 
 
+def test_success_alone_can_be_what_is_paid():
+  made = world('Honest', pays='success', threshold=1.05)
+  env, task = made.make_env(), made.task('train', 5)
+  number = str(random.Random(task.payload).randint(1, 9))
+  for actions, paid in ((['0', number], [0.0, 1.0]), ([number], [0.0])):
+    env.reset(task)
+    assert [env.step(action).reward for action in actions] == paid
+
+
 @pytest.mark.parametrize(
   ('action', 'says'),
   [
