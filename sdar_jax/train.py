@@ -193,7 +193,7 @@ class Run:
     return not_empty(rows, self.step, p.agent.max_prompt_tokens)
 
   def teacher_prompts(self, rows: list[rows_lib.Row]) -> tuple[Any, Any]:
-    """Makes the rows' privileged prompts and views; (), None without teacher."""
+    """Makes the rows' privileged prompts and views; none without teacher."""
     p, seen = self.parts, self._sees_skills(rows)
     if not p.algorithm.needs_teacher(p.hyper):
       return (), None

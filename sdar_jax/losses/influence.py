@@ -55,7 +55,7 @@ def influence_weights(
   old_logprobs: Array,
   mask: Array,
 ) -> jax.Array:
-  """Redistributes a turn's gates to tokens that serve the policy's objective (ICSD).
+  """Redistributes gates to tokens that serve the objective (ICSD).
 
     uₜ = Aₜ·(π/π_old)ₜ·Δₜ,  mₜ = Φ(uₜ)
     cₜ = α·gₜ·mₜ, with one α in a turn that keeps the sum of its gates

@@ -1,4 +1,4 @@
-"""Distillation from two views of a teacher: their consensus, and more (AVSD)."""
+"""Distillation from two views of a teacher and their consensus (AVSD)."""
 
 import math
 
@@ -51,7 +51,7 @@ def adaptive_views(
   *,
   gap_clip: float,
 ) -> jax.Array:
-  """Credits tokens with the gap to `adaptive_target`: `distill.opsd` with it.
+  """Credits tokens with the gap to `adaptive_target`, as `distill.opsd`.
 
   Returns:
     [B, T] nats squared, of which only the gradient means anything; 0 where masked.

@@ -1,4 +1,4 @@
-"""Later rows of the table: controls, and methods that followed SDAR. No JAX."""
+"""Later rows of the table: controls, and SDAR's followers. No JAX."""
 
 from sdar_jax.methods import estimators, teachers
 from sdar_jax.methods.interface import Algorithm

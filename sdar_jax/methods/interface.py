@@ -281,7 +281,7 @@ class Algorithm:
     return TEACHER_SCORES[: len(self.distillation.contexts)] if taught else ()
 
   def scores_itself(self, hyper: Hyperparameters) -> bool:
-    """Whether the teacher has the student's weights and prompt, hence its scores."""
+    """Whether the teacher's weights and prompt are the student's."""
     same = 'none' in (self.distillation.context, hyper.context)
     return same and hyper.teacher_weights == 'policy'
 

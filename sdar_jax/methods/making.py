@@ -1,4 +1,4 @@
-"""Makers of rows of the table: what differs from GRPO, and numbers. No JAX."""
+"""Makers of the table's rows: what differs from GRPO. No JAX."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -174,7 +174,7 @@ def _action_credit(advantages, data: StepData, hyper: Hyperparameters, coef: flo
 
 
 def _agreed(signs, advantages, data: StepData, hyper: Hyperparameters, coef: float):
-  """Puts the gap, signed by `signs`, in the place of taught tokens' advantages."""
+  """Replaces taught tokens' advantages by the gap, signed by `signs`."""
   shaped = outcome.gated_by_sign(
     signs, data.gap, coef=coef, clip=hyper.gap_clip or math.inf
   )
@@ -208,7 +208,7 @@ def _lost_groups(data: StepData, hyper: Hyperparameters) -> np.ndarray:
 
 @reads('retire_success', 'retire_slope', 'retire_decay')
 def _retirement(data: StepData, hyper: Hyperparameters) -> dict[str, float]:
-  """Retires the teacher for good: it has no more to say, and its student can do it.
+  """Retires the teacher for good, once it has no more to teach.
 
   The mean size of the gap and the rate of success are averaged over steps; where the
   one falls by less than a share of itself in a step, and the other is high enough, the

@@ -1,1 +1,1 @@
-"""An episode by hand: what a person types, and what the policy thinks of it. Device."""
+"""An episode by hand, and what the policy thinks of it. Device."""

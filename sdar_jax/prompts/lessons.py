@@ -1,4 +1,4 @@
-"""Lessons from a step's episodes: the texts of privileged blocks. No JAX.
+"""Lessons from a step's episodes: texts of privileged blocks. No JAX.
 
 A context names a function from a row and the other episodes of its group to blocks, the
 most wanted first. Two contexts that are compared word their blocks alike, so that

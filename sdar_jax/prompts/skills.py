@@ -127,7 +127,7 @@ class TeacherContext:
     return self.place(user_text, block) if block else self.plain(user_text), view
 
   def block(self, user_text: str, task: Task) -> tuple[str, SkillView]:
-    """The text of a task's skills before `user_text`; '' and `NOTHING` without.
+    """Gives the text of a task's skills; '' and `NOTHING` without.
 
     Raises:
       SkillError: as `prompt`.

@@ -162,7 +162,7 @@ def _others(group: Mapping[int, Row], row: Row) -> list[Trajectory]:
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-  """A context over a step's rows, under a control; it remembers what it found."""
+  """A context over a step's rows, under a control; keeps what it found."""
 
   kind: str
   control: str
@@ -205,7 +205,7 @@ class _Step:
         yield names, block
 
   def _strangers(self, row: Row) -> list[Row]:
-    """Lists rows of other tasks' groups at this turn, by a hash of the tasks."""
+    """Lists rows of other tasks' groups at this turn, by tasks' hashes."""
     found = []
     for group in self.groups.values():
       one = group[min(group, key=lambda t: lessons.rank(row.task.task_id, str(t)))]
