@@ -316,7 +316,7 @@ def _past(output: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
   path = output / 'study.json'
   try:
     content = files.read_json(path) if path.exists() else {'cells': []}
-    past = {name: content.get(name, []) for name in ('sweep_cells', 'cells')}
+    past = {'cells': content['cells'], 'sweep_cells': content.get('sweep_cells', [])}
     for record in [*past['cells'], *past['sweep_cells']]:
       Cell('', 0, '', {}, None, pathlib.Path(record['workdir'])).remember(record)
   except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -237,15 +237,18 @@ def main(argv: Sequence[str]) -> int:
   if options.out is not None:
     out = files.local_path(options.out, '--out')
     files.check_file(out, '--out')
-  if options.checkpoint is not None and not os.path.isdir(options.checkpoint):
-    raise flags.UsageError(f'--checkpoint={options.checkpoint}: no such directory')
+  run = None
+  if options.checkpoint is not None:
+    run = files.local_path(options.checkpoint, '--checkpoint')
+    if not os.path.isdir(run):
+      raise flags.UsageError(f'--checkpoint={run}: no such directory')
   # Slow to import: --help does without.
   from sdar_jax import parts as parts_lib
   from sdar_jax.cli import config_file
   from sdar_jax.play import session
 
   config = config_file.read(options.config, words)
-  player = parts_lib.player(config, options.checkpoint)
+  player = parts_lib.player(config, run)
   tasks = player.world.tasks(options.split or config.eval.split)
   with player.pool:
     table = Table(player, tasks, _first(tasks, options.task), out)

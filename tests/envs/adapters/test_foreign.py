@@ -96,7 +96,8 @@ def test_outcomes_depend_neither_on_workers_nor_on_company():
   [
     ({}, ['0', 'N'], True),
     ({'threshold': 1.2}, ['0', 'N'], False),
-    ({'threshold': 1.2}, ['0', '0', 'N'], True),  # 0.1 + 0.1 + 1.0, and rounding.
+    ({'threshold': 1.2}, ['0', '0', 'N'], True),
+    ({'threshold': 0.8}, [*'0000000', 'stop'], True),  # A sum of 0.7999999999999999.
     ({'success': 'reward'}, ['N'], True),
     ({'success': 'reward', 'threshold': 0.2}, ['0', '0', 'stop'], False),
     ({'threshold': 0.3}, ['0', '0', 'stop'], True),
