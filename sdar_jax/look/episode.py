@@ -18,6 +18,7 @@ COLUMNS = {
   'advantages': ('advantage', '1'),
   'old_logprobs': ('student log-prob', 'nats'),
   'teacher_logprobs': ('teacher log-prob', 'nats'),
+  'contrast_logprobs': ('contrast log-prob', 'nats'),
   'ref_logprobs': ('initial log-prob', 'nats'),
   'sampler_logprobs': ('sampler log-prob', 'nats'),
   'old_entropy': ('entropy', 'nats'),

@@ -21,6 +21,7 @@ const SCALES = {
   advantages: {two: true, at: (v, most) => v / (most || 1), ends: (m) => [`−${short(m)}`, `+${short(m)}`]},
   old_logprobs: {at: (v) => -v / 5, ends: ['0', '−5 nats']},
   teacher_logprobs: {at: (v) => -v / 5, ends: ['0', '−5 nats']},
+  contrast_logprobs: {at: (v) => -v / 5, ends: ['0', '−5 nats']},
   ref_logprobs: {at: (v) => -v / 5, ends: ['0', '−5 nats']},
   sampler_logprobs: {at: (v) => -v / 5, ends: ['0', '−5 nats']},
   old_entropy: {at: (v) => v / 2.5, ends: ['0', '2.5 nats']},
@@ -28,7 +29,7 @@ const SCALES = {
   action_mask: {mask: true, at: (v) => 0.5 * v, ends: ['out', 'in the mask']},
 };
 const MEANS = {gate: 'gate', gap: 'gap', advantages: 'advantage'};
-const SHORT = {old_logprobs: 'log-prob', teacher_logprobs: 'teacher’s', ref_logprobs: 'initial', sampler_logprobs: 'sampler’s'};
+const SHORT = {old_logprobs: 'log-prob', teacher_logprobs: 'teacher’s', contrast_logprobs: 'contrast', ref_logprobs: 'initial', sampler_logprobs: 'sampler’s'};
 const LABELS = Object.fromEntries(data.columns.map(([key, label]) => [key, label]));
 
 function el(tag, props, ...children) {
