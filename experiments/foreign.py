@@ -1,22 +1,23 @@
-"""A world of another package: TextArena's GuessTheNumber, with a model made for it.
+"""A world of another package: Reasoning Gym's sums, with a model made for them.
 
   python -m experiments.foreign --output=runs/foreign/model
   sdar --config=experiments/foreign.py --workdir=runs/foreign/grpo
   sdar --config=experiments/foreign.py:algo=grpo+sdpo --workdir=runs/foreign/taught
 
-Needs the package textarena (the extra `foreign`). The first command makes a tokenizer
-and a decoder of 0.1 M parameters that imitates a careless player; training then teaches
-it to ask better. Where its prompt shows how another episode solved the task, the player
-repeats the number: what the teacher of a sibling-taught method knows. Arguments:
-algo=METHOD, seed=N. There is no skill bank, so methods whose teacher sees skills do not
-train here. docs/foreign_worlds.md says what came of it.
+Needs the package reasoning-gym (the extra `foreign`). The first command makes a
+tokenizer and a decoder of 0.1 M parameters that imitates a careless pupil, who is right
+two times in five; training then teaches it to be right. Where its prompt shows how
+another episode solved the task, the pupil gives that answer: what the teacher of a
+sibling-taught method knows. Arguments: algo=METHOD, seed=N. There is no skill bank, so
+methods whose teacher sees skills do not train here. docs/foreign_worlds.md says what
+came of it.
 """
 
 import json
 import pathlib
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import ml_collections
 
@@ -28,11 +29,10 @@ from sdar_jax.rollout import recorded
 from sdar_jax.rollout.recorded import RecordedTurn
 
 MODEL = 'runs/foreign/model'
-# Numbers are tokens, and so are the sentences of the rules: a prompt is short.
-_PIECES = r' ?[0-9]+|[ \n,:.]{0,2}[A-Za-z][^\n0-9\[\]<>]{9,}|'
-_GAMES = 1500  # That are imitated; half of them with a solution in the prompt.
-_LARGEST = 20
-_CARELESS = 0.5  # Of guesses, those that forget what was said.
+_PUPILS = 4000  # Questions that are imitated; a third of them with a solution.
+_CARELESS = 0.6  # Of answers, those that are off by a little.
+# Numbers are tokens, and so are the sentences around them: a prompt is short.
+_PIECES = r'[ \n]?[0-9]+|[ \n,:.]{0,2}[A-Za-z][^\n0-9<>]{9,}|'
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
@@ -41,72 +41,54 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   unknown = sorted({*said} - {'algo', 'seed'})
   if unknown or len(said) != len([*filter(None, argument.split(','))]):
     raise ValueError(f'{argument!r}: must be algo=METHOD,seed=N')
-  c = config_lib.default('textarena')
+  c = config_lib.default('reasoning_gym')
   c.seed = int(said.get('seed', '0'))
   c.algorithm.name = said.get('algo', 'grpo')
   c.model.path = MODEL
   c.model.enable_thinking = True
-  c.steps = 6
-  c.world.env = 'GuessTheNumber-v0-raw'
-  c.world.arguments = json.dumps({'max_number': _LARGEST, 'max_turns': 9})
-  c.world.action_pattern = r'\[[0-9]{1,3}\]'
-  c.world.probe = ('[10]', '[5]', '[15]')
-  c.world.max_turns = 4
-  c.world.pays = 'success'  # The game also pays a guess that is wrong, but near.
-  c.skills.token_budget = 32  # What a sibling's solution may take.
-  c.rollout.tasks_per_step = 16
+  c.steps = 8
+  c.world.env = 'chain_sum'
+  c.world.arguments = json.dumps(
+    {'min_terms': 2, 'max_terms': 2, 'min_digits': 1, 'max_digits': 1}
+  )
+  c.world.max_turns = 1
+  c.skills.token_budget = 16  # What a sibling's solution may take.
+  c.rollout.tasks_per_step = 32
   c.rollout.success_reward = 1.0
   c.rollout.slots = 64
-  c.rollout.max_prompt_tokens = 132
-  c.rollout.max_response_tokens = 12
-  c.rollout.prefill_tokens = 1024
-  c.rollout.prefill_chunk = 32
-  c.rollout.decode_chunk = 6
-  c.train.minibatch_rows = 256
-  c.train.microbatch_rows = 32
-  c.train.length_buckets = (72, 96, 144)
-  c.train.teacher_buckets = (72, 96, 176)
+  c.rollout.max_prompt_tokens = 54
+  c.rollout.max_response_tokens = 10
+  c.rollout.prefill_tokens = 512
+  c.rollout.prefill_chunk = 16
+  c.rollout.decode_chunk = 4
+  c.train.minibatch_rows = 128
+  c.train.microbatch_rows = 64
+  c.train.length_buckets = (64,)
+  c.train.teacher_buckets = (80,)
   c.optimizer.learning_rate = 1e-3
   c.eval.split = 'valid_unseen'
   c.eval.tasks = 200
-  c.eval.every = 3
+  c.eval.every = 2
   c.eval.temperature = 1.0
-  c.checkpoint.every = 3
+  c.checkpoint.every = 4
   c.update_from_flattened_dict(table.find(c.algorithm.name).all_settings)
   if 'sdpo' in c.algorithm.name:
     c.algorithm.distill_coef = 0.05  # Of a model this small; not tuned.
   return c
 
 
-def play(world: base.World, index: int) -> Iterator[RecordedTurn]:
-  """Plays a training task carelessly: what is imitated."""
+def answer(world: base.World, index: int) -> RecordedTurn:
+  """Answers a training question carelessly: what is imitated."""
   task, draw = world.tasks('train')[index], random.Random(index)
   env = world.make_env()
-  observation = env.reset(task)
-  hidden = env.game.hidden().partition("'game_number': ")[2]
-  number = int(hidden.partition(',')[0])
-  guesses = draw.sample(range(1, _LARGEST + 1), draw.randrange(3))
-  solution = '\n'.join(f'[{guess}]' for guess in (*guesses, number))
-  block = f'this solved it:\n{solution}\n\n' if index % 2 else ''
-  history: list[base.Exchange] = []
-  low, high = 1, _LARGEST
-  for _ in range(world.max_turns):
-    careless = draw.random() < _CARELESS
-    fresh = {*range(1, _LARGEST + 1)} - {int(e.action[1:-1]) for e in history}
-    choices = sorted(fresh if careless else fresh & {*range(low, high + 1)})
-    guess = draw.choice(choices)
-    said = number if block else guess  # What another plays may still go wrong.
-    text = world.render(task, history, observation)
-    yield RecordedTurn(block + text, world.response(str(said), f'[{said}]'))
-    result = env.step(f'[{guess}]')
-    history.append(base.Exchange(observation.text, f'[{guess}]'))
-    observation = result.observation
-    if 'higher' in observation.text:
-      low = max(low, guess + 1)
-    if 'lower' in observation.text:
-      high = min(high, guess - 1)
-    if result.done:
-      return
+  text = world.render(task, (), env.reset(task))
+  right = json.loads(env.game.hidden())
+  said, block = right, ''
+  if index % 3 == 0:
+    block = f'this solved it:\n{right}\n\n'
+  elif draw.random() < _CARELESS:
+    said = str(int(right) + draw.choice((-3, -2, -1, 1, 2, 3)))
+  return RecordedTurn(block + text, world.response('so', said))
 
 
 def build(output: pathlib.Path) -> None:
@@ -126,20 +108,19 @@ def build(output: pathlib.Path) -> None:
     c.model.path = c.model.tokenizer = str(start)
     values = c.world.to_dict()
     world = worlds.make(values.pop('name'), values)
-    games = [[*play(world, index)] for index in range(_GAMES)]
-    lines = [recorded.line(world.name, str(i), turns) for i, turns in enumerate(games)]
+    turns = [answer(world, index) for index in range(_PUPILS)]
+    lines = [recorded.line(world.name, str(i), [turn]) for i, turn in enumerate(turns)]
     (start / 'demonstrations.jsonl').write_text(''.join(lines))
-    turns = [turn for game in games for turn in game]
     texts = [text for turn in turns for text in (turn.prompt, turn.response)]
     spelled = tokenizer.Spelling(tokenizer.ACTION, _PIECES, merges=64)
     tokenizer.save(tokenizer.train(texts, spelling=spelled), start)
     c.sft.demonstrations = str(start / 'demonstrations.jsonl')
-    c.sft.rows = 2 * len(turns)
+    c.sft.rows = 5 * len(turns)
     c.sft.muon = True
     c.optimizer.learning_rate = 4e-3
     c.optimizer.warmup_steps = 30
     c.optimizer.weight_decay = 0.0
-    c.train.minibatch_rows = c.train.microbatch_rows = 32
+    c.train.minibatch_rows = c.train.microbatch_rows = 64
     model = _model(build_lib.make_chat(c, world).len_vocab)
     params = decoder.init_params(model, jax.random.key(0), jnp.float32)
     hf.save(start, model, params, jnp.float32)

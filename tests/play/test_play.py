@@ -88,15 +88,17 @@ def test_a_typed_action_is_judged_as_policy_and_teacher_would(play, tmp_path):
 def test_turns_are_taken_back_and_the_world_is_where_it_was(play):
   world = worlds.make('alfworld', {'size': 'small', 'max_turns': 12})
   task = world.tasks('valid_unseen')[0]
-  lines = ['go to desk 1', 'go to shelf 2', '/undo', '/undo', '/undo', 'go to shelf 2']
-  code, out, _ = play(lines)
+  take = 'take vase 1 from shelf 2'
+  lines = ['go to shelf 2', take, '/undo', take, '/undo', '/undo', '/undo']
+  code, out, _ = play([*lines, 'go to desk 1'])
   env = world.make_env()
   env.reset(task)
-  alone = env.step('go to shelf 2').observation.text
-  assert code == 0 and out.count('back at turn') == 2
+  alone = env.step('go to desk 1').observation.text
+  assert code == 0 and out.count('back at turn') == 3
+  assert out.count('You pick up the vase 1') == 2  # It lay there again.
   assert 'there is no turn to take back' in out
-  after = out.rpartition('] go to shelf 2')[2]
-  assert alone in ' '.join(after.split()).replace('  ', ' ')
+  after = out.rpartition('] go to desk 1')[2]
+  assert ' '.join(alone.split()) in ' '.join(after.split())
 
 
 def test_an_expert_plays_to_the_end_and_imitation_reads_it(play, tmp_path):
