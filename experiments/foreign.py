@@ -5,12 +5,12 @@
   sdar --config=experiments/foreign.py:algo=grpo+sdpo --workdir=runs/foreign/taught
 
 Needs the package reasoning-gym (the extra `foreign`). The first command makes a
-tokenizer and a decoder of 0.1 M parameters that imitates a careless pupil, who is right
-two times in five; training then teaches it to be right. Where its prompt shows how
-another episode solved the task, the pupil gives that answer: what the teacher of a
-sibling-taught method knows. Arguments: algo=METHOD, seed=N. There is no skill bank, so
-methods whose teacher sees skills do not train here. docs/foreign_worlds.md says what
-came of it.
+tokenizer and a decoder of 0.1 M parameters that imitates a careless pupil: it learns
+the form of an answer, and hardly a sum. Training then teaches it sixteen sums, and the
+evaluation is of those. Where its prompt shows how another episode solved the task, the
+pupil gives that answer: what the teacher of a sibling-taught method knows. Arguments:
+algo=METHOD, seed=N. There is no skill bank, so methods whose teacher sees skills do not
+train here. docs/foreign_worlds.md says what came of it.
 """
 
 import json
@@ -46,31 +46,33 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   c.algorithm.name = said.get('algo', 'grpo')
   c.model.path = MODEL
   c.model.enable_thinking = True
-  c.steps = 8
+  c.steps = 40
   c.world.env = 'chain_sum'
   c.world.arguments = json.dumps(
     {'min_terms': 2, 'max_terms': 2, 'min_digits': 1, 'max_digits': 1}
   )
   c.world.max_turns = 1
+  c.world.train_tasks = 16
   c.skills.token_budget = 16  # What a sibling's solution may take.
   c.rollout.tasks_per_step = 32
   c.rollout.success_reward = 1.0
   c.rollout.slots = 64
-  c.rollout.max_prompt_tokens = 54
+  c.rollout.max_prompt_tokens = 72
   c.rollout.max_response_tokens = 10
   c.rollout.prefill_tokens = 512
   c.rollout.prefill_chunk = 16
   c.rollout.decode_chunk = 4
   c.train.minibatch_rows = 128
   c.train.microbatch_rows = 64
-  c.train.length_buckets = (64,)
-  c.train.teacher_buckets = (80,)
+  c.train.length_buckets = (82,)
+  c.train.teacher_buckets = (98,)
   c.optimizer.learning_rate = 1e-3
-  c.eval.split = 'valid_unseen'
-  c.eval.tasks = 200
-  c.eval.every = 2
+  c.eval.split = 'train'  # What it learns by heart: no claim about other sums.
+  c.eval.tasks = 16
+  c.eval.attempts = 10
+  c.eval.every = 10
   c.eval.temperature = 1.0
-  c.checkpoint.every = 4
+  c.checkpoint.every = 20
   c.update_from_flattened_dict(table.find(c.algorithm.name).all_settings)
   if 'sdpo' in c.algorithm.name:
     c.algorithm.distill_coef = 0.05  # Of a model this small; not tuned.
@@ -106,6 +108,7 @@ def build(output: pathlib.Path) -> None:
     start = pathlib.Path(folder)
     c = get_config()
     c.model.path = c.model.tokenizer = str(start)
+    c.world.train_tasks = _PUPILS
     values = c.world.to_dict()
     world = worlds.make(values.pop('name'), values)
     turns = [answer(world, index) for index in range(_PUPILS)]
