@@ -1,4 +1,6 @@
-"""Plays an episode by hand: `sdar play --config=FILE.py`.
+"""Plays an episode by hand: `sdar play --checkpoint=RUN`.
+
+A run has its own configuration; --config=FILE.py names another, or plays without a run.
 
 What is typed is the next action, judged by the policy and by its teacher before it is
 played. A line that begins with / is a command; /help lists them. Lines may come from a
@@ -45,8 +47,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   stray = [word for word in rest if not flags.OVERRIDE.match(word)]
   if stray:
     raise flags.UsageError(f'{" ".join(stray)}: no such flag; see --help')
-  if options.config is None:
-    raise flags.UsageError('--config is missing: e.g. --config=experiments/alfworld.py')
+  if options.config is None and options.checkpoint is None:
+    raise flags.UsageError(
+      'name what is played: --checkpoint=RUN, or --config=experiments/alfworld.py'
+    )
   return options, rest
 
 
@@ -247,7 +251,10 @@ def main(argv: Sequence[str]) -> int:
   from sdar_jax.cli import config_file
   from sdar_jax.play import session
 
-  config = config_file.read(options.config, words)
+  if options.config is None:
+    config = config_file.of_run(run, words)
+  else:
+    config = config_file.read(options.config, words)
   player = parts_lib.player(config, run)
   tasks = player.world.tasks(options.split or config.eval.split)
   with player.pool:

@@ -199,3 +199,11 @@ def test_help_names_every_command():
   known = set(re.findall(r"^      '(/\w+)':", source, re.M)) | {'/quit'}
   assert known <= set(re.findall(r'/\w+', tool._HELP)) and len(known) == 10
   assert json.dumps(tool._HELP).isascii()
+
+
+def test_a_run_by_itself_has_its_own_configuration(tmp_path, capsys):
+  assert tool.main([f'--checkpoint={tmp_path}']) == 2
+  said = capsys.readouterr().err
+  assert str(tmp_path / 'config.json') in said and said.count('\n') == 1
+  assert tool.main([]) == 2
+  assert 'name what is played: --checkpoint=RUN' in capsys.readouterr().err
