@@ -103,7 +103,7 @@ def _step(settings):
   """What Adam makes of gradients of 0 and 1; kept, as most configs have the same."""
   if settings not in _STEPS:
     c = dict(settings)
-    del c['learning_rate'], c['warmup_steps']
+    del c['learning_rate'], c['warmup_steps'], c['moments']
     weights = {'w': jnp.ones(2)}
     tx = build.optimizer.make_optimizer(**c)
     updates, _ = tx.update({'w': jnp.array([0.0, 1.0])}, tx.init(weights), weights)
