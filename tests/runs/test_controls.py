@@ -44,7 +44,8 @@ def run(model, path, method, steps=1, **changes):
   tokens, seen = [], []
   for file in sorted(path.glob('trajectories/*.jsonl')):
     for line in map(json.loads, file.read_text().splitlines()):
-      tokens += [turn['tokens'] for turn in line['turns'] if 'tokens' in turn]
+      turns = [turn for turn in line['turns'] if 'tokens' in turn]
+      tokens += [{**t['tokens'], 'response_ids': t['response_ids']} for t in turns]
       seen += [turn['prompt_text'] for turn in line['turns']]
   return metrics, tokens, seen
 

@@ -33,6 +33,7 @@ def start(config, saved=None):
   """A run without a device; it goes on from `saved`."""
   run = object.__new__(train.Run)
   run.cursor, run.state, run.team = 0, None, ALONE
+  run.memory, run.writer = {}, types.SimpleNamespace(digests=dict)
   run.console = types.SimpleNamespace(line=print)
   run.evaluator = types.SimpleNamespace(sort=lambda: None)
   state = types.SimpleNamespace(skipped_in_a_row=0)
