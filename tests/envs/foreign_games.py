@@ -34,7 +34,7 @@ class Liar(Honest):
   """Takes a seed and drops it; only what it answers shows that."""
 
   def reset(self, seed):
-    super().reset(os.urandom(8))
+    self.number = int.from_bytes(os.urandom(8), 'big')  # No two are alike by chance.
     return 'a number'
 
   def step(self, text):
