@@ -13,6 +13,7 @@ algo=METHOD, seed=N. There is no skill bank, so methods whose teacher sees skill
 train here. docs/foreign_worlds.md says what came of it.
 """
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -131,20 +132,14 @@ def build(output: pathlib.Path) -> None:
 
 
 def _model(vocab_size: int):
-  from sdar_jax.models import decoder
+  from experiments.tiny import build
 
-  return decoder.ModelConfig(
-    family='qwen3',
-    vocab_size=vocab_size,
+  return dataclasses.replace(
+    build.model_config(vocab_size),
     hidden_size=64,
     intermediate_size=192,
     num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
     head_dim=16,
-    rope_theta=10_000.0,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=True,
   )
 
 

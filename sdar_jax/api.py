@@ -30,10 +30,8 @@ from sdar_jax.storage import recorded
 _NOWHERE = 'sdar_jax.envs.nowhere:Nowhere'
 # What a model is loaded with where no run says it.
 _PLAIN = (8, 1024)  # Slots, and tokens of a prompt.
-_SCORED_TOGETHER, _SHORTEST = (
-  8,
-  64,
-)  # Rows of a scoring pass; tokens of its least width.
+_SCORED_TOGETHER = 8  # Rows of a scoring pass.
+_SHORTEST = 64  # Tokens of its least width.
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message] | np.ndarray

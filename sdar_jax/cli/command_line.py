@@ -148,10 +148,8 @@ def parse(argv: Sequence[str]) -> Command:
     team.place(hosts)
   from sdar_jax.cli import config_file  # Slow to import: --help does without.
 
-  if options.config is None:
-    config = config_file.of_run(_run(options.checkpoint), rest)
-  else:
-    config = config_file.read(options.config, rest)
+  run = _run(options.checkpoint) if options.config is None else None
+  config = config_file.chosen(options.config, run, rest)
   return Command(options.mode, config, *_paths(options), hosts)
 
 

@@ -31,6 +31,13 @@ def read(text: str, words: Sequence[str] = ()) -> ml_collections.ConfigDict:
   return checked(_load(text), words)
 
 
+def chosen(
+  text: str | None, run: pathlib.Path | None, words: Sequence[str] = ()
+) -> ml_collections.ConfigDict:
+  """Reads what --config names, or where it is None what a run recorded."""
+  return of_run(run, words) if text is None else read(text, words)
+
+
 def of_run(run: pathlib.Path, words: Sequence[str] = ()) -> ml_collections.ConfigDict:
   """Reads and checks the configuration that a run recorded, keys set anew.
 

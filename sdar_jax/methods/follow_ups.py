@@ -2,9 +2,7 @@
 
 from sdar_jax.methods import estimators, teachers
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.methods.making import NO_REWARD, numbers, policy, taught
-
-_GATED = {'distill_coef': 0.01, 'gate': 'gap', 'gate_beta': 5.0}
+from sdar_jax.methods.making import GATED, NO_REWARD, numbers, policy, taught
 
 ROWS: dict[str, Algorithm] = {
   'opsa': policy(
@@ -19,19 +17,19 @@ ROWS: dict[str, Algorithm] = {
     "SDAR whose teacher sees the student's own prompt",
     'ours, a control',
     teachers.GATED,
-    numbers(**_GATED, context='none'),
+    {**GATED, **numbers(context='none')},
   ),
   'sdar-other-task': taught(
     "SDAR whose teacher sees another task's skills",
     'ours, a control',
     teachers.GATED,
-    numbers(**_GATED, context='other_task'),
+    {**GATED, **numbers(context='other_task')},
   ),
   'sdar-shuffled': taught(
     'SDAR whose teacher sees the skills with their words permuted',
     'ours, a control',
     teachers.GATED,
-    numbers(**_GATED, context='shuffled'),
+    {**GATED, **numbers(context='shuffled')},
   ),
   'low-prob': taught(
     'GRPO and a constant advantage of the least likely tokens, without a teacher',
@@ -68,7 +66,7 @@ ROWS: dict[str, Algorithm] = {
     "SDAR's gates moved, within a turn, to tokens that serve the reward",
     'arXiv 2608.14945, an account of it with its equations',
     teachers.INFLUENTIAL,
-    numbers(**_GATED),
+    GATED,
   ),
   'taspo': taught(
     "an episode's advantage redistributed over its actions, mean kept",

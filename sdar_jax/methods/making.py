@@ -54,3 +54,5 @@ def taught(
 
 
 NO_REWARD = numbers(policy_coef=0.0)
+# SDAR's own, which its controls must share.
+GATED = numbers(distill_coef=0.01, gate='gap', gate_beta=5.0)

@@ -12,7 +12,7 @@ import dataclasses
 
 from sdar_jax.methods import estimators, follow_ups, teachers
 from sdar_jax.methods.interface import Algorithm, on_device
-from sdar_jax.methods.making import GRPO, NO_REWARD, numbers, policy, taught
+from sdar_jax.methods.making import GATED, GRPO, NO_REWARD, numbers, policy, taught
 
 _ACTOR_CRITIC = {
   'advantages': estimators.actor_critic,
@@ -85,26 +85,19 @@ ALGORITHMS: dict[str, Algorithm] = {
     'GRPO and gated self-distillation, as a loss',
     'arXiv 2605.15155',
     teachers.GATED,
-    numbers(distill_coef=0.01, gate='gap', gate_beta=5.0),
+    GATED,
   ),
   'sdar-advantage': taught(
     'the same gate inside the advantages',
     'ours, after arXiv 2605.15155',
     teachers.GATED,
-    numbers(distill_coef=0.01, distill_form='advantage', gate='gap', gate_beta=5.0),
+    {**GATED, **numbers(distill_form='advantage')},
   ),
   'sdar-centred': taught(
     'SDAR with a clipped gap, gates less their mean, importance ratio',
     'ours, after arXiv 2605.15155',
     teachers.GATED,
-    numbers(
-      distill_coef=0.01,
-      gate='gap',
-      gate_beta=5.0,
-      gate_centred=True,
-      gap_clip=1.0,
-      ratio_limit=2.0,
-    ),
+    {**GATED, **numbers(gate_centred=True, gap_clip=1.0, ratio_limit=2.0)},
   ),
   'opsd': taught(
     'exact, clipped divergence to the initial policy that sees skills; no reward',
@@ -129,7 +122,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "SDAR's term alone, which the released code calls OPSD",
     'ZJU-REAL/SDAR@8b85c23',
     teachers.GATED,
-    numbers(distill_coef=0.01, gate='gap', gate_beta=5.0),
+    GATED,
     policy_settings=NO_REWARD,
   ),
   'grpo+opsd-released': taught(

@@ -251,10 +251,7 @@ def main(argv: Sequence[str]) -> int:
   from sdar_jax.cli import config_file
   from sdar_jax.play import session
 
-  if options.config is None:
-    config = config_file.of_run(run, words)
-  else:
-    config = config_file.read(options.config, words)
+  config = config_file.chosen(options.config, run, words)
   player = parts_lib.player(config, run)
   tasks = player.world.tasks(options.split or config.eval.split)
   with player.pool:

@@ -87,12 +87,10 @@ def _serve(options: argparse.Namespace, rest: Sequence[str], key: str) -> None:
   run = None
   if options.checkpoint:
     run = files.local_path(options.checkpoint, '--checkpoint')
-  if options.config:
-    config = config_file.read(options.config, rest)
-  elif run:
-    config = config_file.of_run(run, rest)
-  else:
+  if options.model:
     config = config_file.checked(api.plain(options.model), rest)
+  else:
+    config = config_file.chosen(options.config, run, rest)
   policy = api.talking(config, run)
   policy.sampler.warmup()
   c = policy.config.rollout
