@@ -11,10 +11,10 @@ train: $(VENV)/.installed  ## Trains SDAR on generated ALFWorld with the small m
 	  --workdir=$(WORKDIR)
 
 test: $(VENV)/.tested  ## Passes the tests.
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0
 
 test-slow: $(VENV)/.tested  ## The long tests, too.
-	$(RUN) -m pytest -n auto --dist loadfile -m 'slow or not slow'
+	$(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0 -m 'slow or not slow'
 
 lint: $(VENV)/.tested  ## Style, as CI checks it.
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

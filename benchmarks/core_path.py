@@ -18,8 +18,8 @@ from sdar_jax.process import flags, terminal
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
-  'train batching/rows batching/sequences batching/packing trajectory',
-  'rollout/episodes rollout/request',
+  'train batching/rows batching/sequences batching/packing batching/transfer',
+  'trajectory rollout/episodes rollout/request',
   'methods/interface methods/estimators methods/teachers methods/gates methods/credit',
   'advantages/baselines losses/masked losses/policy losses/distill losses/inputs',
   'losses/terms losses/objective learner/learner learner/scoring learner/optimizer',

@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 from sdar_jax import config as config_lib
 from sdar_jax import files
 from sdar_jax import parts as parts_lib
-from sdar_jax.batching import packing
+from sdar_jax.batching import packing, transfer
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
 from sdar_jax.hosts import dealing, replica
-from sdar_jax.learner import profile, recovery
+from sdar_jax.learner import compilations, profile, recovery
 from sdar_jax.learner.checkpoint import SaveError
 from sdar_jax.logs import sinks, tokens, writers
 from sdar_jax.logs import step as step_lib
@@ -56,7 +56,9 @@ class Run:
     self.console = Console(config.steps, sys.stdout if team.leads else None)
     traced = config.log.profile_steps if team.leads else ()
     self.profiler = profile.Profiler(workdir.path / 'profile', traced)
-    self.clock = step_lib.Clock(self._show, self.profiler.phase)
+    self.clock = step_lib.Clock(self._show, self.profiler.phase, compilations.seconds)
+    wanted = config.train.compile_ahead
+    self.compile_ahead = compilations.Ahead(p.learner, p.packing, wanted)
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
     self.evaluator = Evaluator(
       workdir.path,
@@ -221,7 +223,7 @@ class Run:
     sampled = rows_lib.sampler_logprobs(rows)
     names = p.algorithm.teacher_scores(p.hyper)
     out = (sheets, own), (privileged, theirs), names
-    return {**packing.gather_step(*out, *sampled.shape), 'sampler_logprobs': sampled}
+    return {**transfer.gather_step(*out, *sampled.shape), 'sampler_logprobs': sampled}
 
   def credit(
     self, rows: list[rows_lib.Row], views: Any, scores: dict[str, Any]
@@ -263,8 +265,7 @@ class Run:
     if log.trajectories_every and self.step % log.trajectories_every == 0:
       records = tokens.step_records(
         *(groups, rows, known, prompts, views),
-        count=log.token_rows,
-        episodes=log.token_episodes,
+        log=log,
         identity=(p.config.seed, self.step),
         spell=p.chat.spell,
       )
@@ -276,12 +277,10 @@ class Run:
       rows,
       env_faults=sum(faults.values()),
       failed_saves=p.store.failed_saves,
-    )
-    timings |= step_lib.sampler_shares(self.sampled)
+    ) | step_lib.sampler_shares(self.sampled)
     self.console.faults(self.step, faults)
     self.writer.write(self.step, values, timings)
-    self.console.step(self.step, {**values, **timings})
-    self.console.warning(self.step, step_lib.hint(values))
+    self.console.step(self.step, {**values, **timings}, step_lib.hint(values))
     if int(self.state.skipped_in_a_row) >= recovery.SKIPS_IN_A_ROW:
       self.save()
       raise recovery.diverged(p.directory, self.step)
@@ -384,6 +383,7 @@ def loop(run: Run) -> None:
       scores = run.score(rows, batch, privileged)
       known = run.credit(rows, views, scores)
     with run.clock('update'):
+      run.compile_ahead(run.state, initial, known)  # Once, where asked for.
       sums = []
       for minibatch in batch:
         arrays = learner.to_device(minibatch, known)

@@ -5,12 +5,13 @@ import functools
 from types import SimpleNamespace
 from unittest import mock
 
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import quick
 
-from sdar_jax.batching import packing, sequences
+from sdar_jax.batching import packing, sequences, transfer
 from sdar_jax.learner import optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
@@ -74,6 +75,12 @@ def learner(
     return Learner(model, config, row, Hyperparameters(**loss), tx, mesh)
 
 
+def params(seed=0, model=MODEL):
+  """New weights, placed as a run's are: others are compiled for once more."""
+  shardings = sharding.param_shardings(model.param_specs(), sharding.make_mesh(1, 1, 1))
+  return sharding.place(drawn.weights(model, seed), shardings)
+
+
 @dataclasses.dataclass
 class Rows:
   """Random rows; those at the end may be missing, which is padding.
@@ -133,7 +140,7 @@ def split(rows, size=8, lanes=1):
   )
   (sheets,) = packing.minibatches(made, student, np.arange(len(made)), how, teacher)
   numbers = {'advantages': rows.advantages, 'turn_ids': rows.turn_ids}
-  return [{**sheet, **packing.scatter(sheet, numbers)} for sheet in sheets]
+  return [{**sheet, **transfer.scatter(sheet, numbers)} for sheet in sheets]
 
 
 def privileged(sheet):
@@ -159,7 +166,7 @@ def _scored(learner, state, ref, sheets):
   own, known = [student(sheet) for sheet in sheets], {}
   found = learner.score(state, ref, own, taught)
   for packed, scores in zip((own, taught), found):
-    known |= packing.gather(packed, scores, _count(sheets), RESPONSE)
+    known |= transfer.gather(packed, scores, _count(sheets), RESPONSE)
   return credited(learner, sheets, known)
 
 

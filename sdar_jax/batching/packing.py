@@ -1,4 +1,4 @@
-"""Packing: sequences to arrays of a few shapes, and back. NumPy only.
+"""Packs sequences into arrays of a few shapes. NumPy only.
 
 A sheet is what one forward pass reads and says: `tokens` of whole sequences, and of
 them only what was sampled is scored. So three axes meet in it:
@@ -14,7 +14,7 @@ lane's rows stand in its places one after another, so that masks alone tell wher
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -189,6 +189,47 @@ def minibatches(
   return out
 
 
+def blanks(packing: Packing, *, compares: bool) -> tuple[list[Arrays], list[Arrays]]:
+  """Makes an empty sheet of each shape that steps may have.
+
+  Args:
+    packing: how.
+    compares: minibatches hold the teacher's sequences, too.
+
+  Returns:
+    The student's, and those of the teacher that are scored. An episode that forks in
+    the teacher's prompts may need more sequences than there are here.
+  """
+  every = lambda buckets: [
+    _blank(packing, t, share) for t in buckets for share in SHARES
+  ]
+  student, teacher = every(packing.length_buckets), every(packing.teacher_buckets)
+  if not compares:
+    return student, teacher
+  shapes = {one['tokens'].shape for one in teacher}
+  return [
+    {
+      **sheet,
+      'teacher_tokens': np.zeros(shape, np.int32),
+      'teacher_places': np.zeros_like(sheet['places']),
+    }
+    for sheet in student
+    for shape in sorted(shapes)
+  ], teacher
+
+
+def _blank(packing: Packing, width: int, share: int) -> Arrays:
+  size, lanes = packing.microbatch_rows, packing.lanes
+  count, rows = math.ceil(size // lanes * width / share), size * packing.sequence_rows
+  return {
+    'tokens': np.zeros((size, width), np.int32),
+    'places': np.zeros((lanes, count), np.int32),
+    'targets': np.zeros((lanes, count), np.int32),
+    'row_index': np.full(rows, -1, np.int32),
+    'response_mask': np.zeros((rows, packing.response_tokens), bool),
+  }
+
+
 def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:
   starts = range(0, max(len(order), 1), size)
   return [order[start : start + size] for start in starts]
@@ -222,15 +263,9 @@ def _sheet(
   tokens, placed = _laid(batch_rows, lanes, per, packing, key)
   room = tokens.size // packing.lanes
   most = max(len(places) for places, _ in placed)
-  count = next(n for n in (math.ceil(room / s) for s in SHARES) if n >= most)
+  share = next(s for s in SHARES if math.ceil(room / s) >= most)
   rows = per * packing.sequence_rows
-  out = {
-    'tokens': tokens,
-    'places': np.zeros((packing.lanes, count), np.int32),
-    'targets': np.zeros((packing.lanes, count), np.int32),
-    'row_index': np.full(packing.lanes * rows, -1, np.int32),
-    'response_mask': np.zeros((packing.lanes * rows, packing.response_tokens), bool),
-  }
+  out = {**_blank(packing, tokens.shape[1], share), 'tokens': tokens}
   for lane, (places, targets) in enumerate(placed):
     out['places'][lane, : len(places)] = places
     out['targets'][lane, : len(targets)] = targets
@@ -291,77 +326,3 @@ def _teacher_part(
   for lane, (places, _) in enumerate(placed):
     out[lane, : len(places)] = places
   return {'teacher_tokens': tokens, 'teacher_places': out}
-
-
-def gather(
-  packed: Sequence[Mapping[str, np.ndarray]],
-  scores: Sequence[Mapping[str, np.ndarray]],
-  count: int,
-  width: int,
-) -> Arrays:
-  """Gathers scores of sheets, [M, R], to [B, width] of the step's rows.
-
-  Args:
-    packed: sheets.
-    scores: of each of them, all with the same names.
-    count: B.
-    width: of the longest response.
-  """
-  out: Arrays = {}
-  for sheet, values in zip(packed, scores, strict=True):
-    there = sheet['row_index'] >= 0
-    mask = sheet['response_mask'][there, :width]
-    for name, value in values.items():
-      value = np.asarray(value)
-      to = out.setdefault(name, np.zeros((count, width), value.dtype))
-      to[sheet['row_index'][there]] = np.where(mask, value[there, :width], 0)
-  return out
-
-
-def gather_step(
-  student: tuple[Sequence[Arrays], Sequence[Arrays]],
-  teacher: tuple[Sequence[Arrays], Sequence[Arrays]],
-  names: Sequence[str],
-  count: int,
-  width: int,
-) -> Arrays:
-  """Gathers a step's scores, [B, width] each.
-
-  Args:
-    student: its sheets and their scores.
-    teacher: likewise, of one name; none where it scores as the student does.
-    names: of its contexts' scores, in order.
-    count: B.
-    width: of the longest response.
-  """
-  out = gather(*student, count, width)
-  if not teacher[0]:
-    return out | dict.fromkeys(names, out['old_logprobs'])
-  ((_, scores),) = gather(*teacher, count * len(names), width).items()
-  return out | dict(zip(names, scores.reshape(len(names), count, width)))
-
-
-def scatter(sheet: Arrays, values: Mapping[str, np.ndarray]) -> Arrays:
-  """Scatters values of the step's rows to a sheet.
-
-  Args:
-    sheet: one.
-    values: scalars, [B] or left-aligned [B, R'] arrays.
-
-  Returns:
-    The same names with scalars, [M] or [M, R] arrays, 0 at padding.
-  """
-  there, mask = sheet['row_index'] >= 0, sheet['response_mask']
-  rows = np.where(there, sheet['row_index'], 0)
-  placed: Arrays = {}
-  for name, value in values.items():
-    if value.ndim == 0:
-      placed[name] = value
-    elif value.ndim == 1:
-      placed[name] = np.where(there, value[rows], value.dtype.type(0))
-    else:
-      placed[name] = np.zeros(mask.shape, value.dtype)
-      width = min(value.shape[1], mask.shape[1])
-      found = np.where(mask[:, :width], value[rows, :width], value.dtype.type(0))
-      placed[name][:, :width] = found
-  return placed

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdar_jax import numerics
-from sdar_jax.batching import packing
+from sdar_jax.batching import transfer
 from sdar_jax.learner import distributions, optimizer, scoring
 from sdar_jax.learner.state import TrainState
 from sdar_jax.losses import masked, policy
@@ -83,10 +83,7 @@ class Learner:
       self._params = {**self._params, 'value_head': head}
     self.reads_distributions = algorithm.needs_divergence(hyper)
     self._divergence_of = distributions.Divergence(
-      hyper.divergence,
-      hyper.topk,
-      hyper.jsd_weight,
-      hyper.token_clip or math.inf,
+      hyper.divergence, hyper.topk, hyper.jsd_weight, hyper.token_clip or math.inf
     )
     weights = hyper.teacher_weights if algorithm.needs_teacher(hyper) else 'policy'
     self._initial_teacher = weights == 'initial'
@@ -197,7 +194,7 @@ class Learner:
       if self._config.mean_over == 'microbatch':
         own = float(self._normaliser(mask))  # Times a large count, beyond int32.
         normaliser = np.float32(own * self._config.accumulation)
-      values = packing.scatter(sheet, read)
+      values = transfer.scatter(sheet, read)
       out.append(self._placed({**sheet, **values, 'normaliser': normaliser}))
     return out
 
@@ -207,11 +204,11 @@ class Learner:
     )
     return np.asarray(value, np.int32)
 
-  def _placed(self, sheet: Sheet) -> Sheet:
+  def _placed(self, sheet: Sheet, names: Sequence[str] = ()) -> Sheet:
     return {
       name: sharding.place(value, self._rows if np.ndim(value) else self._replicated)
       for name, value in sheet.items()
-      if name != 'row_index'  # For the host.
+      if name in (names or sheet) and name != 'row_index'  # For the host.
     }
 
   def score(
@@ -236,10 +233,10 @@ class Learner:
       `old_values`; for each of the teacher's `teacher_logprobs`, of any context.
     """
     params = self._joined(state.params, initial)
-    own = [self._score(params, initial, self._placed(sheet)) for sheet in student]
+    own = [self._score(params, initial, self._placed(s, _SCORED)) for s in student]
     weights = self._teacher(state, initial) if teacher else None
     taught = [
-      {'teacher_logprobs': self._score_tokens(weights, self._placed(sheet))}
+      {'teacher_logprobs': self._score_tokens(weights, self._placed(sheet, _SCORED))}
       for sheet in teacher
     ]
     return sharding.fetch((own, taught))
@@ -292,15 +289,19 @@ class Learner:
       initial: the initial policy, where it is the teacher and gives distributions, or
         has adapters.
     """
-    base = initial if self.model.lora else ()
-    teacher = self._teacher(state, initial) if self.reads_distributions else ()
     total = None
     for sheet in minibatch:
       # A name for the part would keep its gradients while the next are computed.
-      total = self._sum(total, self._gradient(state.params, base, teacher, sheet))
+      total = self._sum(total, self.gradient(state, sheet, initial))
     (loss, metrics), grads = total
     state, update_metrics = self._apply(state, grads, loss)
     return state, {**metrics, **update_metrics}
+
+  def gradient(self, state: TrainState, sheet: Sheet, initial: Any | None) -> Any:
+    """Computes a sheet's share of ((loss, metrics), gradient); as `train_step`."""
+    base = initial if self.model.lora else ()
+    teacher = self._teacher(state, initial) if self.reads_distributions else ()
+    return self._gradient(state.params, base, teacher, sheet)
 
   def _applied(self, state: TrainState, grads: Any, loss: jax.Array) -> Any:
     """Updates the weights, with the moments here while it does."""
@@ -394,5 +395,6 @@ class Learner:
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
 
-# What losses read of what the host knows.
+# What scores read of a sheet, and what losses read of what the host knows.
+_SCORED = ('tokens', 'places', 'targets', 'response_mask')
 _KNOWN = [name for name in LossInputs._fields if name != 'response_mask']

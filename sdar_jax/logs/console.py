@@ -27,13 +27,16 @@ _SHOWN = {
   'train/gate_shut': 'shut {:.1%}',
   'train/entropy': 'entropy {:.3f}',
   'perf/step_seconds': '{:.1f} s',
+  'perf/compile_seconds': 'compiled {:.1f} s',
 }
+_WORTH_SAYING = {'perf/compile_seconds': 0.1}  # What is below is not shown.
 # What a line does without where a terminal is narrow, the first first.
 _DISPENSABLE = (
   'train/loss',
   'rollout/turns_mean',
   'rollout/valid_action_rate',
   'train/entropy',
+  'perf/compile_seconds',
   'perf/step_seconds',
 )
 _SPARE = 4  # Columns that the live line leaves free, for the ^C that a terminal echoes.
@@ -124,8 +127,10 @@ class Console:
     """Shows the progress of the present phase."""
     self._phase = self._phase._replace(played=played, wanted=wanted)
 
-  def step(self, step: int, values: Mapping[str, Any]) -> None:
-    """Shows the numbers of a finished step."""
+  def step(
+    self, step: int, values: Mapping[str, Any], warning: str | None = None
+  ) -> None:
+    """Shows the numbers of a finished step, and a warning about it."""
     self._done = step
     self._ends.append(self._now())
     self.phase('save')
@@ -138,6 +143,8 @@ class Console:
       left = self._left() if step < self._steps else None
       rest = '' if left is None else f'  left {_clock(left)}'
       self.line(head + summary(values) + rest)
+    if warning is not None:
+      self.line(f'step {step}: warning: {warning}')
 
   def line(self, text: str) -> None:
     """Prints one line; control characters are escaped."""
@@ -149,11 +156,6 @@ class Console:
     if counts:
       said = ', '.join(f'{kind} {count}' for kind, count in counts.items())
       self.line(f'step {step}: environment faults: {said}')
-
-  def warning(self, step: int, text: str | None) -> None:
-    """Prints a warning about a step; None is none."""
-    if text is not None:
-      self.line(f'step {step}: warning: {text}')
 
   def aside(self, place: pathlib.Path | None) -> None:
     """Says where the files of an earlier start are now; None is nowhere."""
@@ -209,7 +211,7 @@ def summary(values: Mapping[str, Any], width: int | None = None) -> str:
   parts = {
     name: form.format(values[name])
     for name, form in _SHOWN.items()
-    if name in values and not math.isnan(values[name])
+    if values.get(name, math.nan) >= _WORTH_SAYING.get(name, -math.inf)
   }
   for name in _DISPENSABLE:
     if width is None or len('  '.join(parts.values())) <= width:

@@ -158,6 +158,11 @@ TIMINGS = _table(
     ('perf/update_seconds', 's', 'optimizer updates'),
     ('perf/eval_seconds', 's', 'evaluation, in steps that begin with one'),
     (
+      'perf/compile_seconds',
+      's',
+      'compiling, or reading what was compiled before; in the first, since the start',
+    ),
+    (
       'perf/failed_saves',
       'saves',
       'that the disk refused since the run was started',

@@ -30,7 +30,7 @@ _PACKAGES = {
 _TRACKIO_ONLINE = ('TRACKIO_SPACE_ID', 'TRACKIO_SERVER_URL')
 
 
-class LogConfig(Protocol):
+class TrackerConfig(Protocol):
   """Interface of `config.log` as used here."""
 
   trackers: str
@@ -38,7 +38,7 @@ class LogConfig(Protocol):
   online: bool
 
 
-def check(log: LogConfig) -> None:
+def check(log: TrackerConfig) -> None:
   """Checks that the packages of a config's trackers are installed.
 
   Raises:
@@ -51,7 +51,7 @@ def check(log: LogConfig) -> None:
 def make(
   directory: pathlib.Path,
   resume_step: int | None,
-  log: LogConfig,
+  log: TrackerConfig,
   values: Mapping[str, Any],
 ) -> list[Any]:
   """Makes the trackers of a run; one that fails is left out and said.
@@ -130,7 +130,7 @@ class WandbSink:
 
   def __init__(
     self,
-    log: LogConfig,
+    log: TrackerConfig,
     directory: str | os.PathLike,
     config: Mapping[str, Any],
     resume_step: int | None,
@@ -168,7 +168,7 @@ class TrackioSink:
 
   def __init__(
     self,
-    log: LogConfig,
+    log: TrackerConfig,
     directory: str | os.PathLike,
     config: Mapping[str, Any],
     resume_step: int | None,

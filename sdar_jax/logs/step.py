@@ -24,14 +24,17 @@ class Clock:
   Args:
     show: takes the name of a phase that begins.
     span: makes a context of that name, such as a trace's.
+    compiled: tells for how many s this process has compiled.
   """
 
   def __init__(
     self,
     show: Callable[[str], None] = lambda phase: None,
     span: Callable[[str], Any] = contextlib.nullcontext,
+    compiled: Callable[[], float] = lambda: 0.0,
   ):
     self._seconds: dict[str, float] = {}
+    self._compiled, self._compiled_before = compiled, 0.0
     self._show, self._span = show, span
     self._phase, self._start = '', 0.0
 
@@ -70,10 +73,12 @@ class Clock:
     sampled = sum(len(turn.response_ids) for turn in turns)
     trained = sum(len(r.turn.prompt_ids) + len(r.turn.response_ids) for r in rows)
     seconds, self._seconds = self._seconds, {}
+    compiled, self._compiled_before = self._compiled_before, self._compiled()
     learning = seconds['score'] + seconds['update']
     return {
       **{f'perf/{phase}_seconds': spent for phase, spent in seconds.items()},
       'perf/step_seconds': sum(seconds.values()),
+      'perf/compile_seconds': self._compiled_before - compiled,
       'perf/decode_tokens_per_second': sampled / seconds['rollout'],
       'perf/train_tokens_per_second': trained / learning,
       'perf/env_faults': float(env_faults),

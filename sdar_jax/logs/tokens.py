@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,6 +28,13 @@ _LONGEST_PROMPT = 20_000  # Characters of a recorded prompt; the middle of more 
 _PROMPTS = ('teacher_prompt', 'contrast_prompt')
 _PARTS = 4  # Tokens that one character of UTF-8 can be of.
 Spell = Callable[[Sequence[int]], str]
+
+
+class LogConfig(Protocol):
+  """Interface of `config.log` as used here: how much of a step is recorded."""
+
+  token_rows: int
+  token_episodes: int
 
 
 def token_records(
@@ -88,9 +95,12 @@ def step_records(
   known: Mapping[str, np.ndarray],
   prompts: Sequence[Sequence[np.ndarray]],
   views: Sequence[SkillView] | None,
+  *,
+  log: LogConfig,
   **settings: Any,
 ) -> Iterator[dict[str, Any]]:
   """Makes the records of a step's episodes; see `token_records`."""
+  settings |= {'count': log.token_rows, 'episodes': log.token_episodes}
   recorded = token_records(rows, known, prompts, views, **settings)
   return writers.with_tokens(groups, recorded, turn_means(rows, known))
 

@@ -164,6 +164,10 @@ class Mute:
   def trajectories(self, *args: Any) -> None:
     """Ignores a step's episodes."""
 
+  def digests(self) -> dict[str, str]:
+    """Has written nothing that could be known again."""
+    return {}
+
   def close(self) -> None:
     """Has nothing to close."""
 

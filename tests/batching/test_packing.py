@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.batching import packing, sequences
+from sdar_jax.batching import packing, sequences, transfer
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.base import Task
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
@@ -291,7 +291,7 @@ def test_gather_and_scatter_put_values_to_the_tokens_that_they_are_of(layout):
     'row': np.arange(1.0, len(rows) + 1),
     'scalar': np.float32(3),
   }
-  placed = [packing.scatter(sheet, values) for sheet in sheets]
+  placed = [transfer.scatter(sheet, values) for sheet in sheets]
   for sheet, found in zip(sheets, placed, strict=True):
     there = sheet['row_index'] >= 0
     np.testing.assert_array_equal(found['row'], (sheet['row_index'] + 1) * there)
@@ -304,7 +304,7 @@ def test_gather_and_scatter_put_values_to_the_tokens_that_they_are_of(layout):
     assert not found['tokens_of'][~there].any()
   scores = [{'tokens_of': one['tokens_of'] + 9} for one in placed]
   width = logprobs.shape[1]
-  (back,) = packing.gather(sheets, scores, len(rows), width).values()
+  (back,) = transfer.gather(sheets, scores, len(rows), width).values()
   mask = np.arange(width) < np.array([[len(r.turn.response_ids)] for r in rows])
   np.testing.assert_array_equal(back, np.where(mask, logprobs + 8, 0))
 
@@ -320,6 +320,28 @@ def test_the_head_runs_on_a_quarter_where_that_is_enough():
     (sheet,) = packing.teacher_sheets(rows, _student(rows), how)
     assert sheet['tokens'].shape == (4, 64)
     assert sheet['places'].shape == (1, 256 // share)
+
+
+@pytest.mark.parametrize('compares', [False, True])
+@pytest.mark.parametrize('layout', sequences.LAYOUTS)
+def test_there_is_a_blank_of_every_shape(layout, compares):
+  how = _packing(layout=layout, lanes=2, sequence_rows=4 if layout != 'turns' else 1)
+  shapes = lambda sheets: {
+    tuple((name, a.shape, a.dtype.name) for name, a in sorted(one.items()))
+    for one in sheets
+  }
+  known, found = [shapes(s) for s in packing.blanks(how, compares=compares)], set()
+  for seed in range(30):
+    rows = _rows(np.random.default_rng(seed), extends=0.5)
+    more = np.full(seed, 7)  # Of the prompt; several buckets are met.
+    prompts = [np.concatenate([more, row.turn.prompt_ids]) for row in rows]
+    batch, privileged = packing.pack(rows, [prompts], how, step=0, compares=compares)
+    student, teacher = shapes(itertools.chain(*batch)), shapes(privileged)
+    found |= student | teacher
+    assert student <= known[0] and teacher <= known[1]
+  assert len(found) >= 4  # Several buckets and shares were met.
+  blank = itertools.chain(*packing.blanks(how, compares=compares))
+  assert all((one['row_index'] < 0).all() for one in blank)
 
 
 def test_two_contexts_share_sheets_and_keep_apart():
@@ -345,7 +367,7 @@ def test_two_contexts_share_sheets_and_keep_apart():
     (sheets, [score(sheet, name) for sheet in sheets])
     for sheets, name in ((student, 'old_logprobs'), (both, 'teacher_logprobs'))
   ]
-  got = packing.gather_step(*sides, ('a', 'b'), len(rows), 4)
+  got = transfer.gather_step(*sides, ('a', 'b'), len(rows), 4)
   mask = np.zeros((len(rows), 4), bool)
   for i, row in enumerate(rows):
     mask[i, : len(row.turn.response_ids)] = True
@@ -364,6 +386,6 @@ def test_a_teacher_that_is_not_scored_apart_has_its_student_s_scores():
   assert privileged == []
   sheets = [*itertools.chain(*batch)]
   scores = [{'old_logprobs': -1.0 * sheet['response_mask']} for sheet in sheets]
-  got = packing.gather_step((sheets, scores), ([], []), ('a', 'b'), len(rows), 4)
+  got = transfer.gather_step((sheets, scores), ([], []), ('a', 'b'), len(rows), 4)
   for name in ('a', 'b'):
     np.testing.assert_array_equal(got[name], got['old_logprobs'])

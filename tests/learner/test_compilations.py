@@ -7,6 +7,8 @@ import micro
 import numpy as np
 import pytest
 
+from sdar_jax.batching import packing
+from sdar_jax.learner import compilations
 from sdar_jax.models import sharding
 
 WIDTHS, TEACHER_WIDTHS = (20, 24), (28, 32)
@@ -51,20 +53,59 @@ def _step(learner, state, initial, parts, teaches):
   return learner.finish_step(state)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('method', PROGRAMS)
-def test_a_hundred_steps_compile_each_bucket_once(compiled, method):
-  """Run with `pytest -m slow tests/learner/test_compilations.py`: a minute of CPU."""
+def _fresh(method, random):
+  """A learner of a layer whose programs nothing has compiled, and its weights."""
   model = dataclasses.replace(micro.MODEL, num_layers=1)
   mesh = sharding.make_mesh(1, 1, 1)
   make = micro.learner.__wrapped__  # Not the shared one.
   learner = make(mesh, algorithm=method, model=model)
-  random = np.random.default_rng(0)
   draw = lambda spec: random.normal(size=spec.shape).astype(np.float32) / 8
   shardings = sharding.param_shardings(model.param_specs(), mesh)
   weights = jax.tree.map(draw, model.param_specs())
   params, initial = (jax.device_put(weights, shardings) for _ in range(2))
-  state = learner.init_state(params)
+  return learner, learner.init_state(params), initial
+
+
+@pytest.mark.parametrize('method', ['sdar', 'sdpg'])  # The latter for pairs of widths.
+def test_what_is_compiled_ahead_is_not_compiled_again(compiled, method):
+  random = np.random.default_rng(0)
+  learner, state, initial = _fresh(method, random)
+  how = packing.Packing('in order', 8, 8, WIDTHS, WIDTHS, micro.RESPONSE)
+  before, weights = compilations.seconds(), jax.device_get(state.params)
+  first, second = ((width, width) for width in WIDTHS)
+  known = _known(learner, state, initial, first)
+  ahead = compilations.Ahead(learner, how, wanted=True)
+  ahead(state, initial, known)
+  jax.tree.map(np.testing.assert_array_equal, state.params, weights)  # And there still.
+  assert compilations.seconds() > before
+  # What knows no width is compiled here.
+  state = _step(learner, state, initial, [first, first], teaches=True)
+  compiled.clear()
+  for _ in range(2):
+    state = _step(learner, state, initial, [second, first, second], teaches=True)
+  ahead(state, initial, known)
+  assert compiled == []
+  compilations.Ahead(learner, how, wanted=False)(None, None, {})  # Looks at nothing.
+
+
+def _known(learner, state, initial, widths):
+  """What a run knows of a step's rows, as `micro.credited` has it."""
+  (sheet,) = micro.split(micro.minibatch(0, 4, *widths))
+  given, to_device = [], learner.to_device
+  learner.to_device = lambda sheets, known: (
+    given.append(known) or to_device(sheets, known)
+  )
+  micro.scored(learner, state, initial, [[sheet]])
+  learner.to_device = to_device
+  return given[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', PROGRAMS)
+def test_a_hundred_steps_compile_each_bucket_once(compiled, method):
+  """Run with `pytest -m slow tests/learner/test_compilations.py`: a minute of CPU."""
+  random = np.random.default_rng(0)
+  learner, state, initial = _fresh(method, random)
   compiled.clear()
   teaches = method != 'grpo'
   state = _step(learner, state, initial, PAIRS, teaches)

@@ -4,7 +4,6 @@ import math
 import types
 
 import chex
-import drawn
 import jax
 import jax.numpy as jnp
 import micro
@@ -15,9 +14,7 @@ import pytest
 from sdar_jax.learner import checkpoint, optimizer
 from sdar_jax.models import decoder
 
-
-def _params(seed=0):
-  return drawn.weights(micro.MODEL, seed)
+_params = micro.params
 
 
 @jax.jit
@@ -207,15 +204,19 @@ def test_update_is_adamw_on_the_gradient():
     # On policy every ratio is 1, where the surrogate's gradient is the score function.
     return -jnp.sum(weights[:, 1:] * picked) / sum(map(len, rows.responses))
 
-  grads = jax.jit(jax.grad(loss))(state.params)
-  tx = optax.chain(
-    optax.clip_by_global_norm(1.0),
-    optax.adamw(1e-3, b1=0.9, b2=0.999, eps=micro.EPS, weight_decay=0.01),
-  )
-  updates, _ = tx.update(grads, tx.init(state.params), state.params)
-  expected = optax.apply_updates(state.params, updates)
+  @jax.jit
+  def update(params):
+    grads = jax.grad(loss)(params)
+    tx = optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.adamw(1e-3, b1=0.9, b2=0.999, eps=micro.EPS, weight_decay=0.01),
+    )
+    updates, _ = tx.update(grads, tx.init(params), params)
+    return optax.apply_updates(params, updates), optax.tree.norm(grads)
+
+  expected, norm = update(state.params)
   new, metrics = learner.train_step(state, scored)
-  np.testing.assert_allclose(metrics['grad_norm'][0], optax.tree.norm(grads), rtol=1e-4)
+  np.testing.assert_allclose(metrics['grad_norm'][0], norm, rtol=1e-4)
   for a, b in zip(jax.tree.leaves(new.params), jax.tree.leaves(expected)):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 

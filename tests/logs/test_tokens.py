@@ -1,5 +1,7 @@
 """What is recorded of tokens, against values set by hand."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -184,7 +186,8 @@ def test_a_head_sums_the_turns_up():
   groups = _groups()
   rows = rows_lib.rows(groups, invalid_penalty=0.1)
   known = _known(rows, 'advantages', 'old_logprobs')
-  settings = {'count': 1, 'episodes': 1, 'identity': (0, 1), 'spell': _spell}
+  log = types.SimpleNamespace(token_rows=1, token_episodes=1)
+  settings = {'log': log, 'identity': (0, 1), 'spell': _spell}
   records = [*tokens.step_records(groups, rows, known, None, None, **settings)]
   one = records[0]
   assert (one['goal'], one['length'], one['sampled']) == ('put it there', 2, 6)

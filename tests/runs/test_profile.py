@@ -30,8 +30,9 @@ def _events(directory):
 
 def test_a_traced_step_names_its_phases_and_changes_no_number(model, tmp_path):
   lines = {}
-  for name, steps in (('plain', ()), ('traced', (2,))):
-    config = micro_run.config(model, 'sdar', 2, log_profile_steps=steps)
+  traced, ahead = {'log_profile_steps': (2,)}, {'train_compile_ahead': True}
+  for name, changes in (('plain', {}), ('traced', traced), ('ahead', ahead)):
+    config = micro_run.config(model, 'sdar', 2, **changes)
     with micro_run.compiling():
       assert not micro_run.start(config, tmp_path / name).error
     lines[name] = (tmp_path / name / 'metrics.jsonl').read_bytes()

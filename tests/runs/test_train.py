@@ -225,7 +225,8 @@ class _Recorded:
 def _pass(step):
   before = ['maybe_evaluate', '[rollout]', 'collect', '[batch]', 'rows']
   before += ['teacher_prompts', 'pack', '[score]', 'score', 'credit', '[update]']
-  return [*before, 'first', 'second', f'policy {step}', 'report', 'maybe_checkpoint']
+  before += ['compile_ahead', 'first', 'second', f'policy {step}']
+  return [*before, 'report', 'maybe_checkpoint']
 
 
 def test_a_pass_of_the_loop_is_one_step():
