@@ -24,7 +24,7 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def seconds() -> float:
-  """Sums the s that this process has compiled, or read what was compiled before."""
+  """Sums the s of this process in which programs were compiled or read."""
   return _total
 
 
