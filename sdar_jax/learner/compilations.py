@@ -24,7 +24,7 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def seconds() -> float:
-  """Sums the s of this process in which programs were compiled or read."""
+  """Sums the s in which this process compiled or read programs."""
   return _total
 
 
