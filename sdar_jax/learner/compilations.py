@@ -29,7 +29,7 @@ def seconds() -> float:
 
 
 class Ahead:
-  """Compiles the learner for every shape in the first step, and runs each once.
+  """Compiles for every shape in the first step, and runs each once.
 
   So no later step waits for a compiler, and a shape that the device has no memory for
   ends the run at its beginning. What these runs say is dropped: no number changes.
