@@ -298,7 +298,7 @@ class Learner:
     return state, {**metrics, **update_metrics}
 
   def gradient(self, state: TrainState, sheet: Sheet, initial: Any | None) -> Any:
-    """Computes a sheet's share of ((loss, metrics), gradient); as `train_step`."""
+    """Computes a sheet's share of ((loss, metrics), gradient)."""
     base = initial if self.model.lora else ()
     teacher = self._teacher(state, initial) if self.reads_distributions else ()
     return self._gradient(state.params, base, teacher, sheet)
