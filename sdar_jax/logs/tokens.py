@@ -31,7 +31,7 @@ Spell = Callable[[Sequence[int]], str]
 
 
 class LogConfig(Protocol):
-  """Interface of `config.log` as used here: how much of a step is recorded."""
+  """Interface of `config.log` as used here: how much is recorded."""
 
   token_rows: int
   token_episodes: int
