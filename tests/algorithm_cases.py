@@ -26,7 +26,7 @@ CREDITS = ['grpo', 'rloo', 'reinforce++', 'reinforce++-baseline', 'grpo-passk', 
 CREDITS += ['ppo', 'ppo-kl-reward', 'sdar-centred', 'rlsd', 'agent-opsd', 'opid']
 CREDITS += ['grsd', 'adrs', 'ucob', *MIXED]
 CREDITS += ['opsa', 'low-prob', 'rlcsd', 'sipo', 'ocsd', 'icsd', 'taspo', 'opdvr']
-CREDITS += ['grpd', 'ahead', 'rstg', 'retire-opd']
+CREDITS += ['grpd', 'ahead', 'rstg', 'retire-opd', 'uniopsd']
 LOSSES = ['grpo', 'gspo', 'ppo', 'sdar', 'sdar-advantage', 'sdar-centred', 'opsd']
 LOSSES += ['opsd-sampled', 'skill-sd', 'adrs', 'ucob', 'dr-grpo+sdpo', 'avsd', 'icsd']
 LOSSES += ['rstg']
@@ -121,6 +121,15 @@ def hyper_of(name, **changes):
   keys = [key for key in settings if key.startswith('algorithm.')]
   own = {key.removeprefix('algorithm.'): settings[key] for key in keys}
   return Hyperparameters(**{**own, **changes})
+
+
+def policy_of(name):
+  """The row without a teacher whose policy's side a row with one has."""
+  if '+' in name and name not in ALGORITHMS:
+    return name.partition('+')[0]
+  if name == 'uniopsd':
+    return 'gigpo'
+  return {'none': 'grpo', 'half': 'skill-grpo'}[find(name).student_sees_skills]
 
 
 def credit(name, data, **changes):

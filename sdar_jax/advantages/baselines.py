@@ -197,13 +197,31 @@ def gigpo(
     statistics_over=statistics_over,
     divide_by_std=divide_by_std,
   )
+  step = step_relative(
+    step_returns, group_ids, anchor_ids, row_mask, divide_by_std=divide_by_std
+  )
+  return (episode + step_weight * step).astype(scores.dtype)
+
+
+def step_relative(
+  step_returns: np.ndarray,
+  group_ids: np.ndarray,
+  anchor_ids: np.ndarray,
+  row_mask: np.ndarray,
+  *,
+  divide_by_std: bool,
+) -> np.ndarray:
+  """Compares a group's rows of equal states; the second term of `gigpo`.
+
+  Returns:
+    [B] float; 0 for a row alone with its state.
+  """
   returns = checked_scores(step_returns, row_mask)
   segments, first = segments_of(~row_mask, group_ids, anchor_ids)
   step, std, _ = centre(returns, np.ones_like(row_mask), segments, first)
   if divide_by_std:
     step = step / (std + EPS)
-  step = np.where(row_mask, step, 0.0)
-  return (episode + step_weight * step).astype(scores.dtype)
+  return np.where(row_mask, step, 0.0)
 
 
 def uniform_credit(advantages: np.ndarray, response_mask: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Later rows of the table: controls, and SDAR's followers. No JAX."""
 
+import dataclasses
+
 from sdar_jax.methods import estimators, teachers
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.methods.making import GATED, NO_REWARD, numbers, policy, taught
@@ -111,6 +113,16 @@ ROWS: dict[str, Algorithm] = {
     'arXiv 2608.00782, summaries of it; without its choice and weights of tokens',
     teachers.LOST,
     numbers(distill_coef=0.01, gap_clip=5.0),
+  ),
+  'uniopsd': dataclasses.replace(
+    taught(
+      "a turn's own and its teacher's credit, fused by what each is worth",
+      'arXiv 2609.34810; Zenghuang-Fu/Uniopsd@09913ab',
+      teachers.FUSED,
+      numbers(credit_mix=0.5, credit_clip=0.2, warmdown_steps=100),
+      policy_settings=numbers(gamma=0.95, step_weight=1.0, divide_by_std=False),
+    ),
+    advantages=estimators.anchored,
   ),
   'retire-opd': taught(
     'the gap to a trained teacher as credit, until it retires for good',

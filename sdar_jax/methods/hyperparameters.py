@@ -133,7 +133,7 @@ class Hyperparameters:
   credit_clip: float = _number(
     0.2,
     "how far a teacher moves a token's or turn's share of the advantage from 1 (RLSD,"
-    ' AgentOPSD, TASPO)',
+    ' AgentOPSD, TASPO, UniOPSD)',
     '(0, 1]',
   )
   signal_clip: float = _number(
@@ -166,6 +166,15 @@ class Hyperparameters:
   )
   retire_decay: float = _number(
     0.9, 'of the averages of gap and success, per step (RetireOPD)', _SHARE
+  )
+  step_reliability: float = _number(
+    0.5, "share of a turn's own credit that is no noise (UniOPSD)", '[0.001, 1]'
+  )
+  trust_decay: float = _number(
+    0.9, "of the average of two credits' correlation, per step (UniOPSD)", _SHARE
+  )
+  trust_margin: float = _number(
+    2.33, 'standard errors taken off that average (UniOPSD)', _AT_LEAST_0
   )
   unlikely_share: float = _number(
     0.2,

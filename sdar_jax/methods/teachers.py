@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from sdar_jax.advantages import contrast, credit, outcome, shaping, two_views
+from sdar_jax.advantages import contrast, credit, fusion, outcome, shaping, two_views
 from sdar_jax.methods import gates
 from sdar_jax.methods.hyperparameters import Hyperparameters, reads
 from sdar_jax.methods.interface import Distillation, StepData, on_device
@@ -232,6 +232,54 @@ def _retirement(data: StepData, hyper: Hyperparameters) -> dict[str, float]:
   return {**kept, 'share': 0.0 if retires else 1.0}
 
 
+def _of_failures(data: StepData) -> np.ndarray:
+  return np.where(data.successes[:, None], 0.0, data.gap)
+
+
+def _two_estimates(data: StepData, hyper: Hyperparameters) -> fusion.Estimates:
+  return fusion.estimates(
+    _of_failures(data),
+    data.discounted(hyper.gamma) - data.penalties,
+    data.group_ids,
+    data.anchor_ids(hyper.anchor_similarity),
+    data.response_mask,
+    data.row_mask,
+    step_weight=hyper.step_weight,
+    divide_by_std=hyper.divide_by_std,
+  )
+
+
+_TWO_ESTIMATES = ('gamma', 'anchor_similarity', 'step_weight', 'divide_by_std')
+
+
+@reads(*_TWO_ESTIMATES, 'credit_clip', 'step_reliability', 'trust_margin')
+def _fused_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+  doubt = hyper.trust_margin * data.memory.get('error', 0.0)
+  agreement = data.memory.get('agreement', 0.0) - doubt
+  trusted = fusion.trust(agreement, hyper.step_reliability)
+  found, gap, clip = _two_estimates(data, hyper), _of_failures(data), hyper.credit_clip
+  values = fusion.fused(found, trusted)
+  weights = fusion.token_weights(values, gap, mix=coef, clip=clip)
+  # A policy's side with credit of turns, as GiGPO's, has the environment's in it.
+  changed = values[:, None] * weights - found.own[:, None]
+  changed = np.where((gap != 0).any(axis=1)[:, None] & data.response_mask, changed, 0)
+  return (advantages + changed).astype(advantages.dtype)
+
+
+@reads(*_TWO_ESTIMATES, 'trust_decay')
+def _agreement(data: StepData, hyper: Hyperparameters) -> dict[str, float]:
+  """Averages how the estimates of past steps correlated, and how sure that is."""
+  found, before = _two_estimates(data, hyper), dict(data.memory)
+  now, decay = fusion.correlation(found), hyper.trust_decay
+  if now is None:
+    return before
+  steps = 1 / max(1 - decay, 1e-9)
+  return {
+    'agreement': decay * before.get('agreement', now) + (1 - decay) * now,
+    'error': 1 / math.sqrt(found.both.sum() * steps),
+  }
+
+
 @reads('gate_scale')
 def _usefulness(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Opens the gate where the teacher's taste paid off, [B, R]."""
@@ -332,5 +380,8 @@ VERIFIED = Distillation('skills', coef='gap_coef', credit=_verified_credit)
 RELATIVE = Distillation('skills', coef='gap_coef', credit=_relative_credit)
 FAILURES = Distillation('observed', coef='credit_mix', credit=_failures_credit)
 REFLECTED = Distillation('feedback', losses=_DIVERGENCE, whole_distribution=True)
+FUSED = Distillation(
+  'sibling', coef='credit_mix', credit=_fused_credit, remember=_agreement
+)
 LOST = dataclasses.replace(SAMPLED, weights=_lost_groups)
 RETIRING = dataclasses.replace(SAMPLED, remember=_retirement)

@@ -17,6 +17,7 @@ from algorithm_cases import (
   gradient,
   hyper_of,
   inputs_of,
+  policy_of,
   sigmoid,
   step_data,
   taught_tokens,
@@ -26,7 +27,7 @@ from credit_loops import spread
 from sdar_jax.methods.credit import assign_credit
 from sdar_jax.methods.gates import GATES
 from sdar_jax.methods.hyperparameters import KEYS
-from sdar_jax.methods.table import ALGORITHMS, find
+from sdar_jax.methods.table import find
 
 COEF = 0.4
 
@@ -269,9 +270,7 @@ def _may_be_0(name):
 def test_a_coefficient_of_0_is_the_policy_alone_bit_for_bit(name):
   hyper = hyper_of(name, **{find(name).distillation.coef: 0.0})
   data = step_data(taught=None, teacher_logprobs=None)
-  bases = {'none': 'grpo', 'half': 'skill-grpo'}
-  base = 'ppo' if '+' in name else bases[ALGORITHMS[name].student_sees_skills]
-  base = 'grpo' if name == 'grpo+opsd-released' else base
+  base = policy_of(name)
   assert_same(
     assign_credit(find(name), hyper, data), assign_credit(find(base), hyper, data)
   )

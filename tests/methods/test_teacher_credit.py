@@ -10,6 +10,7 @@ from algorithm_cases import (
   assert_same,
   credit,
   hyper_of,
+  policy_of,
   step_data,
 )
 from credit_loops import (
@@ -138,7 +139,7 @@ UNWEIGHTED = [n for n in TEACHERS if ALGORITHMS[n].distillation.weights is None]
 def test_rows_without_a_lesson_keep_their_advantages(name):
   data = step_data()
   divides = hyper_of(name).divide_by_std
-  plain = credit('grpo', data, divide_by_std=divides)['advantages']
+  plain = credit(policy_of(name), data, divide_by_std=divides)['advantages']
   got = credit(name, data)
   np.testing.assert_array_equal(got['teaching'], data.taught)
   # They compare the turns of an episode, pay some of a group, or take two means.

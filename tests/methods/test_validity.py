@@ -36,6 +36,7 @@ LEARNERS += ('teacher_weights', 'ema_decay')
 MUTE = ('grpo-passk+ahead', 'opsa+adrs')
 PROMPTS = ('context',)  # What teachers see is not a matter of the data below.
 LATER = ('retire_success', 'retire_slope', 'retire_decay')  # Of the steps after it.
+LATER += ('step_reliability', 'trust_decay', 'trust_margin')
 EFFECT_FREE = sorted(n for n in TEACHERS if ALGORITHMS[n].distillation.control)
 
 
@@ -117,7 +118,7 @@ def is_pair(name):
 def test_the_pairs_are_those_that_the_table_knows_of_any_two_rows():
   names = [name for teacher in TEACHERS for name in pairs_of(teacher)]
   found = {f'{a}+{b}' for a in ALGORITHMS for b in ALGORITHMS if is_pair(f'{a}+{b}')}
-  assert sorted(names) == sorted({*TEACHERS, *found}) and len(names) == 479
+  assert sorted(names) == sorted({*TEACHERS, *found}) and len(names) == 494
   assert {*TEACHERS, *POLICIES} == {*ALGORITHMS}
   assert EFFECT_FREE == ['grpo+opsd-released', 'low-prob']
 
@@ -196,6 +197,9 @@ OTHER = {
   'retire_success': 0.9,
   'retire_slope': 0.2,
   'retire_decay': 0.3,
+  'step_reliability': 0.3,
+  'trust_decay': 0.3,
+  'trust_margin': 0.1,
   'unlikely_share': 0.6,
   'unlikely_advantage': 0.3,
   'view_gamma': 0.6,
