@@ -134,7 +134,12 @@ def fused(found: Estimates, trusted: float) -> np.ndarray:
 
 
 def _median(values: np.ndarray, among: np.ndarray) -> float:
-  """Takes the lower median, as the source does; of what there is if none is among."""
+  """Takes the lower median, as the source does.
+
+  Args:
+    values: [B] float, 0 where there is nothing.
+    among: [B] bool, of which; of all that there is where it is none.
+  """
   chosen = values[among if among.any() else values > 0]
   return (
     max(float(np.sort(chosen)[(len(chosen) - 1) // 2]), EPS) if len(chosen) else 1.0
