@@ -268,7 +268,7 @@ def _fused_credit(advantages, data: StepData, hyper: Hyperparameters, coef: floa
 
 @reads(*_TWO_ESTIMATES, 'trust_decay')
 def _agreement(data: StepData, hyper: Hyperparameters) -> dict[str, float]:
-  """Averages how the estimates of past steps correlated, and how sure that is."""
+  """Averages how the two estimates correlated, and how sure that is."""
   found, before = _two_estimates(data, hyper), dict(data.memory)
   now, decay = fusion.correlation(found), hyper.trust_decay
   if now is None:
