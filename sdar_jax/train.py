@@ -44,13 +44,12 @@ class Run:
   def __init__(
     self, config: ConfigDict, workdir: Workdir, stop: _Stop, team: Alone, collect: Any
   ):
+    self._collect = dealing.collector(team, collect)
     host = parts_lib.host_parts(config)
     self.parts, self.state = parts_lib.training_parts(
       host, workdir.path, workdir.digest, team
     )
     self._signal, self.team = stop, team
-    played = dealing.collector(team)
-    self._collect = collecting.adapted(collect) if collect else played
     p = self.parts
     self._replica = replica.Replica(p.model, p.mesh, config.model.dtype)
     self.console = Console(config.steps, sys.stdout if team.leads else None)
@@ -70,7 +69,7 @@ class Run:
       should_stop=stop,
       progress=self._progress,
       team=team,
-      collect=played,
+      collect=dealing.collector(team),
       keep=tokens.keeper(config.log.eval_episodes, p.chat.spell, host.plan.goals),
     )
     self.cursor = 0  # Next task in the training order.

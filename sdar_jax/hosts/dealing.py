@@ -13,15 +13,31 @@ from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.logs import trajectories
 from sdar_jax.process.team import Alone
-from sdar_jax.rollout import episodes
+from sdar_jax.rollout import collecting, episodes
 from sdar_jax.storage import lines
 from sdar_jax.storage.workdir import Workdir
 from sdar_jax.trajectory import Group
 
 
-def collector(team: Alone) -> Callable[..., list[Group]]:
-  """Gives `episodes.collect`, or the like that plays a part of it here."""
-  return episodes.collect if team.count == 1 else functools.partial(_collect, team)
+def collector(
+  team: Alone, own: collecting.Collector | None = None
+) -> Callable[..., list[Group]]:
+  """Gives `episodes.collect`, or the like that plays a part of it here.
+
+  Args:
+    team: the processes of the run.
+    own: plays instead.
+
+  Raises:
+    ValueError: there is one, and several processes.
+  """
+  if own is None:
+    return episodes.collect if team.count == 1 else functools.partial(_collect, team)
+  if team.count > 1:
+    raise ValueError(
+      f'collect: plays for one process, and this run has {team.count}: start it alone'
+    )
+  return collecting.adapted(own)
 
 
 def _collect(

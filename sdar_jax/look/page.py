@@ -101,7 +101,7 @@ def filled(name: str, *, title: str, **parts: str) -> str:
   """Fills a template of this room with its style, its script and parts.
 
   Args:
-    name: of NAME.html, NAME.css and NAME.js.
+    name: of NAME.html, which shell.html holds, NAME.css and NAME.js.
     title: text.
     parts: HTML by the name of its place.
   """
@@ -117,7 +117,8 @@ def filled(name: str, *, title: str, **parts: str) -> str:
     'script': script,
     **parts,
   }
-  return _PLACE.sub(lambda match: given[match[1]], _read(f'{name}.html'))
+  document = _read('shell.html').replace('{{body}}', _read(f'{name}.html'))
+  return _PLACE.sub(lambda match: given[match[1]], document)
 
 
 def embedded(value: Any) -> str:

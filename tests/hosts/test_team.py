@@ -173,6 +173,13 @@ def test_dealt_groups_are_those_of_one_process(tasks, count, broken, seed):
   assert run(count, lambda t: play(dealing.collector(t), t.index)) == [whole] * count
 
 
+def test_a_collector_of_one_s_own_plays_for_one_process():
+  several = SimpleNamespace(count=2)
+  with pytest.raises(ValueError, match='this run has 2: start it alone'):
+    dealing.collector(several, lambda asked: [])
+  assert dealing.collector(teams.ALONE, lambda asked: []) is not episodes.collect
+
+
 def test_a_quarantine_is_one_of_all():
   def act(member):
     pool = fakes.in_process()

@@ -212,9 +212,10 @@ def test_the_program_writes_a_page_or_one_line(tmp_path, capsys):
     assert said in error and error.count('\n') == 1
 
 
-@pytest.mark.parametrize('name', ['page'])
+@pytest.mark.parametrize('name', ['page', 'report'])
 def test_templates_have_a_place_for_each_part(name):
-  text = (ROOM / f'{name}.html').read_text()
-  places = re.findall(r'\{\{(\w+)\}\}', text)
-  assert sorted(places) == sorted(set(places))
-  assert {'policy', 'title', 'style', 'script'} <= set(places)
+  shell, body = ((ROOM / f'{part}.html').read_text() for part in ('shell', name))
+  assert shell.count('{{body}}') == 1
+  places = re.findall(r'\{\{(\w+)\}\}', shell.replace('{{body}}', ''))
+  assert sorted(places) == ['policy', 'script', 'style', 'title']
+  assert not {'policy', 'script', 'style'} & {*re.findall(r'\{\{(\w+)\}\}', body)}
