@@ -7,13 +7,16 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 # The programs compare meshes up to rounding, which slow code has as well as fast code:
 # half of their time was LLVM's, over what runs once.
-FLAGS = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+FLAGS = (
+  '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+  ' --xla_cpu_use_fusion_emitters=false'
+)
 
 
-def run(name: str) -> str:
+def run(name: str, *arguments: str) -> str:
   """Runs a Python file of this folder; returns what it prints."""
   done = subprocess.run(
-    [sys.executable, str(HERE / name)],
+    [sys.executable, str(HERE / name), *arguments],
     capture_output=True,
     text=True,
     timeout=800,

@@ -9,7 +9,6 @@ import sys
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
-import dataclasses
 import json
 import math
 
@@ -20,7 +19,6 @@ import numpy as np
 from sdar_jax.learner import checkpoint
 from sdar_jax.models import sharding
 
-micro.MODEL = dataclasses.replace(micro.MODEL, num_layers=1)
 # (data, fsdp, tensor); the state is saved on the first.
 MESHES = ((2, 2, 1), (1, 1, 1), (4, 1, 1), (1, 2, 2))
 ROWS = [micro.minibatch(i) for i in (0, 1)]

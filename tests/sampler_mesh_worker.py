@@ -1,5 +1,7 @@
 """Samples on meshes of eight CPU devices; run by test_sampler.py in its own process."""
 
+import sys
+
 import drawn
 import jax
 import numpy as np
@@ -8,6 +10,8 @@ from benchmarks import hlo
 from sdar_jax.models import decoder, sharding
 from sdar_jax.sampler.sampler import Request, Sampler, SamplingParams
 
+# Each axis alone or with key heads that it does not divide; and all three at once.
+MESHES = {'some': ((8, 1, 1), (1, 2, 4)), 'others': ((2, 2, 2),)}
 CONFIG = decoder.ModelConfig('qwen3', 96, 64, 128, 2, 4, 2, 16, 1e6, 1e-6, True)
 
 
@@ -61,11 +65,11 @@ def _check_local(sampler):
   assert not hlo.collectives(lowered.compile().as_text())
 
 
-def main():
+def main(which):
   params = drawn.weights(CONFIG)
   params = jax.tree.map(lambda leaf: leaf * 5 if leaf.ndim > 1 else leaf, params)
   want, worst = _play(_sampler(params, None), list(_requests())), 0.0
-  for sizes in ((8, 1, 1), (1, 2, 4), (2, 2, 2)):
+  for sizes in MESHES[which]:
     mesh = sharding.make_mesh(*sizes)
     placed = jax.device_put(
       params, sharding.param_shardings(CONFIG.param_specs(), mesh)
@@ -86,4 +90,4 @@ def main():
 
 
 if __name__ == '__main__':
-  main()
+  main(sys.argv[1])

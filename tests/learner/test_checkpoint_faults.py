@@ -232,7 +232,7 @@ def _child(body, directory):
 def test_kill_9_during_saves_loses_no_committed_step(tmp_path):
   """What `save` returned from is there after the kill, bit for bit."""
   random_, committed = random.Random(0), 0
-  for _ in range(3):
+  for _ in range(2):
     process = _child(KILLED, tmp_path)
     word, step = process.stdout.readline().split()
     assert word == 'resumed' and int(step) >= committed
@@ -243,7 +243,7 @@ def test_kill_9_during_saves_loses_no_committed_step(tmp_path):
     for line in process.stdout:
       committed = int(line.split()[1])
     process.wait()
-  assert committed >= 6
+  assert committed >= 4
 
 
 def test_restore_onto_other_meshes_is_bit_equal(tmp_path):

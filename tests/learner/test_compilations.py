@@ -1,7 +1,5 @@
 """Programs are compiled for shapes that are new, and for nothing else."""
 
-import dataclasses
-
 import jax
 import micro
 import numpy as np
@@ -55,13 +53,12 @@ def _step(learner, state, initial, parts, teaches):
 
 def _fresh(method, random):
   """A learner of a layer whose programs nothing has compiled, and its weights."""
-  model = dataclasses.replace(micro.MODEL, num_layers=1)
   mesh = sharding.make_mesh(1, 1, 1)
   make = micro.learner.__wrapped__  # Not the shared one.
-  learner = make(mesh, algorithm=method, model=model)
+  learner = make(mesh, algorithm=method)
   draw = lambda spec: random.normal(size=spec.shape).astype(np.float32) / 8
-  shardings = sharding.param_shardings(model.param_specs(), mesh)
-  weights = jax.tree.map(draw, model.param_specs())
+  shardings = sharding.param_shardings(micro.MODEL.param_specs(), mesh)
+  weights = jax.tree.map(draw, micro.MODEL.param_specs())
   params, initial = (jax.device_put(weights, shardings) for _ in range(2))
   return learner, learner.init_state(params), initial
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import micro
 import pytest
+import quick
 
 from benchmarks import cost, programs
 from sdar_jax import config as config_lib
@@ -29,7 +30,7 @@ def test_flops_are_those_of_compiled_programs(kind, name):
   config.rollout.max_response_tokens = LENGTH // 4
   one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
   call = programs.of_learner(programs.make(config, model, one))[kind]
-  counted = call.lower().compile().cost_analysis()['flops']
+  counted = quick.lowered(call.lower()).compile().cost_analysis()['flops']
   played = cost.Episodes(ROWS, 3 * LENGTH / 4, LENGTH / 4, 0.0, 0.0)
   found = cost.passes(
     cost.weights_of(model), played, reference=False, teacher=False, remat=False

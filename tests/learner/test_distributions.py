@@ -197,7 +197,7 @@ def test_eager_values_are_the_jitted_ones():
 
 @pytest.mark.parametrize('kind', divergence.KINDS)
 def test_all_ids_are_the_whole_vocabulary_and_fewer_tell_less(kind):
-  values = [value(kind=kind, topk=k) for k in (1, 5, 20, VALID)]
+  values = [value(kind=kind, topk=k) for k in (1, 5, VALID)]
   whole = value(kind=kind)
   np.testing.assert_allclose(values[-1], whole, rtol=1e-5, atol=1e-5)
   for fewer, more in itertools.pairwise(values):
@@ -284,7 +284,8 @@ def test_gradients_reach_the_student_where_it_is_compared_and_nothing_else(case)
     np.testing.assert_array_equal(leaf, 0)
 
 
-@pytest.mark.parametrize('chunk', [4, 20, 24, 256])
+# One that divides all places, all of them, and more; the default leaves a rest.
+@pytest.mark.parametrize('chunk', [4, 24, 256])
 @pytest.mark.parametrize('case', [CASES[0], CASES[5]], ids=[NAMES[0], NAMES[5]])
 def test_chunks_change_nothing(case, chunk):
   got, values = gradient(**case, chunk=chunk)(*arguments())

@@ -2,23 +2,17 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
 import micro
 import micro_run
 import numpy as np
 import pytest
-
-from sdar_jax.models import decoder
 
 
 @pytest.mark.parametrize('method', ['grpo', 'sdar'])
 def test_every_ratio_is_one_and_no_clip_binds(method):
   """Scoring and the gradient are two programs, which must agree to the last bit."""
   learner = micro.learner(algorithm=method)
-  params, initial = (
-    decoder.init_params(micro.MODEL, jax.random.key(i), jnp.float32) for i in (0, 1)
-  )
+  params, initial = (micro.params(seed) for seed in (0, 1))
   state, rows = learner.init_state(params), micro.minibatch()
   (scored,) = micro.scored(learner, state, initial, [micro.split(rows)])
   state, first = learner.train_step(state, scored)

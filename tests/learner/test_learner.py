@@ -1,6 +1,5 @@
 """The jitted step against plain loops, and its behaviour when numbers go bad."""
 
-import math
 import types
 
 import chex
@@ -10,6 +9,7 @@ import micro
 import numpy as np
 import optax
 import pytest
+import quick
 
 from sdar_jax.learner import checkpoint, optimizer
 from sdar_jax.models import decoder
@@ -17,7 +17,7 @@ from sdar_jax.models import decoder
 _params = micro.params
 
 
-@jax.jit
+@quick.jit
 def _row_logprobs(params, tokens):
   """[T, valid ids] of one row: log-softmax over the valid ids."""
   positions = jnp.arange(tokens.size)[None]
@@ -125,9 +125,11 @@ def test_a_teacher_of_its_own_follows_as_its_kind_says():
 
 @pytest.mark.parametrize('algorithm, kl_coef', [('sdpg', 0.01), ('sdar', 0.0)])
 def test_the_initial_policy_teaches_from_the_one_copy_of_it(algorithm, kl_coef):
-  """It is what the KL is to, and no part of the state, which is all that is saved."""
+  """It is what the KL is to, and no part of the state, which is all that is saved.
+
+  To the bit, of the same programs but for a teacher that they hand on.
+  """
   settings = {'algorithm': algorithm, 'kl_coef': kl_coef, 'distill_coef': 1.0}
-  settings['optimized'] = True  # Two programs, to the bit.
   learner = micro.learner(teacher_weights='initial', **settings)
   kept = micro.learner(teacher_weights='ema', ema_decay=1.0, **settings)
   parts = [micro.split(micro.minibatch(i)) for i in (0, 1)]
@@ -204,7 +206,7 @@ def test_update_is_adamw_on_the_gradient():
     # On policy every ratio is 1, where the surrogate's gradient is the score function.
     return -jnp.sum(weights[:, 1:] * picked) / sum(map(len, rows.responses))
 
-  @jax.jit
+  @quick.jit
   def update(params):
     grads = jax.grad(loss)(params)
     tx = optax.chain(
@@ -242,6 +244,21 @@ def test_updates_that_are_not_finite_are_skipped_and_counted():
   assert all(jax.tree.leaves(moved))
 
 
+def _with(state, part, value):
+  """A state with this number in a part of it."""
+
+  def changed(tree):
+    # A token that no row holds: a moment of its reaches no other weight.
+    table = tree['embed']['embedding'].at[micro.VOCAB - 1, 0].set(value)
+    return {**tree, 'embed': {'embedding': table}}
+
+  if part == 'params':
+    return state._replace(params=changed(state.params))
+  clip, adam, *rest = state.opt_state
+  adam = adam._replace(**{part: changed(getattr(adam, part))})
+  return state._replace(opt_state=(clip, adam, *rest))
+
+
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 @pytest.mark.parametrize('part', ['params', 'mu', 'nu'])
 def test_no_update_leaves_a_number_that_is_not_finite(part, bad):
@@ -249,18 +266,7 @@ def test_no_update_leaves_a_number_that_is_not_finite(part, bad):
   learner = micro.learner(optimized=True)
   state = learner.init_state(_params())
   (scored,) = micro.scored(learner, state, _params(1), [micro.split(micro.minibatch())])
-
-  def broken(tree):
-    # A token that no row holds: a moment of its reaches no other weight.
-    table = tree['embed']['embedding'].at[micro.VOCAB - 1, 0].set(bad)
-    return {**tree, 'embed': {'embedding': table}}
-
-  if part == 'params':
-    state = state._replace(params=broken(state.params))
-  else:
-    _, adam, *rest = state.opt_state
-    adam = adam._replace(**{part: broken(getattr(adam, part))})
-    state = state._replace(opt_state=(state.opt_state[0], adam, *rest))
+  state = _with(state, part, bad)
   before = jax.device_get((state.params, state.opt_state))
   state, metrics = learner.train_step(state, scored)
   if part != 'params':  # The embedding is the output head, too.
@@ -272,10 +278,11 @@ def test_no_update_leaves_a_number_that_is_not_finite(part, bad):
 
 
 def test_an_update_that_overflows_a_weight_is_skipped():
-  learner = micro.learner(rate=math.inf, optimized=True)
+  """Though moments are finite after it, as before: 1e37 over eps is not."""
+  learner = micro.learner(optimized=True)
   state = learner.init_state(_params())
   (scored,) = micro.scored(learner, state, _params(1), [micro.split(micro.minibatch())])
-  state, metrics = learner.train_step(state, scored)
+  state, metrics = learner.train_step(_with(state, 'mu', 1e37), scored)
   assert float(metrics['updates_skipped'][0]) == 1
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 

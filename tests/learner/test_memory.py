@@ -6,6 +6,7 @@ import math
 import jax
 import micro
 import pytest
+import quick
 from jax.sharding import AbstractMesh
 
 from benchmarks import fits, programs
@@ -103,7 +104,7 @@ def test_temporaries_are_those_of_the_compiled_gradient(rows):
   one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
   made = programs.make(config, model, one)
   lowered = programs.of_learner(made)['gradient'].lower()
-  compiled = fits.need(lowered).temporaries * GIB - 4 * weights(model)
+  compiled = fits.need(quick.lowered(lowered)).temporaries * GIB - 4 * weights(model)
   sizes = dataclasses.replace(SIZES, rows=rows, length=640, teacher_length=896)
   guess = memory.plan(model, one, sizes)['update']['activations']
   assert 0.5 * compiled < guess < 2 * compiled
@@ -118,7 +119,7 @@ def test_temporaries_are_those_of_the_compiled_prefill(rows, chunk, prompt):
   model = dataclasses.replace(SMALL, num_layers=4)
   one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
   lowered = programs.of_sampler(programs.make(config, model, one))['prefill'].lower()
-  compiled = fits.need(lowered).temporaries * GIB
+  compiled = fits.need(quick.lowered(lowered)).temporaries * GIB
   sizes = dataclasses.replace(
     SIZES,
     slots=16,
@@ -231,7 +232,7 @@ def test_what_a_layer_keeps_is_near_what_is_compiled(remat):
     config.train.update({'microbatch_rows': 4, 'length_buckets': (256,)})
     one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
     call = programs.of_learner(programs.make(config, model, one))['gradient']
-    memory_of = call.lower().compile().memory_analysis()
+    memory_of = quick.lowered(call.lower()).compile().memory_analysis()
     found.append(memory_of.temp_size_in_bytes)
     said.append(memory.plan(model, one, sizes)['update']['activations'])
   grown, expected = found[1] - found[0], said[1] - said[0]

@@ -4,6 +4,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+import quick
 import tokens
 from batches import make_batch
 from hypothesis import given, settings
@@ -52,12 +53,12 @@ def objective(name, hyper):
   return jax.value_and_grad(scalar, argnums=(0, 1), has_aux=True)
 
 
-def evaluate(name, hyper, inputs, jit=True):
+def evaluate(name, hyper, inputs, wrap=quick.jit):
   """(loss, metrics, gradients by logprobs and entropy)."""
 
   function = objective(name, hyper)
   arrays = (inputs.logprobs, inputs.entropy, inputs)
-  (loss, metrics), grads = (jax.jit(function) if jit else function)(*arrays)
+  (loss, metrics), grads = wrap(function)(*arrays)
   return loss, metrics, grads
 
 
@@ -66,13 +67,13 @@ def assert_trees_equal(left, right):
 
 
 @pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
-def test_distill_coef_zero_is_grpo_bit_for_bit(form, jit):
+@pytest.mark.parametrize('wrap', [lambda fun: fun, jax.jit], ids=['eager', 'jit'])
+def test_distill_coef_zero_is_grpo_bit_for_bit(form, wrap):
   batch = make_batch(0)
   zero = Hyperparameters(distill_coef=0.0, distill_form=form)
-  sdar = evaluate('sdar', zero, inputs_of(batch, zero, teacher_logprobs=None), jit)
+  sdar = evaluate('sdar', zero, inputs_of(batch, zero, teacher_logprobs=None), wrap)
   hyper = Hyperparameters(distill_form=form)
-  grpo = evaluate('grpo', hyper, inputs_of(batch, hyper), jit)
+  grpo = evaluate('grpo', hyper, inputs_of(batch, hyper), wrap)
   assert sdar[1].keys() == grpo[1].keys()
   assert_trees_equal(sdar, grpo)
 
@@ -194,15 +195,15 @@ def test_all_masked_is_exactly_zero(form, aggregation):
 
 
 # Eagerly too: XLA turns a product with a mask into a select, so that jit forgives it.
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@pytest.mark.parametrize('wrap', [lambda fun: fun, jax.jit], ids=['eager', 'jit'])
 @pytest.mark.parametrize('form', FORMS)
-def test_poison_at_padding_changes_no_bit(form, jit):
+def test_poison_at_padding_changes_no_bit(form, wrap):
   batch = make_batch(8, padding_rows=1)
   hyper = Hyperparameters(distill_form=form)
-  want = evaluate('sdar', hyper, inputs_of(batch, hyper), jit)
+  want = evaluate('sdar', hyper, inputs_of(batch, hyper), wrap)
   mask = batch['response_mask']
   poison = {n: np.where(mask, batch[n], v).astype('f4') for n, v in POISON.items()}
-  got = evaluate('sdar', hyper, inputs_of(batch | poison, hyper), jit)
+  got = evaluate('sdar', hyper, inputs_of(batch | poison, hyper), wrap)
   assert_trees_equal(got, want)
 
 

@@ -210,9 +210,17 @@ def compare(outputs, want, dtype):
   return worst
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
-@pytest.mark.parametrize('dtype', ['float64', 'float32'])
+@pytest.mark.parametrize(
+  ('dtype', 'jit'),
+  [
+    ('float64', False),
+    ('float64', True),
+    ('float32', True),
+    pytest.param('float32', False, marks=pytest.mark.slow),
+  ],
+)
 def test_every_value_and_gradient_is_reproduced(dtype, jit):
+  """For float32 without jit, `pytest -m slow tests/methods/test_golden.py`."""
   golden = load()
 
   def outputs_of(case):

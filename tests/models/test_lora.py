@@ -13,13 +13,14 @@ import pytest
 import quick
 
 from sdar_jax.learner import scoring
-from sdar_jax.models import adapter_files, hf_tensors, lora
+from sdar_jax.models import adapter_files, hf_tensors, lora, sharding
 from sdar_jax.models.hf_config import WeightError
 from sdar_jax.rollout.request import Request, SamplingParams
 from sdar_jax.sampler.sampler import Sampler
 
 SETTINGS = lora.Lora(rank=3, alpha=7.0)
-MODEL = dataclasses.replace(micro.MODEL, lora=SETTINGS)
+BASE = dataclasses.replace(micro.MODEL, num_layers=2)
+MODEL = dataclasses.replace(BASE, lora=SETTINGS)
 SHAPES = {
   'q_proj': (32, 32),
   'k_proj': (32, 16),
@@ -39,7 +40,7 @@ scored = quick.jit(score)
 
 @functools.cache
 def base():
-  return drawn.weights(micro.MODEL, noise=0.1)
+  return drawn.weights(BASE, noise=0.1)
 
 
 @functools.cache
@@ -53,16 +54,22 @@ def adapters(seed=0):
 def added():
   """The model with its adapters added up, a matrix at a time in float64."""
   out = jax.tree.map(np.array, base())
-  for tensor in hf_tensors.tensor_table(micro.MODEL):
+  for tensor in hf_tensors.tensor_table(BASE):
     if tensor.path[-1] != 'kernel':
       continue
     pair = hf_tensors.leaf(adapters(), tensor.path[:-1])
     kernel = hf_tensors.leaf(out, tensor.path)
-    for layer in range(micro.MODEL.num_layers):
+    for layer in range(BASE.num_layers):
       a = np.asarray(pair['lora_a'][layer], np.float64).reshape(-1, SETTINGS.rank)
       b = np.asarray(pair['lora_b'][layer], np.float64).reshape(SETTINGS.rank, -1)
       kernel[layer] += (SETTINGS.alpha / SETTINGS.rank * a @ b).reshape(kernel[0].shape)
   return jax.tree.map(jnp.array, out)
+
+
+def placed(tree, specs):
+  """Copies weights to where a run has them."""
+  shardings = sharding.param_shardings(specs, sharding.make_mesh(1, 1, 1))
+  return sharding.place(jax.tree.map(np.array, tree), shardings)
 
 
 def joined():
@@ -75,7 +82,8 @@ def rows():
 
 
 def test_new_adapters_change_no_bit():
-  fresh = lora.init(MODEL.adapter_specs(), jax.random.key(0))
+  draw = quick.jit(lambda key: lora.init(MODEL.adapter_specs(), key))
+  fresh = draw(jax.random.key(0))
   for got, want in zip(
     scored(lora.joined(base(), fresh, SETTINGS), rows()), scored(base(), rows())
   ):
@@ -101,13 +109,13 @@ def test_gradients_are_those_of_the_matrices_by_the_chain_rule():
     adapters()
   )
   whole = quick.jit(jax.grad(loss))(added())
-  for tensor in hf_tensors.tensor_table(micro.MODEL):
+  for tensor in hf_tensors.tensor_table(BASE):
     if tensor.path[-1] != 'kernel':
       continue
     pair = hf_tensors.leaf(adapters(), tensor.path[:-1])
     found = hf_tensors.leaf(got, tensor.path[:-1])
     change = np.asarray(hf_tensors.leaf(whole, tensor.path), np.float64)
-    for layer in range(micro.MODEL.num_layers):
+    for layer in range(BASE.num_layers):
       a = np.asarray(pair['lora_a'][layer], np.float64).reshape(-1, SETTINGS.rank)
       b = np.asarray(pair['lora_b'][layer], np.float64).reshape(SETTINGS.rank, -1)
       flat = SETTINGS.scale * change[layer].reshape(len(a), -1)
@@ -136,24 +144,24 @@ def test_a_sampler_draws_as_with_the_matrices_added_up():
       done |= {one.request_id: one for one in found}
     return done
 
-  got, want = play(MODEL, joined()), play(micro.MODEL, added())
+  got, want = play(MODEL, joined()), play(BASE, added())
   for name, one in want.items():
     np.testing.assert_array_equal(got[name].token_ids, one.token_ids)
     np.testing.assert_allclose(got[name].logprobs, one.logprobs, atol=1e-5)
 
 
 def test_a_learner_trains_adapters_and_scores_the_model_as_reference():
-  learner = micro.learner(model=MODEL, optimized=True)
-  model = jax.tree.map(jnp.copy, base())
+  learner = micro.learner(model=MODEL)
+  model = placed(base(), BASE.param_specs())
   initial = learner.make_initial(model)
   assert initial is model  # No second copy.
   state = learner.init_state(model)
   assert jax.tree.structure(state.params) == jax.tree.structure(adapters())
-  state = state._replace(params=jax.tree.map(jnp.copy, adapters()))
+  state = state._replace(params=placed(adapters(), MODEL.adapter_specs()))
   (batch,) = micro.scored(learner, state, initial, [micro.split(micro.minibatch())])
-  plain = micro.learner(optimized=True)
-  theirs = plain.init_state(added())
-  (wanted,) = micro.scored(plain, theirs, base(), [micro.split(micro.minibatch())])
+  plain = micro.learner(model=BASE)
+  theirs = plain.init_state(placed(added(), BASE.param_specs()))
+  (wanted,) = micro.scored(plain, theirs, model, [micro.split(micro.minibatch())])
   for name in ('old_logprobs', 'ref_logprobs', 'teacher_logprobs'):
     got, want = micro.joined(batch, name), micro.joined(wanted, name)
     np.testing.assert_allclose(got, want, atol=3e-5, err_msg=name)
@@ -179,7 +187,7 @@ def folder(tmp_path):
 
 def test_files_have_the_names_and_shapes_of_peft(folder):
   stored = adapter_files._tensors(folder / adapter_files.WEIGHTS)
-  assert len(stored) == 2 * 7 * micro.MODEL.num_layers
+  assert len(stored) == 2 * 7 * BASE.num_layers
   for name, (inputs, outputs) in SHAPES.items():
     group = 'mlp' if name[0] in 'gud' else 'self_attn'
     stem = f'base_model.model.model.layers.1.{group}.{name}'
@@ -191,7 +199,7 @@ def test_files_have_the_names_and_shapes_of_peft(folder):
 
 
 def test_what_was_written_is_merged_into_the_model(folder):
-  got = adapter_files.merge_into(base(), micro.MODEL, str(folder))
+  got = adapter_files.merge_into(base(), BASE, str(folder))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, added())
 
 
@@ -201,7 +209,7 @@ def test_adapters_of_some_matrices_leave_the_others(tmp_path):
   part = {'layers': {'mlp': adapters()['layers']['mlp']}}
   assert jax.tree.structure(model.adapter_specs()) == jax.tree.structure(part)
   adapter_files.save(tmp_path, model, part, '')
-  got = adapter_files.merge_into(base(), micro.MODEL, str(tmp_path))
+  got = adapter_files.merge_into(base(), BASE, str(tmp_path))
   for group, equal in (('attention', True), ('mlp', False)):
     same = jax.tree.map(np.array_equal, got['layers'][group], base()['layers'][group])
     assert all(jax.tree.leaves(same)) == equal
@@ -221,7 +229,7 @@ def test_a_foreign_configuration_is_refused_in_a_line(folder, change, said):
   path = folder / adapter_files.CONFIG
   path.write_text(json.dumps(json.loads(path.read_text()) | change))
   with pytest.raises(WeightError, match=said) as error:
-    adapter_files.merge_into(base(), micro.MODEL, str(folder))
+    adapter_files.merge_into(base(), BASE, str(folder))
   assert str(folder) in str(error.value) and '\n' not in str(error.value)
 
 
@@ -232,10 +240,10 @@ def test_tensors_that_do_not_belong_are_refused_in_a_line(folder):
   value = stored.pop(one)
   adapter_files.save_file(stored, path)
   with pytest.raises(WeightError, match=f'{one} is missing'):
-    adapter_files.merge_into(base(), micro.MODEL, str(folder))
+    adapter_files.merge_into(base(), BASE, str(folder))
   adapter_files.save_file(stored | {one: value, 'lm_head.lora_A.weight': value}, path)
   with pytest.raises(WeightError, match=r'lm_head.*belongs to no matrix'):
-    adapter_files.merge_into(base(), micro.MODEL, str(folder))
+    adapter_files.merge_into(base(), BASE, str(folder))
   path.write_bytes(path.read_bytes()[:100])
   with pytest.raises(WeightError, match=r'adapter_model\.safetensors'):
-    adapter_files.merge_into(base(), micro.MODEL, str(folder))
+    adapter_files.merge_into(base(), BASE, str(folder))

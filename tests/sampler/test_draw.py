@@ -144,7 +144,7 @@ def test_keep_mask_equals_a_loop(jit):
 def test_top_p_of_one_keeps_what_the_sum_no_longer_sees():
   scores = np.full((1, VOCAB), -20, np.float32)
   scores[0, 7] = 0
-  keep = draw.keep_mask(scores, np.zeros(1, np.int32), np.ones(1, np.float32))
+  keep = jax.jit(draw.keep_mask)(scores, np.zeros(1, np.int32), np.ones(1, np.float32))
   assert np.asarray(keep).all()
 
 
@@ -157,12 +157,12 @@ def test_inverse_cdf_never_leaves_the_support(width):
   weights *= rng.random((rows, width)) < rng.choice([0.02, 0.5, 1.0], (rows, 1))
   weights[:, rng.integers(width)] += 1e-3
   below_one = np.nextafter(np.float32(1), np.float32(0))
+  drawn = jax.jit(draw.inverse_cdf)
   for value in (0.0, 1e-8, 0.5, below_one, 1.0):
-    ids = draw.inverse_cdf(weights, jnp.full(rows, value, jnp.float32))
-    ids = np.asarray(ids)
+    ids = np.asarray(drawn(weights, np.full(rows, value, np.float32)))
     assert ((0 <= ids) & (ids < width)).all()
     assert (weights[np.arange(rows), ids] > 0).all()
-  first = draw.inverse_cdf(weights, jnp.zeros(rows))
+  first = drawn(weights, np.zeros(rows, np.float32))
   np.testing.assert_array_equal(first, (weights > 0).argmax(1))
 
 
@@ -179,7 +179,8 @@ def test_greedy_is_the_lowest_best_id_at_temperature_one():
   logits[1, VALID - 1] = 1
   logits[:, VALID:] = 9
   zeros, ones = np.zeros(2, np.float32), np.ones(2, np.float32)
-  ids, logprobs = draw.draw(logits, zeros + 0.99, zeros, zeros > 1, ones, VALID)
+  drawn = jax.jit(draw.draw, static_argnums=5)
+  ids, logprobs = drawn(logits, zeros + 0.99, zeros, zeros > 1, ones, VALID)
   np.testing.assert_array_equal(ids, [7, VALID - 1])
   want = special.log_softmax(logits[:, :VALID].astype(np.float64), axis=1)
   np.testing.assert_allclose(logprobs, want[[0, 1], [7, VALID - 1]], atol=1e-6)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from scipy import special
 
 from sdar_jax.models import decoder, hf
@@ -20,6 +21,7 @@ VALID = 90
 MAX_PROMPT, MAX_RESPONSE = 40, 12
 HERE = Path(__file__).resolve().parents[1]
 GOLDEN = HERE / 'golden' / 'models'
+OTHER_MODELS = ('qwen2_tied', 'qwen2_untied_bf16')
 
 
 @functools.cache
@@ -77,7 +79,7 @@ def _same(one, two):
     assert one[name].stop_reason == two[name].stop_reason
 
 
-@jax.jit
+@quick.jit
 def _logits(params, tokens):
   """Logits of one sequence by a forward pass without a cache, [T, V]."""
   hidden, _ = decoder.forward(
@@ -99,13 +101,13 @@ def _scored(params, request, ids):
 
 @pytest.mark.parametrize('slots', [5, 16])
 def test_results_do_not_depend_on_order_or_company(slots):
-  requests = [_varied(i) for i in range(1000)]
+  requests = [_varied(i) for i in range(300)]
   whole = _play(_sampler(slots), requests)
   assert len({len(c.token_ids) for c in whole.values()}) == MAX_RESPONSE
   for seed in (1, 2):
     rng = np.random.default_rng(seed)
     sampler, order, pieces = _sampler(slots, return_fraction=seed / 2), None, {}
-    order = rng.permutation(1000)
+    order = rng.permutation(300)
     while len(order):
       size = rng.integers(0, 3 * slots)
       sampler.submit([requests[i] for i in order[:size]])
@@ -125,8 +127,15 @@ def test_logprobs_equal_scored_ones(chunk):
     np.testing.assert_allclose(got.logprobs, want, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['qwen2_tied', 'qwen2_untied_bf16', 'qwen3_tied'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'qwen3_tied',
+    *(pytest.param(n, marks=pytest.mark.slow) for n in OTHER_MODELS),
+  ],
+)
 def test_greedy_equals_the_golden_continuation(name):
+  """The decoder's test has every model; `pytest -m slow tests/sampler` the others."""
   config, params = hf.load(str(GOLDEN / name), None, jnp.float32)
   want = np.load(GOLDEN / name / 'expected.npz')['greedy'][0]
   prompt, want = want[:16], want[16:]
@@ -200,7 +209,7 @@ def test_a_long_cache_is_read_alike_whatever_the_neighbours_need():
   _same(_play(sampler, requests[:1]), {0: together[0]})
   model = dataclasses.replace(CONFIG, attention='dense')
 
-  @jax.jit
+  @quick.jit
   def logits(tokens):
     positions = jnp.arange(tokens.size)[None]
     hidden, _ = decoder.forward(model, _params(), tokens[None], positions)
@@ -391,7 +400,13 @@ def test_wrong_sizes_are_one_line(changes, message):
 
 
 def test_meshes_sample_what_one_device_does():
-  assert 'worst difference' in eight.run('sampler_mesh_worker.py')
+  assert 'worst difference' in eight.run('sampler_mesh_worker.py', 'some')
+
+
+@pytest.mark.slow
+def test_a_mesh_of_all_axes_samples_what_one_device_does():
+  """Run with `pytest -m slow tests/sampler/test_sampler.py`: half a minute of CPU."""
+  assert 'worst difference' in eight.run('sampler_mesh_worker.py', 'others')
 
 
 def test_requests_come_and_go_between_two_passes():
