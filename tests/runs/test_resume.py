@@ -287,12 +287,12 @@ def test_a_full_disk_ends_the_run_with_74_and_the_same_command_goes_on(
 @pytest.mark.slow
 def test_what_the_error_of_a_diverged_run_advises_works(model, tmp_path):
   """Run with `pytest -m slow tests/runs/test_resume.py -k advises`."""
-  workdir, model = tmp_path / 'run', tmp_path / 'model'
+  workdir, exported = tmp_path / 'run', tmp_path / 'model'
   error = _run(model, workdir, moment='poison', count=3, expect=70)
   export = f'--mode=export --checkpoint={workdir} --output=DIR'
   assert export in error and '--config.model.path=DIR' in error
-  _run(model, '', *export.replace('DIR', str(model)).split())
-  advice = [f'--config.model.path={model}', '--config.optimizer.learning_rate=1e-4']
+  _run(model, '', *export.replace('DIR', str(exported)).split())
+  advice = [f'--config.model.path={exported}', '--config.optimizer.learning_rate=1e-4']
   _run(model, tmp_path / 'new', *advice)
   assert len((tmp_path / 'new' / 'metrics.jsonl').read_text().splitlines()) == STEPS
 
