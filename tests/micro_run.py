@@ -8,11 +8,13 @@ import json
 import pathlib
 import shutil
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from experiments import alfworld
 from sdar_jax import build, train
@@ -61,7 +63,8 @@ def compiling():
   before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', True)
   try:
-    yield
+    with mock.patch.object(jax, 'jit', quick.jit):
+      yield
   finally:
     jax.config.update('jax_disable_most_optimizations', before)
     build.make_learner = make
@@ -83,13 +86,16 @@ class _ByRooms:
     return hash(self._name)
 
 
-def write_model(folder):
-  """A model directory: random weights, and the tokenizer of the small model."""
+def write_model(folder, scale=1 / 8):
+  """A model directory: random weights, and the tokenizer of the small model.
+
+  Those of a larger `scale` make it sure of what it says.
+  """
   shutil.copytree(SHIPPED, folder)
   for name in ('config.json', 'model.safetensors'):
     (folder / name).unlink()
   random = np.random.default_rng(0)
-  draw = lambda spec: (random.normal(size=spec.shape) / 8).astype(np.float32)
+  draw = lambda spec: (random.normal(size=spec.shape) * scale).astype(np.float32)
   params = jax.tree.map(draw, MODEL.param_specs())
   hf.save(folder, MODEL, params, jnp.float32)
   return folder

@@ -16,6 +16,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import micro_run
 
 from sdar_jax import main, train
 from sdar_jax.evaluation import evaluate
@@ -73,7 +74,8 @@ def _quarantine() -> None:
   train.Run.collect = collect
 
 
-def _poison(count: int) -> None:
+def poison(count: int) -> None:
+  """Makes every update from the COUNT-th on see what is no number."""
   original, seen = learner.Learner.train_step, [0]
 
   def train_step(self, state, minibatch, initial=None):
@@ -106,10 +108,11 @@ if __name__ == '__main__':
   elif moment == 'quarantine':
     _quarantine()
   elif moment == 'poison':
-    _poison(count)
+    poison(count)
   elif moment == 'full':
     _full(count)
   elif moment != 'never':
     _die_at(moment, count)
   sys.argv = ['main', *sys.argv[3:]]
-  main.main()
+  with micro_run.compiling():
+    main.main()

@@ -1,6 +1,7 @@
 """Rooms of the package: who may import whom, and where JAX may be imported."""
 
 import ast
+import functools
 import graphlib
 import pathlib
 
@@ -61,11 +62,16 @@ def _room(path: str) -> str:
   return path.rpartition('/')[0] or path
 
 
+@functools.cache
 def _modules():
-  for file in sorted(PACKAGE.rglob('*.py')):
-    path = file.relative_to(PACKAGE).with_suffix('').as_posix()
-    if not path.endswith('__init__'):
-      yield path, ast.parse(file.read_text())
+  """(path, syntax tree) of each module."""
+  files = sorted(PACKAGE.rglob('*.py'))
+  paths = [file.relative_to(PACKAGE).with_suffix('').as_posix() for file in files]
+  return [
+    (path, ast.parse(file.read_text()))
+    for path, file in zip(paths, files)
+    if not path.endswith('__init__')
+  ]
 
 
 def _imports(tree: ast.AST):

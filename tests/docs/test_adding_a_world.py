@@ -149,10 +149,14 @@ def test_a_world_without_skills_shows_none(world, monkeypatch):
 def test_main_plays_it(folder):
   """The command of the page in the page's folder, elsewhere than in a checkout."""
   command = [sys.executable, '-m', 'sdar_jax.main', '--mode=play']
+  fast = {  # What is compiled runs for a second.
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
+  }
   done = subprocess.run(
     [*command, '--config=guess/config.py', '--config.world.limit=9'],
     cwd=folder,
-    env={**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'},
+    env={**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', **fast},
     capture_output=True,
     text=True,
     timeout=600,

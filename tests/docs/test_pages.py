@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tomllib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 import sdar_jax
 from benchmarks import core_path
@@ -263,7 +263,7 @@ def _logprobs(prompts, response, valid_vocab):
   rows = np.zeros((len(prompts), 96), np.int32)
   for row, prompt in zip(rows, prompts, strict=True):
     row[: len(prompt) + len(response)] = [*prompt, *response]
-  score = jax.jit(
+  score = quick.jit(
     functools.partial(
       scoring.token_logprobs,
       model,

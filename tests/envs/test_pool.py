@@ -61,8 +61,17 @@ def test_what_is_played_depends_neither_on_workers_nor_on_order(
     assert environments.faults() == {}
 
 
-@pytest.mark.parametrize('workers, rate', [(2, 0.01), (2, 0.05), (2, 0.2), (0, 0.2)])
+@pytest.mark.parametrize(
+  'workers, rate',
+  [
+    (2, 0.01),
+    pytest.param(2, 0.05, marks=pytest.mark.slow),  # Between the other two.
+    (2, 0.2),
+    (0, 0.2),
+  ],
+)
 def test_every_episode_is_delivered_whatever_befalls_it(sound, tmp_path, workers, rate):
+  """Run the slow rate with `pytest -m slow tests/envs/test_pool.py`."""
   kinds = KINDS if workers else {'error': 1, 'garbage': 1}
   faults = faulty.Faults(tmp_path, rate, kinds)
   with make(faulty.World(faults), workers, deadline=SHORT) as environments:

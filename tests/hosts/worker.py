@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 
-import jax
 import micro_run
 
 from sdar_jax import train
@@ -85,8 +84,11 @@ def hurt(moment, count, what):
 
 
 def run(argv):
-  jax.config.update('jax_disable_most_optimizations', True)  # Compiles faster.
-  hosts, workdir, model, changes, *harm = argv
+  with micro_run.compiling():
+    return _run(*argv)
+
+
+def _run(hosts, workdir, model, changes, *harm):
   changes = {'steps': 2, 'method': 'sdar', **json.loads(changes)}
   steps, method = changes.pop('steps'), changes.pop('method')
   config = micro_run.config(model, method, steps, **changes)

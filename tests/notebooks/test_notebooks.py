@@ -9,6 +9,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import micro_run
 import pytest
 
 from experiments.notebooks import build, device
@@ -23,9 +24,12 @@ MODEL, STEPS, WORLDS = 'tiny', 1, {worlds!r}
 FLAGS = (
   *('--config.rollout.tasks_per_step=2', '--config.rollout.group_size=4'),
   *('--config.rollout.slots=16', '--config.world.max_turns=3'),
-  *('--config.train.length_buckets=(192,)', '--config.train.teacher_buckets=(256,)'),
+  *('--config.rollout.max_prompt_tokens=128', '--config.skills.token_budget=24'),
+  *('--config.rollout.max_response_tokens=8', '--config.rollout.prefill_chunk=32'),
+  *('--config.train.length_buckets=(136,)', '--config.train.teacher_buckets=(160,)'),
   *('--config.train.minibatch_rows=16', '--config.train.microbatch_rows=16'),
   *('--config.eval.tasks=4', '--config.eval.every=0'),
+  '--config.model.path={model}',
 )
 SOURCE = EXTRAS = ''
 PLATFORM, GIB, ENVIRONMENT = 'cpu', 0, {{'JAX_PLATFORMS': 'cpu'}}
@@ -33,11 +37,14 @@ PLATFORM, GIB, ENVIRONMENT = 'cpu', 0, {{'JAX_PLATFORMS': 'cpu'}}
 # Of the two that need no accelerator.
 LITTLE = """
 STEPS, TASKS, SEEDS, WORKDIR, RUNS = 1, 4, (0,), 'runs/notebook', 'runs/lab'
-KEYS = {
-  **{'rollout.tasks_per_step': 2, 'rollout.group_size': 4, 'rollout.slots': 16},
-  **{'world.max_turns': 3, 'train.minibatch_rows': 16, 'train.microbatch_rows': 16},
-  **{'train.length_buckets': (192,), 'train.teacher_buckets': (256,)},
-}
+KEYS = {{
+  **{{'rollout.tasks_per_step': 2, 'rollout.group_size': 4, 'rollout.slots': 16}},
+  **{{'rollout.max_prompt_tokens': 128, 'rollout.max_response_tokens': 8}},
+  **{{'rollout.prefill_chunk': 32, 'skills.token_budget': 24, 'world.max_turns': 3}},
+  **{{'train.minibatch_rows': 16, 'train.microbatch_rows': 16}},
+  **{{'train.length_buckets': (136,), 'train.teacher_buckets': (160,)}},
+  'model.path': {model!r},
+}}
 """
 # Runs the cells of a notebook in order, as Jupyter would, with what they use of it.
 # The first argument is the notebook, the second what replaces its parameters.
@@ -84,11 +91,14 @@ def play(name, folder, parameters):
   (folder / 'start').mkdir()  # As Jupyter does, it begins in a folder below.
   path = folder / 'experiments' / 'notebooks' / f'{name}.ipynb'
   # Programs that run for seconds are compiled fast instead of well.
-  env = {**os.environ, 'PYTHONPATH': str(folder), 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+  fast = {
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
+  }
   done = subprocess.run(
     [sys.executable, '-c', RUNNER, str(path), parameters],
     cwd=folder / 'start',
-    env=env,
+    env={**os.environ, 'PYTHONPATH': str(folder), **fast},
     capture_output=True,
     text=True,
   )
@@ -110,6 +120,11 @@ def check_run(said, folder, world):
   texts = lambda turns: [turn['tokens']['texts'] for turn in turns]
   wanted = [[t['tokens']['token_texts'] for t in e['turns']] for e in episodes]
   assert sorted(map(texts, told)) == sorted(wanted)
+
+
+def small(folder, *worlds):
+  """The parameters of a notebook for a device, here."""
+  return SMALL.format(worlds=worlds, model=micro_run.write_model(folder / 'model'))
 
 
 @pytest.mark.parametrize('name', build.NOTEBOOKS)
@@ -184,14 +199,14 @@ def test_a_device_of_another_kind_or_size_is_one_line(capsys):
 
 
 def test_the_tpu_notebook_runs(tmp_path):
-  said = play('tpu_demo', tmp_path, SMALL.format(worlds=('alfworld',)))
+  said = play('tpu_demo', tmp_path, small(tmp_path, 'alfworld'))
   assert 'step 1/1' in said and re.search(r'^together +\d', said, re.M)
   check_run(said, tmp_path, 'alfworld')
 
 
 @pytest.mark.slow
 def test_the_gpu_notebook_runs(tmp_path):
-  said = play('gpu_demo', tmp_path, SMALL.format(worlds=('webshop', 'alfworld')))
+  said = play('gpu_demo', tmp_path, small(tmp_path, 'webshop', 'alfworld'))
   for world in ('webshop', 'alfworld'):
     check_run(said, tmp_path, world)
 
@@ -212,14 +227,16 @@ def test_a_command_that_fails_ends_its_cell_and_a_loaded_jax_the_first(
 
 def test_the_quickstart_runs(tmp_path):
   pytest.importorskip('matplotlib')
-  said = play('quickstart', tmp_path, LITTLE)
+  model = micro_run.write_model(tmp_path / 'model')
+  said = play('quickstart', tmp_path, LITTLE.format(model=str(model)))
   assert 'step 1/1' in said and 'displayed HTML' in said
   assert (tmp_path / 'start' / 'runs' / 'notebook' / 'episodes.html').is_file()
   assert len(re.findall(r'\(-[0-9.]+ nats\)$', said, re.M)) == 3
 
 
 def test_the_lab_trains_with_its_own_gate(tmp_path):
-  said = play('method_lab', tmp_path, LITTLE)
+  model = micro_run.write_model(tmp_path / 'model', scale=1)
+  said = play('method_lab', tmp_path, LITTLE.format(model=str(model)))
   shut = re.findall(
     r'^(sdar.*?) +seed 0: open .*, shut (\d+)%; \d of 4 solved$', said, re.M
   )

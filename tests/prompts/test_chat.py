@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared import shared_path
+from shared import loading_once, shared_path, theirs
 
 from experiments.tiny import tokenizer
 from sdar_jax.envs.alfworld.world import AlfworldWorld
@@ -52,6 +52,12 @@ _wild = st.lists(
 ).map(''.join)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def loaded_once():
+  with loading_once():
+    yield
+
+
 @pytest.fixture(scope='module', params=FAMILIES)
 def family(request):
   return request.param
@@ -64,9 +70,7 @@ def path(family):
 
 @pytest.fixture(scope='module')
 def oracle(path):
-  import transformers
-
-  hub = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+  hub = theirs(path)
 
   def render(user, system=None, thinking=False):
     messages = [{'role': 'user', 'content': user}]
@@ -109,10 +113,7 @@ def test_ids_equal_transformers_with_system(path, oracle, plain, system):
 @pytest.mark.parametrize('thinking', (False, True))
 def test_a_conversation_goes_on_as_transformers_would_write_it(path, oracle, thinking):
   """The answer's ids stay, whatever ended it; its text here is benign."""
-  import transformers
-
-  ours = chat.Chat(path, enable_thinking=thinking)
-  hub = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+  ours, hub = chat.Chat(path, enable_thinking=thinking), theirs(path)
   answer = 'I open the door.'
   sampled = ours.encode_text(answer)
   for text in BENIGN:

@@ -8,7 +8,7 @@ import re
 import fakes
 import numpy as np
 import pytest
-from shared import shared_path
+from shared import loading_once, shared_path
 
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs import base, texts, worlds
@@ -50,6 +50,12 @@ def _play(world, turns=8):
     if result.done:
       break
   return task, past, observation
+
+
+@pytest.fixture(scope='module', autouse=True)
+def loaded_once():
+  with loading_once():
+    yield
 
 
 @pytest.fixture(params=[(n, s) for n in KINDS for s in ('paper', 'compact')], ids=str)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared import shared_path
+from shared import loading_once, shared_path, theirs
 
 from experiments.tiny import tokenizer
 from sdar_jax.prompts import chat, messages
@@ -87,6 +87,12 @@ _piece = st.one_of(
 _wild = st.lists(_piece, max_size=5).map(''.join)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def loaded_once():
+  with loading_once():
+    yield
+
+
 @pytest.fixture(scope='module', params=KINDS)
 def kind(request):
   return request.param
@@ -112,9 +118,7 @@ def ours(kind, path):
 
 @pytest.fixture(scope='module')
 def oracle(kind, path):
-  import transformers
-
-  hub = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+  hub = theirs(path)
 
   def render(messages, tools=None):
     return hub.apply_chat_template(

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from shared import shared_path
+from shared import loading_once, shared_path
 
 from experiments.tiny import tokenizer as tiny
 from sdar_jax import build
@@ -136,8 +136,9 @@ def test_what_is_played_of_a_malformed_answer_is_the_models_own(chats):
 
 def test_real_templates():
   qwen3 = shared_path('tokenizers/qwen3')
-  assert chat.Chat(qwen3).opening == '<think>\n\n</think>\n\n'
-  assert chat.Chat(qwen3, enable_thinking=True).opening == ''
+  with loading_once():
+    assert chat.Chat(qwen3).opening == '<think>\n\n</think>\n\n'
+    assert chat.Chat(qwen3, enable_thinking=True).opening == ''
   assert chat.Chat(shared_path('tokenizers/qwen2.5')).opening == ''
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from shared import shared_path
+from shared import loading_once, shared_path, theirs
 
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.batching import sequences
@@ -103,6 +103,12 @@ class _Sampler:
     return Completion(request.request_id, ids, -ids / np.float32(1e6), 'stop')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def loaded_once():
+  with loading_once():
+    yield
+
+
 @pytest.fixture(scope='module')
 def world():
   return SumWorld()
@@ -116,10 +122,7 @@ def spoken(world):
 
 @pytest.fixture(scope='module')
 def oracle():
-  import transformers
-
-  path = shared_path('tokenizers/qwen3')
-  hub = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+  hub = theirs(shared_path('tokenizers/qwen3'))
   return lambda messages: hub.apply_chat_template(
     messages,
     tools=[TOOL],

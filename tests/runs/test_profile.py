@@ -31,12 +31,12 @@ def _events(directory):
 def test_a_traced_step_names_its_phases_and_changes_no_number(model, tmp_path):
   lines = {}
   traced, ahead = {'log_profile_steps': (2,)}, {'train_compile_ahead': True}
-  for name, changes in (('plain', {}), ('traced', traced), ('ahead', ahead)):
-    config = micro_run.config(model, 'sdar', 2, **changes)
-    with micro_run.compiling():
+  with micro_run.compiling():
+    for name, changes in (('plain', {}), ('traced', traced), ('ahead', ahead)):
+      config = micro_run.config(model, 'sdar', 2, **changes)
       assert not micro_run.start(config, tmp_path / name).error
-    lines[name] = (tmp_path / name / 'metrics.jsonl').read_bytes()
-  assert lines['plain'] == lines['traced']
+      lines[name] = (tmp_path / name / 'metrics.jsonl').read_bytes()
+  assert lines['plain'] == lines['traced'] == lines['ahead']
   assert not (tmp_path / 'plain' / 'profile').exists()
   (events,) = _events(tmp_path / 'traced' / 'profile')  # Of the one step.
   counts = collections.Counter(event['name'] for event in events)

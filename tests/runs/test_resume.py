@@ -1,6 +1,8 @@
 """A run that is killed and started again equals one that was never interrupted."""
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -11,9 +13,13 @@ import subprocess
 import sys
 import time
 
+import micro_run
 import pytest
+import run_killed
 from ml_collections import ConfigDict
 
+from sdar_jax import main
+from sdar_jax.learner import learner
 from sdar_jax.process import signals
 from sdar_jax.storage.workdir import Workdir
 
@@ -25,11 +31,15 @@ FLAGS = [
   '--config.rollout.tasks_per_step=2',
   '--config.rollout.group_size=2',
   '--config.rollout.slots=4',
+  '--config.rollout.max_prompt_tokens=64',
+  '--config.rollout.max_response_tokens=8',
+  '--config.rollout.prefill_chunk=16',
+  '--config.skills.token_budget=24',
   '--config.world.max_turns=3',
   '--config.train.minibatch_rows=8',
   '--config.train.microbatch_rows=8',
-  '--config.train.length_buckets=(184,)',
-  '--config.train.teacher_buckets=(248,)',
+  '--config.train.length_buckets=(72,)',
+  '--config.train.teacher_buckets=(96,)',
   '--config.optimizer.learning_rate=0.003',
   '--config.eval.tasks=4',
   '--config.eval.every=2',
@@ -37,38 +47,54 @@ FLAGS = [
 ]
 
 
+@pytest.fixture(scope='module', autouse=True)
+def shared_programs():
+  """What runs here and what is killed elsewhere is compiled alike."""
+  with micro_run.compiling():
+    yield
+
+
 @pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-  """One compilation cache for all processes of this file."""
-  return tmp_path_factory.mktemp('xla')
+def model(tmp_path_factory):
+  return micro_run.write_model(tmp_path_factory.mktemp('model') / 'micro')
 
 
-def _start(cache, workdir, *flags, moment='never', count=1):
-  command = [sys.executable, 'tests/run_killed.py', moment, str(count)]
+def _words(model, workdir, flags):
   place = [f'--workdir={workdir}'] if workdir else []
-  given = {flag.partition('=')[0]: flag for flag in (*FLAGS, *flags, *place)}
+  every = (*FLAGS, f'--config.model.path={model}', *flags, *place)
+  # A flag of a test's own replaces that of FLAGS.
+  return [*{flag.partition('=')[0]: flag for flag in every}.values()]
+
+
+def _start(model, workdir, *flags, moment='never', count=1):
+  """Starts a process that ends at a moment."""
+  command = [sys.executable, 'tests/run_killed.py', moment, str(count)]
   return subprocess.Popen(
-    [*command, *given.values()],  # A flag of a test's own replaces that of FLAGS.
+    [*command, *_words(model, workdir, flags)],
     cwd=ROOT,
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
-    env={
-      **os.environ,
-      'PYTHONPATH': str(ROOT),
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_COMPILATION_CACHE_DIR': str(cache),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
-    },
+    env={**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'},
   )
 
 
-def _run(cache, workdir, *flags, expect=0, **kwargs):
-  process = _start(cache, workdir, *flags, **kwargs)
+def _run(model, workdir, *flags, expect=0, **kwargs):
+  """Runs a process to its end; returns what it wrote to stderr."""
+  process = _start(model, workdir, *flags, **kwargs)
   out, err = process.communicate(timeout=600)
   assert process.returncode == expect, (process.returncode, out, err[-3000:])
   return err
+
+
+def _run_here(model, workdir, *flags, expect=0):
+  """Runs the same command in this process, which has the programs: (out, err)."""
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.chdir(ROOT), contextlib.redirect_stdout(out):
+    with contextlib.redirect_stderr(err):
+      code = main.main(_words(model, workdir, flags))
+  assert code == expect, (code, out.getvalue(), err.getvalue()[-3000:])
+  return out.getvalue(), err.getvalue()
 
 
 def _result(workdir):
@@ -100,9 +126,9 @@ def _weights(checkpoint):
 
 
 @pytest.fixture(scope='module')
-def unbroken(cache, tmp_path_factory):
+def unbroken(model, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('unbroken') / 'run'
-  _run(cache, workdir)
+  _run_here(model, workdir)
   return workdir
 
 
@@ -114,25 +140,39 @@ def test_the_reference_run_is_complete(unbroken):
   assert len(result['weights']) > 10
 
 
-def test_killed_at_every_moment_and_started_again(cache, unbroken, tmp_path):
-  """One run that dies five times on its way; each life starts where the last died."""
-  workdir, kill = tmp_path / 'run', -signal.SIGKILL
+KILLED = -signal.SIGKILL
+
+
+def test_killed_and_started_again(model, unbroken, tmp_path):
+  """A run that dies in a rollout, an update and a save, each life after the last."""
+  workdir = tmp_path / 'run'
   # Neither does it matter who played the environments.
   workers = '--config.pool.workers=2'
-  _run(cache, workdir, workers, moment='rollout', count=17, expect=kill)
+  _run(model, workdir, workers, moment='rollout', count=17, expect=KILLED)
+  for moment, count in (('update', 2), ('save', 1)):
+    _run(model, workdir, moment=moment, count=count, expect=KILLED)
+  _run_here(model, workdir)
+  assert _result(workdir) == _result(unbroken)
+
+
+@pytest.mark.slow
+def test_killed_at_every_moment_and_started_again(model, unbroken, tmp_path):
+  """Run with `pytest -m slow tests/runs/test_resume.py -k every_moment`."""
+  workdir = tmp_path / 'run'
+  _run(model, workdir, moment='rollout', count=17, expect=KILLED)
   for moment, count in (('score', 2), ('update', 1), ('save', 1), ('eval', 1)):
-    _run(cache, workdir, moment=moment, count=count, expect=kill)
-  _run(cache, workdir)
+    _run(model, workdir, moment=moment, count=count, expect=KILLED)
+  _run(model, workdir)
   assert _result(workdir) == _result(unbroken)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('part', ['params', 'opt_state', 'step', 'task_cursor'])
-def test_every_saved_part_is_needed(cache, unbroken, tmp_path, part):
+def test_every_saved_part_is_needed(model, unbroken, tmp_path, part):
   """The control: a resume that forgets one part is not the unbroken run."""
   workdir = tmp_path / 'run'
-  _run(cache, workdir, '--config.steps=2')
-  process = _start(cache, workdir, moment=f'forget:{part}')
+  _run(model, workdir, '--config.steps=2')
+  process = _start(model, workdir, moment=f'forget:{part}')
   _, err = process.communicate(timeout=600)
   if process.returncode == 0:
     assert _result(workdir)['weights'] != _result(unbroken)['weights']
@@ -141,15 +181,15 @@ def test_every_saved_part_is_needed(cache, unbroken, tmp_path, part):
 
 
 @pytest.mark.slow
-def test_quarantine_survives_a_restart(cache, tmp_path):
+def test_quarantine_survives_a_restart(model, tmp_path):
   """Both training tasks are played at every step; the first is in quarantine."""
   few = '--config.world.train_tasks=2'
   whole, resumed, forgetful = (tmp_path / name for name in ('a', 'b', 'c'))
-  _run(cache, whole, few, moment='quarantine')
+  _run(model, whole, few, moment='quarantine')
   for workdir in (resumed, forgetful):
-    _run(cache, workdir, few, '--config.steps=2', moment='quarantine')
-  _run(cache, resumed, few)
-  _run(cache, forgetful, few, moment='forget:quarantine')
+    _run(model, workdir, few, '--config.steps=2', moment='quarantine')
+  _run(model, resumed, few)
+  _run(model, forgetful, few, moment='forget:quarantine')
   assert _result(resumed) == _result(whole)
   assert len(_result(whole)['host']['host']['quarantine']) == 1
   assert _result(forgetful)['weights'] != _result(whole)['weights']
@@ -157,17 +197,16 @@ def test_quarantine_survives_a_restart(cache, tmp_path):
   assert [line['rollout/faults'] for line in lines] == [2.0] * STEPS
 
 
-def test_the_same_command_again_has_nothing_to_do(cache, unbroken):
+def test_the_same_command_again_has_nothing_to_do(model, unbroken):
   before = _result(unbroken)
-  process = _start(cache, unbroken)
-  out, _ = process.communicate(timeout=600)
-  assert process.returncode == 0 and 'all 4 steps are done' in out
+  out, _ = _run_here(model, unbroken)
+  assert 'all 4 steps are done' in out
   assert _result(unbroken) == before
 
 
-def test_sigterm_saves_and_exits_zero(cache, unbroken, tmp_path):
+def test_sigterm_saves_and_exits_zero(model, unbroken, tmp_path):
   workdir = tmp_path / 'run'
-  process = _start(cache, workdir)
+  process = _start(model, workdir)
   while not (workdir / 'metrics.jsonl').exists() or (
     not (workdir / 'metrics.jsonl').read_text()
   ):
@@ -177,7 +216,7 @@ def test_sigterm_saves_and_exits_zero(cache, unbroken, tmp_path):
   out, err = process.communicate(timeout=600)
   assert process.returncode == 0, err[-3000:]
   assert 'stopped on request' in out and signals.ACKNOWLEDGED in out
-  _run(cache, workdir)
+  _run_here(model, workdir)
   assert _result(workdir) == _result(unbroken)
 
 
@@ -197,19 +236,20 @@ def test_a_second_run_in_the_workdir_is_refused_before_anything_heavy(tmp_path):
   assert '| orbax' not in done.stderr
 
 
-def test_another_seed_is_another_run(cache, unbroken, tmp_path):
-  error = _run(cache, unbroken, '--config.seed=5', expect=2)
+def test_another_seed_is_another_run(model, unbroken, tmp_path):
+  _, error = _run_here(model, unbroken, '--config.seed=5', expect=2)
   assert 'seed' in error.splitlines()[-1]
 
 
 def test_three_bad_updates_in_a_row_stop_the_run_with_the_last_good_state(
-  cache, tmp_path
+  model, monkeypatch, tmp_path
 ):
   """Two updates a step; from the third on every gradient is not a number."""
   workdir = tmp_path / 'run'
-  error = _run(
-    cache, workdir, '--config.checkpoint.keep=4', moment='poison', count=3, expect=70
-  )
+  keep = '--config.checkpoint.keep=4'
+  monkeypatch.setattr(learner.Learner, 'train_step', learner.Learner.train_step)
+  run_killed.poison(3)
+  _, error = _run_here(model, workdir, keep, expect=70)
   assert '3 updates in a row were not finite at step 3' in error
   assert str(workdir / 'checkpoints') in error and 'Traceback' not in error
   lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').open()]
@@ -224,46 +264,46 @@ def test_three_bad_updates_in_a_row_stop_the_run_with_the_last_good_state(
   }
   assert len(saved[1]) > 10 and saved[1] == saved[2] == saved[3]
   # Started again, it does not count down to the end: it goes back and says so.
-  process = _start(cache, workdir, '--config.checkpoint.keep=4', moment='poison')
-  out, error = process.communicate(timeout=600)
-  assert process.returncode == 70 and 'goes back to step 1' in out
+  run_killed.poison(1)
+  out, error = _run_here(model, workdir, keep, expect=70)
+  assert 'goes back to step 1' in out
   assert '3 updates in a row were not finite at step 3' in error
 
 
 def test_a_full_disk_ends_the_run_with_74_and_the_same_command_goes_on(
-  cache, unbroken, tmp_path
+  model, unbroken, tmp_path
 ):
   """No file may grow any more from the second step on, as on a full disk."""
   workdir = tmp_path / 'run'
   once = '--config.eval.every=0'
-  error = _run(cache, workdir, once, moment='full', count=2, expect=74)
+  error = _run(model, workdir, once, moment='full', count=2, expect=74)
   assert error.count('error: ') == 1 and 'failure 3 in a row' in error
   assert 'Traceback' not in error and str(workdir) in error.splitlines()[-1]
   assert [p.name for p in (workdir / 'checkpoints').iterdir()] == ['1']
-  _run(cache, workdir)
+  _run_here(model, workdir)
   assert _result(workdir) == _result(unbroken)
 
 
 @pytest.mark.slow
-def test_what_the_error_of_a_diverged_run_advises_works(cache, tmp_path):
+def test_what_the_error_of_a_diverged_run_advises_works(model, tmp_path):
   """Run with `pytest -m slow tests/runs/test_resume.py -k advises`."""
-  workdir, model = tmp_path / 'run', tmp_path / 'model'
-  error = _run(cache, workdir, moment='poison', count=3, expect=70)
+  workdir, exported = tmp_path / 'run', tmp_path / 'model'
+  error = _run(model, workdir, moment='poison', count=3, expect=70)
   export = f'--mode=export --checkpoint={workdir} --output=DIR'
   assert export in error and '--config.model.path=DIR' in error
-  _run(cache, '', *export.replace('DIR', str(model)).split())
-  advice = [f'--config.model.path={model}', '--config.optimizer.learning_rate=1e-4']
-  _run(cache, tmp_path / 'new', *advice)
+  _run(model, '', *export.replace('DIR', str(exported)).split())
+  advice = [f'--config.model.path={exported}', '--config.optimizer.learning_rate=1e-4']
+  _run(model, tmp_path / 'new', *advice)
   assert len((tmp_path / 'new' / 'metrics.jsonl').read_text().splitlines()) == STEPS
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_killed_at_fifty_random_moments(cache, unbroken, tmp_path):
+def test_killed_at_fifty_random_moments(model, unbroken, tmp_path):
   """Run with `pytest -m slow tests/runs/test_resume.py -k fifty`: half an hour."""
   random_, workdir, kills = random.Random(0), tmp_path / 'run', 0
   while kills < 50:
-    process = _start(cache, workdir)
+    process = _start(model, workdir)
     try:
       process.communicate(timeout=random_.uniform(2.0, 25.0))
     except subprocess.TimeoutExpired:
@@ -273,5 +313,5 @@ def test_killed_at_fifty_random_moments(cache, unbroken, tmp_path):
       continue
     assert process.returncode == 0 and _result(workdir) == _result(unbroken)
     shutil.rmtree(workdir)
-  _run(cache, workdir)
+  _run(model, workdir)
   assert _result(workdir) == _result(unbroken)
