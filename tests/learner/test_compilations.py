@@ -63,7 +63,10 @@ def _fresh(method, random):
   return learner, learner.init_state(params), initial
 
 
-@pytest.mark.parametrize('method', ['sdar', 'sdpg'])  # The latter for pairs of widths.
+# The latter for pairs of widths.
+@pytest.mark.parametrize(
+  'method', ['sdar', pytest.param('sdpg', marks=pytest.mark.slow)]
+)
 def test_what_is_compiled_ahead_is_not_compiled_again(compiled, method):
   random = np.random.default_rng(0)
   learner, state, initial = _fresh(method, random)
