@@ -6,6 +6,7 @@ import numpy as np
 
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.base import Task
+from sdar_jax.logs import console
 from sdar_jax.logs import step as step_lib
 from sdar_jax.prompts.skills import NOTHING, SkillView
 from sdar_jax.rollout import episodes
@@ -155,3 +156,19 @@ def test_skills_are_counted_by_row_and_by_episode():
     ((), False),
     (('u',), False),
   ]
+
+
+def test_a_step_says_for_how_long_it_compiled():
+  spent = [3.0]
+  clock = step_lib.Clock(compiled=lambda: spent[0])
+  groups = _groups()
+  rows, lines = rows_lib.rows(groups, invalid_penalty=0.1), []
+  for more in (0.0, 1.5, 0.0):
+    spent[0] += more
+    for phase in ('rollout', 'score', 'update'):
+      with clock(phase):
+        pass
+    lines.append(clock.timings(groups, rows, env_faults=0, failed_saves=0))
+  assert [line['perf/compile_seconds'] for line in lines] == [3.0, 1.5, 0.0]
+  said = [console.summary(line) for line in lines]
+  assert said[1].endswith('  compiled 1.5 s') and 'compiled' not in said[2]
