@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from sdar_jax.methods import estimators, teachers
+from sdar_jax.methods import crediting, estimators, teachers
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.methods.making import GATED, NO_REWARD, numbers, policy, taught
 
@@ -36,25 +36,25 @@ ROWS: dict[str, Algorithm] = {
   'low-prob': taught(
     'GRPO and a constant advantage of the least likely tokens, without a teacher',
     'a control, after arXiv 2608.31046',
-    teachers.UNLIKELY,
+    crediting.UNLIKELY,
     numbers(unlikely_advantage=-0.5, unlikely_share=0.2),
   ),
   'rlcsd': taught(
     'the contrast of a right with a wrong hint, squashed, added to advantages',
     'arXiv 2606.11709; THU-BPM/RLCSD@7eeff3c',
-    teachers.HINTED,
+    crediting.HINTED,
     numbers(contrast_coef=0.5, gap_scale=0.02, contrast_floor=0.02),
   ),
   'sipo': taught(
     'the contrast of a solution with a mistake, clipped, added to advantages',
     'arXiv 2609.36742; Yueeeeeeee/SIPO@44d10ba',
-    teachers.ANSWERED,
+    crediting.ANSWERED,
     numbers(contrast_coef=0.5, gap_clip=0.2),
   ),
   'ocsd': taught(
     "what the world's answer changed weighs the tokens of unsure turns",
     'arXiv 2608.04788, an account of it with its equations',
-    teachers.OBSERVED,
+    crediting.OBSERVED,
     numbers(credit_mix=0.5, unlikely_share=0.2),
   ),
   'avsd': taught(
@@ -73,26 +73,26 @@ ROWS: dict[str, Algorithm] = {
   'taspo': taught(
     "an episode's advantage redistributed over its actions, mean kept",
     'arXiv 2608.31077, an account of it with its formulas',
-    teachers.ACTIONS,
+    crediting.ACTIONS,
     numbers(credit_clip=0.2, gap_scale=0.1),
   ),
   'opdvr': taught(
     'the gap as credit where the outcome agrees with its sign',
     'arXiv 2608.24696; LeapLabTHU/OPDVR@048a78d',
-    teachers.VERIFIED,
+    crediting.VERIFIED,
     numbers(gap_coef=1.0),
   ),
   'grpd': taught(
     'the gap as the size of an advantage that agrees with its sign',
     'arXiv 2608.24696; LeapLabTHU/OPDVR@048a78d',
-    teachers.RELATIVE,
+    crediting.RELATIVE,
     numbers(gap_coef=1.0),
     policy_settings=numbers(divide_by_std=False),
   ),
   'ahead': taught(
     "RLSD on failed episodes, the world's answer in view, warmed down",
     'arXiv 2608.24114, without its written corrections',
-    teachers.FAILURES,
+    crediting.FAILURES,
     numbers(credit_mix=0.5, credit_clip=0.2, warmdown_steps=100),
   ),
   'hero': taught(
@@ -118,7 +118,7 @@ ROWS: dict[str, Algorithm] = {
     taught(
       "a turn's own and its teacher's credit, fused by what each is worth",
       'arXiv 2609.34810; Zenghuang-Fu/Uniopsd@09913ab',
-      teachers.FUSED,
+      crediting.FUSED,
       numbers(credit_mix=0.5, credit_clip=0.2, warmdown_steps=100),
       policy_settings=numbers(gamma=0.95, step_weight=1.0, divide_by_std=False),
     ),

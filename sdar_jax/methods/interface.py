@@ -99,6 +99,16 @@ class StepData(NamedTuple):
     return np.where(self.taught_mask, self.teacher_logprobs - self.old_logprobs, 0.0)
 
   @property
+  def success_rates(self) -> np.ndarray:
+    """Computes the share of a row's group that solved the task, [B]."""
+    out = np.zeros(len(self.group_ids))
+    for group in np.unique(self.group_ids[self.row_mask]):
+      rows = (self.group_ids == group) & self.row_mask
+      _, first = np.unique(self.trajectory_ids[rows], return_index=True)
+      out[rows] = self.successes[rows][first].mean()
+    return out
+
+  @property
   def contrast(self) -> np.ndarray:
     """Takes one context minus the other, [B, R] nats; 0 where untaught."""
     told_apart = self.teacher_logprobs - self.contrast_logprobs

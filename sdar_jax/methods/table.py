@@ -10,7 +10,7 @@ distillation.
 
 import dataclasses
 
-from sdar_jax.methods import estimators, follow_ups, teachers
+from sdar_jax.methods import crediting, estimators, follow_ups, teachers
 from sdar_jax.methods.interface import Algorithm, on_device
 from sdar_jax.methods.making import GATED, GRPO, NO_REWARD, numbers, policy, taught
 
@@ -168,7 +168,7 @@ ALGORITHMS: dict[str, Algorithm] = {
   'rlsd': taught(
     'the teacher redistributes the advantage over tokens, warmed down',
     'arXiv 2604.03128',
-    teachers.REDISTRIBUTED,
+    crediting.REDISTRIBUTED,
     numbers(credit_mix=0.5, credit_clip=0.2, warmdown_steps=100),
   ),
   'skill-sd': taught(
@@ -180,25 +180,25 @@ ALGORITHMS: dict[str, Algorithm] = {
   'agent-opsd': taught(
     'turns that moved the belief in success count more',
     'arXiv 2608.05987',
-    teachers.BELIEF,
+    crediting.BELIEF,
     numbers(credit_mix=0.5, credit_clip=0.2),
   ),
   'opid': taught(
     'the gap under hindsight added to the advantage',
     'arXiv 2606.26790',
-    teachers.HINDSIGHT,
+    crediting.HINDSIGHT,
     numbers(gap_coef=0.001),
   ),
   'grsd': taught(
     'turns that what to do and to avoid agrees with count more',
     'arXiv 2607.28076',
-    teachers.CONTRAST,
+    crediting.CONTRAST,
     numbers(credit_mix=0.5, signal_clip=3.0),
   ),
   'adrs': taught(
     'gated log-probs of the teacher as token rewards',
     'arXiv 2608.03223',
-    teachers.REWARDED,
+    crediting.REWARDED,
     numbers(shaping_coef=0.05, gate_scale=2.0),
   ),
   'ucob': taught(
