@@ -152,20 +152,3 @@ def correlation(found: Estimates) -> float | None:
   if len(own) < 2 or not own.std() or not theirs.std():
     return None
   return float(np.corrcoef(own, theirs)[0, 1])
-
-
-def token_weights(
-  values: np.ndarray, gap: np.ndarray, *, mix: float, clip: float
-) -> np.ndarray:
-  """Weighs a turn's tokens by the gap, [B, T], as RLSD does.
-
-    1 - λ + λ·clip(exp(sign(Fᵢ)·Δₜ), 1 - ε, 1 + ε)
-
-  Args:
-    values: [B] float: F.
-    gap: [B, T] float, nats: Δ.
-    mix: λ.
-    clip: ε.
-  """
-  bent = np.exp(np.minimum(np.sign(values)[:, None] * gap, 1.0))  # 1 + ε is at most 2.
-  return 1 - mix + mix * np.clip(bent, 1 - clip, 1 + clip)

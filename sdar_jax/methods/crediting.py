@@ -29,53 +29,53 @@ def _reshaped(reshape, advantages: np.ndarray, data: StepData) -> np.ndarray:
   return np.where(level[:, None], shaped, added)
 
 
+def _of_rows(reshape):
+  """Makes credit of tokens from credit of rows, by `_reshaped`."""
+
+  def credit_of(advantages, data: StepData, hyper: Hyperparameters, coef: float):
+    return _reshaped(lambda row: reshape(row, data, hyper, coef), advantages, data)
+
+  return credit_of
+
+
 @reads('credit_clip')
-def _rlsd_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
-  return _reshaped(
-    lambda row: credit.rlsd_credit(
-      row,
-      data.gap,
-      data.response_mask,
-      rlsd_lambda=coef,
-      rlsd_clip=hyper.credit_clip,
-    ),
-    advantages,
-    data,
+@_of_rows
+def _rlsd_credit(row, data: StepData, hyper: Hyperparameters, coef: float):
+  return credit.rlsd_credit(
+    row,
+    data.gap,
+    data.response_mask,
+    rlsd_lambda=coef,
+    rlsd_clip=hyper.credit_clip,
   )
 
 
 @reads('credit_clip')
-def _belief_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
-  return _reshaped(
-    lambda row: credit.agent_opsd_credit(
-      row,
-      data.gap,
-      data.trajectory_ids,
-      data.turn_ids,
-      data.success_rates,
-      data.response_mask,
-      mix=coef,
-      band=hyper.credit_clip,
-    ),
-    advantages,
-    data,
+@_of_rows
+def _belief_credit(row, data: StepData, hyper: Hyperparameters, coef: float):
+  return credit.agent_opsd_credit(
+    row,
+    data.gap,
+    data.trajectory_ids,
+    data.turn_ids,
+    data.success_rates,
+    data.response_mask,
+    mix=coef,
+    band=hyper.credit_clip,
   )
 
 
 @reads('signal_clip')
-def _contrast_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
-  return _reshaped(
-    lambda row: credit.grsd_credit(
-      row,
-      data.gap,
-      data.group_ids,
-      data.taught,
-      data.response_mask,
-      mix=coef,
-      signal_clip=hyper.signal_clip,
-    ),
-    advantages,
-    data,
+@_of_rows
+def _contrast_credit(row, data: StepData, hyper: Hyperparameters, coef: float):
+  return credit.grsd_credit(
+    row,
+    data.gap,
+    data.group_ids,
+    data.taught,
+    data.response_mask,
+    mix=coef,
+    signal_clip=hyper.signal_clip,
   )
 
 
@@ -121,38 +121,32 @@ def _answered_credit(advantages, data: StepData, hyper: Hyperparameters, coef: f
 
 
 @reads('unlikely_share')
-def _observed_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
-  return _reshaped(
-    lambda row: contrast.ocsd_credit(
-      row,
-      data.contrast,
-      data.old_logprobs,
-      data.trajectory_ids,
-      data.response_mask,
-      mix=coef,
-      share=hyper.unlikely_share,
-    ),
-    advantages,
-    data,
+@_of_rows
+def _observed_credit(row, data: StepData, hyper: Hyperparameters, coef: float):
+  return contrast.ocsd_credit(
+    row,
+    data.contrast,
+    data.old_logprobs,
+    data.trajectory_ids,
+    data.response_mask,
+    mix=coef,
+    share=hyper.unlikely_share,
   )
 
 
 @reads('gap_scale', 'gap_floor')
-def _action_credit(advantages, data: StepData, hyper: Hyperparameters, coef: float):
-  return _reshaped(
-    lambda row: outcome.taspo_credit(
-      row,
-      data.gap,
-      data.trajectory_ids,
-      data.taught,
-      data.action_mask,
-      data.response_mask,
-      scale=hyper.gap_scale,
-      floor=hyper.gap_floor,
-      band=coef,
-    ),
-    advantages,
-    data,
+@_of_rows
+def _action_credit(row, data: StepData, hyper: Hyperparameters, coef: float):
+  return outcome.taspo_credit(
+    row,
+    data.gap,
+    data.trajectory_ids,
+    data.taught,
+    data.action_mask,
+    data.response_mask,
+    scale=hyper.gap_scale,
+    floor=hyper.gap_floor,
+    band=coef,
   )
 
 
@@ -209,11 +203,16 @@ def _fused_credit(advantages, data: StepData, hyper: Hyperparameters, coef: floa
   doubt = hyper.trust_margin * data.memory.get('error', 0.0)
   agreement = data.memory.get('agreement', 0.0) - doubt
   trusted = fusion.trust(agreement, hyper.step_reliability)
-  found, gap, clip = _two_estimates(data, hyper), _of_failures(data), hyper.credit_clip
-  values = fusion.fused(found, trusted)
-  weights = fusion.token_weights(values, gap, mix=coef, clip=clip)
+  found, gap = _two_estimates(data, hyper), _of_failures(data)
+  shaped = credit.rlsd_credit(
+    fusion.fused(found, trusted),
+    gap,
+    data.response_mask,
+    rlsd_lambda=coef,
+    rlsd_clip=hyper.credit_clip,
+  )
   # A policy's side with credit of turns, as GiGPO's, has the environment's in it.
-  changed = values[:, None] * weights - found.own[:, None]
+  changed = shaped - found.own[:, None]
   changed = np.where((gap != 0).any(axis=1)[:, None] & data.response_mask, changed, 0)
   return (advantages + changed).astype(advantages.dtype)
 

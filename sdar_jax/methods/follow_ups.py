@@ -1,7 +1,5 @@
 """Later rows of the table: controls, and SDAR's followers. No JAX."""
 
-import dataclasses
-
 from sdar_jax.methods import crediting, estimators, teachers
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.methods.making import GATED, NO_REWARD, numbers, policy, taught
@@ -114,14 +112,12 @@ ROWS: dict[str, Algorithm] = {
     teachers.LOST,
     numbers(distill_coef=0.01, gap_clip=5.0),
   ),
-  'uniopsd': dataclasses.replace(
-    taught(
-      "a turn's own and its teacher's credit, fused by what each is worth",
-      'arXiv 2609.34810; Zenghuang-Fu/Uniopsd@09913ab',
-      crediting.FUSED,
-      numbers(credit_mix=0.5, credit_clip=0.2, warmdown_steps=100),
-      policy_settings=numbers(gamma=0.95, step_weight=1.0, divide_by_std=False),
-    ),
+  'uniopsd': taught(
+    "a turn's own and its teacher's credit, fused by what each is worth",
+    'arXiv 2609.34810; Zenghuang-Fu/Uniopsd@09913ab',
+    crediting.FUSED,
+    numbers(credit_mix=0.5, credit_clip=0.2, warmdown_steps=100),
+    policy_settings=numbers(gamma=0.95, step_weight=1.0, divide_by_std=False),
     advantages=estimators.anchored,
   ),
   'retire-opd': taught(

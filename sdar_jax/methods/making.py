@@ -40,8 +40,9 @@ def taught(
   *,
   policy_settings: Mapping[str, Any] | None = None,
   sees: str = 'none',
+  **changes: Any,
 ) -> Algorithm:
-  """Makes GRPO with a teacher; `policy_settings` has the policy's numbers."""
+  """Makes GRPO with a teacher; the policy's side may differ, as in `policy`."""
   return dataclasses.replace(
     GRPO,
     summary=summary,
@@ -50,6 +51,7 @@ def taught(
     settings=policy_settings or {},
     teacher_settings=numbers,
     student_sees_skills=sees,
+    **changes,
   )
 
 
