@@ -42,7 +42,7 @@ def taught(
   sees: str = 'none',
   **changes: Any,
 ) -> Algorithm:
-  """Makes GRPO with a teacher; the policy's side may differ, as in `policy`."""
+  """Makes GRPO with a teacher; its policy's side may differ as in `policy`."""
   return dataclasses.replace(
     GRPO,
     summary=summary,
