@@ -42,7 +42,7 @@ def taught(
   sees: str = 'none',
   **changes: Any,
 ) -> Algorithm:
-  """Makes GRPO with a teacher; its policy's side may differ as in `policy`."""
+  """Makes GRPO with a teacher; `changes` are of the policy's side."""
   return dataclasses.replace(
     GRPO,
     summary=summary,
