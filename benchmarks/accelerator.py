@@ -1,25 +1,31 @@
 """What a machine does: decode, prefill and training, beside its own limits.
 
-  python -m benchmarks.accelerator [--output=FILE.json] [--minutes=8]
+  python -m benchmarks.accelerator [--output=FILE.json] [--minutes=8] \\
+    [--tokenizer=DIR] [--parts=limits,decode]
 
 On a GPU or TPU: the programs of a run of Qwen2.5-0.5B and 3B shapes with random
 weights, each beside the matrix products and the memory bandwidth of the same device in
-the same minutes; then five steps of the small model. On a CPU everything is smaller,
-which shows that it runs. No network, no weights. Parts without time left are named.
+the same minutes; whole steps of both shapes, if there is Qwen's tokenizer; then five
+steps of the small model. On a CPU everything is smaller, which shows that it runs. No
+network, no weights. Parts without time left, and those that fail, are named.
 
-Each figure is the median of several calls after one that compiles. Shares are of what
-was measured here, not of a data sheet: FLOPs are 2 per weight and token forward, 6 for
-a gradient, 8 with recomputed layers, without attention's own.
+Each figure is the median of several calls of a compiled program. Shares are of what was
+measured here, not of a data sheet: FLOPs are 2 per weight and token forward, 6 for a
+gradient, 8 with recomputed layers, without attention's own; the head's of the positions
+that it reads.
 """
 
+import concurrent.futures
+import functools
 import json
 import math
 import pathlib
-import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,16 +33,27 @@ from typing import Any
 from sdar_jax import files
 from sdar_jax.process import flags, terminal
 
+_Measurements = Iterator[tuple[str, Callable[[], Any]]]
 _REPEATS = 5
 _SLOTS = (32, 128, 512)
 # Prompt tokens of ALFWorld's `house` games in Qwen2.5's tokens: mean 462, longest about
 # 800; a teacher's are about 730 longer (measured with the real tokenizer).
 _LENGTHS = {'prompt': 800, 'response': 128, 'row': 1280, 'teacher': 2304}
+# In a process of its own: one that has seen a GPU keeps most of its memory.
+_ABOUT = """
+import json, platform, time, jax
+device = jax.devices()[0]
+print(json.dumps({
+  'date': time.strftime('%Y-%m-%d'), 'platform': device.platform,
+  'device': device.device_kind, 'jax': jax.__version__,
+  'python': platform.python_version(),
+}))
+"""
 _SMALL = {'prompt': 48, 'response': 8, 'row': 64, 'teacher': 96}
 
 
 def _seconds(call: Callable[[], Any], repeats: int = _REPEATS) -> float:
-  """Times calls after one that compiles; the median."""
+  """Times calls after a first one; the median."""
   import jax
 
   jax.block_until_ready(call())
@@ -115,43 +132,109 @@ def _arguments(call: Any, sizes: dict[str, int]) -> list[Any]:
   ]
 
 
-def _parts(config: Any, model: Any) -> Any:
-  import jax
+class Programs:
+  """The programs of a run of a model, compiled side by side.
 
-  from benchmarks import programs
-  from sdar_jax.models import sharding
+  Args:
+    name: of the model, for `experiments/alfworld.py`.
+    model: its architecture.
+    slots: of the samplers.
+    rows: of a microbatch.
+    sizes: tokens of prompts, responses and rows.
+  """
 
-  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-  return programs.make(config, model, mesh)
+  def __init__(
+    self, name: str, model: Any, slots: Sequence[int], rows: int, sizes: dict[str, int]
+  ):
+    import jax
+
+    from benchmarks import programs
+    from sdar_jax.models import sharding
+
+    mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    make = lambda count: programs.make(_config(name, count, rows, sizes), model, mesh)
+    first = make(slots[0])
+    self.config, self.sizes = first.config, sizes
+    leaves = jax.tree.leaves(first.model_weights()['layers'])
+    self.layers = sum(math.prod(leaf.shape) for leaf in leaves)
+    self.head = model.vocab_size * model.hidden_size
+    self.calls = dict(programs.of_learner(first))
+    self.calls['prefill'] = programs.of_sampler(first)['prefill']
+    for count in slots:
+      of_sampler = programs.of_sampler(make(count))
+      self.calls[f'decode, {count} slots'] = of_sampler['decode']
+    self._compiled: dict[str, Any] = {}
+
+  def compile(self) -> dict[str, Any]:
+    """Compiles all at once; seconds of each, or why it failed."""
+    import jax
+
+    def timed(lowered: Any) -> tuple[Any, float]:
+      began = time.perf_counter()
+      return lowered.compile(), time.perf_counter() - began
+
+    began, said = time.perf_counter(), {}
+    with concurrent.futures.ThreadPoolExecutor(len(self.calls)) as pool:
+      waiting = {
+        name: pool.submit(timed, call.lower()) for name, call in self.calls.items()
+      }
+      for name, future in waiting.items():
+        try:
+          self._compiled[name], said[name] = future.result()
+        except jax.errors.JaxRuntimeError as error:
+          said[name] = files.one_line(error, 200)
+    return {'seconds': time.perf_counter() - began, 'each': said}
+
+  def seconds(self, name: str, prepare: Callable[..., Any] = lambda *a: a) -> float:
+    """Times a compiled program; what it takes over is the next call's.
+
+    Args:
+      name: of the program.
+      prepare: changes the arguments of the first call.
+    """
+    program, arguments = self._compiled[name], list(self.arguments(name, prepare))
+    taken_over = {'update': 0, 'sum': 0, 'prefill': 1}
+    place = 1 if name.startswith('decode') else taken_over.get(name)
+
+    def run() -> Any:
+      out = program(*arguments)
+      if place is None:
+        return out
+      alone = name in ('prefill', 'sum')
+      arguments[place], rest = (out, ()) if alone else (out[0], out[1:])
+      return arguments[place], rest
+
+    return _seconds(run)
+
+  def arguments(self, name: str, prepare: Callable[..., Any] = lambda *a: a) -> Any:
+    """Makes arguments for a program's shapes."""
+    import jax
+
+    return prepare(
+      *(
+        jax.tree_util.tree_map_with_path(
+          lambda path, s: _filled(path, s, self.sizes), a
+        )
+        for a in self.calls[name].arguments
+      )
+    )
 
 
-def decoding(
-  model: Any, name: str, slots: int, sizes: dict[str, int], rate: Any
-) -> Any:
+def decoding(made: Programs, slots: int, rate: dict[str, float]) -> dict[str, float]:
   """Measures tokens per second of `slots` responses that run."""
   import jax
   import numpy as np
 
-  from benchmarks import programs
-
-  parts = _parts(_config(name, slots, 1, sizes), model)
-  call = programs.of_sampler(parts)['decode']
-  weights, cache, state, options, responses, _, _ = _arguments(call, sizes)
+  name, sizes = f'decode, {slots} slots', made.sizes
   steps = min(32, sizes['response'])
-  held = [cache]
+  weights, cache = made.calls[name].arguments[:2]
 
-  def run() -> Any:
-    # The state is the call's own every time: positions do not run away.
-    held[0], *rest = call.program(
-      weights, held[0], state, options, responses, np.int32(steps), np.int32(0)
-    )
-    return rest
-
-  step = _seconds(run) / steps
-  read = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
+  # The state is the first call's own every time: positions do not run away.
+  step = made.seconds(name, lambda *a: (*a[:-2], np.int32(steps), np.int32(0))) / steps
+  read = sum(_bytes(leaf) for leaf in jax.tree.leaves(weights))
   # Half of the prompt's positions and those that follow are in use.
   used = (sizes['prompt'] // 2 + steps / 2) / cache.values[0].shape[2]
-  read += used * sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
+  read += used * sum(_bytes(leaf) for leaf in jax.tree.leaves(cache))
   return {
     'tokens_per_second': slots / step,
     'ms_per_step': 1e3 * step,
@@ -159,124 +242,183 @@ def decoding(
   }
 
 
-def learning(
-  model: Any, name: str, rows: int, sizes: dict[str, int], rate: dict[str, float]
-) -> dict[str, Any]:
+def _bytes(shape: Any) -> int:
+  return math.prod(shape.shape) * shape.dtype.itemsize
+
+
+def learning(made: Programs, rate: dict[str, float]) -> dict[str, Any]:
   """Measures prefill, scoring, gradient and update, and peak memory."""
   import jax
 
-  from benchmarks import programs
-
-  parts = _parts(_config(name, 8, rows, sizes), model)
-  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parts.model_weights()))
+  again = 8 if made.config.model.remat == 'full' else 6
   out: dict[str, Any] = {}
-  tokens = {'gradient': rows * sizes['row'], 'score': rows * sizes['row']}
-  tokens['score teacher'] = rows * sizes['teacher']
-  found = programs.of_learner(parts)
-  for kind, read in tokens.items():
-    arguments = _arguments(found[kind], sizes)
-    taken = _seconds(lambda c=found[kind], a=arguments: c.program(*a))
-    again = 8 if parts.config.model.remat == 'full' else 6
-    factor = again if kind == 'gradient' else 2
-    out[kind] = _rated(taken, read, factor * count, rate)
-    del arguments
-  out['prefill'] = _rated(*_prefill(parts, sizes), 2 * count, rate)
-  out['update'] = {'seconds': _update(found['update'], sizes)}
+  for kind, flops in (('gradient', again), ('score', 2), ('score teacher', 2)):
+    sheet = made.calls[kind].arguments[-1]
+    tokens, read = (math.prod(sheet[name].shape) for name in ('tokens', 'places'))
+    # The head is multiplied with what was sampled alone.
+    products = flops * (made.layers * tokens + made.head * read)
+    out[kind] = _rated(made.seconds(kind), tokens, products, rate)
+  tokens = math.prod(made.calls['prefill'].arguments[2].shape)
+  seconds = made.seconds('prefill', lambda *a: _behind(*a, made))
+  out['prefill'] = _rated(seconds, tokens, 2 * made.layers * tokens, rate)
+  out['update'] = {'seconds': made.seconds('update')}
   stats = jax.devices()[0].memory_stats() or {}
-  out['peak_gib'] = stats.get('peak_bytes_in_use', math.nan) / 2**30
+  if 'peak_bytes_in_use' in stats:
+    out['peak_gib'] = stats['peak_bytes_in_use'] / 2**30
   return out
 
 
-def _prefill(parts: Any, sizes: dict[str, int]) -> tuple[float, int]:
-  """Times a prefill; returns its seconds and tokens."""
+def _behind(
+  weights: Any, cache: Any, tokens: Any, positions: Any, rows: Any, made: Any
+):
+  """Makes a prefill of prompts of which every slot has half."""
   import jax.numpy as jnp
 
-  from benchmarks import programs
-
-  call = programs.of_sampler(parts)['prefill']
-  weights, cache, tokens, positions, rows = _arguments(call, sizes)
-  # Half of the prompt is there already, in every slot.
-  positions += sizes['prompt'] // 2 + jnp.arange(positions.shape[1])
-  rows = (rows + jnp.arange(rows.size)) % parts.config.rollout.slots
-  held = [cache]
-
-  def run() -> Any:
-    held[0] = call.program(weights, held[0], tokens, positions, rows)
-    return held[0]
-
-  return _seconds(run), tokens.size
-
-
-def _update(call: Any, sizes: dict[str, int]) -> float:
-  """Times the optimizer."""
-  state, grads, loss = _arguments(call, sizes)
-  kept = [state]
-
-  def run() -> Any:
-    kept[0], metrics = call.program(kept[0], grads, loss)
-    return metrics
-
-  return _seconds(run)
+  positions += made.sizes['prompt'] // 2 + jnp.arange(positions.shape[1])
+  rows = (rows + jnp.arange(rows.size)) % made.config.rollout.slots
+  return weights, cache, tokens, positions, rows
 
 
 def _rated(seconds: float, tokens: int, flops: float, rate: Any) -> dict[str, float]:
   return {
     'seconds': seconds,
     'tokens_per_second': tokens / seconds,
-    'share_of_products': tokens * flops / seconds / rate['flops'],
+    'share_of_products': flops / seconds / rate['flops'],
   }
 
 
-def small_model(steps: int, words: Sequence[str] = ()) -> dict[str, Any]:
-  """Trains the small model for a few steps; success before and after."""
+def train(config: str, words: Sequence[str]) -> dict[str, Any]:
+  """Trains in a process of its own; seconds of each step's phases, and successes."""
   with tempfile.TemporaryDirectory() as folder:
     run = pathlib.Path(folder, 'run')
-    command = [sys.executable, '-m', 'sdar_jax.main', f'--workdir={run}']
-    command += [
-      '--config=experiments/alfworld.py:model=tiny',
-      f'--config.steps={steps}',
-    ]
+    command = [sys.executable, '-m', 'sdar_jax.main', f'--config={config}']
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+      [*command, f'--workdir={run}', *words],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
     if done.returncode:
       return {'error': files.one_line(ValueError(done.stderr), 300)}
     lines = (run / 'timing.jsonl').read_text().splitlines()
     timings = [files.parse_json(line, 'timing.jsonl') for line in lines]
     reports = [files.read_json(path) for path in sorted(run.glob('eval/*.json'))]
-    success = [
-      statistics.mean(task['success'] for task in report['tasks']) for report in reports
-    ]
-  return {
-    'seconds': time.perf_counter() - began,
-    'step_seconds': [line['perf/step_seconds'] for line in timings],
-    'success': success,
-  }
+  spent = time.perf_counter() - began
+  success = [
+    statistics.mean(task['success'] for task in report['tasks']) for report in reports
+  ]
+  short = [
+    {
+      name.removeprefix('perf/'): round(value, 3)
+      for name, value in line.items()
+      if name.endswith(('_seconds', '_per_second'))
+    }
+    for line in timings
+  ]
+  return {'seconds': spent, 'success': success, 'steps': short}
 
 
-def parts_of(small: bool, rate: dict[str, float]) -> Iterator[tuple[str, Callable]]:
-  """Names the measurements, in the order in which they are wanted."""
+def whole_step(name: str, tokenizer: pathlib.Path, small: bool) -> dict[str, Any]:
+  """Trains two steps of a model of random weights, whose turns all are too long.
+
+  16 tasks of 8 episodes of 10 turns of 64 tokens, none of which is an action: every
+  episode goes on to its end, so each step has 1,280 rows.
+  """
+  import jax
+  import jax.numpy as jnp
+
+  from experiments import arguments
+  from sdar_jax.models import decoder, hf
+
+  model = _model(name)
+  with tempfile.TemporaryDirectory() as folder:
+    params = decoder.init_params(model, jax.random.key(0), jnp.float32)
+    hf.save(folder, model, params, jnp.bfloat16)
+    del params
+    for path in tokenizer.glob('*token*'):
+      shutil.copy(path, folder)
+    words = {
+      'model.path': folder,
+      'model.dtype': 'float32' if small else 'bfloat16',
+      'steps': 2,
+      'eval.tasks': 1,
+      'eval.every': 0,
+      'world.max_turns': 2 if small else 10,
+      'rollout.max_response_tokens': 8 if small else 64,
+    }
+    if small:
+      words |= {'rollout.tasks_per_step': 2, 'rollout.group_size': 2}
+      known = 'tiny'
+    else:
+      words |= {'train.microbatch_rows': 16, 'train.length_buckets': '(1280,)'}
+      words |= {'train.teacher_buckets': '(2304,)', 'rollout.max_prompt_tokens': 1024}
+      known = name if name in arguments.MODELS else 'tiny'
+    return train(
+      f'experiments/alfworld.py:model={known}',
+      [f'--config.{key}={value}' for key, value in words.items()],
+    )
+
+
+def small_model(small: bool) -> dict[str, Any]:
+  """Trains the small model for a few steps; success before and after."""
+  words = [f'--config.steps={1 if small else 5}']
+  if small:
+    words += ['--config.eval.tasks=8', '--config.rollout.tasks_per_step=2']
+  return train('experiments/alfworld.py:model=tiny', words)
+
+
+def _model(name: str) -> Any:
   from sdar_jax.models import hf_config, presets
 
-  sizes = _SMALL if small else _LENGTHS
-  if small:
-    models = {'tiny': (hf_config.read_config('experiments/tiny/alfworld'), (4, 8), 4)}
+  if name == 'tiny':
+    return hf_config.read_config('experiments/tiny/alfworld')
+  return presets.PRESETS[name]
+
+
+def parts_of(
+  small: bool, tokenizer: pathlib.Path | None
+) -> dict[str, Callable[[], _Measurements]]:
+  """Names the groups of measurements, each for a process of its own."""
+  models = {'tiny': ((4, 8), 4)}
+  if not small:
+    models = {'qwen2.5-0.5b': (_SLOTS, 16), 'qwen2.5-3b': (_SLOTS, 4)}
+    tokenizer = tokenizer or None
   else:
-    models = {
-      'qwen2.5-0.5b': (presets.PRESETS['qwen2.5-0.5b'], _SLOTS, 16),
-      'qwen2.5-3b': (presets.PRESETS['qwen2.5-3b'], _SLOTS, 4),
-    }
-  for name, (model, counts, rows) in models.items():
-    yield (
-      f'{name} learner',
-      lambda m=model, n=name, r=rows: learning(m, n, r, sizes, rate),
-    )
-    for slots in counts:
-      yield (
-        f'{name} decode, {slots} slots',
-        lambda m=model, n=name, s=slots: decoding(m, n, s, sizes, rate),
-      )
-  words = ('--config.eval.tasks=8', '--config.rollout.tasks_per_step=2')
-  yield 'small model', lambda: small_model(1, words) if small else small_model(5)
+    tokenizer = pathlib.Path('experiments/tiny/alfworld')
+
+  def programs(name: str) -> _Measurements:
+    counts, rows = models[name]
+    rate: dict[str, float] = {}
+    yield f'{name} limits', lambda: rate.update(limits(small)) or rate
+    sizes = _SMALL if small else _LENGTHS
+    made = Programs(name, _model(name), counts, rows, sizes)
+    yield f'{name} compile', made.compile
+    yield f'{name} learner', lambda: learning(made, rate)
+    for count in counts:
+      yield f'{name} decode, {count} slots', lambda c=count: decoding(made, c, rate)
+
+  def one(name: str, call: Callable[[], Any]) -> _Measurements:
+    yield name, call
+
+  out = {name: functools.partial(programs, name) for name in models}
+  if tokenizer:
+    for name in models:
+      call = functools.partial(whole_step, name, tokenizer, small)
+      out[f'{name} steps'] = functools.partial(one, f'{name} steps', call)
+  call = functools.partial(small_model, small)
+  out['small model'] = functools.partial(one, 'small model', call)
+  return out
+
+
+def _measure(group: str, small: bool, tokenizer: pathlib.Path | None) -> None:
+  """Prints a line of JSON for each measurement of a group."""
+  for name, measure in parts_of(small, tokenizer)[group]():
+    try:
+      found = measure()
+    except Exception as error:  # The others are still to be measured.
+      found = {'error': files.one_line(error, 300)}
+    print(json.dumps({name: found}), flush=True)
 
 
 @terminal.program
@@ -284,33 +426,53 @@ def main(argv: Sequence[str]) -> int:
   """Measures and prints; writes JSON where asked."""
   parser = flags.Parser('python -m benchmarks.accelerator', __doc__)
   parser.add_argument('--output', type=pathlib.Path, help='JSON of all figures')
-  parser.add_argument('--minutes', type=float, default=8.0, help='no part begins later')
+  parser.add_argument('--minutes', type=float, default=8.0, help='for all of it')
+  parser.add_argument('--tokenizer', type=pathlib.Path, help="Qwen2.5's, a directory")
+  parser.add_argument('--parts', help='some of them, comma-separated')
+  parser.add_argument('--here', help='one part, in this process')
   options = parser.parse_all(argv)
   began = time.monotonic()
-  import jax
-
-  device = jax.devices()[0]
-  small = device.platform == 'cpu'
-  rate = limits(small)
-  out: dict[str, Any] = {
-    'date': time.strftime('%Y-%m-%d'),
-    'device': device.device_kind,
-    'versions': {'jax': jax.__version__, 'python': platform.python_version()},
-    'limits': rate,
-  }
-  print(json.dumps(out), flush=True)
-  for name, measure in parts_of(small, rate):
-    if time.monotonic() - began > 60 * options.minutes:
-      out[name] = 'no time left'
-    else:
-      try:
-        out[name] = measure()
-      except jax.errors.JaxRuntimeError as error:  # Of memory, most likely.
-        out[name] = {'error': files.one_line(error, 200)}
-    print(name, json.dumps(out[name]), flush=True)
-    if options.output is not None:
-      files.write_atomic(options.output, json.dumps(out, indent=1).encode())
+  about = json.loads(
+    subprocess.run(
+      [sys.executable, '-c', _ABOUT], capture_output=True, text=True, check=True
+    ).stdout
+  )
+  small = about['platform'] == 'cpu'
+  if options.here:
+    _measure(options.here, small, options.tokenizer)
+    return 0
+  print(json.dumps(about), flush=True)
+  out: dict[str, Any] = {'about': about}
+  groups = parts_of(small, options.tokenizer)
+  for group in options.parts.split(',') if options.parts else groups:
+    left = 60 * options.minutes - (time.monotonic() - began)
+    for line in _child(group, options, left):
+      print(line, flush=True)
+      out |= files.parse_json(line, group)
+      if options.output is not None:
+        files.write_atomic(options.output, json.dumps(out, indent=1).encode())
   return 0
+
+
+def _child(group: str, options: Any, seconds: float) -> Iterator[str]:
+  """Measures a group in a process; its lines as they come."""
+  if seconds < 10:
+    yield json.dumps({group: 'no time left'})
+    return
+  command = [sys.executable, '-m', 'benchmarks.accelerator', f'--here={group}']
+  if options.tokenizer:
+    command.append(f'--tokenizer={options.tokenizer}')
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+  timer = threading.Timer(seconds, process.kill)
+  timer.start()
+  try:
+    yield from (line.rstrip() for line in process.stdout if line.startswith('{'))
+    process.wait()
+  finally:
+    timer.cancel()
+    process.kill()
+  if process.returncode:
+    yield json.dumps({group: f'ended by exit code {process.returncode}'})
 
 
 if __name__ == '__main__':

@@ -8,6 +8,9 @@ _CACHE = pathlib.Path(__file__).resolve().parents[1] / '.pytest_cache' / 'jax'
 # is kept: other workers want the same small operations, by the thousand.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+# Whatever the machine has: workers beside each other would each take a whole GPU.
+# docs/hardware.md says which tests are for one, and how they are run there.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 # The longest files, longest first. One that began last would keep one worker busy
 # when all others had ended.

@@ -4,12 +4,14 @@ import pathlib
 import subprocess
 import sys
 
+import quick
+
 HERE = pathlib.Path(__file__).resolve().parent
 # The programs compare meshes up to rounding, which slow code has as well as fast code:
 # half of their time was LLVM's, over what runs once.
 FLAGS = (
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
-  ' --xla_cpu_use_fusion_emitters=false'
+  f' {quick.FLAGS}'
 )
 
 

@@ -71,6 +71,14 @@ def test_a_stopped_imitation_says_what_is_lost(monkeypatch):
     sft._fit(learned, batches, 9)
 
 
+def test_a_warm_up_longer_than_the_imitation_is_one_line(tmp_path):
+  config = alfworld.get_config('model=tiny')
+  config.sft.rows, config.sft.copy_rows = 100, 20
+  config.optimizer.warmup_steps = 4
+  with pytest.raises(ValueError, match=r'warmup_steps=4: .* the 4 updates of 120 rows'):
+    sft.run_sft(config, None, tmp_path / 'out')
+
+
 class _Tasks(tuple):
   digest = 'tasks'
 

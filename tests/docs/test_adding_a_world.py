@@ -9,6 +9,7 @@ import sys
 import fakes
 import numpy as np
 import pytest
+import quick
 
 from sdar_jax import config as config_lib
 from sdar_jax.cli import command_line
@@ -151,7 +152,7 @@ def test_main_plays_it(folder):
   command = [sys.executable, '-m', 'sdar_jax.main', '--mode=play']
   fast = {  # What is compiled runs for a second.
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
+    'XLA_FLAGS': quick.FLAGS,
   }
   done = subprocess.run(
     [*command, '--config=guess/config.py', '--config.world.limit=9'],

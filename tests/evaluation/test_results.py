@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import json
 import pathlib
 import re
 
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 
 from experiments import tables
-from sdar_jax.evaluation import presentation
+from sdar_jax.evaluation import presentation, statistics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = ('README.md', 'docs/results.md', 'docs/studies.md')
 TEXT = '\n'.join((ROOT / page).read_text() for page in PAGES)
 RESULTS = ROOT / 'experiments' / 'results'
-NAMES = sorted(path.name for path in RESULTS.iterdir() if path.is_dir())
+NAMES = ('alfworld', 'search_qa', 'small', 'webshop')  # Of three seeds and more.
 FOLDERS = {heading: name for name, heading in tables.WORLDS.items()}
 STEPS = re.compile(r'before|step \d+')
 
@@ -154,3 +155,45 @@ def test_the_tables_are_printed_by_one_command(capsys):
   assert len(study) == 9
   assert tables.main([str(ROOT / 'tests')]) == 2
   assert 'config.json' in capsys.readouterr().err
+
+
+def test_what_is_said_of_smollm2_follows_from_the_raw_results():
+  """Each cell of its table, and of the sentences below it two figures."""
+  text = (ROOT / 'docs' / 'results.md').read_text()
+  section = text.split('## A real language model')[1].split('\n## ')[0]
+  small = {
+    (method, step): [np.mean(list(solved.values())), len(solved)]
+    for (method, _), run in episodes('smollm2').items()
+    for step, solved in run.items()
+  }
+  large, kinds = {}, {}
+  for name in ('teacher', 'grpo', 'sdar'):
+    report = json.loads((RESULTS / 'smollm2' / f'{name}-1000.json').read_text())
+    assert report['with_skills'] == (name == 'teacher')
+    assert report['panel_digest'].startswith('0181b35fdf04')
+    tasks = report['tasks']
+    large[name] = [np.mean([task['success'] for task in tasks]), len(tasks)]
+    twice = [t['success'] for t in tasks if t['type'] == 'pick_two_obj_and_place']
+    kinds[name] = f'{100 * np.mean(twice):.0f} %'
+
+  def cell(rate, count):
+    interval = statistics.wilson_interval(rate, count)
+    low, high = (f'{100 * bound:.1f}' for bound in interval)
+    return f'{100 * rate:.1f} % [{low}, {high}]'
+
+  lines = [line for line in section.splitlines() if line.startswith('| ')]
+  rows = [[word.strip() for word in line.strip('|').split('|')] for line in lines]
+  said = {name: (few, many) for name, few, many in rows}
+  report = json.loads((RESULTS / 'smollm2' / 'sdar-256.json').read_text())
+  small['sdar', 20] = [np.mean([t['success'] for t in report['tasks']]), 256]
+  assert small['grpo', 0] == small['sdar', 0]
+  assert cell(*small['grpo', 0]) == said['warm start'][0]
+  assert cell(*small['grpo', 10]) == said['GRPO, step 10'][0]
+  assert cell(*small['sdar', 10]) == said['SDAR, step 10'][0]
+  assert cell(*small['sdar', 20]) == said['SDAR, step 20'][0]
+  assert cell(*large['teacher']) == said['warm start, shown skills'][-1]
+  assert cell(*large['grpo']) == said['GRPO, step 20'][-1]
+  assert cell(*large['sdar']) == said['SDAR, step 20'][-1]
+  words = ' '.join(section.split())
+  assert f'it solved {kinds["sdar"]} of `pick_two_obj_and_place`' in words
+  assert f'and GRPO {kinds["grpo"]}.' in words

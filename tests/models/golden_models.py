@@ -11,6 +11,7 @@ would be wrong by radians), so the tests round them instead, for that record onl
 
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,6 +40,6 @@ def round_frequencies(monkeypatch):
   exact = attention.frequencies
 
   def rounded(width, theta):
-    return exact(width, theta).astype(jnp.bfloat16).astype(jnp.float32)
+    return jax.lax.reduce_precision(exact(width, theta), 8, 7)
 
   monkeypatch.setattr(attention, 'frequencies', rounded)

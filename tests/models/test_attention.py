@@ -236,6 +236,10 @@ def test_a_slot_does_not_depend_on_how_far_its_neighbours_are(dtype):
       np.testing.assert_array_equal(got, alone[row])
 
 
+@pytest.mark.skipif(
+  jax.default_backend() == 'gpu',
+  reason='a GPU reads the whole cache: blocks are copied',
+)
 def test_blocks_beyond_the_longest_slot_are_not_read():
   arrays = inputs(2, 1, 2048, 4, 2, 32)
   start = jnp.arange(2048) < 1024

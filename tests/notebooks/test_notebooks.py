@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import micro_run
 import pytest
+import quick
 
 from experiments.notebooks import build, device
 from sdar_jax.cli import command_line
@@ -93,7 +94,7 @@ def play(name, folder, parameters):
   # Programs that run for seconds are compiled fast instead of well.
   fast = {
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
+    'XLA_FLAGS': quick.FLAGS,
   }
   done = subprocess.run(
     [sys.executable, '-c', RUNNER, str(path), parameters],
