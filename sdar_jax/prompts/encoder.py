@@ -1,11 +1,25 @@
 """Text to ids, so that no text becomes a control token. No JAX."""
 
+import functools
+import json
 import re
 from collections.abc import Iterable
 
 import tokenizers
 
 from sdar_jax.prompts.tokenizer import TokenizerError
+
+# Between lines, if printable ASCII stands before the line's end and behind it: words of
+# the pre-tokenizers below never reach across, and NFC composes nothing there. White
+# space on either side could be of one word with the line's end.
+_CUT = re.compile(r'(?<=[!-~]\n)(?=[!-~])')
+_WORDS = (  # Of Qwen2 and Qwen3; of Llama 3 with numbers of one to three digits.
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+  r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
+_PATTERNS = (_WORDS % '', _WORDS % '{1,3}')
+# Prompts repeat lines: instructions, skills, what was seen before. At most 50 MB.
+_REMEMBERED, _LONGEST = 8192, 512
 
 
 class Encoder:
@@ -24,6 +38,9 @@ class Encoder:
       TokenizerError: its vocabulary has a control token as an ordinary word.
     """
     self._tokenizer, self._plain = tokenizer, _without_added_tokens(tokenizer)
+    self._line = None
+    if _keeps_lines_apart(self._plain):
+      self._line = functools.lru_cache(_REMEMBERED)(lambda text: (*self._whole(text),))
     decoder = tokenizer.get_added_tokens_decoder()
     self.added = {token.content: index for index, token in decoder.items()}
     self.control_ids = frozenset(decoder)
@@ -42,6 +59,14 @@ class Encoder:
     """Encodes `text`; none of the ids is a control token."""
     if not text.isascii():
       text = text.encode('utf-8', 'replace').decode()  # Lone surrogates become '?'.
+    if self._line is None:
+      return self._whole(text)
+    ids: list[int] = []
+    for line in _CUT.split(text):
+      ids += self._line(line) if len(line) <= _LONGEST else self._whole(line)
+    return ids
+
+  def _whole(self, text: str) -> list[int]:
     return self._plain.encode(text, add_special_tokens=False).ids
 
   def encode_all(self, text: str) -> list[int]:
@@ -66,6 +91,27 @@ def split(text: str, tokens: Iterable[str]) -> list[str]:
   if not names:
     return [text]
   return re.split('(' + '|'.join(map(re.escape, names)) + ')', text)
+
+
+def _keeps_lines_apart(tokenizer: tokenizers.Tokenizer) -> bool:
+  """Whether words are known not to reach over `_CUT`."""
+  model, state = tokenizer.model, lambda part: json.loads(part.__getstate__())
+  if not isinstance(model, tokenizers.models.BPE) or model.dropout:
+    return False
+  if tokenizer.pre_tokenizer is None:
+    return False
+  if tokenizer.normalizer and state(tokenizer.normalizer) != {'type': 'NFC'}:
+    return False
+  found = state(tokenizer.pre_tokenizer)
+  *splits, last = found.get('pretokenizers', [found])
+  if last.get('type') != 'ByteLevel' or last['add_prefix_space']:
+    return False
+  if not last['use_regex']:
+    *splits, words = splits or [{}]
+    pattern = words.get('pattern', {}).get('Regex')
+    if pattern not in _PATTERNS or words['behavior'] != 'Isolated' or words['invert']:
+      return False
+  return all(split['type'] == 'Digits' for split in splits)
 
 
 def _without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
