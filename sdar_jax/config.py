@@ -148,9 +148,11 @@ KEYS: dict[str, Key] = {
   ),
   'train.minibatch_rows': Key(256, 'rows per optimizer update', _COUNT, 'ref'),
   'train.microbatch_rows': Key(32, 'rows per forward and backward pass', _HELD, 'ref'),
-  'train.length_buckets': Key((768, 1280, 2560), 'padded row lengths, tokens'),
+  'train.length_buckets': Key(
+    (384, 512, 640, 768, 896, 1152, 1536, 2560), 'padded row lengths, tokens'
+  ),
   'train.teacher_buckets': Key(
-    (1280, 2304, 3584), 'the same with skills in the prompt, tokens'
+    (896, 1152, 1280, 1408, 1536, 1792, 2304, 3584), 'the same with skills, tokens'
   ),
   'train.shuffle_rows': Key(False, 'off: rows of a group stay together', '', 'ref'),
   'train.packing': Key(
@@ -175,10 +177,7 @@ KEYS: dict[str, Key] = {
     ('device', 'host'),
   ),
   'optimizer.max_grad_norm': Key(
-    1.0,
-    'norm that gradients are clipped to; 0 is off',
-    '0 or [1e-6, 1e6]',
-    'ref',
+    1.0, 'norm that gradients are clipped to; 0 is off', '0 or [1e-6, 1e6]', 'ref'
   ),
   'mesh.data': Key(1, 'ways that rows are split; the weights are not', '[1, 65536]'),
   'mesh.fsdp': Key(1, 'ways that rows and weights are split', '[1, 65536]'),
