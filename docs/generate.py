@@ -8,12 +8,14 @@ A block stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 
 import argparse
 import inspect
+import json
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks import growth as growth_lib
 from experiments import tables
 from sdar_jax import config, train
 from sdar_jax.cli import describe
@@ -27,6 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
 _BLOCK = re.compile(r'(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)', re.DOTALL)
 _RECORD = ROOT / 'docs' / 'tokens.jsonl'  # Two turns of a run, with their tokens.
+_MEASURED = ROOT / 'benchmarks' / 'measured'
 _WORLDS = [tables.RESULTS / name for name in tables.WORLDS]
 
 
@@ -61,6 +64,28 @@ def compared() -> str:
 def small() -> str:
   """The small study."""
   return '\n'.join(tables.study_table(tables.RESULTS / 'small')) + '\n'
+
+
+def bars() -> str:
+  """What was to be reached beside what was."""
+  lines = ['| what | wanted | reached | | how, at which commit |']
+  lines.append('|---|---|---|---|---|')
+  verdicts = {True: 'met', False: '**missed**', None: 'open'}
+  for bar in json.loads((_MEASURED / 'bars.json').read_text()):
+    why = f'; {bar["why"]}' if bar['why'] else ''
+    how = ', '.join(filter(None, (bar['how'], bar['at'])))
+    lines.append(
+      f'| {bar["what"]} | {bar["wanted"]} | {bar["reached"]}{why}'
+      f' | {verdicts[bar["met"]]} | {how} |'
+    )
+  return '\n'.join(lines) + '\n'
+
+
+def growth() -> str:
+  """The sampler's time per token by sizes."""
+  found = json.loads((_MEASURED / 'growth.json').read_text())
+  points = {k: {int(size): p for size, p in v.items()} for k, v in found.items()}
+  return growth_lib.table(points) + '\n'
 
 
 def keys() -> str:
@@ -98,6 +123,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
   'small': small,
   'methods': table.markdown,
   'metrics': metrics.markdown,
+  'bars': bars,
+  'growth': growth,
   'keys': keys,
 }
 
