@@ -15,10 +15,12 @@ gradient, 8 with recomputed layers, without attention's own; the head's of the p
 that it reads.
 """
 
+import argparse
 import concurrent.futures
 import functools
 import json
 import math
+import os
 import pathlib
 import shutil
 import statistics
@@ -34,6 +36,7 @@ from sdar_jax import files
 from sdar_jax.process import flags, terminal
 
 _Measurements = Iterator[tuple[str, Callable[[], Any]]]
+_ENVIRONMENT = dict(os.environ)  # As it was given.
 _REPEATS = 5
 _SLOTS = (32, 128, 512)
 # Prompt tokens of ALFWorld's `house` games in Qwen2.5's tokens: mean 462, longest about
@@ -123,15 +126,6 @@ def _filled(path: Sequence[Any], shape: Any, sizes: dict[str, int]) -> Any:
   return jnp.zeros(shape.shape, shape.dtype, device=shape.sharding)
 
 
-def _arguments(call: Any, sizes: dict[str, int]) -> list[Any]:
-  import jax
-
-  return [
-    jax.tree_util.tree_map_with_path(lambda path, s: _filled(path, s, sizes), argument)
-    for argument in call.arguments
-  ]
-
-
 class Programs:
   """The programs of a run of a model, compiled side by side.
 
@@ -210,14 +204,9 @@ class Programs:
     """Makes arguments for a program's shapes."""
     import jax
 
-    return prepare(
-      *(
-        jax.tree_util.tree_map_with_path(
-          lambda path, s: _filled(path, s, self.sizes), a
-        )
-        for a in self.calls[name].arguments
-      )
-    )
+    fill = lambda path, shape: _filled(path, shape, self.sizes)
+    shapes = self.calls[name].arguments
+    return prepare(*(jax.tree_util.tree_map_with_path(fill, one) for one in shapes))
 
 
 def decoding(made: Programs, slots: int, rate: dict[str, float]) -> dict[str, float]:
@@ -269,8 +258,8 @@ def learning(made: Programs, rate: dict[str, float]) -> dict[str, Any]:
 
 
 def _behind(
-  weights: Any, cache: Any, tokens: Any, positions: Any, rows: Any, made: Any
-):
+  weights: Any, cache: Any, tokens: Any, positions: Any, rows: Any, made: Programs
+) -> tuple[Any, ...]:
   """Makes a prefill of prompts of which every slot has half."""
   import jax.numpy as jnp
 
@@ -292,12 +281,10 @@ def train(config: str, words: Sequence[str]) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as folder:
     run = pathlib.Path(folder, 'run')
     command = [sys.executable, '-m', 'sdar_jax.main', f'--config={config}']
+    command += [f'--workdir={run}', *words]
     began = time.perf_counter()
     done = subprocess.run(
-      [*command, f'--workdir={run}', *words],
-      capture_output=True,
-      text=True,
-      check=False,
+      command, capture_output=True, text=True, check=False, env=_ENVIRONMENT
     )
     if done.returncode:
       return {'error': files.one_line(ValueError(done.stderr), 300)}
@@ -325,10 +312,11 @@ def whole_step(name: str, tokenizer: pathlib.Path, small: bool) -> dict[str, Any
   16 tasks of 8 episodes of 10 turns of 64 tokens, none of which is an action: every
   episode goes on to its end, so each step has 1,280 rows.
   """
+  # Weights are drawn on the CPU: a process that has used a GPU keeps its memory.
+  os.environ['JAX_PLATFORMS'] = 'cpu'
   import jax
   import jax.numpy as jnp
 
-  from experiments import arguments
   from sdar_jax.models import decoder, hf
 
   model = _model(name)
@@ -338,24 +326,15 @@ def whole_step(name: str, tokenizer: pathlib.Path, small: bool) -> dict[str, Any
     del params
     for path in tokenizer.glob('*token*'):
       shutil.copy(path, folder)
-    words = {
-      'model.path': folder,
-      'model.dtype': 'float32' if small else 'bfloat16',
-      'steps': 2,
-      'eval.tasks': 1,
-      'eval.every': 0,
-      'world.max_turns': 2 if small else 10,
-      'rollout.max_response_tokens': 8 if small else 64,
-    }
+    words = {'model.path': folder, 'steps': 2, 'eval.tasks': 1, 'eval.every': 0}
     if small:
+      words |= {'world.max_turns': 2, 'rollout.max_response_tokens': 8}
       words |= {'rollout.tasks_per_step': 2, 'rollout.group_size': 2}
-      known = 'tiny'
     else:
-      words |= {'train.microbatch_rows': 16, 'train.length_buckets': '(1280,)'}
-      words |= {'train.teacher_buckets': '(2304,)', 'rollout.max_prompt_tokens': 1024}
-      known = name if name in arguments.MODELS else 'tiny'
+      words |= {'world.max_turns': 10, 'rollout.max_response_tokens': 64}
+      words |= {'train.microbatch_rows': 16}
     return train(
-      f'experiments/alfworld.py:model={known}',
+      f'experiments/alfworld.py:model={name}',
       [f'--config.{key}={value}' for key, value in words.items()],
     )
 
@@ -380,12 +359,9 @@ def parts_of(
   small: bool, tokenizer: pathlib.Path | None
 ) -> dict[str, Callable[[], _Measurements]]:
   """Names the groups of measurements, each for a process of its own."""
-  models = {'tiny': ((4, 8), 4)}
-  if not small:
-    models = {'qwen2.5-0.5b': (_SLOTS, 16), 'qwen2.5-3b': (_SLOTS, 4)}
-    tokenizer = tokenizer or None
-  else:
-    tokenizer = pathlib.Path('experiments/tiny/alfworld')
+  models = {'qwen2.5-0.5b': (_SLOTS, 16), 'qwen2.5-3b': (_SLOTS, 4)}
+  if small:
+    models, tokenizer = {'tiny': ((4, 8), 4)}, pathlib.Path('experiments/tiny/alfworld')
 
   def programs(name: str) -> _Measurements:
     counts, rows = models[name]
@@ -429,7 +405,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--minutes', type=float, default=8.0, help='for all of it')
   parser.add_argument('--tokenizer', type=pathlib.Path, help="Qwen2.5's, a directory")
   parser.add_argument('--parts', help='some of them, comma-separated')
-  parser.add_argument('--here', help='one part, in this process')
+  parser.add_argument('--here', help=argparse.SUPPRESS)  # One part, in this process.
   options = parser.parse_all(argv)
   began = time.monotonic()
   about = json.loads(
@@ -444,7 +420,11 @@ def main(argv: Sequence[str]) -> int:
   print(json.dumps(about), flush=True)
   out: dict[str, Any] = {'about': about}
   groups = parts_of(small, options.tokenizer)
-  for group in options.parts.split(',') if options.parts else groups:
+  wanted = options.parts.split(',') if options.parts else groups
+  for group in wanted:
+    if group not in groups:
+      raise ValueError(f'--parts: {group!r} must be one of {", ".join(groups)}')
+  for group in wanted:
     left = 60 * options.minutes - (time.monotonic() - began)
     for line in _child(group, options, left):
       print(line, flush=True)

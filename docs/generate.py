@@ -88,6 +88,33 @@ def growth() -> str:
   return growth_lib.table(points) + '\n'
 
 
+def measured() -> str:
+  """What an H200 did, by programs and models."""
+  found = json.loads((_MEASURED / 'h200.json').read_text())
+  programs = {
+    'gradient': 'gradient, rows of 1,280, layers recomputed',
+    'score': 'scoring, rows of 1,280',
+    'score teacher': "scoring, teachers' rows of 2,304",
+    'prefill': 'prefill, chunks of 64 tokens',
+  }
+  programs |= {f'decode, {n} slots': f'decode, {n} slots' for n in (32, 128, 512)}
+  models = {'qwen2.5-0.5b': 'Qwen2.5-0.5B', 'qwen2.5-3b': 'Qwen2.5-3B'}
+  heads = ' | share | '.join(f'{name}, tokens/s' for name in models.values())
+  lines = [f'| program | {heads} | share |', '|---|' + '--:|' * 2 * len(models)]
+  for program, title in programs.items():
+    cells = []
+    for name in models:
+      point = found.get(f'{name} {program}') or found[f'{name} learner'].get(program)
+      share = 'share_of_bandwidth' if 'decode' in program else 'share_of_products'
+      cells += (
+        [f'{point["tokens_per_second"]:,.0f}', f'{100 * point[share]:.0f} %']
+        if point
+        else ['', '']
+      )
+    lines.append(f'| {title} | {" | ".join(cells)} |')
+  return '\n'.join(lines) + '\n'
+
+
 def keys() -> str:
   """Every key of the configuration, in a table for each section."""
   if hasattr(describe, 'markdown'):
@@ -124,6 +151,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
   'methods': table.markdown,
   'metrics': metrics.markdown,
   'bars': bars,
+  'measured': measured,
   'growth': growth,
   'keys': keys,
 }
