@@ -48,16 +48,17 @@ def _success(got: comparison.Comparison) -> list[list[str]]:
 
 
 def _joined(folders: Sequence[pathlib.Path], headings, cells) -> list[str]:
+  """Writes one table of several; what a folder has no file of is left empty."""
   got = {folder.name: compared(folder) for folder in folders}
-  names = {tuple(headings(one)) for one in got.values()}
-  if len(names) > 1:
-    raise ValueError(f'{", ".join(got)}: evaluated at other steps, no one table')
-  rows = [
-    [WORLDS[name] if name in WORLDS else name, *row]
-    for name, one in got.items()
-    for row in cells(one)
-  ]
-  return presentation.table(['world', *names.pop()], rows)
+  names = max((headings(one) for one in got.values()), key=len)
+  rows = []
+  for name, one in got.items():
+    if not set(headings(one)) <= set(names):
+      raise ValueError(f'{", ".join(got)}: evaluated at other steps, no one table')
+    for row in cells(one):
+      known = dict(zip(headings(one), row, strict=True))
+      rows.append([WORLDS.get(name, name), *(known.get(head, '') for head in names)])
+  return presentation.table(['world', *names], rows)
 
 
 @terminal.program
