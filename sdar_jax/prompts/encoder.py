@@ -18,8 +18,8 @@ _WORDS = (  # Of Qwen2 and Qwen3; of Llama 3 with numbers of one to three digits
   r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
 _PATTERNS = (_WORDS % '', _WORDS % '{1,3}')
-# Prompts repeat lines: instructions, skills, what was seen before. At most 50 MB.
-_REMEMBERED, _LONGEST = 8192, 512
+# Prompts repeat lines: instructions, skills, what was seen before. Some MB of memory.
+_REMEMBERED, _LONGEST = 8192, 256
 
 
 class Encoder:
