@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 _CACHE = pathlib.Path(__file__).resolve().parents[1] / '.pytest_cache' / 'jax'
 # Before JAX is imported; processes that tests start inherit it. Even what compiles fast
@@ -11,6 +12,12 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # Whatever the machine has: workers beside each other would each take a whole GPU.
 # docs/hardware.md says which tests are for one, and how they are run there.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+# What a shell's background job or nohup ignores, its children would ignore, too, and
+# those that tests interrupt would never end. With a handler they begin as usual.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+  if signal.getsignal(_number) is signal.SIG_IGN:
+    signal.signal(_number, lambda *_: None)
 
 # The longest files, longest first. One that began last would keep one worker busy
 # when all others had ended.
