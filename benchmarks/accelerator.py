@@ -131,21 +131,19 @@ class Programs:
 
   Args:
     name: of the model, for `experiments/alfworld.py`.
-    model: its architecture.
     slots: of the samplers.
     rows: of a microbatch.
     sizes: tokens of prompts, responses and rows.
   """
 
-  def __init__(
-    self, name: str, model: Any, slots: Sequence[int], rows: int, sizes: dict[str, int]
-  ):
+  def __init__(self, name: str, slots: Sequence[int], rows: int, sizes: dict[str, int]):
     import jax
 
-    from benchmarks import programs
+    from benchmarks import fits, programs
     from sdar_jax.models import sharding
 
     mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    model = fits.model_of(_config(name, slots[0], rows, sizes))
     make = lambda count: programs.make(_config(name, count, rows, sizes), model, mesh)
     first = make(slots[0])
     self.config, self.sizes = first.config, sizes
@@ -317,9 +315,11 @@ def whole_step(name: str, tokenizer: pathlib.Path, small: bool) -> dict[str, Any
   import jax
   import jax.numpy as jnp
 
+  from benchmarks import fits
+  from experiments import alfworld
   from sdar_jax.models import decoder, hf
 
-  model = _model(name)
+  model = fits.model_of(alfworld.get_config(f'model={name}'))
   with tempfile.TemporaryDirectory() as folder:
     params = decoder.init_params(model, jax.random.key(0), jnp.float32)
     hf.save(folder, model, params, jnp.bfloat16)
@@ -347,14 +347,6 @@ def small_model(small: bool) -> dict[str, Any]:
   return train('experiments/alfworld.py:model=tiny', words)
 
 
-def _model(name: str) -> Any:
-  from sdar_jax.models import hf_config, presets
-
-  if name == 'tiny':
-    return hf_config.read_config('experiments/tiny/alfworld')
-  return presets.PRESETS[name]
-
-
 def parts_of(
   small: bool, tokenizer: pathlib.Path | None
 ) -> dict[str, Callable[[], _Measurements]]:
@@ -368,7 +360,7 @@ def parts_of(
     rate: dict[str, float] = {}
     yield f'{name} limits', lambda: rate.update(limits(small)) or rate
     sizes = _SMALL if small else _LENGTHS
-    made = Programs(name, _model(name), counts, rows, sizes)
+    made = Programs(name, counts, rows, sizes)
     yield f'{name} compile', made.compile
     yield f'{name} learner', lambda: learning(made, rate)
     for count in counts:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdar_jax import files
+from sdar_jax.evaluation import presentation
 from sdar_jax.process import flags, terminal
 
 _BASE = {'slots': 32, 'prompt': 256, 'response': 64, 'group': 1, 'vocab': 8192}
@@ -39,23 +40,12 @@ def measure(size: dict[str, int]) -> dict[str, float]:
   import numpy as np
 
   from benchmarks.watch import Watch
+  from experiments.tiny import build
   from sdar_jax.models import decoder
   from sdar_jax.rollout.request import Request, SamplingParams
   from sdar_jax.sampler.sampler import Sampler
 
-  model = decoder.ModelConfig(
-    family='qwen3',
-    vocab_size=size['vocab'],
-    hidden_size=128,
-    intermediate_size=384,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=32,
-    rope_theta=10_000.0,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=True,
-  )
+  model = build.model_config(size['vocab'])
   sampler = Sampler(
     model,
     decoder.init_params(model, jax.random.key(0), jnp.float32),
@@ -96,15 +86,19 @@ def _point(size: dict[str, int]) -> dict[str, float]:
 
 def table(found: dict[str, dict[int, Any]]) -> str:
   """Formats the points as Markdown."""
-  lines = ['| what | size | microseconds a token, processor | clock | MiB |']
-  lines.append('|---|--:|--:|--:|--:|')
-  for name, points in found.items():
-    for size, point in points.items():
-      lines.append(
-        f'| {name} | {size:,} | {point["processor_us"]:.0f} | {point["clock_us"]:.0f}'
-        f' | {point["mib"]:,.0f} |'
-      )
-  return '\n'.join(lines)
+  rows = [
+    [
+      name,
+      f'{size:,}',
+      f'{point["processor_us"]:.0f}',
+      f'{point["clock_us"]:.0f}',
+      f'{point["mib"]:,.0f}',
+    ]
+    for name, points in found.items()
+    for size, point in points.items()
+  ]
+  heads = ('what', 'size', 'microseconds a token, processor', 'clock', 'MiB')
+  return '\n'.join(presentation.table(heads, rows))
 
 
 def plot(found: dict[str, dict[int, Any]], path: pathlib.Path) -> None:

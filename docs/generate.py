@@ -20,6 +20,7 @@ from experiments import tables
 from sdar_jax import config, train
 from sdar_jax.cli import describe
 from sdar_jax.envs import worlds
+from sdar_jax.evaluation import presentation
 from sdar_jax.logs import metrics
 from sdar_jax.look import episode, folder, picture
 from sdar_jax.methods import table
@@ -66,12 +67,16 @@ def small() -> str:
   return '\n'.join(tables.study_table(tables.RESULTS / 'small')) + '\n'
 
 
+def _recorded(name: str) -> Any:
+  return json.loads((_MEASURED / name).read_text())
+
+
 def bars() -> str:
   """What was to be reached beside what was."""
   lines = ['| what | wanted | reached | | how, at which commit |']
   lines.append('|---|---|---|---|---|')
   verdicts = {True: 'met', False: '**missed**', None: 'open'}
-  for bar in json.loads((_MEASURED / 'bars.json').read_text()):
+  for bar in _recorded('bars.json'):
     why = f'; {bar["why"]}' if bar['why'] else ''
     how = ', '.join(filter(None, (bar['how'], bar['at'])))
     lines.append(
@@ -83,14 +88,14 @@ def bars() -> str:
 
 def growth() -> str:
   """The sampler's time per token by sizes."""
-  found = json.loads((_MEASURED / 'growth.json').read_text())
-  points = {k: {int(size): p for size, p in v.items()} for k, v in found.items()}
+  found = _recorded('growth.json').items()
+  points = {name: {int(k): point for k, point in p.items()} for name, p in found}
   return growth_lib.table(points) + '\n'
 
 
 def measured() -> str:
   """What an H200 did, by programs and models."""
-  found = json.loads((_MEASURED / 'h200.json').read_text())
+  found = _recorded('h200.json')
   programs = {
     'gradient': 'gradient, rows of 1,280, layers recomputed',
     'score': 'scoring, rows of 1,280',
@@ -99,20 +104,23 @@ def measured() -> str:
   }
   programs |= {f'decode, {n} slots': f'decode, {n} slots' for n in (32, 128, 512)}
   models = {'qwen2.5-0.5b': 'Qwen2.5-0.5B', 'qwen2.5-3b': 'Qwen2.5-3B'}
-  heads = ' | share | '.join(f'{name}, tokens/s' for name in models.values())
-  lines = [f'| program | {heads} | share |', '|---|' + '--:|' * 2 * len(models)]
+  heads = [head for name in models.values() for head in (f'{name}, tokens/s', 'share')]
+  rows = []
   for program, title in programs.items():
-    cells = []
+    share = 'share_of_bandwidth' if 'decode' in program else 'share_of_products'
+    cells = [title]
     for name in models:
       point = found.get(f'{name} {program}') or found[f'{name} learner'].get(program)
-      share = 'share_of_bandwidth' if 'decode' in program else 'share_of_products'
       cells += (
-        [f'{point["tokens_per_second"]:,.0f}', f'{100 * point[share]:.0f} %']
-        if point
-        else ['', '']
+        ['', '']
+        if point is None
+        else [
+          f'{point["tokens_per_second"]:,.0f}',
+          f'{100 * point[share]:.0f} %',
+        ]
       )
-    lines.append(f'| {title} | {" | ".join(cells)} |')
-  return '\n'.join(lines) + '\n'
+    rows.append(cells)
+  return '\n'.join(presentation.table(['program', *heads], rows)) + '\n'
 
 
 def keys() -> str:

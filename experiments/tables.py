@@ -50,15 +50,15 @@ def _success(got: comparison.Comparison) -> list[list[str]]:
 def _joined(folders: Sequence[pathlib.Path], headings, cells) -> list[str]:
   """Writes one table of several; what a folder has no file of is left empty."""
   got = {folder.name: compared(folder) for folder in folders}
-  names = max((headings(one) for one in got.values()), key=len)
-  rows = []
+  heads = {name: headings(one) for name, one in got.items()}
+  every, rows = max(heads.values(), key=len), []
+  if any(set(own) - set(every) for own in heads.values()):
+    raise ValueError(f'{", ".join(got)}: evaluated at other steps, no one table')
   for name, one in got.items():
-    if not set(headings(one)) <= set(names):
-      raise ValueError(f'{", ".join(got)}: evaluated at other steps, no one table')
     for row in cells(one):
-      known = dict(zip(headings(one), row, strict=True))
-      rows.append([WORLDS.get(name, name), *(known.get(head, '') for head in names)])
-  return presentation.table(['world', *names], rows)
+      known = dict(zip(heads[name], row, strict=True))
+      rows.append([WORLDS.get(name, name), *(known.get(head, '') for head in every)])
+  return presentation.table(['world', *every], rows)
 
 
 @terminal.program

@@ -44,10 +44,16 @@ def run_sft(
   output = export.required(output)
   if not config.sft.rows:
     raise ConfigError('config.sft.rows=0: must be positive with --mode=sft')
-  steps = _count_updates(config)
-  parts = parts_lib.imitation(config, checkpoint)
   c, batch_rows = config.sft, config.train.microbatch_rows
   rows = c.copy_rows + c.rows
+  steps = count_steps(rows, batch_rows)
+  if config.optimizer.warmup_steps >= steps:
+    raise ConfigError(
+      f'config.optimizer.warmup_steps={config.optimizer.warmup_steps}: must be less'
+      f' than the {steps} updates of {rows} rows,'
+      f' config.train.microbatch_rows={batch_rows} at a time'
+    )
+  parts = parts_lib.imitation(config, checkpoint)
   practice = itertools.islice(_practice(parts), c.copy_rows)
   made = batches(
     itertools.chain(practice, _lessons(parts)),
@@ -59,19 +65,6 @@ def run_sft(
   )
   trained = _fit(parts, made, steps)
   export.keep(output, parts_lib.exported(dataclasses.replace(parts, **trained)))
-
-
-def _count_updates(config: ConfigDict) -> int:
-  """Counts the updates; checks that they outlast the warm-up."""
-  rows = config.sft.copy_rows + config.sft.rows
-  steps = count_steps(rows, config.train.microbatch_rows)
-  if config.optimizer.warmup_steps >= steps:
-    raise ConfigError(
-      f'config.optimizer.warmup_steps={config.optimizer.warmup_steps}: must be less'
-      f' than the {steps} updates of {rows} rows, config.train.microbatch_rows='
-      f'{config.train.microbatch_rows} at a time'
-    )
-  return steps
 
 
 def _practice(parts: parts_lib.Imitation) -> Iterator[Demonstration]:
