@@ -17,12 +17,14 @@ that it reads.
 
 import argparse
 import concurrent.futures
+import contextlib
 import functools
 import json
 import math
 import os
 import pathlib
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -36,7 +38,8 @@ from sdar_jax import files
 from sdar_jax.process import flags, terminal
 
 _Measurements = Iterator[tuple[str, Callable[[], Any]]]
-_ENVIRONMENT = dict(os.environ)  # As it was given.
+# As it was given; a model of 3B needs more than the three quarters that JAX takes.
+_ENVIRONMENT = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '.95', **os.environ}
 _REPEATS = 5
 _SLOTS = (32, 128, 512)
 # Prompt tokens of ALFWorld's `house` games in Qwen2.5's tokens: mean 462, longest about
@@ -274,22 +277,28 @@ def _rated(seconds: float, tokens: int, flops: float, rate: Any) -> dict[str, fl
   }
 
 
-def train(config: str, words: Sequence[str]) -> dict[str, Any]:
-  """Trains in a process of its own; seconds of each step's phases, and successes."""
+def train(config: str, words: Sequence[str], steps: int = 0) -> dict[str, Any]:
+  """Trains in a process of its own; seconds of each step's phases, and successes.
+
+  Args:
+    config: file of the run.
+    words: of its command line.
+    steps: after so many the process is killed, with nothing saved; 0 is to its end.
+  """
   with tempfile.TemporaryDirectory() as folder:
-    run = pathlib.Path(folder, 'run')
+    run, said = pathlib.Path(folder, 'run'), pathlib.Path(folder, 'said')
     command = [sys.executable, '-m', 'sdar_jax.main', f'--config={config}']
     command += [f'--workdir={run}', *words]
     began = time.perf_counter()
-    done = subprocess.run(
-      command, capture_output=True, text=True, check=False, env=_ENVIRONMENT
-    )
-    if done.returncode:
-      return {'error': files.one_line(ValueError(done.stderr), 300)}
-    lines = (run / 'timing.jsonl').read_text().splitlines()
-    timings = [files.parse_json(line, 'timing.jsonl') for line in lines]
+    with said.open('w') as out:
+      process = subprocess.Popen(command, stdout=out, stderr=out, env=_ENVIRONMENT)
+      while process.poll() is None and (not steps or len(_timings(run)) < steps):
+        time.sleep(0.2)
+      process.kill()
+    spent, timings = time.perf_counter() - began, _timings(run)
+    if process.wait() and (not steps or len(timings) < steps):
+      return {'error': files.one_line(ValueError(said.read_text()[-2000:]), 2000)}
     reports = [files.read_json(path) for path in sorted(run.glob('eval/*.json'))]
-  spent = time.perf_counter() - began
   success = [
     statistics.mean(task['success'] for task in report['tasks']) for report in reports
   ]
@@ -297,18 +306,34 @@ def train(config: str, words: Sequence[str]) -> dict[str, Any]:
     {
       name.removeprefix('perf/'): round(value, 3)
       for name, value in line.items()
-      if name.endswith(('_seconds', '_per_second'))
+      if name.endswith(('_seconds', '_per_second', 'occupancy', 'padding', '_share'))
     }
     for line in timings
   ]
   return {'seconds': spent, 'success': success, 'steps': short}
 
 
-def whole_step(name: str, tokenizer: pathlib.Path, small: bool) -> dict[str, Any]:
+def _timings(run: pathlib.Path) -> list[dict[str, float]]:
+  """Reads the lines of a run that are whole."""
+  path = run / 'timing.jsonl'
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  whole = [line for line in lines if line.endswith('\n')]
+  return [files.parse_json(line, 'timing.jsonl') for line in whole]
+
+
+def whole_step(
+  name: str, rows: int, tokenizer: pathlib.Path, small: bool
+) -> dict[str, Any]:
   """Trains two steps of a model of random weights, whose turns all are too long.
 
   16 tasks of 8 episodes of 10 turns of 64 tokens, none of which is an action: every
   episode goes on to its end, so each step has 1,280 rows.
+
+  Args:
+    name: of the model.
+    rows: of a microbatch.
+    tokenizer: folder of Qwen2.5's.
+    small: a few rows.
   """
   # Weights are drawn on the CPU: a process that has used a GPU keeps its memory.
   os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -332,10 +357,14 @@ def whole_step(name: str, tokenizer: pathlib.Path, small: bool) -> dict[str, Any
       words |= {'rollout.tasks_per_step': 2, 'rollout.group_size': 2}
     else:
       words |= {'world.max_turns': 10, 'rollout.max_response_tokens': 64}
-      words |= {'train.microbatch_rows': 16}
+      words |= {'rollout.slots': 128, 'rollout.max_prompt_tokens': 832}
+      words |= {'train.microbatch_rows': rows, 'train.compile_ahead': True}
+      words |= {'train.length_buckets': (512, 640, 768, 896)}
+      words |= {'train.teacher_buckets': (1280, 1408, 1536, 1920)}
     return train(
       f'experiments/alfworld.py:model={name}',
       [f'--config.{key}={value}' for key, value in words.items()],
+      steps=2,
     )
 
 
@@ -372,7 +401,7 @@ def parts_of(
   out = {name: functools.partial(programs, name) for name in models}
   if tokenizer:
     for name in models:
-      call = functools.partial(whole_step, name, tokenizer, small)
+      call = functools.partial(whole_step, name, models[name][1], tokenizer, small)
       out[f'{name} steps'] = functools.partial(one, f'{name} steps', call)
   call = functools.partial(small_model, small)
   out['small model'] = functools.partial(one, 'small model', call)
@@ -434,15 +463,26 @@ def _child(group: str, options: Any, seconds: float) -> Iterator[str]:
   command = [sys.executable, '-m', 'benchmarks.accelerator', f'--here={group}']
   if options.tokenizer:
     command.append(f'--tokenizer={options.tokenizer}')
-  process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-  timer = threading.Timer(seconds, process.kill)
+  process = subprocess.Popen(
+    command,
+    stdout=subprocess.PIPE,
+    text=True,
+    env=_ENVIRONMENT,
+    start_new_session=True,
+  )
+
+  def end() -> None:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)  # With what it has started.
+
+  timer = threading.Timer(seconds, end)
   timer.start()
   try:
     yield from (line.rstrip() for line in process.stdout if line.startswith('{'))
     process.wait()
   finally:
     timer.cancel()
-    process.kill()
+    end()
   if process.returncode:
     yield json.dumps({group: f'ended by exit code {process.returncode}'})
 

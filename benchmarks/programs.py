@@ -90,7 +90,7 @@ class Parts:
     moments = jax.tree.map(
       lambda leaf, at: self.array(leaf.dtype, *leaf.shape, at=at),
       jax.eval_shape(learner._tx.init, params),
-      learner._moments(params, learner._config.moments),
+      learner.state_shardings.opt_state,
     )
     teacher = params if learner.keeps_teacher else ()
     number = self.array(jnp.int32)
@@ -181,7 +181,7 @@ def of_learner(parts: Parts) -> dict[str, Call]:
     'gradient': Call(learner._gradient, (params, base, teacher, arrays)),
     'score': Call(learner._score_student, (joined, own)),
     'score teacher': Call(learner._score_tokens, (joined, theirs)),
-    'sum': Call(learner._add, (params, params)),
+    'sum': Call(learner._add, 2 * (((loss, {}), params),)),
     'update': Call(learner._apply, (state, params, loss)),
   }
 

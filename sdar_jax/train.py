@@ -57,7 +57,7 @@ class Run:
     self.profiler = profile.Profiler(workdir.path / 'profile', traced)
     self.clock = step_lib.Clock(self._show, self.profiler.phase, compilations.seconds)
     wanted = config.train.compile_ahead
-    self.compile_ahead = compilations.Ahead(p.learner, p.packing, wanted)
+    self.ahead = compilations.Ahead(p.learner, p.packing, wanted)
     self.patience = Patience(config.pool.patience_seconds, self.console.line, stop)
     self.evaluator = Evaluator(
       workdir.path,
@@ -379,10 +379,11 @@ def loop(run: Run) -> None:
       prompts, views = run.teacher_prompts(rows)
       batch, privileged = run.pack(rows, prompts)
     with run.clock('score'):
+      run.ahead.scores(run.state, initial)  # Compiles, once, where asked for.
       scores = run.score(rows, batch, privileged)
       known = run.credit(rows, views, scores)
     with run.clock('update'):
-      run.compile_ahead(run.state, initial, known)  # Once, where asked for.
+      run.ahead.gradients(run.state, initial, known)
       sums = []
       for minibatch in batch:
         arrays = learner.to_device(minibatch, known)

@@ -1,6 +1,8 @@
 """Times compilations; compiles all in the first step if asked to."""
 
-from collections.abc import Mapping
+import concurrent.futures
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 from sdar_jax.batching import packing as packing_lib
 from sdar_jax.learner.learner import Learner
 from sdar_jax.learner.state import TrainState
+from sdar_jax.models import sharding
 
 _EVENT = '/jax/core/compile/backend_compile_duration'
 _total = 0.0  # s of this process: JAX takes no listener back, so there is one.
@@ -32,7 +35,8 @@ class Ahead:
   """Compiles for every shape in the first step, and runs each once.
 
   So no later step waits for a compiler, and a shape that the device has no memory for
-  ends the run at its beginning. What these runs say is dropped: no number changes.
+  ends the run at its beginning. Programs are compiled side by side. What they say of
+  blank sheets is dropped: no number changes.
 
   Args:
     learner: of the run.
@@ -41,24 +45,49 @@ class Ahead:
   """
 
   def __init__(self, learner: Learner, packing: packing_lib.Packing, wanted: bool):
-    self._learner, self._packing, self._wanted = learner, packing, wanted
+    self._learner, self._left = learner, {'scores', 'gradients'} if wanted else set()
+    self._packing = packing
 
-  def __call__(
-    self, state: TrainState, initial: Any | None, known: Mapping[str, np.ndarray]
-  ) -> None:
-    """Compiles, if it is the first call.
+  def scores(self, state: TrainState, initial: Any | None) -> None:
+    """Compiles what scores, if it is the first call.
 
     Args:
       state: its shapes are those of all steps; not donated.
       initial: the initial policy, or None where `needs_initial` is False.
+    """
+
+    def call(own: list[Any], theirs: list[Any]) -> None:
+      apart = theirs if self._learner.scores_apart else ()
+      self._learner.score(state, initial, own, apart)
+
+    self._once('scores', call)
+
+  def gradients(
+    self, state: TrainState, initial: Any | None, known: Mapping[str, np.ndarray]
+  ) -> None:
+    """Compiles what gives gradients, if it is the first call.
+
+    Args:
+      state, initial: as of `scores`.
       known: scores and credit of the step's rows, whose types are those of all steps.
     """
-    if not self._wanted:
+
+    def call(own: list[Any], _: list[Any]) -> None:
+      for sheet in own:
+        (placed,) = self._learner.to_device([sheet], known)
+        jax.block_until_ready(self._learner.gradient(state, placed, initial))
+
+    self._once('gradients', call)
+
+  def _once(self, what: str, call: Callable[[list[Any], list[Any]], None]) -> None:
+    if what not in self._left:
       return
-    self._wanted, learner = False, self._learner
-    compares = learner.reads_distributions
-    own, theirs = packing_lib.blanks(self._packing, compares=compares)
-    learner.score(state, initial, own, theirs if learner.scores_apart else ())
-    for sheet in own:
-      (placed,) = learner.to_device([sheet], known)
-      jax.block_until_ready(learner.gradient(state, placed, initial))
+    self._left.remove(what)
+    compares = self._learner.reads_distributions
+    blanks = packing_lib.blanks(self._packing, compares=compares)
+    if jax.process_count() == 1:  # Shapes cannot be gathered from several.
+      with sharding.lowering() as waiting:
+        call(*blanks)
+      with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda compile_one: compile_one(), waiting))
+    call(*blanks)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdar_jax import numerics
 from sdar_jax.batching import transfer
 from sdar_jax.learner import distributions, optimizer, scoring
-from sdar_jax.learner.state import TrainState
+from sdar_jax.learner.state import TrainState, placement
 from sdar_jax.losses import masked, policy
 from sdar_jax.losses.inputs import LossInputs
 from sdar_jax.losses.objective import policy_objective
@@ -55,6 +55,7 @@ class Learner:
 
   Attributes:
     model: architecture.
+    state_shardings: where every part of a state is between updates.
     reads_distributions: updates read the teacher's sequences, not its scores alone.
     keeps_teacher: the state has a teacher of its own.
     takes_teacher: that teacher is given to `init_state`, and stays as it is.
@@ -74,13 +75,6 @@ class Learner:
     self._tx, self._mesh = tx, mesh
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._rows = NamedSharding(mesh, PartitionSpec(_ROWS))
-    self._base = sharding.param_shardings(model.param_specs(), mesh)
-    self._params = self._base
-    if model.lora:
-      self._params = sharding.param_shardings(model.adapter_specs(), mesh)
-    if algorithm.has_critic:
-      head = dict.fromkeys(scoring.init_value_head(model), self._replicated)
-      self._params = {**self._params, 'value_head': head}
     self.reads_distributions = algorithm.needs_divergence(hyper)
     self._divergence_of = distributions.Divergence(
       hyper.divergence, hyper.topk, hyper.jsd_weight, hyper.token_clip or math.inf
@@ -92,6 +86,18 @@ class Learner:
     self.keeps_teacher = weights in ('ema', 'given') or (
       weights == 'policy' and self.reads_distributions
     )
+    teacher = 'whole' if self.takes_teacher else 'trained'
+    self.state_shardings, self._working_shardings = (
+      placement(
+        model,
+        mesh,
+        tx,
+        has_critic=algorithm.has_critic,
+        teacher=teacher if self.keeps_teacher else None,
+        memory=optimizer.PLACES[where],
+      )
+      for where in (config.moments, 'device')
+    )
     program = functools.partial(
       sharding.Program,
       mesh=mesh,
@@ -100,14 +106,19 @@ class Learner:
     self._score_student = program(self._student_scores)
     self._score_tokens = program(self._logprobs)
     self._kl = program(functools.partial(policy.kl_penalty, kind=hyper.kl_kind))
-    self._gradient = program(
-      self._loss_and_gradient, out_shardings=(self._replicated, self._params)
-    )
+    # What a step gives is where it was taken from: else the next compiles anew.
+    shared = self._replicated, self.state_shardings.params
+    self._gradient = program(self._loss_and_gradient, out_shardings=shared)
     self._add = program(
-      lambda total, part: jax.tree.map(jnp.add, total, part), donate_argnums=0
+      lambda total, part: jax.tree.map(jnp.add, total, part),
+      donate_argnums=0,
+      out_shardings=shared,
     )
-    self._apply = program(self._applied, donate_argnums=0)
-    self._finish = program(self._finished, donate_argnums=0)
+    after = self.state_shardings, self._replicated
+    self._apply = program(self._applied, donate_argnums=0, out_shardings=after)
+    self._finish = program(
+      self._finished, donate_argnums=0, out_shardings=self.state_shardings
+    )
 
   @property
   def has_teacher(self) -> bool:
@@ -135,7 +146,8 @@ class Learner:
       return params
     dtype = self._config.scoring.dtype
     copy = lambda params: decoder.compute_params(params, dtype)
-    return sharding.Program(copy, self._mesh, out_shardings=self._base)(params)
+    at = sharding.param_shardings(self.model.param_specs(), self._mesh)
+    return sharding.Program(copy, self._mesh, out_shardings=at)(params)
 
   def init_state(self, params: Any, seed: int = 0, given: Any = None) -> TrainState:
     """Makes a fresh state around `params`, taking them over.
@@ -154,24 +166,10 @@ class Learner:
     if self._algorithm.has_critic:
       head = scoring.init_value_head(self.model)
       params = {**params, 'value_head': sharding.place(head, self._replicated)}
-    # Moments take the sharding of the weights that they belong to.
-    moments = self._moments(params, self._config.moments)
-    opt_state = sharding.Program(self._tx.init, self._mesh, out_shardings=moments)(
-      params
+    begin = sharding.Program(
+      self._tx.init, self._mesh, out_shardings=self.state_shardings.opt_state
     )
-    return TrainState(params, opt_state, teacher, zero(), zero(), zero())
-
-  def _moments(self, params: Any, where: str) -> Any:
-    """Places the optimizer's state; `where` is of `optimizer.PLACES`."""
-    kind = optimizer.PLACES[where]
-    shapes = jax.eval_shape(self._tx.init, params)
-    return optax.tree.map_params(
-      self._tx,
-      lambda _, spec: spec if kind is None else spec.with_memory_kind(kind),
-      shapes,
-      self._params,
-      transform_non_params=lambda _: self._replicated,
-    )
+    return TrainState(params, begin(params), teacher, zero(), zero(), zero())
 
   def to_device(
     self, minibatch: Minibatch, known: Mapping[str, np.ndarray]
@@ -308,14 +306,14 @@ class Learner:
     c = self._config
     away = c.moments != 'device'
     if away:
-      here = jax.device_put(state.opt_state, self._moments(state.params, 'device'))
+      here = jax.device_put(state.opt_state, self._working_shardings.opt_state)
       state = state._replace(opt_state=here)
     state, metrics = optimizer.apply(
       self._tx, state, grads, loss, peak=c.learning_rate, warmup_steps=c.warmup_steps
     )
     if away:
-      there = self._moments(state.params, c.moments)
-      state = state._replace(opt_state=jax.device_put(state.opt_state, there))
+      there = jax.device_put(state.opt_state, self.state_shardings.opt_state)
+      state = state._replace(opt_state=there)
     return state, metrics
 
   def _sum(self, total: Any, part: Any) -> Any:

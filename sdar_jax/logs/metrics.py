@@ -160,7 +160,8 @@ TIMINGS = _table(
     (
       'perf/compile_seconds',
       's',
-      'compiling, or reading what was compiled before; in the first, since the start',
+      'compiling, or reading what was compiled before, side by side added up; in the'
+      ' first step since the start',
     ),
     (
       'perf/failed_saves',

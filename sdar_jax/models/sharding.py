@@ -8,10 +8,12 @@ and `vocab` (a tokenizer may have any size).
 """
 
 import contextlib
+import contextvars
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -123,6 +125,30 @@ def _devices() -> list[jax.Device]:
     ) from error
 
 
+# What is called while programs are only compiled.
+_waiting: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar(
+  'waiting', default=None
+)
+
+
+@contextlib.contextmanager
+def lowering() -> Iterator[list[Callable[[], None]]]:
+  """Lowers programs when they are called, and runs none.
+
+  They give shapes instead of arrays then, which they also take.
+
+  Yields:
+    for each call so far what compiles its program, in any thread; after it the same
+    call compiles nothing.
+  """
+  found: list[Callable[[], None]] = []
+  token = _waiting.set(found)
+  try:
+    yield found
+  finally:
+    _waiting.reset(token)
+
+
 class Program:
   """A jitted function, traced and run under its mesh.
 
@@ -142,13 +168,21 @@ class Program:
 
   def __call__(self, *args: Any) -> Any:
     """Runs the function; compiles it for shapes that are new."""
+    waiting = _waiting.get()
     with self._on_mesh():
-      return self._jitted(*args)
+      if waiting is None:
+        return self._jitted(*args)
+      waiting.append(functools.partial(self._compile, self._jitted.lower(*args)))
+      return jax.eval_shape(self._jitted, *args)
 
   def lower(self, *args: Any) -> Any:
     """Lowers the function for arrays, or shapes, without running it."""
     with self._on_mesh():
       return self._jitted.lower(*args)
+
+  def _compile(self, lowered: Any) -> None:
+    with self._on_mesh():  # JAX finds it again by the mesh, too.
+      lowered.compile()
 
   def _on_mesh(self) -> Any:
     return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)

@@ -13,11 +13,12 @@ WIDTHS, TEACHER_WIDTHS = (20, 24), (28, 32)
 PAIRS = [(w, t) for w in WIDTHS for t in TEACHER_WIDTHS]
 STEPS = 100
 # Programs of a method for these buckets: scores and gradients for each width of a
-# student's rows, the teacher's scores for each of its own, three that know no width.
+# student's rows, the teacher's scores for each pair (`micro.privileged` has a student's
+# places), three that know no width.
 STUDENT, REFERENCE, GRADIENT = 3 * [len(WIDTHS)]
 ADD, APPLY, FINISH = 3 * [1]
 PROGRAMS = {'grpo': STUDENT + REFERENCE + GRADIENT + ADD + APPLY + FINISH}
-PROGRAMS['sdar'] = PROGRAMS['grpo'] + len(TEACHER_WIDTHS)
+PROGRAMS['sdar'] = PROGRAMS['grpo'] + len(PAIRS)
 
 
 @pytest.fixture
@@ -75,7 +76,8 @@ def test_what_is_compiled_ahead_is_not_compiled_again(compiled, method):
   first, second = ((width, width) for width in WIDTHS)
   known = _known(learner, state, initial, first)
   ahead = compilations.Ahead(learner, how, wanted=True)
-  ahead(state, initial, known)
+  ahead.scores(state, initial)
+  ahead.gradients(state, initial, known)
   jax.tree.map(np.testing.assert_array_equal, state.params, weights)  # And there still.
   assert compilations.seconds() > before
   # What knows no width is compiled here.
@@ -83,9 +85,11 @@ def test_what_is_compiled_ahead_is_not_compiled_again(compiled, method):
   compiled.clear()
   for _ in range(2):
     state = _step(learner, state, initial, [second, first, second], teaches=True)
-  ahead(state, initial, known)
+  ahead.scores(state, initial)
+  ahead.gradients(state, initial, known)
   assert compiled == []
-  compilations.Ahead(learner, how, wanted=False)(None, None, {})  # Looks at nothing.
+  never = compilations.Ahead(learner, how, wanted=False)
+  never.scores(None, None), never.gradients(None, None, {})  # Looks at nothing.
 
 
 def _known(learner, state, initial, widths):
@@ -115,3 +119,16 @@ def test_a_hundred_steps_compile_each_bucket_once(compiled, method):
     state = _step(learner, state, initial, parts, teaches)
   assert len(compiled) == PROGRAMS[method], compiled[PROGRAMS[method] :]
   assert int(state.step) == 1 + STEPS and int(state.skipped) == 0
+
+
+def test_a_state_stays_where_it_was():
+  """XLA would place it elsewhere, and every program be traced or compiled anew."""
+  learner, state, initial = _fresh('sdar', np.random.default_rng(0))
+  wanted = learner.state_shardings
+  for _ in range(2):
+    jax.tree.map(lambda leaf, at: _same(leaf.sharding, at), state, wanted)
+    state = _step(learner, state, initial, [(20, 28)], teaches=True)
+
+
+def _same(found, wanted):
+  assert found == wanted

@@ -191,6 +191,9 @@ class _Recorded:
     self.state = SimpleNamespace(step=0, policy='policy 0')
     self.sampler = SimpleNamespace(update=lambda policy: self.done.append(policy))
     self.stop = lambda: self.step == stop_after
+    told = lambda name: lambda *args: self.done.append(f'ahead of {name}')
+    names = 'scores', 'gradients'
+    self.ahead = SimpleNamespace(**{name: told(name) for name in names})
     self.clock = lambda name: contextlib.nullcontext(self.done.append(f'[{name}]'))
     names = ('to_device', 'train_step', 'finish_step')
     learner = SimpleNamespace(**{name: getattr(self, f'_{name}') for name in names})
@@ -224,8 +227,8 @@ class _Recorded:
 
 def _pass(step):
   before = ['maybe_evaluate', '[rollout]', 'collect', '[batch]', 'rows']
-  before += ['teacher_prompts', 'pack', '[score]', 'score', 'credit', '[update]']
-  before += ['compile_ahead', 'first', 'second', f'policy {step}']
+  before += ['teacher_prompts', 'pack', '[score]', 'ahead of scores', 'score', 'credit']
+  before += ['[update]', 'ahead of gradients', 'first', 'second', f'policy {step}']
   return [*before, 'report', 'maybe_checkpoint']
 
 
