@@ -356,7 +356,13 @@ def make_learner(
 ) -> Learner:
   """Makes the learner with its optimizer."""
   optimizer.check_place(config.optimizer.moments, mesh.devices.flat[0])
-  c = config.rollout
+  c, scores_old = config.rollout, config.train.old_logprobs == 'scored'
+  read = algorithm.needs_entropy(hyper) or algorithm.has_critic
+  if not scores_old and (read or hyper.kl_in == 'reward'):
+    raise ConfigError(
+      "config.train.old_logprobs='sampled': the method reads entropies, values or a KL"
+      " of the pass that this leaves out: set it to 'scored'"
+    )
   settings = LearnerConfig(
     make_scoring(config, tokenizer, temperature=c.temperature),
     max_response_tokens=c.max_response_tokens,
@@ -365,5 +371,6 @@ def make_learner(
     mean_over=config.algorithm.mean_over,
     accumulation=config.train.minibatch_rows // config.train.microbatch_rows,
     moments=config.optimizer.moments,
+    scores_old=scores_old,
   )
   return Learner(model, settings, algorithm, hyper, make_optimizer(config), mesh)

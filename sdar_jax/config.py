@@ -161,6 +161,7 @@ KEYS: dict[str, Key] = {
     ('sorted', 'in order'),
     'ref: in order',
   ),
+  'train.old_logprobs': Key('scored', "'sampled' saves a pass", ('scored', 'sampled')),
   'train.compile_ahead': Key(False, 'the first step compiles for all buckets at once'),
   'optimizer.learning_rate': Key(
     1e-6, 'per update; 0 is a control that learns nothing', '0 or [1e-12, 1]', 'paper'

@@ -221,8 +221,7 @@ class Run:
     own, theirs = p.learner.score(self.state, p.initial, sheets, privileged)
     sampled = rows_lib.sampler_logprobs(rows)
     names = p.algorithm.teacher_scores(p.hyper)
-    out = (sheets, own), (privileged, theirs), names
-    return {**transfer.gather_step(*out, *sampled.shape), 'sampler_logprobs': sampled}
+    return transfer.gather_step((sheets, own), (privileged, theirs), names, sampled)
 
   def credit(
     self, rows: list[rows_lib.Row], views: Any, scores: dict[str, Any]

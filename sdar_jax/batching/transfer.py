@@ -36,19 +36,19 @@ def gather_step(
   student: tuple[Sequence[Arrays], Sequence[Arrays]],
   teacher: tuple[Sequence[Arrays], Sequence[Arrays]],
   names: Sequence[str],
-  count: int,
-  width: int,
+  sampled: np.ndarray,
 ) -> Arrays:
-  """Gathers a step's scores, [B, width] each.
+  """Gathers a step's scores, [B, R] each.
 
   Args:
     student: its sheets and their scores.
     teacher: likewise, of one name; none where it scores as the student does.
     names: of its contexts' scores, in order.
-    count: B.
-    width: of the longest response.
+    sampled: [B, R] f32, the sampler's log-probs: the old ones where nothing scored them.
   """
-  out = gather(*student, count, width)
+  count, width = sampled.shape
+  out = {'sampler_logprobs': sampled, 'old_logprobs': sampled}
+  out |= gather(*student, count, width)
   if not teacher[0]:
     return out | dict.fromkeys(names, out['old_logprobs'])
   ((_, scores),) = gather(*teacher, count * len(names), width).items()

@@ -39,6 +39,7 @@ class LearnerConfig:
   Attributes:
     accumulation: microbatches of a full minibatch; 'microbatch' means divide by it.
     moments: where they are between updates, of `optimizer.PLACES`.
+    scores_old: the student's tokens are scored before updates.
   """
 
   scoring: scoring.Scoring
@@ -48,6 +49,7 @@ class LearnerConfig:
   mean_over: str
   accumulation: int
   moments: str = 'device'
+  scores_old: bool = True
 
 
 class Learner:
@@ -226,8 +228,8 @@ class Learner:
       teacher: sheets of the same rows under privileged prompts.
 
     Returns:
-      [M, R] f32 arrays on the host: for each of the student's sheets `old_logprobs` and
-      where the method reads them `ref_logprobs`, `old_entropy`, `old_kl` and
+      [M, R] f32 arrays on the host: for each of the student's sheets, where they are
+      scored or read, `old_logprobs`, `ref_logprobs`, `old_entropy`, `old_kl` and
       `old_values`; for each of the teacher's `teacher_logprobs`, of any context.
     """
     params = self._joined(state.params, initial)
@@ -240,7 +242,7 @@ class Learner:
     return sharding.fetch((own, taught))
 
   def _score(self, params: Any, initial: Any | None, sheet: Sheet) -> Sheet:
-    out = self._score_student(params, sheet)
+    out = self._score_student(params, sheet) if self._config.scores_old else {}
     if self._hyper.needs_reference:
       out['ref_logprobs'] = self._score_tokens(initial, sheet)
       if self._hyper.kl_in == 'reward':

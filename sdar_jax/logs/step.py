@@ -230,8 +230,11 @@ def mismatch(known: Mapping[str, np.ndarray]) -> dict[str, float]:
   """Compares sampled and scored log-probs under the same weights.
 
   Args:
-    known: `response_mask`, `sampler_logprobs` and `old_logprobs`, [B, R].
+    known: `response_mask`, `sampler_logprobs` and `old_logprobs`, [B, R]; the latter
+      two are one array where nothing was scored, and nothing is compared.
   """
+  if known['old_logprobs'] is known['sampler_logprobs']:
+    return {}
   gaps = known['sampler_logprobs'] - known['old_logprobs']
   gaps = np.abs(gaps[known['response_mask']])
   return {

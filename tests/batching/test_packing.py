@@ -367,7 +367,9 @@ def test_two_contexts_share_sheets_and_keep_apart():
     (sheets, [score(sheet, name) for sheet in sheets])
     for sheets, name in ((student, 'old_logprobs'), (both, 'teacher_logprobs'))
   ]
-  got = transfer.gather_step(*sides, ('a', 'b'), len(rows), 4)
+  sampled = np.zeros((len(rows), 4), np.float32)
+  got = transfer.gather_step(*sides, ('a', 'b'), sampled)
+  assert got['sampler_logprobs'] is sampled
   mask = np.zeros((len(rows), 4), bool)
   for i, row in enumerate(rows):
     mask[i, : len(row.turn.response_ids)] = True
@@ -386,6 +388,11 @@ def test_a_teacher_that_is_not_scored_apart_has_its_student_s_scores():
   assert privileged == []
   sheets = [*itertools.chain(*batch)]
   scores = [{'old_logprobs': -1.0 * sheet['response_mask']} for sheet in sheets]
-  got = transfer.gather_step((sheets, scores), ([], []), ('a', 'b'), len(rows), 4)
+  sampled = np.ones((len(rows), 4), np.float32)
+  got = transfer.gather_step((sheets, scores), ([], []), ('a', 'b'), sampled)
+  assert not (got['old_logprobs'] == sampled).any()
   for name in ('a', 'b'):
     np.testing.assert_array_equal(got[name], got['old_logprobs'])
+  unscored = (sheets, [{} for _ in sheets])
+  got = transfer.gather_step(unscored, ([], []), ('a',), sampled)
+  assert got['old_logprobs'] is got['a'] is sampled

@@ -74,7 +74,7 @@ def test_what_is_logged_is_the_table_and_all_of_it():
   episode = Trajectory('t', 'kind', 0, 0, [turn], Outcome.FAILURE)
   played = [Group(0, None, [episode])]
   rows, token = rows_lib.rows(played, invalid_penalty=0.0), np.ones((1, 1))
-  scores = {'sampler_logprobs': token, 'old_logprobs': token}
+  scores = {'sampler_logprobs': token, 'old_logprobs': token.copy()}
   values = step_lib.step_metrics(
     played,
     rows,
