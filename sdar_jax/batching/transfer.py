@@ -44,7 +44,7 @@ def gather_step(
     student: its sheets and their scores.
     teacher: likewise, of one name; none where it scores as the student does.
     names: of its contexts' scores, in order.
-    sampled: [B, R] f32, the sampler's log-probs: the old ones where nothing scored them.
+    sampled: [B, R] f32, the sampler's log-probs: the old ones where none are scored.
   """
   count, width = sampled.shape
   out = {'sampler_logprobs': sampled, 'old_logprobs': sampled}
