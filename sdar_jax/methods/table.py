@@ -99,6 +99,18 @@ ALGORITHMS: dict[str, Algorithm] = {
     teachers.GATED,
     {**GATED, **numbers(gate_centred=True, gap_clip=1.0, ratio_limit=2.0)},
   ),
+  'sdar-sibling': taught(
+    "SDAR whose teacher sees a sibling's solution: for worlds without skills",
+    'ours, after arXiv 2605.15155',
+    teachers.SIBLING_GATED,
+    GATED,
+  ),
+  'sdar-feedback': taught(
+    'SDAR whose teacher sees how the episode ended: for worlds without skills',
+    'ours, after arXiv 2605.15155',
+    teachers.FEEDBACK_GATED,
+    GATED,
+  ),
   'opsd': taught(
     'exact, clipped divergence to the initial policy that sees skills; no reward',
     'arXiv 2601.18734',

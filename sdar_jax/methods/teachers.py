@@ -83,6 +83,8 @@ GATED = Distillation(
   losses=on_device('gated', 'gate_centred', 'ratio_limit'),
   advantages=on_device('gated_advantages', 'gate_centred'),
 )
+SIBLING_GATED = dataclasses.replace(GATED, context='sibling')
+FEEDBACK_GATED = dataclasses.replace(GATED, context='feedback')
 # Every gate is 1/2 at gate_beta=0: no effect, which is the point of a control.
 UNGATED = dataclasses.replace(GATED, control=True)
 _DIVERGENCE = on_device('divergence', 'divergence', 'topk', 'token_clip', 'jsd_weight')
