@@ -15,7 +15,7 @@ from typing import Any
 from sdar_jax import files
 from sdar_jax.cli import command_line, tools
 from sdar_jax.cli.command_line import Command
-from sdar_jax.process import devices, terminal
+from sdar_jax.process import devices, memory, terminal
 from sdar_jax.process.team import ALONE, place
 
 _NO_MEMORY = 'lower config.rollout.slots, config.train.microbatch_rows or the buckets'
@@ -94,6 +94,7 @@ def _load(name: str, *, with_devices: bool = True) -> types.ModuleType:
 @functools.cache  # So that they are named once.
 def _name_devices() -> None:
   """Imports JAX and prints its devices, as people read them, on stderr."""
+  memory.keep()
   import jax
 
   found, count = jax.local_devices(), jax.process_count()

@@ -6,6 +6,8 @@ import pathlib
 
 import jax
 
+from sdar_jax.process import memory
+
 # Our own choice, whatever the environment says: the default of today's JAX. They decide
 # which tokens are sampled.
 _PINNED = {
@@ -33,6 +35,13 @@ def pin() -> None:
   """Pins the settings behind samples against the environment."""
   for name, value in _PINNED.items():
     jax.config.update(name, value)
+
+
+def prepare() -> None:
+  """Pins numbers, keeps programs and memory, before the first program."""
+  memory.keep()
+  pin()
+  keep_programs()
 
 
 def keep_programs() -> None:

@@ -349,8 +349,7 @@ def _model_digest(config: ConfigDict) -> str:
 
 def _place(common: Common) -> tuple[Mesh, decoder.ModelConfig]:
   """Finds the devices, and the model for them. Device work begins here."""
-  numerics.pin()
-  numerics.keep_programs()
+  numerics.prepare()
   mesh = build.make_mesh(common.config)
   return mesh, build.read_model(common.config, mesh, common.chat)
 

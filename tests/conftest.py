@@ -4,6 +4,8 @@ import os
 import pathlib
 import signal
 
+from sdar_jax.process import memory
+
 _CACHE = pathlib.Path(__file__).resolve().parents[1] / '.pytest_cache' / 'jax'
 # Before JAX is imported; processes that tests start inherit it. Even what compiles fast
 # is kept: other workers want the same small operations, by the thousand.
@@ -12,6 +14,7 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # Whatever the machine has: workers beside each other would each take a whole GPU.
 # docs/hardware.md says which tests are for one, and how they are run there.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+memory.keep()  # As programs do.
 
 # What a shell's background job or nohup ignores, its children would ignore, too, and
 # those that tests interrupt would never end. With a handler they begin as usual.

@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.models import decoder, sharding
+from sdar_jax.models import attention_kernels, decoder, sharding
 
 MASKED_LOGIT = float(jnp.finfo(jnp.float32).min)
 
@@ -258,7 +258,11 @@ def _log_softmax_backward(saved, gradients):
   logprobs = logits - log_normaliser[..., None]
   weights = to_logprob + to_entropy * (logprobs + entropy[..., None])
   there = jnp.arange(logits.shape[-1]) == targets[..., None]
-  return jnp.where(there, to_logprob, 0.0) - jnp.exp(logprobs) * weights, None
+  to_logits = jnp.where(there, to_logprob, 0.0) - jnp.exp(logprobs) * weights
+  if attention_kernels.platform() == 'cpu':
+    # XLA would compute it twice, once for the product that wants it transposed.
+    to_logits = jax.lax.optimization_barrier(to_logits)
+  return to_logits, None
 
 
 _log_softmax_at.defvjp(_log_softmax_forward, _log_softmax_backward)

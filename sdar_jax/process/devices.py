@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _GIB = 2**30
+_NAMES = {'gpu': 'an NVIDIA GPU', 'tpu': 'a TPU'}
 # Vendor and devices on the PCI bus, as JAX lists them: v2 and v3, v4, v5p, v5e, v6e,
 # 7x. Google makes network cards, too.
 _GOOGLE = '0x1ae0'
@@ -57,16 +58,25 @@ def warning(devices: Sequence[Any], root: pathlib.Path = pathlib.Path('/')) -> s
   """
   if devices[0].platform != 'cpu' or os.environ.get('JAX_PLATFORMS'):
     return ''  # It uses one, or was told what to use.
-  for name, extra, here in (
-    ('an NVIDIA GPU', 'gpu', _has_gpu(root)),
-    ('a TPU', 'tpu', _has_tpu(root)),
-  ):
-    if here:
-      return (
-        f'warning: {name} is here that JAX cannot use: pip install'
-        f" 'sdar-jax[{extra}]', or JAX_PLATFORMS=cpu if that is meant"
-      )
-  return ''
+  extra = accelerator(root)
+  if not extra:
+    return ''
+  return (
+    f'warning: {_NAMES[extra]} is here that JAX cannot use: pip install'
+    f" 'sdar-jax[{extra}]', or JAX_PLATFORMS=cpu if that is meant"
+  )
+
+
+def accelerator(root: pathlib.Path = pathlib.Path('/')) -> str:
+  """Finds what this machine has, whether JAX can use it or not.
+
+  Args:
+    root: of the file system.
+
+  Returns:
+    'gpu', 'tpu', or '' for neither.
+  """
+  return 'gpu' if _has_gpu(root) else 'tpu' if _has_tpu(root) else ''
 
 
 def _has_gpu(root: pathlib.Path) -> bool:
