@@ -67,6 +67,9 @@ def _rows(vocabulary: int) -> tuple[Any, Any]:
 
 def ours(folder: str, vocabulary: int) -> Iterator[tuple[str, Any]]:
   """Measures this program."""
+  from sdar_jax import numerics
+
+  numerics.prepare()  # As a run does.
   import jax
   import jax.numpy as jnp
 
