@@ -11,6 +11,7 @@ rounds, the ratio's range beside it. All must agree on loss and gradient.
 
 import argparse
 import collections
+import itertools
 import json
 import os
 import pathlib
@@ -25,7 +26,6 @@ from benchmarks.watch import Watch
 from sdar_jax import files
 from sdar_jax.process import flags, terminal
 
-PEERS = ('ours', 'hf', 'tunix')
 # Vocabulary and what goes with it: hidden size, query heads, key heads, width of one.
 MODELS = {'small': (8192, 256, 8, 4, 32), 'large vocabulary': (151936, 256, 8, 4, 32)}
 _LAYERS, _WIDENING = 4, 3
@@ -366,6 +366,22 @@ def _measure(python: str, peer: str, folder: str, vocabulary: int) -> dict[str, 
   return dict(collections.ChainMap(*map(json.loads, lines)))
 
 
+def _rounds(
+  pythons: dict[str, str], count: int, vocabulary: int
+) -> Iterator[tuple[str, dict[str, float]]]:
+  """Measures all peers in turn, `count` times; they must agree on loss and norm."""
+  wanted = None
+  with tempfile.TemporaryDirectory() as folder:
+    _save(pathlib.Path(folder), vocabulary)
+    for _, (peer, python) in itertools.product(range(count), pythons.items()):
+      measured = _measure(python, peer, folder, vocabulary)
+      values = measured.pop('values')
+      wanted = wanted or values
+      if max(abs(a - b) for a, b in zip(values, wanted)) > _TOLERANCE:
+        raise ValueError(f'{peer}: loss and norm are {values}, ours {wanted}')
+      yield peer, measured
+
+
 def table(found: dict[str, dict[str, list[float]]]) -> str:
   """Formats processor seconds and ratios as Markdown."""
   from sdar_jax.evaluation import presentation
@@ -397,30 +413,19 @@ def main(argv: Sequence[str]) -> int:
   if options.here:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     peer, folder, vocabulary = json.loads(options.here)
-    for name, value in {'ours': ours, 'hf': hf, 'tunix': tunix}[peer](
-      folder, vocabulary
-    ):
+    measure = {'ours': ours, 'hf': hf, 'tunix': tunix}[peer]
+    for name, value in measure(folder, vocabulary):
       print(json.dumps({name: value}), flush=True)
     return 0
   given = {'ours': sys.executable, 'hf': options.hf, 'tunix': options.tunix}
+  pythons = {peer: python for peer, python in given.items() if python is not None}
   found: dict[str, dict[str, list[float]]] = {}
   for kind, (vocabulary, *_) in MODELS.items():
-    with tempfile.TemporaryDirectory() as folder:
-      _save(pathlib.Path(folder), vocabulary)
-      wanted = None
-      for number in range(options.rounds):
-        for peer, python in given.items():
-          if python is None:
-            continue
-          measured = _measure(python, peer, folder, vocabulary)
-          print(json.dumps([kind, number, peer, measured]), flush=True)
-          values = measured.pop('values')
-          wanted = wanted or values
-          if max(abs(a - b) for a, b in zip(values, wanted)) > _TOLERANCE:
-            raise ValueError(f'{peer}: loss and norm are {values}, ours {wanted}')
-          for what, seconds in measured.items():
-            row = found.setdefault(f'{kind}: {what}', {})
-            row.setdefault(peer, []).append(seconds)
+    for peer, measured in _rounds(pythons, options.rounds, vocabulary):
+      print(json.dumps([kind, peer, measured]), flush=True)
+      for what, seconds in measured.items():
+        row = found.setdefault(f'{kind}: {what}', {})
+        row.setdefault(peer, []).append(seconds)
   print(table(found))
   if options.output is not None:
     files.write_atomic(options.output, json.dumps(found, indent=1).encode())
