@@ -48,7 +48,7 @@ def _paper(c: ml_collections.ConfigDict) -> None:
   c.rollout.slots = 256
   c.rollout.max_prompt_tokens = 4096
   c.train.microbatch_rows = 16
-  c.train.length_buckets = (384, 512, 640, 1024, 1536, 2560, 4608)
+  c.train.length_buckets = (320, 384, 448, 512, 576, 640, 1024, 1536, 2560, 4608)
   c.train.teacher_buckets = (1024, 1152, 1280, 1536, 2048, 2560, 3584, 5632)
   c.optimizer.warmup_steps = 15
   c.algorithm.kl_coef = 0.001

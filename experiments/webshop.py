@@ -43,7 +43,7 @@ def _paper(c: ml_collections.ConfigDict) -> None:
   c.rollout.max_prompt_tokens = 4096
   c.train.minibatch_rows = 64
   c.train.microbatch_rows = 8
-  c.train.length_buckets = (512, 640, 768, 896, 1152, 1536, 2560, 4608)
+  c.train.length_buckets = (384, 640, 768, 896, 1152, 1536, 2560, 4608)
   c.train.teacher_buckets = (1152, 1280, 1408, 1536, 1792, 2560, 3584, 5632)
   c.eval.split = 'test'
   c.eval.tasks = 500  # All goals of the split; the reference plays 128 at random.

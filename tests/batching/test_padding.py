@@ -20,5 +20,5 @@ def test_most_tokens_of_real_prompts_are_real(world):
   rows = padding.lengths(world, tokenizer, 600, 110)
   c = WORLDS[world].get_config('model=qwen2.5-3b').train
   own, teacher = c.length_buckets, c.teacher_buckets
-  assert padding.share(rows[:, 0], own, c.microbatch_rows) > 0.8
-  assert padding.share(rows[:, 1], teacher, c.microbatch_rows) > 0.88
+  assert padding.share(rows[:, 0], own, c.microbatch_rows) > 0.88
+  assert padding.share(rows[:, 1], teacher, c.microbatch_rows) > 0.9
