@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sqlite3
+import struct
 import subprocess
 import sys
 import types
@@ -139,6 +140,74 @@ def test_trackio_and_tensorboard_keep_finite_numbers_on_this_machine(tmp_path):
   }
   assert sorted(found) == [1, 2, 3] and found == wanted
   assert list((run / 'tensorboard').glob('events*'))
+
+
+_WANDB = """
+import math, socket, sys, types
+asked = []
+plain = socket.socket.connect
+def refuse(self, address):
+  if not str(address).startswith('/') and address[0] not in ('127.0.0.1', 'localhost'):
+    asked.append(address)
+    raise OSError('no network')
+  return plain(self, address)
+socket.socket.connect = refuse
+from sdar_jax.logs import sinks, writers
+log = types.SimpleNamespace(trackers='wandb', project='p', online=False)
+for resume, steps in ((None, (1, 2)), (2, (3,))):
+  made = sinks.make(__import__('pathlib').Path(sys.argv[1]), resume, log, {'seed': 3})
+  assert len(made) == 1, made
+  writer = writers.MetricsWriter(sys.argv[1], resume, made)
+  for step in steps:
+    writer.write(step, {'train/loss': step / 2, 'train/gap': math.nan}, {})
+  writer.close()
+print('asked:', *asked)
+"""
+
+
+def _wandb_records(path):
+  """Reads a file of wandb's: LevelDB's log of protobufs behind seven bytes."""
+  record_pb = pytest.importorskip('wandb.proto.wandb_internal_pb2')
+  raw, position, parts = path.read_bytes(), 7, b''
+  while position + 7 <= len(raw):
+    _, size, kind = struct.unpack('<IHB', raw[position : position + 7])
+    left = 32768 - position % 32768
+    if left < 7 or not (size or kind):
+      position += left
+      continue
+    parts += raw[position + 7 : position + 7 + size]
+    position += 7 + size
+    if kind in (1, 4):  # Whole, or its last part.
+      record = record_pb.Record()
+      record.ParseFromString(parts)
+      yield record
+      parts = b''
+
+
+def test_wandb_keeps_finite_numbers_on_this_machine(tmp_path):
+  pytest.importorskip('wandb')
+  run = tmp_path / 'run'
+  run.mkdir()
+  done = subprocess.run(
+    [sys.executable, '-c', _WANDB, str(run)],
+    env={**os.environ, 'HOME': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert done.stdout == 'asked:\n'
+  ids, found = set(), {}
+  for path in run.glob('wandb/offline-run-*/*.wandb'):
+    for record in _wandb_records(path):
+      if record.WhichOneof('record_type') == 'run':
+        ids.add(record.run.run_id)
+      elif record.WhichOneof('record_type') == 'history':
+        items = {'/'.join(i.nested_key) or i.key: i for i in record.history.item}
+        values = {name: json.loads(i.value_json) for name, i in items.items()}
+        found[values['_step']] = {k: v for k, v in values.items() if k[0] != '_'}
+  assert ids == {json.loads((run / 'wandb.json').read_text())['id']}
+  assert found == {step: {'train/loss': step / 2} for step in (1, 2, 3)}
 
 
 def test_tensorboard_is_called_as_it_documents(tmp_path, monkeypatch):
