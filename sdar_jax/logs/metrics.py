@@ -41,6 +41,16 @@ METRICS = _table(
     ),
     ('rollout/truncated_rate', 'fraction', 'responses cut at max_response_tokens'),
     (
+      'rollout/repeated_action_rate',
+      'fraction',
+      'turns after the first with the action of the turn before',
+    ),
+    (
+      'rollout/repeated_text_rate',
+      'fraction',
+      "a response's runs of four tokens that stood in it before, mean over responses",
+    ),
+    (
       'rollout/history_dropped',
       'fraction',
       'turns whose prompt had no room for the oldest exchanges',

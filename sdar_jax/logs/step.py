@@ -5,6 +5,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,12 @@ def rollout_metrics(
     'rollout/valid_action_rate': _mean([t.valid for t in turns]),
     'rollout/admissible_action_rate': _mean([t.admissible for t in turns]),
     'rollout/truncated_rate': _mean([t.stop_reason == 'length' for t in turns]),
+    'rollout/repeated_action_rate': _mean(
+      [now.action == before.action for t in sound for before, now in pairwise(t.turns)]
+    ),
+    'rollout/repeated_text_rate': _mean(
+      [rate for t in turns if (rate := repetition(t.response_ids)) is not None]
+    ),
     **{f'rollout/{name}': value for name, value in fitting.shares(sound).items()},
     'rollout/zero_variance_groups': _mean([_alike(g, invalid_penalty) for g in whole]),
     'rollout/groups_played': float(len(groups)),
@@ -147,6 +154,21 @@ def rollout_metrics(
     'rollout/token_zero_rate': _mean(tokens == 0),
     'rollout/rows': float(len(turns)),
   }
+
+
+def repetition(ids: np.ndarray) -> float | None:
+  """Computes the share of a text's runs of four tokens that came before.
+
+  1 - (different runs) / (runs)
+
+  Args:
+    ids: [R] token ids; with fewer than four there is no run, and None.
+
+  Source: seq-rep-4 of Welleck et al. 2020 (arXiv 1908.04319).
+  """
+  ids = ids.tolist()
+  runs = [*zip(ids, ids[1:], ids[2:], ids[3:])]
+  return 1 - len({*runs}) / len(runs) if runs else None
 
 
 def _alike(group: Group, invalid_penalty: float) -> bool:

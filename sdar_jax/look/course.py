@@ -9,6 +9,9 @@ import numpy as np
 
 from sdar_jax.look.folder import LookError, number_of, open_folder
 
+COLLAPSE_STEPS = 5
+COLLAPSE_SHARE = 0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class Course:
@@ -93,6 +96,21 @@ def _is_sound(report: Mapping[str, Any]) -> bool:
     if None in map(number_of, (rate, *ends)):
       return False
   return True
+
+
+def collapse(course: Course) -> int | None:
+  """Finds the step at which a run's success in training collapsed.
+
+  The first of five steps whose mean success is below half of the best mean of five
+  steps that all lie before it; None where there is none.
+  """
+  steps, success = course.curve('rollout/success_rate')
+  if len(steps) < 2 * COLLAPSE_STEPS:
+    return None
+  means = np.convolve(success, np.ones(COLLAPSE_STEPS) / COLLAPSE_STEPS, 'valid')
+  best = np.maximum.accumulate(means)[:-COLLAPSE_STEPS]
+  fallen = np.flatnonzero(means[COLLAPSE_STEPS:] < COLLAPSE_SHARE * best)
+  return int(steps[fallen[0] + COLLAPSE_STEPS]) if len(fallen) else None
 
 
 def by_method(courses: Sequence[Course]) -> dict[str, list[Course]]:

@@ -75,7 +75,8 @@ def _compared(names: Sequence[str]) -> tuple[Any, str]:
 def _page(courses: Sequence[Any], sections: Sequence[str], note: str) -> str:
   from sdar_jax.look import page
 
-  heads = ('run', 'method', 'seed', 'steps', 'success', 'hours', 'tokens/s, sampled')
+  heads = ('run', 'method', 'seed', 'steps', 'success', 'collapsed at step')
+  heads += ('hours', 'tokens/s, sampled')
   rows = [''.join(f'<th>{head}</th>' for head in heads)]
   for course in courses:
     cells = _row(course)
@@ -95,6 +96,9 @@ def _row(course: Any) -> list[str]:
   """Sums a run up."""
   import numpy as np
 
+  from sdar_jax.look import course as course_lib
+
+  fallen = course_lib.collapse(course)
   success = '\u2013'
   if course.reports and course.reports[-1].get('success_rate') is not None:
     report: Mapping[str, Any] = course.reports[-1]
@@ -109,6 +113,7 @@ def _row(course: Any) -> list[str]:
     '\u2013' if course.seed is None else str(course.seed),
     str(len(course.metrics)),
     success,
+    '\u2013' if fallen is None else str(fallen),
     f'{seconds.sum() / 3600:.2f}',
     f'{np.median(speed):,.0f}' if len(speed) else '\u2013',
   ]

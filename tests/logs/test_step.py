@@ -98,6 +98,27 @@ def test_groups_without_variance_are_those_whose_rows_score_alike():
   assert np.isnan(of(faulty))
 
 
+def test_repetition_is_of_runs_of_four_tokens():
+  assert step_lib.repetition(np.array([1, 2, 3])) is None
+  assert step_lib.repetition(np.arange(9)) == 0
+  assert step_lib.repetition(np.array([7] * 8)) == 1 - 1 / 5
+  # 1231 2312 3123, and again 1231 2312 3123.
+  assert step_lib.repetition(np.array([1, 2, 3] * 3)) == 1 - 3 / 6
+
+
+def test_repeated_actions_are_those_of_the_turn_before():
+  turns = [
+    _turn(1, action=action) for action in ('look', 'look', 'go', 'look', 'look', 'look')
+  ]
+  episodes_ = [
+    Trajectory('a', 'k', 0, i, some, Outcome.FAILURE)
+    for i, some in enumerate([turns, turns[:1]])
+  ]
+  group = Group(0, Task('a', 'k', '', {}, None), episodes_)
+  got = step_lib.rollout_metrics([group], invalid_penalty=0.1)
+  assert got['rollout/repeated_action_rate'] == 3 / 5
+
+
 def test_success_is_of_all_that_was_played_and_rows_of_what_was_kept():
   """A filter on contrast keeps groups near one half: no estimate of success."""
   contrast, solved, failed = (

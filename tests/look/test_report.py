@@ -49,6 +49,37 @@ def test_numbers_are_those_of_the_files(tmp_path):
   assert len(one.curve('train/nothing')[0]) == len(one.table('train/nothing')[0]) == 0
 
 
+@pytest.mark.parametrize(
+  'success, step',
+  [
+    ([0.5] * 20, None),
+    ([0.1] * 5 + [0.8] * 5 + [0.3] * 5, 11),
+    ([0.8] * 5 + [0.41] * 10, None),  # Above half of the best.
+    ([0.8] * 5 + [0.0] + [0.8] * 6, None),  # A single step is no collapse.
+    ([0.8] * 5 + [0.0] + [0.8] * 3 + [0.0] * 5, 8),  # 0.8, 0.8, 0, 0, 0.
+    ([0.8] * 5 + [0.0] * 4, None),  # Not five steps yet.
+    ([0.0] * 12, None),
+  ],
+)
+def test_a_collapse_is_found_where_the_rule_says(tmp_path, success, step):
+  run = _course(tmp_path / 'run', steps=len(success))
+  lines = [json.loads(line) for line in (run / 'metrics.jsonl').open()]
+  for line, value in zip(lines, success, strict=True):
+    line['rollout/success_rate'] = value
+  (run / 'metrics.jsonl').write_text(''.join(json.dumps(d) + '\n' for d in lines))
+  assert course.collapse(course.read(run)) == step
+
+  def of(first):  # By loops: the mean of five, the best of those before.
+    return sum(success[first : first + 5]) / 5
+
+  fallen = [
+    s
+    for s in range(5, len(success) - 4)
+    if of(s) < 0.5 * max(of(before) for before in range(s - 4))
+  ]
+  assert step == (fallen[0] + 1 if fallen else None)
+
+
 def test_a_band_is_of_the_steps_that_all_have(tmp_path):
   runs = [
     course.read(_course(tmp_path / str(i), seed=i, steps=4 - i)) for i in range(3)
