@@ -11,7 +11,7 @@ from typing import Any
 from sdar_jax.advantages.baselines import STATISTICS_OVER
 from sdar_jax.keys import Key
 from sdar_jax.methods import gates
-from sdar_jax.prompts.teacher import CONTROLS
+from sdar_jax.prompts.controls import CONTROLS
 
 
 def reads(*keys: str) -> Callable[[Callable], Callable]:

@@ -9,23 +9,18 @@ In a conversation the teacher's prompt differs at its head only: what is shown s
 where the conversation began, and all that was said and seen since follows as it was.
 """
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from sdar_jax.batching.rows import Row
 from sdar_jax.envs.base import Task
-from sdar_jax.prompts import lessons
+from sdar_jax.prompts import controls, lessons
 from sdar_jax.prompts.bank import SkillError
 from sdar_jax.prompts.skills import NOTHING, SkillView, TeacherContext
-from sdar_jax.trajectory import Trajectory
 
 PLAIN = 'plain'  # In a view: the prompt that shows nothing is itself the lesson.
 CONTEXTS = ('skills', 'other_view', *lessons.BLOCKS, 'none')
-# What `algorithm.context` puts in a context's place, to see what its knowledge buys.
-CONTROLS = ('', 'none', 'other_task', 'shuffled')
-_LOOKED_AT = 64  # Tasks, for one whose skills are others.
 
 _Prompted = tuple[np.ndarray, SkillView]
 
@@ -77,10 +72,7 @@ def teacher_rows(
     teacher: places text in prompts, and knows the skills.
     rows: [B], every row of the step, so that each episode meets all its siblings.
     sees_skills: [B], whether the row's student saw skills.
-    control: one of `CONTROLS`: '' for `kind` itself; 'none' in its place; 'other_task':
-      skills as another of `tasks` has them, with one at least that the row's own lacks,
-      or the lesson of another task's episodes of the step, by a hash of their ids;
-      'shuffled': what `kind` shows with its words permuted, as many tokens.
+    control: one of `controls.CONTROLS`.
     tasks: those that 'other_task' takes skills from, as of the training split.
 
   Returns:
@@ -94,15 +86,15 @@ def teacher_rows(
   """
   if kind not in CONTEXTS:
     raise ValueError(f'teacher context {kind!r}: must be one of {CONTEXTS}')
-  if control not in CONTROLS:
-    raise ValueError(f'teacher control {control!r}: must be one of {CONTROLS}')
+  if control not in controls.CONTROLS:
+    raise ValueError(f'teacher control {control!r}: must be one of {controls.CONTROLS}')
   if 'none' in (kind, control):
     plain = SkillView((PLAIN,), (), 0)
     return [row.turn.prompt_ids for row in rows], [plain] * len(rows)
-  step = _Step(kind, control, teacher, _groups(rows), tasks)
+  shown = controls.SHOWN[control](teacher, _groups(rows), tasks)
   prompts, views = [], []
   for row, sees in zip(rows, sees_skills, strict=True):
-    ids, view = step.prompt(row, sees)
+    ids, view = _prompt(kind, teacher, shown, row, sees)
     ids = np.concatenate([ids, row.turn.prompt_ids[len(row.head.prompt_ids) :]])
     prompts.append(ids)
     # A prompt like the student's teaches nothing, whatever it was meant to show.
@@ -152,98 +144,34 @@ def _groups(rows: Sequence[Row]) -> dict[int, dict[int, Row]]:
   return out
 
 
-def _others(group: Mapping[int, Row], row: Row) -> list[Trajectory]:
-  """Lists the group's other trajectories, shortest first, then by member."""
-  others = [
-    r.trajectory for identity, r in group.items() if identity != row.trajectory_id
-  ]
-  return sorted(others, key=lambda t: (len(t.turns), t.member))
+def _prompt(
+  kind: str, teacher: TeacherContext, shown: controls.Shown, row: Row, sees: bool
+) -> _Prompted:
+  """The prompt of a row's head, and its view."""
+  text = row.head.prompt_text
+  if kind in lessons.BLOCKS:
+    return _first_that_fits(teacher, text, shown.lessons(kind, row))
+  block, view = teacher.block(text, row.task)
+  if kind == 'other_view' and sees and view.skill_ids:  # Else one view only.
+    return teacher.plain(text), SkillView((PLAIN,), (), 0)
+  if block:
+    block, view = shown.skills(row, block, view)
+  if not block:
+    return teacher.plain(text), NOTHING
+  return teacher.place(text, block), view
 
 
-@dataclasses.dataclass(frozen=True)
-class _Step:
-  """A context over a step's rows, under a control; keeps what it found."""
-
-  kind: str
-  control: str
-  teacher: TeacherContext
-  groups: Mapping[int, Mapping[int, Row]]
-  tasks: Sequence[Task]
-  known: dict[tuple[str, str], str | Task | None] = dataclasses.field(
-    default_factory=dict
-  )
-
-  def prompt(self, row: Row, sees: bool) -> _Prompted:
-    """The prompt of a row's head, and its view."""
-    teacher, text = self.teacher, row.head.prompt_text
-    if self.kind in lessons.BLOCKS:
-      return self._first_that_fits(text, self._blocks(row))
-    block, view = teacher.block(text, row.task)
-    if self.kind == 'other_view' and sees and view.skill_ids:  # Else one view only.
-      return teacher.plain(text), SkillView((PLAIN,), (), 0)
-    if self.control == 'other_task' and block:
-      other = self._recalled(row, text, self._unlike)
-      block, view = teacher.block(text, other) if other else ('', NOTHING)
-    elif self.control == 'shuffled' and block:
-      block = self._recalled(row, block, self._shuffled)
-    if not block:
-      return teacher.plain(text), NOTHING
-    return teacher.place(text, block), view
-
-  def _blocks(self, row: Row) -> Iterator[lessons.Block]:
-    make = lessons.BLOCKS[self.kind]
-    if self.control == 'other_task':
-      for stranger in self._strangers(row):
-        others = _others(self.groups[stranger.group_id], stranger)
-        for names, block in make(stranger, others):
-          yield tuple(f'{stranger.task.task_id}/{name}' for name in names), block
-      return
-    for names, block in make(row, _others(self.groups[row.group_id], row)):
-      if self.control == 'shuffled':
-        block = self._recalled(row, block, self._shuffled)
-      if block:
-        yield names, block
-
-  def _strangers(self, row: Row) -> list[Row]:
-    """Lists rows of other tasks' groups at this turn, by tasks' hashes."""
-    found = []
-    for group in self.groups.values():
-      one = group[min(group, key=lambda t: lessons.rank(row.task.task_id, str(t)))]
-      if one.task.task_id != row.task.task_id:
-        turn = min(row.turn_id, max(len(one.trajectory.turns) - 2, 0))
-        found.append(dataclasses.replace(one, turn_id=turn))
-    key = lambda r: (lessons.rank(row.task.task_id, r.task.task_id), r.group_id)
-    return sorted(found, key=key)
-
-  def _recalled(self, row: Row, text: str, find) -> str | Task | None:
-    name = (row.task.task_id, text)
-    if name not in self.known:
-      self.known[name] = find(row, text)
-    return self.known[name]
-
-  def _shuffled(self, row: Row, block: str) -> str | None:
-    return lessons.shuffled(block, row.task.task_id, self.teacher.size)
-
-  def _unlike(self, row: Row, text: str) -> Task | None:
-    """Finds a task with a skill that the row's own has not."""
-    own = {*self.teacher.block(text, row.task)[1].skill_ids}
-    start = lessons.rank(row.task.task_id)
-    for place in range(min(len(self.tasks), _LOOKED_AT)):
-      other = self.tasks[(start + place) % len(self.tasks)]
-      shown = {*self.teacher.block(text, other)[1].skill_ids}
-      if other.task_id != row.task.task_id and shown - own:
-        return other
-    return None
-
-  def _first_that_fits(self, text: str, blocks: Iterable[lessons.Block]) -> _Prompted:
-    """Places the first block within the budget; `left_out` names the others."""
-    tried: dict[str, None] = {}
-    for names, block in blocks:
-      placed = self.teacher.with_block(text, block)
-      if placed is not None:
-        ids, tokens = placed
-        left_out = tuple(name for name in tried if name not in names)
-        return ids, SkillView(names, left_out, tokens)
-      tried |= dict.fromkeys(names)
-    view = SkillView((), tuple(tried), 0) if tried else NOTHING
-    return self.teacher.plain(text), view
+def _first_that_fits(
+  teacher: TeacherContext, text: str, blocks: Iterable[lessons.Block]
+) -> _Prompted:
+  """Places the first block within the budget; `left_out` names the others."""
+  tried: dict[str, None] = {}
+  for names, block in blocks:
+    placed = teacher.with_block(text, block)
+    if placed is not None:
+      ids, tokens = placed
+      left_out = tuple(name for name in tried if name not in names)
+      return ids, SkillView(names, left_out, tokens)
+    tried |= dict.fromkeys(names)
+  view = SkillView((), tuple(tried), 0) if tried else NOTHING
+  return teacher.plain(text), view

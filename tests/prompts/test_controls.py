@@ -15,7 +15,7 @@ from teacher_cases import see as _see
 from teacher_cases import teacher as _teacher
 
 from sdar_jax.methods import hyperparameters
-from sdar_jax.prompts import lessons
+from sdar_jax.prompts import controls, lessons
 from sdar_jax.prompts import teacher as teacher_lib
 from sdar_jax.prompts.bank import SkillError
 from sdar_jax.prompts.skills import NOTHING
@@ -34,7 +34,7 @@ def tasks_of(*metadata):
 
 
 def test_controls_are_the_choices_of_the_config():
-  assert hyperparameters.KEYS['context'].allowed == teacher_lib.CONTROLS
+  assert hyperparameters.KEYS['context'].allowed == controls.CONTROLS
   with pytest.raises(ValueError, match="teacher control 'odd': must be one of"):
     _see('skills', _rows(MIXED), control='odd')
 
