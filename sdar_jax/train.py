@@ -30,7 +30,7 @@ from sdar_jax.process.signals import StopSignal
 from sdar_jax.process.team import ALONE, Alone, PeerError
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts import teacher as teacher_lib
-from sdar_jax.rollout import collecting, episodes
+from sdar_jax.rollout import collecting, episodes, refills
 from sdar_jax.rollout.patience import EmptyStepError, Patience, fault_of_all, not_empty
 from sdar_jax.storage import identity
 from sdar_jax.storage.workdir import Workdir
@@ -183,7 +183,7 @@ class Run:
         played=occurrences,
       )
 
-    groups, played = episodes.with_refills(play, c.refills)
+    groups, played = refills.with_refills(play, c.refills)
     return groups, played, cursor
 
   def rows(self, groups: list[Any]) -> list[rows_lib.Row]:

@@ -9,7 +9,7 @@ from sdar_jax.envs.base import Task
 from sdar_jax.logs import console
 from sdar_jax.logs import step as step_lib
 from sdar_jax.prompts.skills import NOTHING, SkillView
-from sdar_jax.rollout import episodes
+from sdar_jax.rollout import refills
 from sdar_jax.rollout.request import SamplerCounts
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
@@ -127,7 +127,7 @@ def test_success_is_of_all_that_was_played_and_rows_of_what_was_kept():
     _group(),
   )
   rounds = iter([[failed], [solved], [failed], [contrast]])
-  kept, played = episodes.with_refills(lambda: next(rounds), 9)
+  kept, played = refills.with_refills(lambda: next(rounds), 9)
   rows = rows_lib.rows(kept, invalid_penalty=0.1)
   token = np.zeros((1, 1), np.float32)
   mask = np.ones((1, 1), bool)
