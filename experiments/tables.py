@@ -2,6 +2,7 @@
 
   python -m experiments.tables                       # the three worlds
   python -m experiments.tables --study experiments/results/small
+  python -m experiments.tables --study --baseline=sdar experiments/results/controls
 
 Every cell follows from the results.csv of a folder; `--study` prints the one table of a
 study, without single runs.
@@ -17,13 +18,15 @@ RESULTS = pathlib.Path(__file__).with_name('results')
 WORLDS = {'alfworld': 'ALFWorld', 'search_qa': 'Search-QA', 'webshop': 'WebShop'}
 
 
-def compared(folder: pathlib.Path) -> comparison.Comparison:
-  """Compares a folder's runs.
+def compared(
+  folder: pathlib.Path, baseline: str | None = None
+) -> comparison.Comparison:
+  """Compares a folder's runs with those of a method, usually GRPO.
 
   Raises:
     ValueError: they cannot be read or compared.
   """
-  return comparison.compare(results.load(str(folder)))
+  return comparison.compare(results.load(str(folder)), baseline)
 
 
 def runs_table(folders: Sequence[pathlib.Path]) -> list[str]:
@@ -36,11 +39,10 @@ def methods_table(folders: Sequence[pathlib.Path]) -> list[str]:
   return _joined(folders, lambda got: presentation.headings('success'), _success)
 
 
-def study_table(folder: pathlib.Path) -> list[str]:
+def study_table(folder: pathlib.Path, baseline: str | None = None) -> list[str]:
   """Writes the methods of one study by success."""
-  return presentation.table(
-    presentation.headings('success'), _success(compared(folder))
-  )
+  got = _success(compared(folder, baseline))
+  return presentation.table(presentation.headings('success'), got)
 
 
 def _success(got: comparison.Comparison) -> list[list[str]]:
@@ -68,10 +70,13 @@ def main(argv: Sequence[str]) -> int:
   default = [str(RESULTS / name) for name in WORLDS]
   parser.add_argument('folders', nargs='*', metavar='FOLDER', default=default)
   parser.add_argument('--study', action='store_true', help='of one study each')
+  parser.add_argument('--baseline', metavar='METHOD', help='of --study (default: grpo)')
   options = parser.parse_all(argv)
+  if options.baseline is not None and not options.study:
+    raise flags.UsageError('--baseline: it needs --study')
   folders = [pathlib.Path(name) for name in options.folders]
   if options.study:
-    tables = [study_table(folder) for folder in folders]
+    tables = [study_table(folder, options.baseline) for folder in folders]
   else:
     tables = [runs_table(folders), methods_table(folders)]
   print('\n\n'.join('\n'.join(lines) for lines in tables))
