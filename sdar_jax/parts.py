@@ -187,7 +187,7 @@ def host_parts(config: ConfigDict) -> HostParts:
   if algorithm.shows_skills(hyper):
     count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)
     first = episodes.tasks_at(tasks, seed=config.seed, cursor=0, count=count)
-    common.teacher.retriever.check(first)
+    common.teacher.check(first)
   return HostParts(
     **vars(common),
     algorithm=algorithm,

@@ -278,7 +278,7 @@ class Run:
     ) | step_lib.sampler_shares(self.sampled)
     self.console.faults(self.step, faults)
     self.writer.write(self.step, values, timings)
-    self.console.step(self.step, {**values, **timings}, step_lib.hint(values))
+    self.console.step(self.step, {**values, **timings}, step_lib.hint(values, views))
     if int(self.state.skipped_in_a_row) >= recovery.SKIPS_IN_A_ROW:
       self.save()
       raise recovery.diverged(p.directory, self.step)

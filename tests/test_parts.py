@@ -73,6 +73,7 @@ WRONG = {
   'group': ({'rollout__group_size': 1}, 'config.rollout.group_size=1'),
   'method': ({'algorithm__name': 'none'}, "config.algorithm.name='none'"),
   'context': ({'rollout__max_prompt_tokens': 10**5}, 'max_prompt_tokens=100000'),
+  'budget': ({'skills__token_budget': 1}, 'config.skills.token_budget=1: skill '),
   'bank': ({'skills__path': 'no/such.json'}, 'no/such.json'),
   'tokenizer': ({'model__tokenizer': 'experiments'}, 'experiments'),
 }

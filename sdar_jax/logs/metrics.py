@@ -87,7 +87,8 @@ METRICS = _table(
     (
       'train/taught',
       'fraction',
-      'tokens with a teacher: it saw more than the student, and its weight is not 0',
+      'tokens whose teacher has another prompt than the student (but under context'
+      " 'none') and whose row has a weight, which warmdown_steps leaves as it is",
     ),
     (
       'train/kl',
@@ -135,12 +136,16 @@ METRICS = _table(
       '1',
       "|advantage| before distill_form 'advantage' adds to it",
     ),
-    ('train/teacher_skills_mean', 'skills', 'skills that a teacher prompt shows'),
+    (
+      'train/teacher_skills_mean',
+      'skills',
+      'skills, or other lessons, that a teacher prompt shows; a plain one has none',
+    ),
     ('train/teacher_skill_tokens_mean', 'tokens', 'length of what it shows'),
     (
       'train/teacher_skill_tokens_min',
       'tokens',
-      'the shortest; 0: some row was taught nothing',
+      'the shortest; 0: some teacher was shown nothing',
     ),
     (
       'train/sampler_mismatch_mean',

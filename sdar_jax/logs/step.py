@@ -15,6 +15,7 @@ from sdar_jax.batching.rows import Row
 from sdar_jax.logs import metrics
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts.skills import SkillView
+from sdar_jax.prompts.teacher import PLAIN
 from sdar_jax.rollout.request import SamplerCounts
 from sdar_jax.trajectory import Group
 
@@ -195,12 +196,24 @@ def sampler_shares(counts: SamplerCounts) -> dict[str, float]:
   }
 
 
-def hint(values: Mapping[str, metrics.Value]) -> str | None:
-  """Explains why a step had nothing to learn from; None where it had."""
+def hint(
+  values: Mapping[str, metrics.Value], views: Sequence[SkillView] | None
+) -> str | None:
+  """Explains why a step had nothing to learn from; None where it had.
+
+  Args:
+    values: its metrics.
+    views: what its teachers saw, or None.
+  """
   if values['rollout/valid_action_rate'] == 0:
     cut = values['rollout/truncated_rate']
     why = f'{cut:.0%} were cut at config.rollout.max_response_tokens'
     return f'no response obeyed the action format; {why}'
+  if views and not any(v.skill_ids for v in views) and any(v.left_out for v in views):
+    return (
+      'nothing was taught: lessons exceed config.skills.token_budget, and no row had'
+      ' a shorter one'
+    )
   if 'train/policy_loss' in values and values['train/advantage_abs'] == 0:
     success = values['rollout/success_rate']
     return (
@@ -214,8 +227,9 @@ def skill_metrics(views: Sequence[SkillView] | None) -> dict[str, float]:
   """Measures the privileged text of a step; {} without a teacher."""
   if not views:
     return {}
+  shown = [sum(name != PLAIN for name in view.skill_ids) for view in views]
   return {
-    'train/teacher_skills_mean': _mean([len(view.skill_ids) for view in views]),
+    'train/teacher_skills_mean': _mean(shown),
     'train/teacher_skill_tokens_mean': _mean([view.tokens for view in views]),
     'train/teacher_skill_tokens_min': float(min(view.tokens for view in views)),
   }

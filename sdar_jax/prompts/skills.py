@@ -6,6 +6,7 @@ that holds none of those that were found is an error.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -65,6 +66,9 @@ class Ranking(Protocol):
   def order(self, task: Task, user_text: str) -> tuple[Skill, ...]:
     """The skills for a task, most wanted first."""
 
+  def check(self, tasks: Sequence[Task]) -> None:
+    """Raises SkillError where a type of task has none."""
+
 
 class TeacherContext:
   """Prompts with skills: the teacher's, and those of skilled students.
@@ -112,6 +116,17 @@ class TeacherContext:
     if not retriever.by_metadata:
       for skill_id in self._skills:
         self._choose((skill_id,), token_budget)
+
+  def check(self, tasks: Sequence[Task]) -> None:
+    """Checks tasks for skills to show, and for room for one of them.
+
+    Raises:
+      SkillError: one line naming a task type without, or the budget.
+    """
+    self.retriever.check(tasks)
+    if self.retriever.by_metadata:  # Else each was measured when this was made.
+      for task in tasks:
+        self.block('', task)
 
   def prompt(self, user_text: str, task: Task) -> tuple[np.ndarray, SkillView]:
     """The prompt of `user_text` with the task's skills in it.

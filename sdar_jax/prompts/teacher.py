@@ -42,18 +42,22 @@ def lessons_of(
 
   Returns:
     For each context the prompts of the rows, in order; and the views of the first,
-    empty where another context has nothing for the row, which then is not taught.
+    empty where another context has nothing for the row, or the same words: it then is
+    not taught, since there is nothing to compare.
   """
   if control == 'nothing':
     own = [row.turn.prompt_ids for row in rows]
     return [own] * len(kinds), [NOTHING] * len(rows)
   arguments = {'sees_skills': sees_skills, 'control': control, 'tasks': tasks}
   made = [teacher_rows(kind, teacher, rows, **arguments) for kind in kinds]
-  views = [
-    first if all(view.skill_ids for view in rest) else SkillView((), first.left_out, 0)
-    for first, *rest in zip(*(views for _, views in made), strict=True)
-  ]
-  return [prompts for prompts, _ in made], views
+  prompts, seen = zip(*made)
+  views = []
+  for (ids, *others), (first, *rest) in zip(zip(*prompts), zip(*seen), strict=True):
+    # Under 'none' they are alike on purpose.
+    alike = control != 'none' and any(np.array_equal(ids, other) for other in others)
+    compared = all(view.skill_ids for view in rest) and not alike
+    views.append(first if compared else SkillView((), first.left_out, 0))
+  return list(prompts), views
 
 
 def teacher_rows(

@@ -9,6 +9,7 @@ from sdar_jax.envs.base import Task
 from sdar_jax.logs import console
 from sdar_jax.logs import step as step_lib
 from sdar_jax.prompts.skills import NOTHING, SkillView
+from sdar_jax.prompts.teacher import PLAIN
 from sdar_jax.rollout import refills
 from sdar_jax.rollout.request import SamplerCounts
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
@@ -151,12 +152,15 @@ def test_a_step_that_taught_nothing_says_why():
     'train/advantage_abs': 0.0,
     'train/policy_loss': 0.0,
   }
-  alike = step_lib.hint(values)
+  alike = step_lib.hint(values, None)
   assert 'no policy gradient' in alike and '100% succeeded' in alike
-  assert step_lib.hint(values | {'train/advantage_abs': 0.1}) is None
+  assert step_lib.hint(values | {'train/advantage_abs': 0.1}, None) is None
   del values['train/policy_loss']  # A teacher alone needs no contrast.
-  assert step_lib.hint(values) is None
-  malformed = step_lib.hint(values | {'rollout/valid_action_rate': 0.0})
+  assert step_lib.hint(values, [_view('s'), SkillView((), ('t',), 0)]) is None
+  assert step_lib.hint(values, [NOTHING, NOTHING]) is None  # Nobody solved it.
+  long = step_lib.hint(values, [NOTHING, SkillView((), ('t',), 0)])
+  assert 'nothing was taught' in long and 'config.skills.token_budget' in long
+  malformed = step_lib.hint(values | {'rollout/valid_action_rate': 0.0}, None)
   assert 'no response obeyed' in malformed and '75% were cut' in malformed
 
 
@@ -170,6 +174,8 @@ def test_skills_are_counted_by_row_and_by_episode():
   own = [NOTHING, _view('own'), NOTHING, NOTHING, NOTHING]
   assert step_lib.skills_seen(views) == {'s': 2, 't': 2, 'u': 1}
   assert step_lib.skill_metrics(views)['train/teacher_skill_tokens_min'] == 0
+  plain = SkillView((PLAIN,), (), 0)  # A lesson, and no skill.
+  assert step_lib.skill_metrics([plain, _view('s')])['train/teacher_skills_mean'] == 0.5
   shown = step_lib.shown_by_episode(rows, views, own)
   assert shown == [
     (('s', 't', 'own'), True),

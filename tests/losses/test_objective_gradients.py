@@ -259,6 +259,9 @@ def test_metrics_count_taught_tokens(name):
   for turn in range(3):
     of_turn = mask & (data.turn_ids == turn)[:, None]
     assert_close((sums[turn], counts[turn]), (gap[of_turn].sum(), of_turn.sum()))
+  if hyper.warmdown_steps:  # The lesson is there still.
+    late = evaluate(name, hyper, inputs._replace(distill_scale=0.0))[0][1]
+    assert late['taught'] == metrics['taught']
 
 
 def _may_be_0(name):

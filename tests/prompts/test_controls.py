@@ -139,6 +139,23 @@ def test_two_contexts_teach_where_both_have_a_lesson():
   assert len(one) == 1 and alone == _see('sibling', rows)[1]
 
 
+@pytest.mark.parametrize('wrong', ['wrong_hint', 'mistake'])
+def test_two_contexts_that_show_the_same_compare_nothing(wrong):
+  long = (LOST, ['c', 'd', 'e'])  # The shortest is shown first.
+  rows = _rows([long, (WON, ['a', 'b']), (LOST, ['a', 'b']), long])
+  see = {'sees_skills': [False] * len(rows)}
+  kinds = ('right_hint', wrong)
+  (right, other), views = teacher_lib.lessons_of(kinds, _teacher(), rows, **see)
+  differ = [not np.array_equal(a, b) for a, b in zip(right, other, strict=True)]
+  shown = [bool(view.skill_ids) for view in _see('right_hint', rows)[1]]
+  assert teacher_lib.taught(views).tolist() == [
+    a and b for a, b in zip(differ, shown, strict=True)
+  ]
+  assert sum(shown) > teacher_lib.taught(views).sum() > 0
+  _, own = teacher_lib.lessons_of(kinds, _teacher(), rows, control='none', **see)
+  assert teacher_lib.taught(own).all()  # There they are alike on purpose.
+
+
 def test_what_is_compared_is_worded_alike():
   rows = _rows([(LOST, ['a', 'b']), (WON, ['c']), (LOST, ['d'])])
   texts = {
