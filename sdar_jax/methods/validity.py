@@ -40,11 +40,13 @@ def keys_read(algorithm: Algorithm, hyper: Hyperparameters) -> frozenset[str]:
 
 
 def _teachers(distillation: Distillation, hyper: Hyperparameters) -> set[str]:
-  keys = {'warmdown_steps', 'teacher_weights'}
-  if distillation.context != 'none':
-    keys.add('context')
-  if hyper.teacher_weights == 'ema':
-    keys.add('ema_decay')
+  keys = {'warmdown_steps'}
+  if _heard(distillation, hyper):
+    keys.add('teacher_weights')
+    if distillation.context != 'none':
+      keys.add('context')
+    if hyper.teacher_weights == 'ema':
+      keys.add('ema_decay')
   functions = [distillation.credit, distillation.rewards, distillation.weights]
   functions += [distillation.step_gate, distillation.remember]
   if distillation.advantages is not None:
@@ -58,6 +60,13 @@ def _teachers(distillation: Distillation, hyper: Hyperparameters) -> set[str]:
   if distillation.gate is not None:
     keys |= _gates(distillation.gate, hyper)
   return keys
+
+
+def _heard(distillation: Distillation, hyper: Hyperparameters) -> bool:
+  """Tells whether the teacher's scores matter: in a control, to its gate."""
+  gate = distillation.gate
+  moves = gate is not None and _gates(gate, hyper) != {'gate_beta'}
+  return moves or not distillation.control
 
 
 def _gates(

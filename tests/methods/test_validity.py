@@ -259,9 +259,8 @@ def test_the_learner_s_numbers_are_read_where_distributions_or_weights_are():
     hyper = hyper_of(name)
     read = validity.keys_read(find(name), hyper) & {*LEARNERS}
     whole = {'divergence', 'topk', 'token_clip'}
-    want = {'teacher_weights'} | (
-      whole if find(name).needs_divergence(hyper) else set()
-    )
+    want = whole if find(name).needs_divergence(hyper) else set()
+    want |= set() if name in EFFECT_FREE else {'teacher_weights'}
     want |= {'ema_decay'} if hyper.teacher_weights == 'ema' else set()
     want |= {'jsd_weight'} if hyper.divergence == 'jsd' else set()
     assert read == want, name
@@ -308,6 +307,8 @@ def refusal(name, **numbers):
     ('sdar-advantage', {'ratio_limit': 2.0}),
     ('sdar', {'gate': 'entropy', 'gap_clip': 1.0}),
     ('sdar', {'ema_decay': 0.5}),
+    ('low-prob', {'teacher_weights': 'initial'}),  # It asks no teacher.
+    ('grpo+opsd-released', {'context': 'shuffled'}),
     ('sdar', {'distill_coef': 0.0, 'gate': 'entropy'}),
     ('grpo+opsd-released', {'gate': 'entropy'}),
     ('grpo', {'gate_beta': 1.0}),
@@ -334,6 +335,7 @@ def test_a_number_that_nothing_reads_is_refused(name, numbers):
     ('rlsd', {'credit_mix': 1.0, 'credit_clip': 1.0}),
     ('opid', {'gap_coef': 1.5}),
     ('grpo', {'gate': 'gap'}),
+    ('grpo+opsd-released', {'gate_beta': 1.0, 'teacher_weights': 'initial'}),
   ],
 )
 def test_a_number_that_is_read_or_usual_is_taken(name, numbers):
