@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
-.PHONY: train test test-slow lint docs tiny study clean
+.PHONY: train test test-slow lint docs tiny study clean help
 
 train: $(VENV)/.installed  ## Trains SDAR on generated ALFWorld with the small model.
 	$(RUN) -m sdar_jax.main --config=experiments/alfworld.py:model=tiny \
@@ -42,5 +42,8 @@ $(VENV)/.documented: $(VENV)/.tested
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@
 
-clean:
+clean:  ## Removes the environment and what was built.
 	rm -rf $(VENV) build dist
+
+help:  ## Lists what there is to make.
+	@awk -F ':.*## +' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile

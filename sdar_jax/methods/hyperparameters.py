@@ -186,7 +186,9 @@ class Hyperparameters:
     -0.5, 'advantage added to unlikely tokens', '[-1e6, 1e6]'
   )
   shaping_coef: float = _number(
-    0.05, 'return units per deviation of a token reward (ADRS)', _CREDIT
+    0.05,
+    'return units per deviation of a token reward (ADRS), whatever a success pays',
+    _CREDIT,
   )
   warmdown_steps: int = _number(
     0,
@@ -234,7 +236,7 @@ class Hyperparameters:
   )
   ema_decay: float = _number(0.99, "of the teacher's weights, per step", _SHARE)
   gate_scale: float = _number(
-    2.0, "tau of ADRS's gate, per unit of its signal", _AT_LEAST_0
+    2.0, "tau of ADRS's gate, per return unit, whatever a success pays", _AT_LEAST_0
   )
   view_gamma: float = _number(0.95, 'discount per turn of returns (UCOB)', _SHARE)
   view_margin: float = _number(

@@ -201,6 +201,34 @@ def test_other_commands_name_programs_and_targets_that_are_there():
       assert (ROOT / words[1]).exists(), (page, words)
 
 
+def test_make_help_names_every_target():
+  done = subprocess.run(['make', 'help'], cwd=ROOT, capture_output=True, text=True)
+  targets = re.search(r'^\.PHONY: (.*)$', (ROOT / 'Makefile').read_text(), re.M)[1]
+  told = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+  assert sorted(name for name, _ in told) == sorted(targets.split())
+  assert all(what.endswith('.') for _, what in told)
+
+
+@pytest.mark.parametrize('page', TRUE_TODAY)
+def test_tables_have_one_head_and_as_many_cells_in_each_line(page):
+  text = re.sub(r'^```.*?^```$', '', PAGES[page], flags=re.M | re.S)
+  for table_ in re.findall(r'(?:^\|.*\n)+', text, re.M):
+    lines = table_.splitlines()
+    assert re.fullmatch(r'[|: -]+', lines[1]), lines[0]
+    assert len({len(re.findall(r'(?<!\\)\|', line)) for line in lines}) == 1, lines[0]
+
+
+def test_each_finding_on_published_numbers_names_tests_that_are_there():
+  rows = re.findall(r'^\| (?!finding|-).*$', PAGES['docs/published.md'], re.M)
+  assert len(rows) == 9
+  for row in rows:
+    named = re.findall(r'`(tests/[\w/]+\.py) -k (\w+)`', row.rpartition(' | ')[2])
+    assert named, row
+    for file, word in named:
+      functions = re.findall(r'^def (test_\w+)', (ROOT / file).read_text(), re.M)
+      assert any(word in name for name in functions), (file, word)
+
+
 @pytest.mark.parametrize(
   'module',
   ['sdar_jax.compare', 'experiments.study', 'experiments.tables', 'sdar_jax.look.view'],

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import pathlib
+import re
 
 import jax
 import numpy as np
@@ -115,12 +117,24 @@ def is_pair(name):
     return 'must be one of' not in error.args[0]
 
 
+_COUNTED = r'(\d+) names: in (\d+) each teacher .*; in (\d+) the .*; (\d+) are refused'
+
+
 def test_the_pairs_are_those_that_the_table_knows_of_any_two_rows():
   names = [name for teacher in TEACHERS for name in pairs_of(teacher)]
   found = {f'{a}+{b}' for a in ALGORITHMS for b in ALGORITHMS if is_pair(f'{a}+{b}')}
   assert sorted(names) == sorted({*TEACHERS, *found}) and len(names) == 524
   assert {*TEACHERS, *POLICIES} == {*ALGORITHMS}
   assert EFFECT_FREE == ['grpo+opsd-released', 'low-prob']
+  refused = len(TEACHERS) * (len(POLICIES) - len(PLAIN_POLICIES))
+  text = (pathlib.Path(__file__).parents[2] / 'docs/results.md').read_text()
+  numbers = map(int, re.search(_COUNTED, text).groups())
+  assert [*numbers] == [
+    len(names),
+    len(names) - len(MUTE) - refused,
+    len(MUTE),
+    refused,
+  ]
 
 
 @pytest.mark.parametrize(
