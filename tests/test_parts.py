@@ -68,7 +68,7 @@ def _agents(host):
 
 
 WRONG = {
-  'split': ({'eval__split': 'nowhere'}, 'nowhere'),
+  'split': ({'eval__split': 'nowhere'}, "config.eval.split='nowhere': must be"),
   'panel': ({'eval__tasks': 10**7}, 'config.eval.tasks=10000000'),
   'group': ({'rollout__group_size': 1}, 'config.rollout.group_size=1'),
   'method': ({'algorithm__name': 'none'}, "config.algorithm.name='none'"),
