@@ -87,8 +87,8 @@ METRICS = _table(
     (
       'train/taught',
       'fraction',
-      'tokens whose teacher has another prompt than the student (but under context'
-      " 'none') and whose row has a weight, which warmdown_steps leaves as it is",
+      "tokens of taught rows: the teacher's prompt differs from the student's, or shows"
+      " the same on purpose ('none'), and the row has a weight; a warm-down is no weight",
     ),
     (
       'train/kl',
