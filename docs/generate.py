@@ -67,6 +67,11 @@ def small() -> str:
   return '\n'.join(tables.study_table(tables.RESULTS / 'small')) + '\n'
 
 
+def controls() -> str:
+  """SDAR's controls, against SDAR."""
+  return '\n'.join(tables.study_table(tables.RESULTS / 'controls', 'sdar')) + '\n'
+
+
 def _recorded(name: str) -> Any:
   return json.loads((_MEASURED / name).read_text())
 
@@ -156,6 +161,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
   'compared': compared,
   'runs': runs,
   'small': small,
+  'controls': controls,
   'methods': table.markdown,
   'metrics': metrics.markdown,
   'bars': bars,

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = ('README.md', 'docs/results.md', 'docs/studies.md')
 TEXT = '\n'.join((ROOT / page).read_text() for page in PAGES)
 RESULTS = ROOT / 'experiments' / 'results'
-NAMES = ('alfworld', 'search_qa', 'small', 'webshop')  # Of three seeds and more.
+NAMES = ('alfworld', 'controls', 'search_qa', 'small', 'webshop')  # Of three seeds and more.
 FOLDERS = {heading: name for name, heading in tables.WORLDS.items()}
 STEPS = re.compile(r'before|step \d+')
 
@@ -114,6 +114,7 @@ def test_the_pages_have_tables_of_methods_and_runs_and_of_the_study():
     ('world', 'method (seeds)'),
     ('world', 'method'),
     ('world', 'method (seeds)'),
+    ('method (seeds)', 'success'),
     ('method (seeds)', 'success'),
   ]
 
