@@ -87,8 +87,8 @@ METRICS = _table(
     (
       'train/taught',
       'fraction',
-      "tokens of taught rows: the teacher's prompt differs from the student's, or shows"
-      " the same on purpose ('none'), and the row has a weight; a warm-down is no weight",
+      "tokens of rows with a weight whose teacher's prompt differs from the student's,"
+      " or is the same on purpose ('none'); a warm-down is no weight",
     ),
     (
       'train/kl',

@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = ('README.md', 'docs/results.md', 'docs/studies.md')
 TEXT = '\n'.join((ROOT / page).read_text() for page in PAGES)
 RESULTS = ROOT / 'experiments' / 'results'
-NAMES = ('alfworld', 'controls', 'search_qa', 'small', 'webshop')  # Of three seeds and more.
+# Of three seeds and more.
+NAMES = ('alfworld', 'controls', 'search_qa', 'small', 'webshop')
 FOLDERS = {heading: name for name, heading in tables.WORLDS.items()}
 STEPS = re.compile(r'before|step \d+')
 
