@@ -9,7 +9,7 @@ import numpy as np
 from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.rollout.episodes import Agent, TokenSampler
-from sdar_jax.trajectory import Group, Trajectory, Turn
+from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
 
 class CollectedError(ValueError):
@@ -113,7 +113,8 @@ def check(groups: Sequence[Group], asked: Asked) -> None:
 
 
 def _check_episode(trajectory: Trajectory, agent: Agent, where: str) -> None:
-  if trajectory.outcome.is_fault:
+  too_long = trajectory.outcome is Outcome.PROMPT_TOO_LONG
+  if trajectory.outcome.is_fault or (too_long and not trajectory.turns):
     return
   if not trajectory.turns:
     raise CollectedError(f'{where}: has no turn and no fault as its outcome')

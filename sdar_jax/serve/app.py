@@ -185,6 +185,7 @@ class App:
     waiting = None
     try:
       if len(prompt) > self._longest:
+        self.sessions.refuse(asked.session)
         raise BadRequest(
           f'a prompt of {len(prompt)} tokens: this server takes {self._longest}',
           'messages' if kind == 'chat' else 'prompt',

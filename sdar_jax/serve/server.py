@@ -207,6 +207,10 @@ class Played:
       reward, success = self._play(server.url, task, name)
     except EnvironmentFault:
       return  # Without a reward it is no trajectory to train on.
+    except Exception:
+      if server.sessions.cut(name):  # It is the answer to a prompt without room.
+        return
+      raise
     server.sessions.reward(name, factor * reward, success=success)
 
   def _wait(self, playing: Sequence[futures.Future], asked: Asked) -> None:

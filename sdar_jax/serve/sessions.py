@@ -28,12 +28,14 @@ class _Session:
     turns: as they were sampled.
     messages: of the last turn's prompt, and its answer.
     busy: a turn of it is being sampled.
+    too_long: the last prompt was, and there is no turn of it.
     outcome: once its reward has come.
   """
 
   turns: list[Turn] = dataclasses.field(default_factory=list)
   messages: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
   busy: bool = False
+  too_long: bool = False
   outcome: Outcome | None = None
   score: float | None = None
 
@@ -84,7 +86,7 @@ class Sessions:
       if session.busy or session.outcome is not None:
         why = 'waits for an answer' if session.busy else 'has its reward: it has ended'
         raise SessionError(f'session {asked.session!r} {why}')
-      session.busy = True
+      session.busy, session.too_long = True, False
       turn = len(session.turns)
       new = self._new(session, asked) if turn and self._talks else None
       last = session.turns[-1] if turn else None
@@ -114,6 +116,21 @@ class Sessions:
     with self._lock:
       if name in self._known:
         self._known[name].busy = False
+
+  def refuse(self, name: str) -> None:
+    """Notes that the prompt of the turn that was begun is too long."""
+    with self._lock:
+      if name in self._known:
+        self._known[name].too_long = True
+
+  def cut(self, name: str) -> bool:
+    """Ends a session whose last prompt was too long; tells whether it was."""
+    with self._lock:
+      session = self._known.get(name)
+      if session is None or not session.too_long or session.outcome is not None:
+        return False
+      session.outcome = Outcome.PROMPT_TOO_LONG
+      return True
 
   def record(
     self, asked: protocol.Inquiry, prompt: np.ndarray, done: Completion, goes_on: bool
@@ -156,11 +173,16 @@ class Sessions:
   ) -> int:
     """Ends a session with its reward; returns the count of turns.
 
+    One whose first prompt was too long has no turn that could be rewarded.
+
     Raises:
       SessionError: it has no turn, has ended, or waits for an answer.
     """
     with self._lock:
       session = self._found(name)
+      if session.too_long and not session.turns:
+        session.outcome = Outcome.PROMPT_TOO_LONG
+        return 0
       if session.busy or session.outcome is not None or not session.turns:
         raise SessionError(
           f'session {name!r}: has no turn, has its reward, or waits for an answer'

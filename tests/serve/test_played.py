@@ -114,6 +114,28 @@ def test_a_fault_is_no_reward_and_a_mistake_is_an_error(chat):
     Played(mistaken, chat)(_asked(chat))
 
 
+def test_a_prompt_without_room_ends_its_episode_and_not_the_run(chat):
+  def play(url, task, session):
+    if task.payload == '1':
+      return _play(url, task, session)
+    if task.payload == '3':
+      _say(url, 'x', session)
+    try:
+      _say(url, 'x' * 400, session)
+    except httpx.HTTPStatusError:
+      if task.payload == '3' or session.endswith('0'):
+        raise
+    return 0.0, False  # An agent that takes it as the end.
+
+  asked = _asked(chat)
+  groups = Played(play, chat)(asked)
+  collecting.check(groups, asked)
+  outcomes = [[t.outcome for t in group.trajectories] for group in groups]
+  assert outcomes == [[Outcome.SUCCESS] * 2, *[[Outcome.PROMPT_TOO_LONG] * 2] * 2]
+  turns = [[len(t.turns) for t in group.trajectories] for group in groups]
+  assert turns == [[1, 1], [0, 0], [1, 1]]
+
+
 def test_what_a_learner_takes_is_drawn_as_it_expects(chat):
   replies = []
 
