@@ -128,7 +128,8 @@ class Session:
       PlayError: the episode is over, or its environment failed.
     """
     fitted, before = self.fitted(), self.observation
-    parsed = self.player.world.parse(response, before)
+    opening = self.player.plan.agent.opening
+    parsed = episodes.parse(self.player.world, opening, response, before)
     result = self._known(self.player.pool.step, parsed.action)
     self.turns.append(PlayedTurn(fitted, response, ids, parsed, before, result))
     return self.turns[-1]

@@ -210,7 +210,9 @@ def _turn(
   for completion in completions:
     episode = live[completion.request_id]
     episode.response = agent.decode(completion.token_ids)
-    episode.parsed = _parse(pool.world, agent, episode)
+    episode.parsed = parse(
+      pool.world, agent.opening, episode.response, episode.observation
+    )
     actions[completion.request_id] = episode.parsed.action
   results = pool.step(actions)
   for completion in completions:
@@ -227,16 +229,17 @@ def _outcome_of(fault: base.EnvironmentFault) -> Outcome:
   return Outcome.TIMEOUT if late else Outcome.ENV_ERROR
 
 
-def _parse(world: base.World, agent: Agent, episode: _Episode) -> base.ParsedAction:
+def parse(
+  world: base.World, opening: str, response: str, observation: base.Observation
+) -> base.ParsedAction:
   """Parses a response, alone or after the prompt's opening.
 
   What the template wrote decides about the format only: the action is the model's.
   """
-  response, observation = episode.response, episode.observation
   parsed = world.parse(response, observation)
-  if parsed.valid or not agent.opening:
+  if parsed.valid or not opening:
     return parsed
-  whole = world.parse(agent.opening + response, observation)
+  whole = world.parse(opening + response, observation)
   return dataclasses.replace(parsed, valid=whole.valid)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import re
+import shutil
 
 import jax.numpy as jnp
 import micro_run
@@ -152,6 +153,27 @@ def test_nothing_is_kept_unasked_and_that_is_said(play, tmp_path):
   assert '1 turns were not kept: /save does that' in out
   code, out, _ = play(['/save', 'go to desk 1', '/save'])
   assert out.count('start with --out=FILE.jsonl') == 2
+
+
+def test_a_thought_that_the_template_opens_is_part_of_the_answer(play, tmp_path):
+  folder = shutil.copytree(TINY, tmp_path / 'model')
+  path = folder / 'tokenizer_config.json'
+  record = json.loads(path.read_text())
+  head = record['chat_template'].split('{%- if add_generation_prompt %}')[0]
+  opens = "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n<think>' }}"
+  record['chat_template'] = f'{head}{opens}{{%- endif %}}'
+  path.write_text(json.dumps(record))
+  said = '/say find vase</think><action>go to desk 1</action>'
+  lines = [said, '/expert', 'inventory', '/say <action>inventory</action>']
+  code, out, _ = play(
+    lines, f'--config.model.path={folder}', f'--config.model.tokenizer={folder}'
+  )
+  wrong = [line.endswith('(malformed, or not possible)') for line in _played(out)]
+  assert code == 0 and wrong == [False, False, False, True]
+
+
+def _played(out):
+  return [line for line in out.splitlines() if line.startswith('> ')]
 
 
 def test_wild_lines_are_wasted_turns_and_no_terminal_obeys_them(play):

@@ -14,7 +14,6 @@ from sdar_jax.envs import base, worlds
 from sdar_jax.envs.worlds import make
 from sdar_jax.prompts import chat, tags
 from sdar_jax.rollout import episodes
-from sdar_jax.rollout.request import SamplingParams
 
 HEAD = tiny.TEMPLATE.partition('{%- if add_generation_prompt %}')[0]
 # What the generation prompt says after the speaker's name.
@@ -69,10 +68,7 @@ def _action(world):
 
 def _parse(world, chat_, ids, observation):
   opened = tags.unclosed(chat_.opening)
-  agent = episodes.Agent(None, chat_.decode, SamplingParams(max_tokens=9), 9, opened)
-  response = agent.decode(ids)
-  episode = episodes._Episode(None, 0, 0, 0, observation=observation, response=response)
-  return episodes._parse(world, agent, episode)
+  return episodes.parse(world, opened, chat_.decode(ids), observation)
 
 
 @pytest.mark.parametrize('parser', ('reference', 'strict'))
