@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from sdar_jax import config as config_lib
+from sdar_jax import files
 from sdar_jax.envs import base, worlds
 from sdar_jax.methods import table
 from sdar_jax.process import flags, terminal
@@ -150,7 +151,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument(
     '--output', metavar='DIR', default=MODEL, help='default: %(default)s'
   )
-  build(pathlib.Path(parser.parse_all(argv).output))
+  build(files.local_path(parser.parse_all(argv).output, '--output'))
   return 0
 
 

@@ -230,7 +230,7 @@ def config_of(
     ValueError: one line saying what is wrong.
   """
   text = str(source)
-  run = pathlib.Path(text)
+  run = files.local_path(text, 'source')
   read = config_file.of_run if run.is_dir() else config_file.read
   return _changed(read(run if run.is_dir() else text), {**(changes or {}), **more})
 
@@ -318,7 +318,7 @@ def train(
     Exception: as `train.train`; `config` is checked before anything heavy starts.
   """
   config_lib.validate(config)
-  path = pathlib.Path(workdir)
+  path = files.local_path(str(workdir), 'workdir')
   train_lib.train(config, path, collect=collect, stop=stop)
   return path
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import sdar_jax
+from sdar_jax import api
 from sdar_jax.envs.nowhere import Nowhere
 from sdar_jax.rollout import collecting, episodes
 
@@ -120,6 +121,21 @@ def test_a_config_is_read_and_changed():
   assert (config.steps, config.eval.tasks, config.rollout.slots) == (4, 9, 64)
   with pytest.raises(ValueError, match=r'config\.steps=0'):
     sdar_jax.config_of('experiments/alfworld.py:model=tiny', steps=0)
+
+
+def test_paths_are_the_user_s(tmp_path, monkeypatch):
+  config = sdar_jax.config_of('experiments/alfworld.py:model=tiny')
+  seen = []
+  keep = lambda config, path, **rest: seen.append(path)
+  monkeypatch.setattr(api.train_lib, 'train', keep)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert [sdar_jax.train(config, '~/run')] == seen == [tmp_path / 'run']
+  (tmp_path / 'run').mkdir()
+  with pytest.raises(ValueError, match=f'{tmp_path}/run/config.json'):
+    sdar_jax.config_of('~/run')
+  for call in (lambda text: sdar_jax.train(config, text), sdar_jax.config_of):
+    with pytest.raises(ValueError, match='remote paths are not supported'):
+      call('gs://bucket/run')
 
 
 class _Own:

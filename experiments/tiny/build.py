@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from experiments.sources import WORLDS
 from experiments.tiny import tokenizer
-from sdar_jax import build, sft
+from sdar_jax import build, files, sft
 from sdar_jax.models import decoder, export, hf
 from sdar_jax.process import flags, terminal
 from sdar_jax.prompts import bank_file, chat
@@ -97,7 +97,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
   """Builds into a directory that holds no weights yet."""
   options = _arguments(argv)
-  output = pathlib.Path(options.output or f'runs/tiny/{options.world}')
+  named = options.output or f'runs/tiny/{options.world}'
+  output = files.local_path(named, '--output')
   export.prepare(output)
   with tempfile.TemporaryDirectory() as folder:
     start = pathlib.Path(folder)  # The random weights that imitation begins with.

@@ -9,7 +9,6 @@ Exit codes: 0 done; 2 nothing to show, or wrong input; 74 the disk refuses the p
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from sdar_jax import files
@@ -27,8 +26,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     ' page.',
   )
   add = parser.add_argument
-  add('run', type=pathlib.Path, help='directory of a run')
-  add('run2', type=pathlib.Path, nargs='?', help='of another, shown beside it')
+  add('run', metavar='RUN', help='directory of a run')
+  add('run2', metavar='RUN2', nargs='?', help='of another, shown beside it')
   add('--step', type=int, help='episodes of this step only')
   add('--kind', choices=('train', 'eval'), help='of training, or of evaluations only')
   add('--task', metavar='ID', help='of this task, or whose id has this in it')
@@ -40,11 +39,27 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
   order = parser.add_mutually_exclusive_group()
   order.add_argument('--best', action='store_true', help='the best one first')
   order.add_argument('--worst', action='store_true', help='the worst one first')
-  add('--by', choices=_BY, default='gate', help='what colours tokens (default: gate)')
+  add('--by', choices=_BY, help='what colours tokens (default: gate)')
   add('--list', action='store_true', help='list episodes instead of showing one')
   add('--limit', type=int, metavar='N', help='rows of the list, or episodes of a page')
   add('--html', metavar='FILE', help='write a page instead')
-  return parser.parse_all(argv)
+  options = parser.parse_all(argv)
+  _check(options)
+  return options
+
+
+def _check(options: argparse.Namespace) -> None:
+  """Raises UsageError where a word would be ignored."""
+  page, listed = options.html is not None, options.list
+  for name, idle, what in (
+    ('list', listed and page, '--html writes all of them'),
+    ('by', options.by and (page or listed), 'only a single episode shows tokens'),
+    ('limit', options.limit and not (page or listed), 'it needs --list or --html'),
+  ):
+    if idle:
+      raise flags.UsageError(f'--{name}: {what}')
+  if options.limit is not None and options.limit < 1:
+    raise flags.UsageError(f'--limit={options.limit}: must be at least 1')
 
 
 @terminal.program
@@ -54,12 +69,11 @@ def main(argv: Sequence[str]) -> int:
   if options.html is not None:
     output = files.local_path(options.html, '--html')
     files.check_file(output, '--html')
-  if options.limit is not None and options.limit < 1:
-    raise flags.UsageError(f'--limit={options.limit}: must be at least 1')
   # Slow to import: --help does without.
   from sdar_jax.look import choice, folder
 
-  paths = [path for path in (options.run, options.run2) if path is not None]
+  names = [name for name in (options.run, options.run2) if name is not None]
+  paths = [files.local_path(name, 'RUN') for name in names]
   runs = [folder.read(path, options.step) for path in paths]
   order = 'best' if options.best else 'worst' if options.worst else None
   names = ('kind', 'step', 'task', 'group', 'member', 'outcome')
@@ -73,7 +87,8 @@ def main(argv: Sequence[str]) -> int:
   if options.list:
     screen.listing(runs, shown, options.limit or 50)
   else:
-    screen.episodes(runs, shown[start], beside and shown[beside], options.by)
+    by = options.by or 'gate'
+    screen.episodes(runs, shown[start], beside and shown[beside], by)
   return 0
 
 
@@ -82,6 +97,8 @@ def _write(output, runs, shown, start, beside, limit) -> int:
   from sdar_jax.look import page
 
   text = page.page(runs, shown, start=start, beside=beside, limit=limit)
+  with files.writing(output):
+    output.parent.mkdir(parents=True, exist_ok=True)
   files.write_atomic(output, text.encode())
   print(f'{output}: {len(shown)} episodes, {len(text) / 2**20:.1f} MiB')
   return 0

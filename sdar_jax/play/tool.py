@@ -191,6 +191,7 @@ class Table:
       return
     text = recorded.line(self._player.world.name, self._now.task.task_id, turns)
     with terminal.uninterrupted(), files.writing(self._out):
+      self._out.parent.mkdir(parents=True, exist_ok=True)
       with self._out.open('a', encoding='utf-8') as file:
         file.write(text)
     self._unsaved = 0

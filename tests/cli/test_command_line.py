@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from experiments import foreign
+from experiments.tiny import build
 from sdar_jax import compare, files, hub, main
 from sdar_jax import config as config_lib
 from sdar_jax.cli import command_line, describe, tools
@@ -209,12 +211,14 @@ def test_other_programs_read_flags_alike(tmp_path, capsys):
   ):
     with pytest.raises(UsageError, match=says.replace('?', r'\?')):
       parser.parse_all(words)
-  for words in (
-    ['gs://bucket/run'],
-    [str(tmp_path), '--output=gs://b/c'],
-    ['--steps=3'],
+  for program, *words in (
+    (compare, 'gs://bucket/run'),
+    (compare, str(tmp_path), '--output=gs://b/c'),
+    (compare, '--steps=3'),
+    (foreign, '--output=gs://b/c'),
+    (build, '--output=gs://b/c'),
   ):
-    assert compare.main(words) == 2
+    assert program.main(words) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1
 

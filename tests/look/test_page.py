@@ -203,6 +203,10 @@ def test_the_program_writes_a_page_or_one_line(tmp_path, capsys):
   for words, said in (
     ([f'--html={tmp_path}'], 'is a directory'),
     ([f'--html={out}', '--limit=0'], '--limit=0: must be at least 1'),
+    (['--limit=3'], '--limit: it needs --list or --html'),
+    (['--list', '--by=gap'], '--by: only a single episode shows tokens'),
+    ([f'--html={out}', '--by=gap'], '--by: only'),
+    ([f'--html={out}', '--list'], '--list: --html writes all of them'),
     (['--best', '--worst'], 'not allowed with'),
     (['--step=9'], 'no episodes of step 9'),
     (['--member=7'], 'no episode is of member 7'),
@@ -210,6 +214,17 @@ def test_the_program_writes_a_page_or_one_line(tmp_path, capsys):
     assert view.main([str(path), *words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count('\n') == 1
+
+
+def test_paths_are_the_user_s(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  look_cases.write(tmp_path / 'run')
+  assert view.main(['~/run', '~/run', '--html=~/new/folder/page.html']) == 0
+  assert (tmp_path / 'new' / 'folder' / 'page.html').is_file()
+  capsys.readouterr()
+  assert view.main(['gs://bucket/run']) == 2
+  error = capsys.readouterr().err
+  assert 'remote paths are not supported' in error and error.count('\n') == 1
 
 
 @pytest.mark.parametrize('name', ['page', 'report'])

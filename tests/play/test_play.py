@@ -121,7 +121,7 @@ def test_turns_are_taken_back_and_the_world_is_where_it_was(play):
 
 
 def test_an_expert_plays_to_the_end_and_imitation_reads_it(play, tmp_path):
-  out_file = tmp_path / 'demos.jsonl'
+  out_file = tmp_path / 'new folder' / 'demos.jsonl'
   code, out, _ = play(['/expert'] * 13 + ['/save'], f'--out={out_file}')
   assert code == 0 and 'solved after' in out
   assert 'the episode is solved: /undo takes a turn back' in out
