@@ -93,7 +93,7 @@ def run_export(
   config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
 ) -> None:
   """Writes the policy as a Hugging Face directory with its tokenizer."""
-  output = export.required(output)
+  output = export.required(config, output)
   policy = parts_lib.policy(config, checkpoint)
   export.keep(output, parts_lib.exported(policy))
 

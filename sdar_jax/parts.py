@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from sdar_jax import build, numerics
 from sdar_jax.batching.packing import Packing
-from sdar_jax.config import ConfigError
 from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.evaluation import evaluate, manifests, panels
@@ -305,8 +304,6 @@ def imitation(config: ConfigDict, checkpoint: str | None) -> Imitation:
 def exported(policy: Policy) -> export.ExportedPolicy:
   """Collects the parts of an export."""
   c = policy.config
-  if c.export.adapter and policy.adapters is None:
-    raise ConfigError('config.export.adapter=True: config.model.lora_rank is 0')
   params = policy.joined
   if policy.adapters is not None and not c.export.adapter:
     params = sharding.Program(lora.merged, policy.mesh)(params)

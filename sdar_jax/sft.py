@@ -41,7 +41,7 @@ def run_sft(
   config: ConfigDict, checkpoint: str | None, output: pathlib.Path | None
 ) -> None:
   """Imitates the expert and writes the result as a Hugging Face directory."""
-  output = export.required(output)
+  output = export.required(config, output)
   if not config.sft.rows:
     raise ConfigError('config.sft.rows=0: must be positive with --mode=sft')
   c, batch_rows = config.sft, config.train.microbatch_rows

@@ -130,11 +130,12 @@ def test_play_prints_one_episode_of_the_first_task(player, capsys):
 
 @pytest.mark.parametrize('mode', ['sft', 'export'])
 def test_a_mode_that_writes_needs_a_place_before_anything_else(mode, tmp_path):
+  config = alfworld.get_config('model=tiny')
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full/other').write_text('')
   for output, said in ((None, '--output is missing'), (tmp_path / 'full', 'other')):
     with pytest.raises(ValueError, match=said) as error:
-      modes.MODES[mode](None, checkpoint=None, output=output)
+      modes.MODES[mode](config, checkpoint=None, output=output)
     assert '\n' not in str(error.value)
 
 
@@ -144,7 +145,8 @@ def test_export_writes_the_policy_that_the_config_names(tmp_path, monkeypatch, c
   monkeypatch.setattr(parts, 'exported', lambda policy: policy.params)
   kept = []
   monkeypatch.setattr(export, 'write', lambda *args: kept.append(args) or 'bfloat16')
-  modes.MODES['export'](None, checkpoint=None, output=tmp_path / 'out')
+  config = alfworld.get_config('model=tiny')
+  modes.MODES['export'](config, checkpoint=None, output=tmp_path / 'out')
   assert kept == [(tmp_path / 'out', 'weights')]
   said = capsys.readouterr().out
   assert f'wrote {tmp_path / "out"} (bfloat16; config.export.dtype=float32' in said

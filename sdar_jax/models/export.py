@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from sdar_jax import files, hub
 from sdar_jax.models import adapter_files, decoder, hf
@@ -54,14 +55,22 @@ class ExportedPolicy:
   dtype: str
 
 
-def required(output: pathlib.Path | None) -> pathlib.Path:
-  """Checks, before anything is computed, that there is an output to write.
+def required(config: ConfigDict, output: pathlib.Path | None) -> pathlib.Path:
+  """Checks, before anything is computed, what is to be written and where.
 
   Raises:
-    ExportError: none is named, or it cannot be written.
+    ExportError: no output is named, it cannot be written, or there will be no adapters,
+      or none by themselves.
   """
   if output is None:
     raise ExportError('--output is missing: name the directory to write')
+  if config.export.adapter and not config.model.lora_rank:
+    raise ExportError('config.export.adapter=True: config.model.lora_rank is 0')
+  if config.export.adapter and config.model.adapter:
+    raise ExportError(
+      f'config.export.adapter=True: config.model.adapter={config.model.adapter!r} is'
+      ' merged into the model that the new ones belong to: export that model whole'
+    )
   prepare(output)
   return output
 

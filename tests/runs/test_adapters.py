@@ -5,7 +5,7 @@ import micro_run
 import numpy as np
 import pytest
 
-from sdar_jax import modes, parts
+from sdar_jax import modes, parts, sft
 from sdar_jax.learner import checkpoint
 from sdar_jax.models import adapter_files, hf, lora
 
@@ -94,8 +94,16 @@ def test_exports_are_the_model_with_its_adapters_or_the_adapters(run, tmp_path):
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def test_adapters_alone_need_adapters(model, tmp_path):
+def test_adapters_alone_need_adapters(model, tmp_path, monkeypatch):
   config = micro_run.config(model, 'sdar', 1)
   config.export.adapter = True
-  with pytest.raises(ValueError, match=r'config\.model\.lora_rank is 0'):
-    modes.run_export(config, None, tmp_path / 'out')
+  config.sft.rows, config.optimizer.warmup_steps = 64, 0
+  monkeypatch.setattr(parts, 'policy', lambda *rest: pytest.fail('it was loaded'))
+  for run in (modes.run_export, sft.run_sft):  # Before anything is learned.
+    with pytest.raises(ValueError, match=r'config\.model\.lora_rank is 0'):
+      run(config, None, tmp_path / 'out')
+  # Those that are merged are in no file of the new ones: nobody could load them.
+  config.model.lora_rank, config.model.adapter = 4, 'experiments/smollm2/adapters'
+  for run in (modes.run_export, sft.run_sft):
+    with pytest.raises(ValueError, match=r'config\.model\.adapter=.* is merged'):
+      run(config, None, tmp_path / 'out')
