@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from sdar_jax import files
 from sdar_jax.envs import base
 from sdar_jax.evaluation import panels
 from sdar_jax.process import shipped
@@ -37,14 +38,14 @@ def read(path: str) -> tuple[list[Mapping[str, Any]], str]:
   except OSError as error:
     raise ValueError(f'config.eval.panel={path!r}: {error.strerror}') from None
   rows = []
-  for number, line in enumerate(data.decode(errors='replace').splitlines(), 1):
+  for number, line in enumerate(data.split(b'\n'), 1):
     if not line.strip():
       continue
     try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
-      row = None
-    if not isinstance(row, dict) or not isinstance(row.get('metadata', {}), dict):
+      row = files.parse_json(line, path)
+    except files.FileError:
+      row = {'metadata': None}
+    if not isinstance(row.get('metadata', {}), dict):
       raise ValueError(f'config.eval.panel={path!r}: line {number} is no task in JSON')
     rows.append(row)
   if not rows:

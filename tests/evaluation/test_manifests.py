@@ -62,6 +62,8 @@ def test_settings_choose_the_manifest_or_the_split(tmp_path):
     ('{"metadata": {"goal_idx": 1}}\nno\n', 'line 2 is no task in JSON'),
     ('[1]\n', 'line 1 is no task in JSON'),
     ('{"metadata": 3}\n', 'line 1 is no task in JSON'),
+    ('[' * 99_999 + '\n', 'line 1 is no task in JSON'),
+    ('{"metadata": {"goal_idx": ' + '9' * 9_999 + '}}\n', 'line 1 is no task in JSON'),
     ('{"metadata": {"goal_idx": 1}}\n' * 2, 'test/1 is in it twice'),
   ],
 )
@@ -71,6 +73,14 @@ def test_a_damaged_manifest_is_one_line(tmp_path, text, line):
   with pytest.raises(ValueError, match=line) as caught:
     manifests.make_panel(_World(), str(path))
   assert str(caught.value).startswith(f'config.eval.panel={str(path)!r}: ')
+
+
+def test_lines_end_where_json_lines_do(tmp_path):
+  row = {**_row(1), 'text': 'a \u2028 goal \x85'}
+  path = tmp_path / 'x.jsonl'
+  text = f'\ufeff{json.dumps(row, ensure_ascii=False)}\r\n{json.dumps(_row(0))}\r\n'
+  path.write_text(text, 'utf-8', newline='')
+  assert manifests.read(str(path))[0] == [row, _row(0)]
 
 
 def test_a_manifest_that_is_not_there_is_one_line(tmp_path):
@@ -143,6 +153,7 @@ def test_a_goal_is_found_by_its_words_and_takes_their_price_bound():
     ('find me a boat', r'row 1 \(goal_idx 0\): .* is that of 0 goals'),
     ('find me two cups', r'is that of 2 goals in data_dir'),
     ('', 'is that of 0 goals'),
+    ('find me a lamp, and price lower than 1.2.3 dollars', 'is that of 0 goals'),
   ],
 )
 def test_words_of_no_goal_or_of_several_are_refused(text, line):

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import inspect
-import json
 import pathlib
 import random
 import re
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sdar_jax import files
 from sdar_jax.envs import action_parser, base
 from sdar_jax.envs.adapters import agreement
 from sdar_jax.envs.base import setting
@@ -154,7 +154,7 @@ class ForeignWorld(base.World):
     self.read_object('arguments')
     try:
       re.compile(self.action_pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
       said = f'config.world.action_pattern={self.action_pattern!r}: {error}'
       raise ValueError(said) from None
     if not re.fullmatch(r'\w*', self.action_tag):
@@ -179,12 +179,9 @@ class ForeignWorld(base.World):
   def read_object(self, key: str) -> dict[str, Any]:
     """Reads a setting that is a JSON object."""
     try:
-      value = json.loads(getattr(self, key))
-    except ValueError as error:
-      raise ValueError(f'config.world.{key}: {error}; must be JSON') from None
-    if type(value) is not dict:
-      raise ValueError(f'config.world.{key}: must be a JSON object, such as {{"a": 1}}')
-    return value
+      return files.parse_json(getattr(self, key), f'config.world.{key}')
+    except files.FileError as error:
+      raise ValueError(f'{error}; it is a JSON object, such as {{"a": 1}}') from None
 
   def make_game(self) -> Any:
     """Calls the maker; a game of its package's own kind."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 
+from sdar_jax import files
 from sdar_jax.envs import base
 from sdar_jax.envs.adapters import foreign
 
@@ -86,10 +87,17 @@ class SkyrlGymWorld(foreign.ForeignWorld):
 
 def _lines(path: pathlib.Path) -> list[str]:
   """Reads a file of rows; checks them all."""
-  lines = path.read_text(encoding='utf-8').rstrip('\n').split('\n')
+  try:
+    lines = path.read_text(encoding='utf-8-sig').rstrip('\n').split('\n')
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{path}: {files.one_line(error)}') from None
   for number, line in enumerate(lines, 1):
-    try:
-      json.loads(line)['prompt']
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(f'{path}, line {number}: {error!r}: must be a row') from None
+    said = files.parse_json(line, f'{path}, line {number}').get('prompt')
+    messages = said if isinstance(said, list) else [{'content': said}]
+    texts = [m.get('content') if isinstance(m, dict) else None for m in messages]
+    if not texts or not all(isinstance(text, str) for text in texts):
+      raise ValueError(
+        f'{path}, line {number}: its prompt is {said!r:.60}: must be a text, or'
+        ' messages with a content'
+      )
   return lines

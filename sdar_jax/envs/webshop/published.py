@@ -14,7 +14,7 @@ from typing import Any
 from sdar_jax.envs import base
 from sdar_jax.envs.webshop.goals import NO_BOUND
 
-_BOUND = re.compile(r',? and price lower than ([0-9.]+) dollars$')
+_BOUND = re.compile(r',? and price lower than ([0-9]+(?:[.][0-9]+)?) dollars$')
 
 
 def find(

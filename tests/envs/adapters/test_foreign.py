@@ -189,8 +189,12 @@ def test_observations_are_shortened_at_both_ends():
   ('settings', 'says'),
   [
     ({'arguments': '{'}, 'config.world.arguments'),
-    ({'arguments': '[1]'}, 'must be a JSON object'),
+    ({'arguments': '[1]'}, 'a JSON object'),
+    ({'arguments': '[' * 4000}, 'config.world.arguments'),
+    ({'arguments': '{"a": NaN}'}, 'NaN is no JSON number'),
     ({'action_pattern': '('}, 'config.world.action_pattern'),
+    ({'action_pattern': '(' * 4000}, 'config.world.action_pattern'),
+    ({'action_pattern': 'a{99999999999}'}, 'config.world.action_pattern'),
     ({'action_tag': 'a b'}, "config.world.action_tag='a b'"),
     ({'success': 'winning'}, "config.world.success='winning'"),
     ({'train_tasks': 0}, 'config.world.train_tasks=0'),

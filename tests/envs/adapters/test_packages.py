@@ -116,11 +116,32 @@ def test_skyrl_gyms_tasks_are_the_rows_of_files(rows, tmp_path):
   changed = worlds.make('skyrl_gym', {'env': 'gsm8k', 'data_dir': rows})
   with pytest.raises(ValueError, match='reward_spec field is required'):
     changed.tasks('train')
-  (tmp_path / 'train.jsonl').write_text('{"prompt": 1}\n{}')
-  with pytest.raises(ValueError, match='line 2'):
-    worlds.make('skyrl_gym', {'env': 'gsm8k', 'data_dir': rows}).tasks('train')
   with pytest.raises(ValueError, match=r'has no train\.jsonl'):
     worlds.make('skyrl_gym', {'env': 'gsm8k'}).tasks('train')
+
+
+@pytest.mark.parametrize(
+  ('line', 'says'),
+  [
+    (b'{}', 'its prompt is None'),
+    (b'{"prompt": 1}', 'its prompt is 1'),
+    (b'{"prompt": []}', r'its prompt is \[\]'),
+    (b'{"prompt": ["add"]}', 'messages with a content'),
+    (b'{"prompt": [{"content": null}]}', 'messages with a content'),
+    (b'["prompt"]', 'must be an object'),
+    (b'[' * 99_999, 'not JSON'),
+    (b'"\xff"', "can't decode byte"),
+  ],
+)
+def test_rows_of_another_form_are_named(rows, tmp_path, line, says):
+  start = b'\xef\xbb\xbf{"prompt": "1 and 1?"}\n'  # As editors mark a file.
+  (tmp_path / 'train.jsonl').write_bytes(start + line)
+  world = worlds.make('skyrl_gym', {'env': 'gsm8k', 'data_dir': rows})
+  with pytest.raises(ValueError, match=says) as error:
+    world.rows('train')
+  said = str(error.value)
+  assert 'train.jsonl' in said and '\n' not in said
+  assert 'line 2' in said or 'byte' in said
 
 
 def test_gymnasium_is_the_same_game():
