@@ -255,7 +255,9 @@ def memory_plan(config: ConfigDict) -> tuple[dict[str, dict[str, float]], float]
 
 def inputs_of(common: Common, config_digest: str) -> dict[str, Any]:
   """Digests the inputs of a run, by the keys of `identity.INPUTS`."""
+  given = common.config.model.teacher
   return {
+    **({'teacher_digest': hf.digest(given)} if given else {}),
     'seed': common.config.seed,
     'config_digest': config_digest,
     'world_digest': common.world.digest,

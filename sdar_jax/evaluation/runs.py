@@ -45,7 +45,8 @@ _EQUAL = {
 }
 # What a run was made of besides its config and world, and words for several.
 _INPUTS = {k: known.several for k, known in identity.INPUTS.items() if known.several}
-_SAME_INPUTS = ('model_digest', 'tokenizer_digest', 'skills_digest')  # Among seeds.
+# Among seeds.
+_SAME_INPUTS = ('model_digest', 'tokenizer_digest', 'skills_digest', 'teacher_digest')
 _LIMIT = 2**30  # Bytes of a file that are read: a report of 5 million episodes.
 
 

@@ -258,6 +258,7 @@ def write_run(
   tokenizer_digest: str,
   skills_digest: str,
   numerics: str,
+  teacher_digest: str = '',
 ) -> None:
   """Writes run.json, by which comparisons tell runs apart.
 
@@ -281,6 +282,7 @@ def write_run(
     'world_digest': world_digest,
     'tokenizer_digest': tokenizer_digest,
     'skills_digest': skills_digest,
+    **({'teacher_digest': teacher_digest} if teacher_digest else {}),
     'numerics': numerics,
     'code_versions': list(dict.fromkeys([*versions, code_version()])),
   }

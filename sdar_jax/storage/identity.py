@@ -26,6 +26,8 @@ INPUTS = {
   'tokenizer_digest': Input(
     'the tokenizer or its chat template (config.model.tokenizer)', 'tokenizers'
   ),
+  # Of runs that have one.
+  'teacher_digest': Input('the given teacher (config.model.teacher)', 'given teachers'),
   'skills_digest': Input('the skill bank (config.skills.path)', 'skill banks'),
   'numerics': Input('what JAX is told by JAX_* and XLA_FLAGS', 'numerics'),
 }

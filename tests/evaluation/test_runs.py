@@ -147,10 +147,11 @@ def test_other_inputs_code_and_evaluation_seeds_are_said(tmp_path):
   assert 'tokenizers' not in text and 'skill banks' not in text
 
 
-@pytest.mark.parametrize('key', ['model_digest', 'tokenizer_digest', 'skills_digest'])
+@pytest.mark.parametrize('name', ['model', 'tokenizer', 'skills', 'teacher'])
 def test_seeds_that_began_from_other_things_are_no_seeds_of_a_method(
-  tmp_path, capsys, key
+  tmp_path, capsys, name
 ):
+  key = f'{name}_digest'
   runs = [
     make_run(tmp_path, 'sdar', seed, {5: [1, 0]}, identity={key: digest})
     for seed, digest in enumerate(('a' * 64, None, 'b' * 64))

@@ -13,6 +13,7 @@ import pytest
 
 from experiments import alfworld
 from sdar_jax import numerics, parts, train
+from sdar_jax.methods import table
 from sdar_jax.process.team import ALONE
 from sdar_jax.storage import identity
 
@@ -100,7 +101,7 @@ CHANGES = {
 @pytest.mark.parametrize('name', CHANGES)
 def test_another_input_is_refused_by_name(config, name):
   saved = json.loads(json.dumps(start(config)._host()))
-  assert set(identity.INPUTS) <= set(saved)
+  assert set(identity.INPUTS) - {'teacher_digest'} <= set(saved)
   saved['quarantine'] = ()
   key, change = CHANGES[name]
   change(pathlib.Path(config.model.path))
@@ -136,7 +137,22 @@ def test_run_json_has_every_input(config, tmp_path):
   run.parts.directory = tmp_path
   run.identify()
   record = json.loads((tmp_path / 'run.json').read_text())
-  assert {key: record[key] for key in identity.INPUTS} == run.parts.inputs
+  assert {key: record[key] for key in run.parts.inputs} == run.parts.inputs
+  assert set(identity.INPUTS) - set(run.parts.inputs) == {'teacher_digest'}
+
+
+def test_a_given_teacher_is_an_input(config, tmp_path):
+  teacher = shutil.copytree(config.model.path, tmp_path / 'teacher')
+  changes = table.find('retire-opd').all_settings
+  config.update_from_flattened_dict({**changes, 'algorithm.name': 'retire-opd'})
+  config.model.teacher = str(teacher)
+  saved = json.loads(json.dumps(start(config)._host()))
+  saved['quarantine'] = ()
+  assert start(config, saved)._restore()
+  _flip_a_bit(teacher)
+  with pytest.raises(identity.InputError, match='the given teacher') as caught:
+    start(config, saved)._restore()
+  assert saved['teacher_digest'] in str(caught.value)
 
 
 def test_settings_of_jax_are_pinned_or_recorded(monkeypatch):
