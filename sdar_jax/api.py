@@ -5,6 +5,7 @@ Errors are exceptions of one line, no signal is handled and no process ended.
 
 import dataclasses
 import functools
+import math
 import pathlib
 import sys
 import threading
@@ -22,9 +23,14 @@ from sdar_jax import parts as parts_lib
 from sdar_jax import train as train_lib
 from sdar_jax.cli import config_file
 from sdar_jax.learner import lengths, scoring
-from sdar_jax.models import sharding
+from sdar_jax.models import hf, sharding
 from sdar_jax.rollout.collecting import Collector
-from sdar_jax.rollout.request import Completion, Request, SamplingParams
+from sdar_jax.rollout.request import (
+  MIN_TEMPERATURE,
+  Completion,
+  Request,
+  SamplingParams,
+)
 from sdar_jax.storage import recorded
 
 _NOWHERE = 'sdar_jax.envs.nowhere:Nowhere'
@@ -108,8 +114,9 @@ class ChatPolicy:
     """
     several = _are_several(prompts)
     asked = [self.prompt_ids(p, tools) for p in (prompts if several else [prompts])]
+    most = self.config.rollout.max_response_tokens
     sampling = SamplingParams(
-      max_tokens=max_tokens or self.config.rollout.max_response_tokens,
+      max_tokens=most if max_tokens is None else max_tokens,
       temperature=temperature,
       top_p=top_p,
       top_k=top_k,
@@ -135,7 +142,7 @@ class ChatPolicy:
   def prompt_ids(self, prompt: Prompt, tools: Sequence[Message] = ()) -> np.ndarray:
     """Makes the ids of a prompt, [L] int32."""
     if isinstance(prompt, np.ndarray):
-      return prompt.astype(np.int32)
+      return _ids(prompt)
     if isinstance(prompt, str) and not tools:
       return self.chat.render(prompt)
     if isinstance(prompt, str):
@@ -158,18 +165,40 @@ class ChatPolicy:
 
     Returns:
       [R] float32 for each response, nats.
+
+    Raises:
+      ValueError: one line: an id, a length or the temperature is out of range.
     """
+    if not MIN_TEMPERATURE <= temperature < math.inf:
+      raise ValueError(f'temperature {temperature}: must be at least {MIN_TEMPERATURE}')
     pairs = [
       (
         self.prompt_ids(prompt),
-        self.chat.encode_response(said) if isinstance(said, str) else np.asarray(said),
+        self.chat.encode_response(said)
+        if isinstance(said, str)
+        else _ids(np.asarray(said)),
       )
       for prompt, said in zip(prompts, responses, strict=True)
     ]
+    self._check(pairs)
     out = []
     for start in range(0, len(pairs), _SCORED_TOGETHER):
       out += self._scored(pairs[start : start + _SCORED_TOGETHER], temperature)
     return out
+
+  def _check(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Raises ValueError where the model has no such ids or positions."""
+    known, positions = self.chat.len_vocab, hf.read_context(self.config.model.path)
+    for number, pair in enumerate(pairs):
+      ids = np.concatenate(pair)
+      if len(ids) and not 0 <= ids.min() <= ids.max() < known:
+        raise ValueError(
+          f'row {number}: ids from {ids.min()} to {ids.max()}, must be in [0, {known})'
+        )
+      if positions is not None and len(ids) > positions:
+        raise ValueError(
+          f'row {number}: {len(ids)} tokens, the model has {positions} positions'
+        )
 
   def _completed(self, requests: Sequence[Request]) -> dict[Any, Completion]:
     self.sampler.submit(requests)
@@ -206,6 +235,15 @@ class ChatPolicy:
       return scoring.token_logprobs(model, params, tokens, None, how)[0]
 
     return sharding.Program(score, self._parts.mesh)
+
+
+def _ids(value: np.ndarray) -> np.ndarray:
+  """Checks an array of ids."""
+  if value.ndim != 1 or not np.issubdtype(value.dtype, np.integer):
+    raise ValueError(
+      f'an array of {value.dtype}, shape {value.shape}: must be ids, [L] whole numbers'
+    )
+  return value.astype(np.int32)
 
 
 def _are_several(prompts: Any) -> bool:

@@ -87,6 +87,7 @@ def test_what_was_sampled_is_scored_as_it_was_sampled(policy):
     ({'temperature': -1}, 'temperature -1'),
     ({'top_p': 0}, 'top_p 0'),
     ({'max_tokens': 99}, 'max_response_tokens=12'),
+    ({'max_tokens': 0}, 'max_tokens 0'),
     ({'stop': ''}, "stop_strings holds ''"),
     ({'stop': ('',)}, "stop_strings holds ''"),
   ],
@@ -98,6 +99,25 @@ def test_wrong_numbers_are_one_line(policy, options, says):
   with pytest.raises(ValueError, match='a prompt of'):
     policy.generate('mug ' * 99)
   assert policy.generate('x', max_tokens=1).ids.size == 1  # It goes on.
+
+
+@pytest.mark.parametrize(
+  'prompt, said, temperature, says',
+  [
+    ('x', 'y', 0, 'temperature 0: must be at least'),
+    ('x', 'y', np.nan, 'temperature nan'),
+    ('x', 'y', -1, 'temperature -1'),
+    ('x', [3, 893], 1, r'row 0: ids from .* to 893, must be in \[0, 893\)'),
+    (np.asarray([5, -3]), 'y', 1, 'row 0: ids from -3'),
+    (np.asarray([5.5, 3]), 'y', 1, r'an array of float64, shape \(2,\)'),
+    (np.asarray([[5, 3]]), 'y', 1, 'must be ids'),
+    (np.zeros(32_768, np.int32), 'y', 1, 'the model has 32768 positions'),
+  ],
+)
+def test_what_cannot_be_scored_is_one_line(policy, prompt, said, temperature, says):
+  with pytest.raises(ValueError, match=says) as error:
+    policy.logprobs([prompt], [said], temperature=temperature)
+  assert '\n' not in str(error.value)
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 
@@ -68,7 +69,9 @@ def main(argv: Sequence[str]) -> int:
     raise flags.UsageError(
       'name what is served: --checkpoint=RUN, --config=FILE.py or --model=PATH'
     )
-  if options.queue < 1 or options.timeout <= 0:
+  if not 0 <= options.port < 2**16:
+    raise flags.UsageError(f'--port={options.port}: must be in [0, 65535]')
+  if options.queue < 1 or not 0 < options.timeout < math.inf:
     raise flags.UsageError('--queue and --timeout must be positive')
   key = _key(options)
   from sdar_jax.serve import server  # Slow to import: --help does without.

@@ -413,6 +413,8 @@ def test_a_key_is_needed_where_others_can_reach_it(chat):
     ([], 'name what is served'),
     (['--model=x', '--config=y.py'], 'name what is served'),
     (['--model=x', '--queue=0'], 'must be positive'),
+    (['--model=x', '--timeout=nan'], 'must be positive'),
+    (['--model=x', '--port=65536'], '--port=65536: must be in'),
     (['--model=x', '--host=0.0.0.0'], 'give --api-key-file'),
     (['--model=x', '--api-key-file=/nowhere/key'], '/nowhere/key'),
     (['--checkpoint=/nowhere'], 'nowhere'),
