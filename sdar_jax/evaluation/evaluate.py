@@ -24,6 +24,10 @@ class EvaluationError(RuntimeError):
   exit_code = 70
 
 
+class UnshownError(ValueError):
+  """Too many tasks without room for their first prompt: one line."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """A panel and its settings: reports of one plan are comparable.
@@ -99,6 +103,7 @@ def evaluate(
   Raises:
     rollout.Interrupted: `should_stop` became true.
     EvaluationError: faults took more than `MAX_FAULTS` of the episodes.
+    UnshownError: as many have no turn, since their first prompt is too long.
   """
   groups = collect(
     pool,
@@ -112,6 +117,7 @@ def evaluate(
   )
   trajectories = [t for group in groups for t in group.trajectories]
   check_played(plan.panel.name, trajectories, pool.faults())
+  _check_shown(plan, trajectories)
   report = {
     **plan.settings,
     **weights,
@@ -144,6 +150,19 @@ def check_played(
     f' ({outcomes or "none was played"}{"; faults: " if why else ""}{why}), at most'
     f' {MAX_FAULTS:.0%} may be; mend it and give the same command again'
   )
+
+
+def _check_shown(plan: Plan, trajectories: Sequence[Trajectory]) -> None:
+  """Raises UnshownError where too little was played for want of room."""
+  unshown = [
+    t for t in trajectories if t.outcome is Outcome.PROMPT_TOO_LONG and not t.turns
+  ]
+  if len(unshown) > MAX_FAULTS * len(trajectories):
+    raise UnshownError(
+      f'no result of {plan.panel.name}: the first prompt of {len(unshown)} of'
+      f' {len(trajectories)} episodes is above config.rollout.max_prompt_tokens='
+      f'{plan.agent.max_prompt_tokens}: raise it'
+    )
 
 
 def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

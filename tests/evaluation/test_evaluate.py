@@ -160,6 +160,15 @@ def test_a_tenth_of_the_episodes_may_be_lost(lost, total, enough):
     evaluate.check_played('p', [], {})
 
 
+def test_tasks_that_nobody_was_shown_are_no_result():
+  agent = dataclasses.replace(fakes.agent(), max_prompt_tokens=16)
+  assert _evaluate(attempts=1, agent=agent)[0]['n'] == 3
+  agent = dataclasses.replace(agent, max_prompt_tokens=15)
+  with pytest.raises(evaluate.UnshownError, match='3 of 3 episodes') as caught:
+    _evaluate(attempts=1, agent=agent)
+  assert 'config.rollout.max_prompt_tokens=15: raise it' in str(caught.value)
+
+
 def test_scores_and_the_macro_average_count_every_episode_once():
   def episode(kind, success, score):
     outcome = Outcome.SUCCESS if success else Outcome.MAX_TURNS
