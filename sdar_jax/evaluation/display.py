@@ -16,6 +16,11 @@ _SETTINGS = (
 )
 
 
+def kind(report: Mapping[str, Any]) -> tuple[Any, ...]:
+  """Lists what reports share that may stand under one heading."""
+  return tuple(report.get(key) for key in _SETTINGS)
+
+
 def line(report: Mapping[str, Any]) -> str:
   """Formats a report as one line: success, panel, what was lost."""
   lost = f'; {report["faults"]} episodes lost to faults' if report['faults'] else ''
@@ -35,8 +40,7 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
     ValueError: the reports are not of one panel and the same settings.
   """
   columns = list(reports.values())
-  settings = [{k: r[k] for k in _SETTINGS} for r in columns]
-  if any(other != settings[0] for other in settings):
+  if len({kind(report) for report in columns}) > 1:
     raise ValueError(f'{", ".join(reports)}: of other panels or settings')
   out = rich.table.Table(
     title=f'{columns[0]["panel"]}  {columns[0]["panel_digest"][:12]}',

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdar_jax.evaluation import plot
+from sdar_jax.evaluation import display, plot
 from sdar_jax.evaluation.comparison import Comparison
 from sdar_jax.look import course as course_lib
 from sdar_jax.look.course import Course
@@ -38,8 +38,11 @@ def charts(courses: Sequence[Course], compared: Comparison | None) -> dict[str, 
       ' of a single seed for new tasks.'
     )
     found['success'] = Chart('Success', text, lambda f: _success(f, compared, courses))
-  if any(report.get('by_type') for c in courses for report in c.reports[-1:]):
-    text = 'Success at the last evaluation by type of task, %, with 95 % intervals.'
+  last = [course.reports[-1] for course in courses if course.reports]
+  alike = len({display.kind(report) for report in last}) == 1
+  if alike and any(report.get('by_type') for report in last):
+    where = f'the last evaluation on {last[0].get("panel")}'
+    text = f'Success at {where} by type of task, %, with 95 % intervals.'
     found['types'] = Chart('By type of task', text, lambda f: _types(f, courses))
   for name, title, metric, caption in (
     ('training', 'Success in training', 'rollout/success_rate', 'Fraction solved'),

@@ -104,7 +104,7 @@ def _row(course: Any) -> list[str]:
     report: Mapping[str, Any] = course.reports[-1]
     low, high = report['interval']
     success = f'{report["success_rate"]:.1%} [{low:.1%}, {high:.1%}]'
-    success += f' at step {report["step"]}'
+    success += f' at step {report["step"]} on {report.get("panel")}'
   seconds = course.curve('perf/step_seconds')[1]
   speed = course.curve('perf/decode_tokens_per_second')[1]
   return [

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from run_cases import study
+from run_cases import make_run, study
 
 from sdar_jax.look import charts, course, folder, report
 
@@ -156,6 +156,28 @@ def test_a_report_is_one_page_and_its_charts(tmp_path, capsys):
   assert "default-src 'none'" in page and 'http' not in page.split('base64')[0].replace(
     'http-equiv', ''
   )
+
+
+def test_reports_of_other_panels_share_no_heading(tmp_path, capsys):
+  pytest.importorskip('matplotlib')
+  rates = {'n': 4, 'success_rate': 0.5, 'interval': [0.2, 0.8]}
+  said = {**rates, 'by_type': {'a': rates}}
+  runs = [
+    make_run(tmp_path, 'sdar', seed, {5: [1, 0]}, report={**said, **changes})
+    for seed, changes in enumerate(
+      ({}, {}, {'panel': 'world/test/9', 'panel_digest': 'x'}, {'temperature': 1.0})
+    )
+  ]
+  chart = charts.charts([*map(course.read, runs[:2])], None)['types']
+  assert 'evaluation on world/valid/4 by type of task' in chart.caption
+  for other in runs[2:]:
+    assert 'types' not in charts.charts(
+      [course.read(runs[0]), course.read(other)], None
+    )
+  assert report.main([*map(str, runs[1:3]), f'--out={tmp_path / "out"}']) == 0
+  page = (tmp_path / 'out' / 'report.html').read_text()
+  assert 'at step 5 on world/valid/4' in page and 'on world/test/9' in page
+  assert 'No learning curve: ' in page
 
 
 def test_wild_names_stay_text(tmp_path):
