@@ -29,11 +29,10 @@ class _StartError(ValueError):
 def main(argv: Sequence[str]) -> int:
   """Runs the mode that a command line asks for; returns the exit code."""
   logging.basicConfig(level=logging.WARNING, format='%(message)s')
-  if argv and argv[0] in tools.TOOLS:
-    return tools.run(argv)
-  command = command_line.parse(argv)
   try:
-    _run(command, argv)
+    if argv and argv[0] in tools.TOOLS:
+      return tools.run(argv)
+    _run(command_line.parse(argv), argv)
   except FloatingPointError as error:
     return terminal.fail(error, 70)
   except (RuntimeError, MemoryError) as error:
@@ -97,7 +96,10 @@ def _name_devices() -> None:
   memory.keep()
   import jax
 
-  found, count = jax.local_devices(), jax.process_count()
+  try:
+    found, count = jax.local_devices(), jax.process_count()
+  except (RuntimeError, AssertionError):
+    return  # Who needs one says why there is none.
   here = f'process {jax.process_index()} of {count}: ' if count > 1 else ''
   for line in filter(None, (devices.summary(found), devices.warning(found))):
     print(here + line, file=sys.stderr)

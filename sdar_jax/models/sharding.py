@@ -64,7 +64,8 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Any = None) -> Mesh:
   sizes = (data, fsdp, tensor)
   wanted = math.prod(sizes)
   if devices is None:
-    devices = _devices() if jax.process_count() > 1 else _devices()[:wanted]
+    found = _devices()
+    devices = found if jax.process_count() > 1 else found[:wanted]
   devices = list(devices)
   if min(sizes) < 1 or wanted != len(devices):
     raise ValueError(

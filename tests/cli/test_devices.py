@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from sdar_jax import main
@@ -80,6 +81,29 @@ def test_a_driver_without_its_device_file_is_seen(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', str(tmp_path))
   root = tmp_path / 'root'
   assert 'sdar-jax[gpu]' in devices.warning([_device('cpu', 'cpu')], root)
+
+
+def test_where_there_is_none_somebody_else_says_why(capsys, monkeypatch):
+  def fails():
+    raise AssertionError
+
+  monkeypatch.setattr(jax, 'local_devices', fails)
+  main._name_devices.cache_clear()
+  assert main._load('files').__name__ == 'sdar_jax.files'
+  main._name_devices.cache_clear()
+  assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('words', [['play'], ['--mode=describe']])
+def test_a_device_that_is_full_is_one_line_in_tools_too(words, capsys, monkeypatch):
+  def fails(*rest):
+    raise MemoryError('no room')
+
+  monkeypatch.setattr(main.tools, 'run', fails)
+  monkeypatch.setattr(main.command_line, 'parse', fails)
+  assert main.main(words) == 70
+  said = capsys.readouterr().err
+  assert 'no room; lower config.rollout.slots' in said and said.count('\n') == 1
 
 
 def test_main_names_them_once_on_stderr(capsys):

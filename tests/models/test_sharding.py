@@ -67,7 +67,8 @@ def test_the_first_devices_are_used_and_none_is_one_line(monkeypatch):
   def fails():
     raise AssertionError
 
-  monkeypatch.setattr(jax, 'devices', fails)
+  for name in ('devices', 'process_count'):
+    monkeypatch.setattr(jax, name, fails)
   monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
   with pytest.raises(ValueError, match="no device with JAX_PLATFORMS='cuda'") as caught:
     sharding.make_mesh(1, 1, 1)
