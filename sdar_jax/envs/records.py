@@ -146,6 +146,11 @@ def table(path: str | Path, delimiter: str) -> Iterator[tuple[str, dict[str, str
           return
         if None in row or None in row.values():
           raise ValueError(f'has not the {len(rows.fieldnames)} fields of the header')
+        if delimiter == '\t' and any('\t' in v and '\n' in v for v in row.values()):
+          raise ValueError(
+            'a field begins with a quotation mark and goes on over other rows: double'
+            ' the marks within texts and enclose those, or write JSON lines'
+          )
       yield f'{path}, line {rows.line_num}', row
 
 

@@ -119,6 +119,11 @@ def test_a_wrong_question_is_named(tmp_path, row, complaint):
     ('a.jsonl.gz', b'no gzip', 'line 1: not JSON'),
     ('a.tsv', b'id\ttext\ttitle\n1\tb\n', 'has not the 3 fields'),
     ('a.tsv', b'id\ttext\ttitle\n1\t"b\n', 'unexpected end of data'),
+    (
+      'a.tsv',
+      b'id\ttext\ttitle\n1\t"b\tT\n2\tc\tU\n3\td"\tV\n',
+      'a field begins with a quotation mark and goes on over other rows',
+    ),
     ('a.csv', b'id\ttext\ttitle\n1\tb\tT\n', "has no text 'text'"),
     ('a.jsonl', b'PAR1...', 'is Parquet; write it as JSON lines'),
     ('a.parquet', b'PAR1...', 'is Parquet; write it as JSON lines'),
