@@ -132,7 +132,8 @@ def test_a_save_that_fails_is_survived(tmp_path, caplog):
   for step in (2, 3):
     caplog.clear()
     assert _limited(500_000, lambda step=step: save(step)) is False
-    (record,) = [r for r in caplog.records if r.name == checkpoint.__name__]
+    (record,) = caplog.records  # And no page of the libraries'.
+    assert record.name == checkpoint.__name__
     assert record.levelno == logging.WARNING
     assert f'{tmp_path / str(step)} not saved' in record.getMessage()
     assert '\n' not in record.getMessage() and len(record.getMessage()) < 400
