@@ -72,6 +72,7 @@ def test_a_streak_without_an_earlier_state_is_refused_for_ever(tmp_path):
     text = str(caught.value)
     assert caught.value.exit_code == 70 and '\n' not in text
     assert f'--mode=export --checkpoint={tmp_path}' in text
+    assert 'start a new workdir with a lower config.optimizer.learning_rate' in text
 
 
 def test_a_streak_that_is_not_over_goes_on(tmp_path):

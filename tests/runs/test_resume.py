@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -223,6 +224,7 @@ def test_sigterm_saves_and_exits_zero(model, unbroken, tmp_path):
 def test_a_second_run_in_the_workdir_is_refused_before_anything_heavy(tmp_path):
   with Workdir(tmp_path, ConfigDict({'seed': 0})):
     command = [sys.executable, '-X', 'importtime', '-m', 'sdar_jax.main', *FLAGS]
+    before = _children_seconds()
     done = subprocess.run(
       [*command, f'--workdir={tmp_path}'], cwd=ROOT, capture_output=True, text=True
     )
@@ -234,6 +236,12 @@ def test_a_second_run_in_the_workdir_is_refused_before_anything_heavy(tmp_path):
     'sdar_jax.storage.workdir' in done.stderr and 'sdar_jax.train\n' not in done.stderr
   )
   assert '| orbax' not in done.stderr
+  assert _children_seconds() - before < 2  # Of computing, with what -X costs.
+
+
+def _children_seconds():
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
 
 
 def test_another_seed_is_another_run(model, unbroken, tmp_path):
