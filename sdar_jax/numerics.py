@@ -1,12 +1,15 @@
 """Settings of JAX with an effect on numbers: pinned or recorded."""
 
 import functools
+import logging
 import os
 import pathlib
 
 import jax
 
 from sdar_jax.process import memory
+
+_log = logging.getLogger(__name__)
 
 # Our own choice, whatever the environment says: the default of today's JAX. They decide
 # which tokens are sampled.
@@ -47,17 +50,33 @@ def prepare() -> None:
 def keep_programs() -> None:
   """Keeps compiled programs on disk, for later processes.
 
-  Where JAX_COMPILATION_CACHE_DIR says, or else in the user's folder for such things.
+  Where JAX_COMPILATION_CACHE_DIR says, or else in the user's folder for such things,
+  which nobody else may write to: what lies there is run as it is.
   JAX_ENABLE_COMPILATION_CACHE=false keeps none. A folder that cannot be written to is
   JAX's to warn of.
   """
   if jax.config.jax_compilation_cache_dir is None:
     root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
     path = pathlib.Path(root, 'sdar-jax', 'programs')
+    if not _is_private(path):
+      _log.warning('%s: no programs are kept there, it is of another user', path)
+      return
     jax.config.update('jax_compilation_cache_dir', str(path))
   name = 'jax_persistent_cache_min_compile_time_secs'
   if name.upper() not in os.environ:
     jax.config.update(name, _SECONDS_WORTH_KEEPING)
+
+
+def _is_private(path: pathlib.Path) -> bool:
+  """Makes a folder that only this user may open; tells whether it is one."""
+  try:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_uid != os.getuid():
+      return False
+    path.chmod(0o700)
+  except OSError:
+    pass  # There is none, or nobody may write to it.
+  return True
 
 
 @functools.cache
