@@ -26,7 +26,7 @@ tiny: $(VENV)/.installed  ## Rebuilds the small models of experiments/tiny (long
 	for world in alfworld webshop search_qa; do \
 	  $(RUN) -m experiments.tiny.build --world=$$world || exit 1; done
 
-study: $(VENV)/.installed  ## Nine methods, three seeds, compared (about 45 minutes).
+study: $(VENV)/.installed  ## Nine methods, three seeds, compared (about an hour).
 	$(RUN) -m experiments.study --study=small
 
 $(VENV)/.installed: pyproject.toml

@@ -19,7 +19,6 @@ RESULTS = ROOT / 'experiments' / 'results'
 # Of three seeds and more.
 NAMES = ('alfworld', 'controls', 'search_qa', 'small', 'webshop')
 FOLDERS = {heading: name for name, heading in tables.WORLDS.items()}
-STEPS = re.compile(r'before|step \d+')
 
 
 def episodes(name):
@@ -33,11 +32,6 @@ def episodes(name):
       assert task not in step, task
       step[task] = int(row['success'])
   return runs
-
-
-def is_whole(name):
-  """Whether all evaluations are in it: files of earlier versions hold the last."""
-  return (RESULTS / name / 'results.json').exists()
 
 
 def printed(text):
@@ -98,9 +92,6 @@ def test_every_printed_cell_follows_from_the_raw_results(number):
     for heading, cell in row.items():
       if heading == 'world':
         continue
-      later = heading == 'area' or STEPS.fullmatch(heading)
-      if later and not is_whole(name) and not known[name][key].get(heading):
-        continue
       assert known[name][key][heading] == cell, (name, key, heading)
   kind = 'seed' in rows[0]
   expected = {
@@ -142,7 +133,7 @@ def test_all_runs_met_the_same_tasks(name):
   runs = episodes(name).values()
   steps, *other_steps = (run.keys() for run in runs)
   assert all(other == steps for other in other_steps)
-  assert (0 in steps and len(steps) > 2) or not is_whole(name)
+  assert 0 in steps and len(steps) > 2
   tasks, *others = (step.keys() for run in runs for step in run.values())
   assert len(tasks) >= 300
   assert all(other == tasks for other in others)
@@ -151,9 +142,8 @@ def test_all_runs_met_the_same_tasks(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_what_was_written_is_what_is_computed(name):
   assert f'experiments/results/{name}/' in TEXT
-  if is_whole(name):
-    text = (RESULTS / name / 'comparison.md').read_text()
-    assert presentation.markdown(tables.compared(RESULTS / name)) == text
+  text = (RESULTS / name / 'comparison.md').read_text()
+  assert presentation.markdown(tables.compared(RESULTS / name)) == text
 
 
 def test_the_tables_are_printed_by_one_command(capsys):
