@@ -52,7 +52,9 @@ def fast_sampler(run: Any) -> Any:
   """Makes the run's sampler with XLA's fastest products."""
   from sdar_jax import numerics
   from sdar_jax.models import sharding
+  from sdar_jax.sampler import decoding
 
+  decoding.programs.cache_clear()  # Samplers of the same shapes share theirs.
   platform = run.parts.mesh.devices.flat[0].platform
   plain, options = sharding.Program, numerics.fast_products(platform)
   sharding.Program = functools.partial(plain, compiler_options=options)
@@ -60,6 +62,7 @@ def fast_sampler(run: Any) -> Any:
     return run.parts.make_sampler(run.policy())
   finally:
     sharding.Program = plain
+    decoding.programs.cache_clear()
 
 
 def one_step(run: Any, costs: Costs, others: dict[str, Any]) -> None:
