@@ -33,6 +33,7 @@ if importlib.util.find_spec('sdar_jax') is None:
   root = next(path for path in (here, *here.parents) if (path / 'sdar_jax').is_dir())
   pip = (sys.executable, '-m', 'pip', 'install', '--quiet', '-e', f'{root}[plot]')
   subprocess.run(pip, check=True)
+  sys.path.insert(0, str(root))  # This interpreter began before.
 
 # %% [markdown]
 # ## Train

@@ -1,5 +1,6 @@
 """The notebooks: what their generator writes, and what their cells do when they run."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -224,6 +225,18 @@ def test_a_command_that_fails_ends_its_cell_and_a_loaded_jax_the_first(
   with pytest.raises(RuntimeError, match='ended with code 3'):
     names['run'](sys.executable, '-c', 'import sys; print("wrong"); sys.exit(3)')
   assert re.findall('^(fine|wrong)$', capfd.readouterr().out, re.M) == ['fine', 'wrong']
+
+
+def test_the_quickstart_finds_what_it_has_just_installed(monkeypatch):
+  (cell,) = [text for text in source('quickstart', 'code') if 'subprocess.run(' in text]
+  asked = []
+  monkeypatch.chdir(ROOT / 'experiments' / 'notebooks')
+  monkeypatch.setattr(subprocess, 'run', lambda words, check: asked.append(words))
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(sys, 'path', ['elsewhere'])
+  exec(cell, {})
+  assert [words[-1] for words in asked] == [f'{ROOT}[plot]']
+  assert sys.path == [str(ROOT), 'elsewhere']
 
 
 def test_the_quickstart_runs(tmp_path):
