@@ -228,7 +228,7 @@ def test_a_command_that_fails_ends_its_cell_and_a_loaded_jax_the_first(
 
 
 def test_the_quickstart_finds_what_it_has_just_installed(monkeypatch):
-  (cell,) = [text for text in source('quickstart', 'code') if 'subprocess.run(' in text]
+  (cell,) = [text for text in source('quickstart', 'code') if 'find_spec' in text]
   asked = []
   monkeypatch.chdir(ROOT / 'experiments' / 'notebooks')
   monkeypatch.setattr(subprocess, 'run', lambda words, check: asked.append(words))
