@@ -65,13 +65,12 @@ def fast_sampler(run: Any) -> Any:
     decoding.programs.cache_clear()
 
 
-def one_step(run: Any, costs: Costs, others: dict[str, Any]) -> None:
+def one_step(run: Any, costs: Costs, fast: Any) -> None:
   """Takes a step, its parts by themselves, and what may be left out of it."""
   learner, initial = run.parts.learner, run.parts.initial
-  for name, sampler in others.items():
-    own, run.sampler, cursor = run.sampler, sampler, run.cursor
-    costs(name, run.collect)
-    run.sampler, run.cursor = own, cursor
+  own, run.sampler, cursor = run.sampler, fast, run.cursor
+  costs('fast', run.collect)
+  run.sampler, run.cursor = own, cursor
   groups, played = costs('rollout', run.collect)
 
   def batched() -> Any:
@@ -96,7 +95,7 @@ def one_step(run: Any, costs: Costs, others: dict[str, Any]) -> None:
 
   _, sums = costs('update', updated)
   run.step = int(run.state.step)
-  for sampler in (run.sampler, *others.values()):
+  for sampler in (run.sampler, fast):
     sampler.update(run.policy())
   report = functools.partial(run.report, groups, played, rows, prompts, views)
   run.clock.timings = lambda *_, **__: {}  # Phases were not timed by it.
@@ -144,9 +143,9 @@ def main(argv: Sequence[str]) -> int:
       run.identify()
       run.open_writer()
       try:
-        others = {'fast': fast_sampler(run)}
+        fast = fast_sampler(run)
         for _ in range(1 + options.rounds):
-          one_step(run, costs, others)
+          one_step(run, costs, fast)
         began = time.process_time()
         run.evaluate()
         evaluation = time.process_time() - began

@@ -78,6 +78,7 @@ class ChatPolicy:
     self.step = parts.weights['step']
     self._parts, self._turn = parts, threading.Lock()
     self._score = functools.cache(self._make_score)
+    self._positions = functools.cache(lambda: hf.read_context(self.config.model.path))
     drawn = parts.config, parts.chat, sharding.local_mesh(parts.mesh), parts.model
     self.sampler = build.make_sampler(*drawn, parts.joined, with_skills=False)
 
@@ -188,7 +189,7 @@ class ChatPolicy:
 
   def _check(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
     """Raises ValueError where the model has no such ids or positions."""
-    known, positions = self.chat.len_vocab, hf.read_context(self.config.model.path)
+    known, positions = self.chat.len_vocab, self._positions()
     for number, pair in enumerate(pairs):
       ids = np.concatenate(pair)
       if len(ids) and not 0 <= ids.min() <= ids.max() < known:

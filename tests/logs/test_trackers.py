@@ -92,19 +92,23 @@ def test_trackers_are_named_with_commas():
     read('mlflow')
 
 
-_TRACKIO = """
-import math, os, socket, sys, types
-asked = []
+_OFFLINE = """
+import math, os, pathlib, socket, sys, types
+directory, names, local = sys.argv[1:]
+asked, plain = [], socket.socket.connect
 def refuse(self, address):
+  here = str(address).startswith('/') or address[0] in ('127.0.0.1', 'localhost')
+  if local and here:
+    return plain(self, address)
   asked.append(address)
   raise OSError('no network')
 socket.socket.connect = refuse
 from sdar_jax.logs import sinks, writers
-log = types.SimpleNamespace(trackers='trackio,tensorboard', project='p', online=False)
+log = types.SimpleNamespace(trackers=names, project='p', online=False)
 for resume, steps in ((None, (1, 2)), (2, (3,))):
-  made = sinks.make(__import__('pathlib').Path(sys.argv[1]), resume, log, {'seed': 3})
-  assert len(made) == 2, made
-  writer = writers.MetricsWriter(sys.argv[1], resume, made)
+  made = sinks.make(pathlib.Path(directory), resume, log, {'seed': 3})
+  assert len(made) == len(names.split(',')), made
+  writer = writers.MetricsWriter(directory, resume, made)
   for step in steps:
     values = {'train/loss': step / 2, 'train/gap': math.nan, 'train/kl': math.inf}
     writer.write(step, {**values, 'train/gap_by_turn': [0.5, math.nan]}, {})
@@ -112,57 +116,36 @@ for resume, steps in ((None, (1, 2)), (2, (3,))):
 assert os.environ['TRACKIO_SPACE_ID'] == 'somebody/space'
 print('asked:', *[a for a in asked if not str(a).startswith('/')])
 """
+FINITE = {s: {'train/loss': s / 2, 'train/gap_by_turn/0': 0.5} for s in (1, 2, 3)}
 
 
-def test_trackio_and_tensorboard_keep_finite_numbers_on_this_machine(tmp_path):
-  pytest.importorskip('trackio')
-  pytest.importorskip('tensorboardX')
-  run, kept = tmp_path / 'run', tmp_path / 'kept'
+def _write_offline(run, names, *, local='', **more):
+  """Three steps, two starts, no network; `local` leaves this machine's own."""
   run.mkdir()
   # What would send it elsewhere is not heeded: config.log.online is off.
-  more = {'TRACKIO_DIR': str(kept), 'TRACKIO_SPACE_ID': 'somebody/space'}
   done = subprocess.run(
-    [sys.executable, '-c', _TRACKIO, str(run)],
-    env={**os.environ, **more},
+    [sys.executable, '-c', _OFFLINE, str(run), names, local],
+    env={**os.environ, 'TRACKIO_SPACE_ID': 'somebody/space', **more},
     capture_output=True,
     text=True,
     timeout=300,
   )
   assert done.returncode == 0, done.stderr[-2000:]
   assert done.stdout == 'asked:\n'  # Nobody was, and nothing else is said.
+
+
+def test_trackio_and_tensorboard_keep_finite_numbers_on_this_machine(tmp_path):
+  pytest.importorskip('trackio')
+  pytest.importorskip('tensorboardX')
+  run, kept = tmp_path / 'run', tmp_path / 'kept'
+  _write_offline(run, 'trackio,tensorboard', TRACKIO_DIR=str(kept))
   (path,) = [p for p in kept.rglob('*.db') if p.stem == 'p']
   with sqlite3.connect(path) as base:
     rows = base.execute('select run_name, step, metrics from metrics').fetchall()
   assert len({name for name, *_ in rows}) == 1  # It goes on where it was.
   found = {step: json.loads(text) for _, step, text in rows}
-  wanted = {
-    step: {'train/loss': step / 2, 'train/gap_by_turn/0': 0.5} for step in found
-  }
-  assert sorted(found) == [1, 2, 3] and found == wanted
+  assert found == FINITE
   assert list((run / 'tensorboard').glob('events*'))
-
-
-_WANDB = """
-import math, socket, sys, types
-asked = []
-plain = socket.socket.connect
-def refuse(self, address):
-  if not str(address).startswith('/') and address[0] not in ('127.0.0.1', 'localhost'):
-    asked.append(address)
-    raise OSError('no network')
-  return plain(self, address)
-socket.socket.connect = refuse
-from sdar_jax.logs import sinks, writers
-log = types.SimpleNamespace(trackers='wandb', project='p', online=False)
-for resume, steps in ((None, (1, 2)), (2, (3,))):
-  made = sinks.make(__import__('pathlib').Path(sys.argv[1]), resume, log, {'seed': 3})
-  assert len(made) == 1, made
-  writer = writers.MetricsWriter(sys.argv[1], resume, made)
-  for step in steps:
-    writer.write(step, {'train/loss': step / 2, 'train/gap': math.nan}, {})
-  writer.close()
-print('asked:', *asked)
-"""
 
 
 def _wandb_records(path):
@@ -187,16 +170,7 @@ def _wandb_records(path):
 def test_wandb_keeps_finite_numbers_on_this_machine(tmp_path):
   pytest.importorskip('wandb')
   run = tmp_path / 'run'
-  run.mkdir()
-  done = subprocess.run(
-    [sys.executable, '-c', _WANDB, str(run)],
-    env={**os.environ, 'HOME': str(tmp_path)},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  assert done.stdout == 'asked:\n'
+  _write_offline(run, 'wandb', local='yes', HOME=str(tmp_path))
   ids, found = set(), {}
   for path in run.glob('wandb/offline-run-*/*.wandb'):
     for record in _wandb_records(path):
@@ -207,7 +181,7 @@ def test_wandb_keeps_finite_numbers_on_this_machine(tmp_path):
         values = {name: json.loads(i.value_json) for name, i in items.items()}
         found[values['_step']] = {k: v for k, v in values.items() if k[0] != '_'}
   assert ids == {json.loads((run / 'wandb.json').read_text())['id']}
-  assert found == {step: {'train/loss': step / 2} for step in (1, 2, 3)}
+  assert found == FINITE
 
 
 def test_tensorboard_is_called_as_it_documents(tmp_path, monkeypatch):
