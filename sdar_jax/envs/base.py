@@ -49,6 +49,17 @@ class EnvironmentTimeout(EnvironmentFault):
   """A missed deadline."""
 
 
+class SplitError(ValueError):
+  """A split that a world does not have; `why` is what its name must be."""
+
+  def __init__(self, split: str, why: str):
+    super().__init__(split, why)
+    self.split, self.why = split, why
+
+  def __str__(self) -> str:
+    return f'split {self.split!r}: {self.why}'
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
   """A thing to solve; its episodes' randomness derives from `task_id`.
@@ -187,9 +198,9 @@ class Tasks(Sequence[Task]):
 
 
 def check_split(split: str, splits: Iterable[str]) -> None:
-  """Raises ValueError unless a world has tasks of this split."""
+  """Raises SplitError unless a world has tasks of this split."""
   if split not in splits:
-    raise ValueError(f'split {split!r}: must be one of {", ".join(splits)}')
+    raise SplitError(split, f'must be one of {", ".join(splits)}')
 
 
 class Expert(Protocol):

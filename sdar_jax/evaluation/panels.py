@@ -40,7 +40,10 @@ def make_panel(world: base.World, split: str, size: int) -> Panel:
   Raises:
     ValueError: the split has none or fewer tasks, or the panel has one twice.
   """
-  source = _tasks(world, split)
+  try:
+    source = world.tasks(split)
+  except base.SplitError as error:
+    raise ValueError(f'config.eval.split={split!r}: {error.why}') from None
   total = len(source)
   if not total:
     raise ValueError(f'config.eval.split={split!r}: {world.name} has no task of it')
@@ -61,17 +64,6 @@ def make_panel(world: base.World, split: str, size: int) -> Panel:
   counts = collections.Counter(types[i] for i in chosen)
   composition = {kind: counts[kind] for kind in sorted(set(types))}
   return Panel(name, tasks, composition, digest)
-
-
-def _tasks(world: base.World, split: str) -> base.TaskSet:
-  """The tasks of a split; an error about its name says whose it is."""
-  try:
-    return world.tasks(split)
-  except ValueError as error:
-    what, name, why = str(error).partition(f'split {split!r}')
-    if what or not name:  # Of files that it leads to, and no wrong name.
-      raise
-    raise ValueError(f'config.eval.split={split!r}{why}') from None
 
 
 def composed(composition: Mapping[str, int]) -> str:

@@ -61,12 +61,13 @@ class OfficialGames(base.Tasks):
 
   Raises:
     FileError: one line that names the file and what is wrong with it.
+    SplitError: no folder could have the split's name.
   """
 
   def __init__(self, data_dir: str, split: str, grammar: str = 'new'):
     base.check_choice('grammar', grammar, GRAMMARS)
     if not _SAFE_ID.fullmatch(split) or '/' in split or '..' in split:
-      raise FileError(f'split {split!r} is not the name of a folder of games')
+      raise base.SplitError(split, 'must be the name of a folder of games')
     root, omitted = data_root(data_dir), records.Omitted()
     self._records = sorted(_read(root, split, grammar, omitted))
     if not self._records:

@@ -10,6 +10,7 @@ import problems
 import pytest
 from shared import shared_path
 
+from sdar_jax.envs import base
 from sdar_jax.envs.alfworld import published
 from sdar_jax.envs.alfworld.engine import AlfworldEnv
 from sdar_jax.envs.alfworld.official import OfficialGames, data_root
@@ -279,7 +280,7 @@ def test_unsafe_ids_are_refused(tmp_path, name):
 
 @pytest.mark.parametrize('split', ['..', '../x', '/', 'a/b', '', 'a\x00b', 'a b'])
 def test_unsafe_splits_are_refused(tmp_path, split):
-  with pytest.raises(FileError, match='is not the name'):
+  with pytest.raises(base.SplitError, match='must be the name of a folder of games'):
     OfficialGames(str(tmp_path), split)
 
 
