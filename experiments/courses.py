@@ -1,0 +1,135 @@
+"""Keeps how runs went in one file, and prints whether they collapsed.
+
+  python -m experiments.courses --output=FILE.csv RUN...   # of directories of runs
+  python -m experiments.courses FILE.csv                   # its table, in Markdown
+
+The file has a line for each run and step, with what tells a collapse. The rule is that
+of docs/studies.md.
+"""
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from sdar_jax import files
+from sdar_jax.evaluation import presentation
+from sdar_jax.look import course as course_lib
+from sdar_jax.process import flags, terminal
+
+# Heading of the table -> metric. All are shares but the entropy, in nats.
+METRICS = {
+  'success in training': 'rollout/success_rate',
+  'entropy': 'train/entropy',
+  'valid actions': 'rollout/valid_action_rate',
+  'repeated actions': 'rollout/repeated_action_rate',
+  'repeated text': 'rollout/repeated_text_rate',
+}
+_HEAD = ('method', 'seed', 'step', *METRICS.values())
+_ENDS = course_lib.COLLAPSE_STEPS  # Which the table averages over: five.
+
+
+def written(courses: Sequence[course_lib.Course]) -> str:
+  """Formats runs as CSV; a number that a step lacks is left empty."""
+  out = io.StringIO()
+  writer = csv.writer(out, lineterminator='\n')
+  writer.writerow(_HEAD)
+  for course in courses:
+    for line in course.metrics:
+      numbers = [line.get(name, '') for name in METRICS.values()]
+      writer.writerow([course.method, course.seed, line['step'], *numbers])
+  return out.getvalue()
+
+
+def read(path: pathlib.Path) -> list[course_lib.Course]:
+  """Reads what `written` wrote.
+
+  Raises:
+    files.FileError: one line naming the file and what is wrong with it.
+  """
+  lines: dict[tuple[str, int], list[dict[str, float]]] = {}
+  files.check_file(path, 'FILE.csv')
+  reader = csv.DictReader(path.read_text(errors='replace').splitlines())
+  if tuple(reader.fieldnames or ()) != _HEAD:
+    raise files.FileError(f'{path}: its columns must be {", ".join(_HEAD)}')
+  for line in reader:
+    try:
+      if None in (*line, *line.values()):
+        raise ValueError('more or fewer cells than columns')
+      run = line.pop('method'), int(line.pop('seed'))
+      numbers = {name: float(value) for name, value in line.items() if value}
+      step = int(numbers.pop('step'))
+    except (KeyError, TypeError, ValueError):
+      where = f'{path}, line {reader.line_num}'
+      raise files.FileError(f'{where}: not a step of a run') from None
+    lines.setdefault(run, []).append({**numbers, 'step': step})
+  return [
+    course_lib.Course(f'{method}-{seed}', method, seed, tuple(steps), (), ())
+    for (method, seed), steps in lines.items()
+  ]
+
+
+def table(courses: Sequence[course_lib.Course]) -> list[str]:
+  """Writes a column for each method: its collapses, and both ends of its course."""
+  grouped = course_lib.by_method(courses)
+  heads = [''] + [f'{method} ({len(runs)})' for method, runs in grouped.items()]
+  rows = [['collapsed at step'], ['success in training, best five steps']]
+  for runs in grouped.values():
+    fallen = [course_lib.collapse(run) for run in runs]
+    rows[0].append(', '.join('never' if step is None else str(step) for step in fallen))
+    success = METRICS['success in training']
+    rows[1].append(_range([_means(run, success).max() for run in runs], 'success'))
+  for title, name in METRICS.items():
+    for end, where in (('first', 0), ('last', -1)):
+      row = [f'{title}, {end} five steps']
+      for runs in grouped.values():
+        row.append(_range([_means(run, name)[where] for run in runs], title))
+      rows.append(row)
+  return presentation.table(heads, rows)
+
+
+def _means(course: course_lib.Course, name: str) -> np.ndarray:
+  """Averages a metric over any five steps that follow each other.
+
+  Returns:
+    [S - 4], in order; one NaN where there are fewer than five.
+  """
+  _, values = course.curve(name)
+  if len(values) < _ENDS:
+    return np.full(1, np.nan)
+  return np.convolve(values, np.ones(_ENDS) / _ENDS, 'valid')
+
+
+def _range(values: Sequence[float], title: str) -> str:
+  """Formats the mean over runs, and the lowest and the highest of them."""
+  if np.isnan(values).any():
+    return '–'
+  scale, unit, digits = (1, '', 3) if title == 'entropy' else (100, ' %', 1)
+  mean, low, high = (
+    f'{scale * of(values):.{digits}f}' for of in (np.mean, np.min, np.max)
+  )
+  return f'{mean}{unit} [{low}, {high}]'
+
+
+@terminal.program
+def main(argv: Sequence[str]) -> int:
+  """Writes or prints what a command line asks for; returns the exit code."""
+  parser = flags.Parser('python -m experiments.courses', __doc__)
+  parser.add_argument('paths', nargs='+', metavar='RUN', help='or one FILE.csv')
+  parser.add_argument('--output', metavar='FILE.csv', help='to write the steps to')
+  options = parser.parse_all(argv)
+  paths = [files.local_path(name, 'RUN') for name in options.paths]
+  if options.output is not None:
+    courses = [course_lib.read(path) for path in paths]
+    output = files.local_path(options.output, '--output')
+    files.write_atomic(output, written(courses).encode())
+  else:
+    courses = [course for path in paths for course in read(path)]
+  print('\n'.join(table(courses)))
+  return 0
+
+
+if __name__ == '__main__':
+  main()
