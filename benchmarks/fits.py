@@ -1,15 +1,18 @@
 """Compiles a run's programs for a chip that need not be here; prints what they need.
 
   python -m benchmarks.fits --config=experiments/alfworld.py:model=qwen2.5-3b \\
-    --chip=h100 --devices=8 --config.mesh.fsdp=8
+    --chip=h100 --devices=8 --config.mesh.fsdp=8 [--output=FILE.json]
 
 For each program: GiB per device of its temporaries, FLOPs per device, and the largest
 operations between devices; then what a device holds in each phase of a step. Not in
 the figures: workspaces of cuBLAS and NCCL (1 to 2 GiB) and fragmentation.
+`benchmarks.fits_table` compiles all rows of docs/hardware.md.
 """
 
 import dataclasses
+import json
 import math
+import pathlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -32,7 +35,7 @@ class Need:
   Attributes:
     temporaries: GiB beside its arguments, outputs that are no argument included.
     flops: of one call.
-    collectives: operations between devices, formatted, the largest first.
+    collectives: the largest operations between devices, formatted.
     seconds: that compiling took.
   """
 
@@ -60,7 +63,7 @@ def need(lowered: Any) -> Need:
     return Need(total - given, math.nan, (), time.perf_counter() - began)
   memory = compiled.memory_analysis()
   fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  found = hlo.summary(hlo.collectives(compiled.as_text()))
+  found = hlo.summary(hlo.collectives(compiled.as_text()))[:_SHOWN]
   return Need(
     (memory.temp_size_in_bytes + fresh) / _GIB,
     (compiled.cost_analysis() or {}).get('flops', math.nan),
@@ -137,6 +140,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--chip', default='cpu', help='cpu, h100 or v5e')
   parser.add_argument('--devices', type=int, default=1)
   parser.add_argument('--programs', help='some of them, comma-separated')
+  parser.add_argument('--output', help='a file for the figures, JSON')
   options, words = parser.parse(argv)
   config = config_file.read(options.config, words)
   found = chips.find(options.chip, options.devices)
@@ -156,16 +160,24 @@ def main(argv: Sequence[str]) -> int:
       f' compiled in {one.seconds:.0f} s',
       flush=True,
     )
-    for line in one.collectives[:_SHOWN]:
+    for line in one.collectives:
       print(f'  {line}')
   print(f'\nGiB on each of {options.devices} {options.chip}, {found.memory} usable:')
-  worst = 0.0
-  for phase, sizes in phases(parts, needs).items():
+  held = phases(parts, needs)
+  for phase, sizes in held.items():
     said = ', '.join(f'{part} {size:.2f}' for part, size in sizes.items() if size)
-    total = sum(sizes.values())
-    worst = max(worst, total)
-    print(f'{phase}: {total:.2f} ({said})')
-  print('fits' if worst <= found.memory else 'does not fit')
+    print(f'{phase}: {sum(sizes.values()):.2f} ({said})')
+  worst = max(sum(sizes.values()) for sizes in held.values())
+  fits = worst <= found.memory
+  print('fits' if fits else 'does not fit')
+  if options.output:
+    figures = {
+      'programs': {name: dataclasses.asdict(one) for name, one in needs.items()},
+      'phases': held,
+      'usable': found.memory,
+      'fits': fits,
+    }
+    pathlib.Path(options.output).write_text(json.dumps(figures, indent=1) + '\n')
   return 0
 
 

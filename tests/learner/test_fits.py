@@ -4,70 +4,67 @@ Run with `pytest -m slow tests/learner/test_fits.py`: minutes of CPU for each ro
 wants libtpu, or jax's CUDA plugin, as that page says.
 """
 
-import os
-import pathlib
-import re
-import subprocess
-import sys
+import json
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SMALL = 'train.microbatch_rows=4 rollout.slots=32'
-ADAPTERS = f'{SMALL} model.lora_rank=16'
-ROWS = [
-  ('h100', 1, 'qwen2.5-1.5b', 'train.microbatch_rows=8 rollout.slots=64'),
-  ('h100', 1, 'qwen2.5-3b', SMALL),
-  ('h100', 1, 'qwen2.5-7b', ADAPTERS),
-  ('h100', 1, 'qwen3-8b', ADAPTERS),
-  ('h100', 8, 'qwen2.5-7b', 'mesh.fsdp=8'),
-  ('h100', 8, 'qwen2.5-7b', 'mesh.fsdp=2 mesh.tensor=4'),
-  ('h100', 8, 'qwen3-8b', 'mesh.fsdp=8'),
-  ('v5e', 1, 'qwen2.5-0.5b', 'train.microbatch_rows=2 rollout.slots=16'),
-  ('v5e', 1, 'qwen2.5-0.5b,scale=demo', ''),
-  ('v5e', 1, 'qwen3-0.6b', 'train.microbatch_rows=1 rollout.slots=8'),
-  (
-    'v5e',
-    1,
-    'qwen2.5-1.5b',
-    'train.microbatch_rows=2 rollout.slots=16 model.lora_rank=16',
-  ),
-  (
-    'v5e',
-    1,
-    'qwen2.5-3b',
-    'train.microbatch_rows=1 rollout.slots=8 model.lora_rank=16',
-  ),
-  ('v5e', 64, 'qwen2.5-7b', 'mesh.fsdp=16 mesh.tensor=4 train.microbatch_rows=64'),
-]
+from benchmarks import fits_table
+from benchmarks.fits_table import Fit
 
 
-def fits(chip, devices, model, changed, *more):
-  """What the program prints for a row; skips where its compiler is not installed."""
-  command = [sys.executable, '-m', 'benchmarks.fits', f'--chip={chip}']
-  command += [f'--config=experiments/alfworld.py:model={model}', f'--devices={devices}']
-  command += [f'--config.{change}' for change in changed.split()]
-  # Its own device count and flags, not those of these tests.
-  env = {k: v for k, v in os.environ.items() if k not in ('XLA_FLAGS', 'JAX_PLATFORMS')}
-  done = subprocess.run(
-    [*command, *more], cwd=ROOT, env=env, capture_output=True, text=True
-  )
-  if 'XLA cannot compile' in done.stderr:
-    pytest.skip(done.stderr.strip().splitlines()[-1])
-  assert done.returncode == 0, done.stderr[-2000:]
-  return done.stdout
+def compiled(row, *more):
+  """A row's figures; skips where its compiler is not installed."""
+  try:
+    return fits_table.compiled(row, *more)
+  except ValueError as error:
+    if 'XLA cannot compile' in str(error):
+      pytest.skip(str(error))
+    raise
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('row', ROWS, ids=lambda row: ' '.join(map(str, row[:3])))
+@pytest.mark.parametrize('row', fits_table.ROWS, ids=lambda row: row.name)
 def test_the_rows_of_the_table_fit(row):
-  said = fits(*row)
-  assert said.splitlines()[-1] == 'fits', said
+  assert compiled(row)['fits']
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('chip', ['h100', 'v5e'])
 def test_an_update_holds_weights_and_moments_once(chip):
-  changed = 'train.microbatch_rows=1 rollout.slots=8'
-  said = fits(chip, 1, 'qwen2.5-0.5b', changed, '--programs=update')
-  assert float(re.search(r'update: temporaries ([0-9.]+) GiB', said)[1]) < 0.1
+  row = Fit(chip, 1, 'qwen2.5-0.5b', 'train.microbatch_rows=1 rollout.slots=8')
+  programs = compiled(row, '--programs=update')['programs']
+  assert programs['update']['temporaries'] < 0.1
+
+
+def test_a_row_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+  """What was compiled is kept by row; `--again` compiles it anew."""
+  held = {
+    name: {'weights': 1.0, 'temporaries': temporaries}
+    for name, temporaries in (('rollout', 0.5), ('scoring', 1.5), ('gradient', 2.25))
+  }
+  asked, path = [], tmp_path / 'fits.json'
+  rows = (Fit('v5e', 4, 'qwen3-0.6b', 'a=1'), Fit('h100', 1, 'qwen2.5-0.5b,b=2', ''))
+
+  def answer(row):
+    asked.append(row)
+    return {'phases': held, 'fits': True}
+
+  monkeypatch.setattr(fits_table, 'ROWS', rows)
+  monkeypatch.setattr(fits_table, 'compiled', answer)
+  monkeypatch.setattr(fits_table.importlib.metadata, 'version', lambda name: '1.2.3')
+  path.write_text(json.dumps({rows[0].name: {'phases': held, 'fits': True}}))
+  assert fits_table.main([f'--output={path}']) == 0
+  assert asked == [rows[1]]
+  assert set(json.loads(path.read_text())) == {row.name for row in rows}
+  assert capsys.readouterr().out.splitlines() == [
+    'Qwen3-0.6B, 4 v5e | `a=1` | 1.5 | 2.5 | 3.2 | 2.2',
+    'Qwen2.5-0.5B, one H100 | the argument `b=2` | 1.5 | 2.5 | 3.2 | 2.2',
+  ]
+  assert fits_table.main([f'--output={path}', '--again']) == 0
+  assert asked[1:] == [*rows]
+
+
+def test_a_row_that_cannot_be_compiled_is_one_line():
+  row = Fit('abacus', 1, 'qwen2.5-0.5b', '')
+  with pytest.raises(ValueError, match=r'abacus 1 qwen2.5-0.5b: .*must be cpu, h100'):
+    fits_table.compiled(row)
