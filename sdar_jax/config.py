@@ -40,7 +40,7 @@ KEYS: dict[str, Key] = {
   ),
   'steps': Key(150, 'passes of the training loop', _COUNT, 'ref: 150 iterations'),
   'model.path': Key('', 'Hugging Face directory, .gguf file or hub id'),
-  'model.tokenizer': Key('', "likewise; '' means model.path"),
+  'model.tokenizer': Key('', "as model.path; '' means that"),
   'model.dtype': Key(
     'float32', 'compute type; weights stay float32', ('float32', 'bfloat16')
   ),
@@ -51,7 +51,7 @@ KEYS: dict[str, Key] = {
   ),
   'model.attention': Key(
     'auto',
-    "'dense' is the oracle; 'cudnn' is for GPU with bfloat16, 'splash' for TPU",
+    "'dense' forms all scores; 'cudnn' is for GPU with bfloat16, 'splash' for TPU",
     ('auto', 'dense', 'chunked', 'cudnn', 'splash'),
   ),
   'model.lora_rank': Key(
@@ -100,11 +100,11 @@ KEYS: dict[str, Key] = {
   ),
   'algorithm.name': Key('sdar', "a row of methods/table.py, or two: 'gigpo+sdar'"),
   'algorithm.invalid_penalty': Key(
-    0.1, 'off the score of a malformed row, return units', '[0, 1e6]', 'ref'
+    0.1, 'taken off the score of a malformed turn, return units', '[0, 1e6]', 'ref'
   ),
   'algorithm.mean_over': Key(
     'minibatch',
-    "'microbatch' is a mean of microbatches' means",
+    "what the mean over tokens is of; 'microbatch': a mean of microbatches' means",
     ('minibatch', 'microbatch'),
     'ref: microbatch',
   ),
@@ -119,8 +119,8 @@ KEYS: dict[str, Key] = {
   ),
   'rollout.top_p': Key(1.0, 'probability mass that is drawn from; 1 is all', '(0, 1]'),
   'rollout.top_k': Key(0, 'tokens that are sampled from; 0 is all', _AT_LEAST_0),
-  'rollout.max_prompt_tokens': Key(2048, 'tokens, without skills', _COUNT, 'ref'),
-  'rollout.max_response_tokens': Key(512, 'tokens of a turn', _COUNT, 'ref'),
+  'rollout.max_prompt_tokens': Key(2048, 'most tokens, without skills', _COUNT, 'ref'),
+  'rollout.max_response_tokens': Key(512, 'most tokens of a response', _COUNT, 'ref'),
   'rollout.success_reward': Key(
     10.0, 'return of a solved episode', '[0.001, 1e6]', 'ref'
   ),
@@ -131,20 +131,20 @@ KEYS: dict[str, Key] = {
     'ref: turns',
   ),
   'rollout.slots': Key(128, 'sequences that decode together', _HELD),
-  'rollout.decode_chunk': Key(32, 'tokens between two looks at the host', _COUNT),
+  'rollout.decode_chunk': Key(32, 'tokens decoded in one call of the device', _COUNT),
   'rollout.prefill_tokens': Key(4096, 'tokens of a prefill call, padded', _COUNT),
-  'rollout.prefill_chunk': Key(64, 'tokens of a prompt computed as one', _COUNT),
+  'rollout.prefill_chunk': Key(64, 'prompt tokens computed and kept as one', _COUNT),
   'pool.workers': Key(
     0, 'processes that play environments; 0 plays them in this one', '[0, 4096]'
   ),
   'pool.deadline_seconds': Key(
-    60.0, 'seconds, for one reset or step in a worker', '[1, 86400]'
+    60.0, 'for one reset or step in a worker, s', '[1, 86400]'
   ),
   'pool.retries': Key(
     2, 'times that a failed reset or step is tried again', '[0, 1000]'
   ),
   'pool.patience_seconds': Key(
-    300.0, 'to wait where no environment of a step answers, s', _AT_LEAST_0
+    300.0, 'to go on trying where no environment of a step answers, s', _AT_LEAST_0
   ),
   'train.minibatch_rows': Key(256, 'rows per optimizer update', _COUNT, 'ref'),
   'train.microbatch_rows': Key(32, 'rows per forward and backward pass', _HELD, 'ref'),
@@ -152,12 +152,12 @@ KEYS: dict[str, Key] = {
     (384, 512, 640, 768, 896, 1152, 1536, 2560), 'padded row lengths, tokens'
   ),
   'train.teacher_buckets': Key(
-    (896, 1152, 1280, 1408, 1536, 1792, 2304, 3584), 'the same with skills, tokens'
+    (896, 1152, 1280, 1408, 1536, 1792, 2304, 3584), 'padded teacher rows, tokens'
   ),
   'train.shuffle_rows': Key(False, 'off: rows of a group stay together', '', 'ref'),
   'train.packing': Key(
     'sorted',
-    "'sorted' by length, or 'in order' with a short rest",
+    "how minibatches become microbatches: 'sorted' by length, or 'in order'",
     ('sorted', 'in order'),
     'ref: in order',
   ),
@@ -166,7 +166,7 @@ KEYS: dict[str, Key] = {
   'optimizer.learning_rate': Key(
     1e-6, 'per update; 0 is a control that learns nothing', '0 or [1e-12, 1]', 'paper'
   ),
-  'optimizer.warmup_steps': Key(0, 'linear, in passes of the loop', _AT_LEAST_0),
+  'optimizer.warmup_steps': Key(0, 'steps of a linear warm-up', _AT_LEAST_0),
   # 1 - b is what Adam divides by, in float32.
   'optimizer.b1': Key(0.9, "decay of Adam's first moment", '[0, 0.99999]'),
   'optimizer.b2': Key(0.999, "decay of Adam's second moment", '[0, 0.99999]'),
@@ -183,21 +183,21 @@ KEYS: dict[str, Key] = {
   'mesh.data': Key(1, 'ways that rows are split; the weights are not', '[1, 65536]'),
   'mesh.fsdp': Key(1, 'ways that rows and weights are split', '[1, 65536]'),
   'mesh.tensor': Key(1, 'ways that heads, MLP and vocabulary are split', '[1, 65536]'),
-  'hosts.heartbeat_seconds': Key(100, 'silent so long, a process is dead', _SECONDS),
-  'hosts.watchdog_seconds': Key(1800, 'without progress, it is ended', _SECONDS),
+  'hosts.heartbeat_seconds': Key(100, 's until a silent process is dead', _SECONDS),
+  'hosts.watchdog_seconds': Key(1800, 's until a process that hangs ends', _SECONDS),
   'eval.split': Key('valid_seen', 'split of the panel'),
   'eval.tasks': Key(140, 'panel size; 0 means the whole split', _AT_LEAST_0),
   'eval.panel': Key(
     '', 'a published manifest (JSON Lines) to evaluate on, instead of split and tasks'
   ),
   'eval.attempts': Key(1, 'times that each task is played', '[1, 1000000]'),
-  'eval.every': Key(5, 'steps; 0 means only before and after', _AT_LEAST_0, 'ref'),
-  'eval.temperature': Key(0.4, '0 is greedy', f'0 or {_TEMPERATURE}', 'ref'),
+  'eval.every': Key(5, 'steps between; 0: only before and after', _AT_LEAST_0, 'ref'),
+  'eval.temperature': Key(0.4, 'of logits; 0 is greedy', f'0 or {_TEMPERATURE}', 'ref'),
   'eval.seed': Key(1000, 'of the sampler; the panel has no seed', _SEED),
   'eval.with_skills': Key(False, 'show the policy the skills when it is evaluated'),
-  'checkpoint.every': Key(5, 'steps', _COUNT),
-  'checkpoint.keep': Key(2, 'verified steps that are kept', '[2, inf)'),
-  'log.trajectories_every': Key(1, 'steps; 0 is off', _AT_LEAST_0),
+  'checkpoint.every': Key(5, 'steps between checkpoints', _COUNT),
+  'checkpoint.keep': Key(2, 'newest verified checkpoints that are kept', '[2, inf)'),
+  'log.trajectories_every': Key(1, 'steps between records; 0 is off', _AT_LEAST_0),
   'log.token_episodes': Key(1, 'episodes of a step with all tokens', _AT_LEAST_0),
   'log.token_rows': Key(
     8, 'turns per step, of other episodes, whose tokens are recorded', _AT_LEAST_0
@@ -224,13 +224,13 @@ KEYS: dict[str, Key] = {
   ),
   'sft.new_names': Key(False, 'names change places in every demonstration'),
   'sft.skilled_fraction': Key(
-    0.5, 'of the episodes whose prompts show skills; 0 leaves no room for any', _SHARE
+    0.5, 'share of the episodes whose prompts show skills; 0 leaves no room', _SHARE
   ),
   'sft.informed_fraction': Key(
-    0.0, 'of the others that the informed expert plays too', _SHARE
+    0.0, 'share of the episodes without skills that the informed expert plays', _SHARE
   ),
   'sft.mistake_rate': Key(
-    0.1, 'of turns where a random action is played instead', _SHARE
+    0.1, 'share of turns where a random action is played instead', _SHARE
   ),
   'sft.prompt_weight': Key(
     0.0, 'loss weight of prompt tokens against response tokens', '[0, 1e6]'
@@ -241,7 +241,7 @@ KEYS: dict[str, Key] = {
   ),
   'export.dtype': Key(
     '',
-    "of the weights that sft and export write; '' means model.path's",
+    "type of the weights that sft and export write; '' means model.path's",
     ('', 'float32', 'bfloat16', 'float16'),
   ),
 }

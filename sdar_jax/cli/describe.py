@@ -77,8 +77,10 @@ def _settings(name: str) -> dict[str, Key]:
   for setting, default in worlds.settings(name).items():
     limits = fields[setting].metadata if setting in fields else {}
     allowed = tuple(limits.get('choices', ()))
-    if limits.get('least') is not None:
-      allowed = f'[{limits["least"]}, inf)'
+    least, most = limits.get('least'), limits.get('most')
+    if least is not None or most is not None:
+      low = '(-inf' if least is None else f'[{least}'
+      allowed = f'{low}, inf)' if most is None else f'{low}, {most}]'
     meaning = meanings.get(setting, '')
     source = _SOURCE.search(meaning)
     out[f'world.{setting}'] = Key(

@@ -32,7 +32,8 @@ class BenchmarkWorld(base.World, abc.ABC):
     max_turns: turns per episode.
     history_length: past turns that a prompt shows.
     prompt_style: 'paper', or 'compact' for the small model.
-    parser: 'reference' or 'strict'.
+    parser: 'reference' takes actions as the paper's code does, 'strict' only in the
+      form that is asked for.
   """
 
   prompts: ClassVar[types.ModuleType]

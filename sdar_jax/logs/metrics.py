@@ -48,7 +48,7 @@ METRICS = _table(
     (
       'rollout/repeated_text_rate',
       'fraction',
-      "a response's runs of four tokens that stood in it before, mean over responses",
+      '4-grams of a response that it had before, mean over responses',
     ),
     (
       'rollout/history_dropped',
@@ -87,8 +87,8 @@ METRICS = _table(
     (
       'train/taught',
       'fraction',
-      "tokens of rows with a weight whose teacher's prompt differs from the student's,"
-      " or is the same on purpose ('none'); a warm-down is no weight",
+      'tokens that the method lets the teacher act on: of rows where it was shown'
+      " something ('none': the plain prompt); a warm-down does not lower it",
     ),
     (
       'train/kl',
@@ -139,7 +139,7 @@ METRICS = _table(
     (
       'train/teacher_skills_mean',
       'skills',
-      'skills, or other lessons, that a teacher prompt shows; a plain one has none',
+      'skills, or other lessons, that a teacher prompt shows; a plain one counts 0',
     ),
     ('train/teacher_skill_tokens_mean', 'tokens', 'length of what it shows'),
     (
@@ -183,10 +183,14 @@ TIMINGS = _table(
       'saves',
       'that the disk refused since the run was started',
     ),
-    ('perf/env_faults', 'faults', 'of environments, those that a retry mended too'),
+    ('perf/env_faults', 'faults', 'of environments, also those that a retry mended'),
     ('perf/decode_tokens_per_second', 'tokens/s', 'sampled tokens over rollout time'),
     ('perf/cached_share', 'fraction', 'prompt tokens that the sampler had computed'),
-    ('perf/prefill_padding', 'fraction', 'computed for prompts where no token was'),
+    (
+      'perf/prefill_padding',
+      'fraction',
+      'positions computed for prompts that held no token',
+    ),
     ('perf/occupancy', 'fraction', 'decoded tokens over steps times slots'),
     (
       'perf/train_tokens_per_second',

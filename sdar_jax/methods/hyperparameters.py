@@ -58,7 +58,7 @@ class Hyperparameters:
   """
 
   statistics_over: str = _number(
-    'rows', 'what group statistics count', STATISTICS_OVER, 'ref'
+    'rows', "what a group's mean and deviation are over", STATISTICS_OVER, 'ref'
   )
   divide_by_std: bool = _number(
     True, "divide group-relative advantages by the group's deviation", '', 'ref'
@@ -94,16 +94,18 @@ class Hyperparameters:
   kl_coef: float = _number(
     0.01, 'weight of the KL to the initial policy', _WEIGHT, 'paper'
   )
-  kl_kind: str = _number('k3', 'its estimator', ('k1', 'k2', 'k3', 'abs'), 'ref')
+  kl_kind: str = _number('k3', 'estimator of that KL', ('k1', 'k2', 'k3', 'abs'), 'ref')
   kl_in: str = _number(
-    'loss', "'loss' adds it to the loss, 'reward' takes it off", ('loss', 'reward')
+    'loss',
+    "'loss' adds the KL to the loss, 'reward' takes it off the rewards",
+    ('loss', 'reward'),
   )
   entropy_coef: float = _number(
     0.001, 'weight of the entropy bonus, nats', _WEIGHT, 'ref'
   )
   aggregation: str = _number(
     'token-mean',
-    'tokens to a scalar',
+    'how losses of tokens become a scalar',
     (
       'token-mean',
       'seq-mean-token-sum',
@@ -154,27 +156,32 @@ class Hyperparameters:
     _CREDIT,
   )
   contrast_floor: float = _number(
-    0.02, 'less of it leaves a token as it is, advantage units (RLCSD)', _AT_LEAST_0
+    0.02,
+    'a smaller contrast leaves a token as it is, advantage units (RLCSD)',
+    _AT_LEAST_0,
   )
   retire_success: float = _number(
     0.5, 'rate of success from which the teacher may retire (RetireOPD)', _SHARE
   )
   retire_slope: float = _number(
     0.01,
-    'share of itself by which the gap must fall in a step, or it stands still',
+    'share of itself by which the gap must fall in a step, or it counts as at rest'
+    ' (RetireOPD)',
     _SHARE,
   )
   retire_decay: float = _number(
-    0.9, 'of the averages of gap and success, per step (RetireOPD)', _SHARE
+    0.9, 'decay of the averages of gap and success, per step (RetireOPD)', _SHARE
   )
   step_reliability: float = _number(
     0.5, "share of a turn's own credit that is no noise (UniOPSD)", '[0.001, 1]'
   )
   trust_decay: float = _number(
-    0.9, "of the average of two credits' correlation, per step (UniOPSD)", _SHARE
+    0.9, "decay of the average of two credits' correlation, per step (UniOPSD)", _SHARE
   )
   trust_margin: float = _number(
-    2.33, 'standard errors taken off that average (UniOPSD)', _AT_LEAST_0
+    2.33,
+    'standard errors taken off the average that trust_decay makes (UniOPSD)',
+    _AT_LEAST_0,
   )
   unlikely_share: float = _number(
     0.2,
@@ -214,12 +221,12 @@ class Hyperparameters:
     '0 or [1, inf)',
   )
   divergence: str = _number(
-    'reverse_kl', 'of whole distributions', ('reverse_kl', 'forward_kl', 'jsd')
+    'reverse_kl', 'between whole distributions', ('reverse_kl', 'forward_kl', 'jsd')
   )
   topk: int = _number(
     0,
-    'ids of the teacher that it compares, and one bucket for the rest; 0 is the whole'
-    ' vocabulary',
+    'ids of the teacher that the divergence is over, and one bucket for the rest; 0 is'
+    ' the whole vocabulary',
     _AT_LEAST_0,
   )
   jsd_weight: float = _number(
@@ -230,11 +237,13 @@ class Hyperparameters:
   )
   teacher_weights: str = _number(
     'policy',
-    "of the 'policy' before the step's updates, their 'ema', the 'initial' policy, or"
-    " those 'given' by model.teacher",
+    "the 'policy' before the step's updates, an average of its weights over steps"
+    " ('ema'), the 'initial' policy, or a model that is 'given' (model.teacher)",
     ('policy', 'ema', 'initial', 'given'),
   )
-  ema_decay: float = _number(0.99, "of the teacher's weights, per step", _SHARE)
+  ema_decay: float = _number(
+    0.99, "decay of a teacher's averaged weights, per step", _SHARE
+  )
   gate_scale: float = _number(
     2.0, "tau of ADRS's gate, per return unit, whatever a success pays", _AT_LEAST_0
   )
@@ -243,7 +252,7 @@ class Hyperparameters:
     0.5, 'return by which a view must lead to teach the other (UCOB)', _AT_LEAST_0
   )
   view_temperature: float = _number(
-    2.0, 'lead at which its weight is 1, return units (UCOB)', _ABOVE_0
+    2.0, 'lead at which the weight of a view is 1, return units (UCOB)', _ABOVE_0
   )
   view_weight_cap: float = _number(2.0, 'largest weight of a view (UCOB)', _ABOVE_0)
   action_weight: float = _number(

@@ -232,6 +232,7 @@ def test_describe_names_every_key_with_its_meaning():
   assert '* seed = 3' in lines and '  algorithm.clip_low = 0.2' in lines
   turns = lines[lines.index('* world.max_turns = 12') + 1].strip()
   assert turns.startswith('turns per episode') and turns.endswith('; ref: 50')
+  assert describe.keys('alfworld')['world.train_tasks'].allowed == '[1, 10000000]'
 
 
 def test_the_reference_has_every_key_of_every_world_once():

@@ -29,7 +29,8 @@ class AlfworldWorld(benchmark.BenchmarkWorld):
     max_turns: turns per episode (ref: 50).
     history_length: past exchanges that a prompt shows (ref: 2).
     prompt_style: 'paper', or 'compact' for the small model.
-    parser: 'reference' or 'strict'.
+    parser: 'reference' takes actions as the paper's code does, 'strict' only in the
+      form that is asked for.
   """
 
   name = 'alfworld'

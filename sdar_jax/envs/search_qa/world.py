@@ -41,7 +41,8 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
     max_turns: turns per episode, the answer's included (ref: 4).
     history_length: past turns that a prompt shows (ref: 4).
     prompt_style: 'paper', or 'compact' for the small model.
-    parser: 'reference' or 'strict'.
+    parser: 'reference' takes actions as the paper's code does, 'strict' only in the
+      form that is asked for.
   """
 
   name = 'search_qa'
