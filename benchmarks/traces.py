@@ -1,6 +1,6 @@
 """Prints where the time of traced steps went, on the host and on the device.
 
-  sdar train --config=... --workdir=RUN --config.log.profile_steps=2,3
+  sdar --config=... --workdir=RUN --config.log.profile_steps="(2,3)"
   python -m benchmarks.traces RUN [--top=12]
 
 Reads the newest trace below RUN/profile: seconds of each phase; the busy seconds of the

@@ -17,9 +17,8 @@ from typing import Any
 
 from benchmarks import growth as growth_lib
 from experiments import tables
-from sdar_jax import config, train
+from sdar_jax import train
 from sdar_jax.cli import describe
-from sdar_jax.envs import worlds
 from sdar_jax.evaluation import presentation
 from sdar_jax.logs import metrics
 from sdar_jax.look import episode, folder, picture
@@ -128,34 +127,6 @@ def measured() -> str:
   return '\n'.join(presentation.table(['program', *heads], rows)) + '\n'
 
 
-def keys() -> str:
-  """Every key of the configuration, in a table for each section."""
-  if hasattr(describe, 'markdown'):
-    return describe.markdown()
-  sections: dict[str, list[str]] = {}
-  for world in worlds.WORLDS:
-    for name, default, meaning in _described(config.default(world)):
-      section, dot, _ = name.partition('.')
-      title = (f'world ({world})' if section == 'world' else section) if dot else 'run'
-      row = f'| `{name}` | `{default}` | {meaning} |'
-      if row not in sections.setdefault(title, []):
-        sections[title].append(row)
-  heading = '| key | default | what it is; its bound; its source |\n|---|---|---|'
-  tables_of_all = (
-    '\n'.join([f'### {title}', '', heading, *rows]) for title, rows in sections.items()
-  )
-  return '\n\n'.join(tables_of_all) + '\n'
-
-
-def _described(values: Any) -> list[tuple[str, str, str]]:
-  """(key, value, what it is) of a config, as --mode=describe prints it."""
-  lines = describe.table(values).replace('|', '\\|').splitlines()[1:]
-  return [
-    (*line[2:].split(' = ', 1), meaning.strip())
-    for line, meaning in zip(lines[::2], lines[1::2], strict=True)
-  ]
-
-
 BLOCKS: dict[str, Callable[[], str]] = {
   'step': step,
   'compared': compared,
@@ -167,7 +138,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
   'bars': bars,
   'measured': measured,
   'growth': growth,
-  'keys': keys,
+  'keys': describe.markdown,
 }
 
 

@@ -1,10 +1,9 @@
 """ALFWorld: the paper's experiment, and the same on generated games.
 
-  python -m sdar_jax.main --config=experiments/alfworld.py:model=tiny \
+  python -m sdar_jax.main --config=experiments/alfworld.py:model=tiny \\
     --workdir=runs/tiny
-  python -m sdar_jax.main --workdir=runs/paper \
-    --config=experiments/alfworld.py:model=qwen2.5-3b,world=official \
-    --config.model.path=Qwen/Qwen2.5-3B-Instruct
+  python -m sdar_jax.main --workdir=runs/paper \\
+    --config=experiments/alfworld.py:model=qwen2.5-3b,world=official
 
 Arguments (comma-separated): model=tiny|smollm2-135m|qwen2.5-0.5b|...|llama-3.2-3b,
 algo=METHOD, world=generated|official, preset=ours|paper, scale=full|demo, seed=N.

@@ -1,12 +1,11 @@
 """Search-QA: the paper's experiment, and the same on a corpus of our own.
 
-  python -m sdar_jax.main --config=experiments/search_qa.py:model=tiny \
+  python -m sdar_jax.main --config=experiments/search_qa.py:model=tiny \\
     --workdir=runs/search_qa
-  python -m sdar_jax.main --workdir=runs/paper-search \
-    --config=experiments/search_qa.py:model=qwen2.5-3b,world=official \
-    --config.world.data_dir=QUESTIONS --config.world.retriever=http \
-    --config.world.url=http://127.0.0.1:8000/retrieve \
-    --config.model.path=Qwen/Qwen2.5-3B-Instruct
+  python -m sdar_jax.main --workdir=runs/paper-search \\
+    --config=experiments/search_qa.py:model=qwen2.5-3b,world=official \\
+    --config.world.data_dir=QUESTIONS --config.world.retriever=http \\
+    --config.world.url=http://127.0.0.1:8000/retrieve
 
 Arguments (comma-separated): model=tiny|smollm2-135m|qwen2.5-0.5b|...|llama-3.2-3b,
 algo=METHOD, world=generated|official, preset=ours|paper, scale=full|demo, seed=N.

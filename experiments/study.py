@@ -1,7 +1,7 @@
 """A study: methods x seeds of one config file, run to the end and compared.
 
   sdar-study --study=small [--output=runs/studies/small] [--jobs=2]
-  sdar-study --config=FILE.py:ARGUMENT --methods=grpo,sdar --seeds=0,1,2 \
+  sdar-study --config=FILE.py:ARGUMENT --methods=grpo,sdar --seeds=0,1,2 \\
     [--config.KEY=VALUE ...]
 
 `--study` names a file of experiments/studies or a path; its `get_config()` says what is

@@ -1,10 +1,10 @@
 """WebShop: the paper's experiment, and the same on a catalogue of our own.
 
-  python -m sdar_jax.main --config=experiments/webshop.py:model=tiny \
+  python -m sdar_jax.main --config=experiments/webshop.py:model=tiny \\
     --workdir=runs/webshop
-  python -m sdar_jax.main --workdir=runs/paper-webshop \
-    --config=experiments/webshop.py:model=qwen2.5-3b,world=official \
-    --config.world.data_dir=WEBSHOP_DATA --config.model.path=Qwen/Qwen2.5-3B-Instruct
+  python -m sdar_jax.main --workdir=runs/paper-webshop \\
+    --config=experiments/webshop.py:model=qwen2.5-3b,world=official \\
+    --config.world.data_dir=WEBSHOP_DATA
 
 Arguments (comma-separated): model=tiny|smollm2-135m|qwen2.5-0.5b|...|llama-3.2-3b,
 algo=METHOD, world=generated|official, preset=ours|paper, scale=full|demo, seed=N.

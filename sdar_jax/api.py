@@ -68,7 +68,7 @@ class ChatPolicy:
   Attributes:
     config: of the run, or the defaults with a model's path.
     chat: its tokenizer and template.
-    sampler: completes prompts; `generate` is the way to it that takes turns.
+    sampler: completes prompts; of several threads, use `generate`, which locks it.
     step: of the checkpoint; 0 for a model as it was.
   """
 

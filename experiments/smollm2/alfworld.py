@@ -1,8 +1,8 @@
 """SmolLM2-135M on generated ALFWorld, sized for one GPU: a warm start, then RL.
 
-  python -m sdar_jax.main --config=experiments/smollm2/alfworld.py:algo=sdar \
+  python -m sdar_jax.main --config=experiments/smollm2/alfworld.py:algo=sdar \\
     --workdir=runs/smollm2
-  python -m sdar_jax.main --mode=sft --config=experiments/smollm2/alfworld.py:sft \
+  python -m sdar_jax.main --mode=sft --config=experiments/smollm2/alfworld.py:sft \\
     --output=runs/smollm2-adapter
 
 Arguments: algo=METHOD, seed=N; or `sft` alone, the imitation that made the adapter

@@ -1,7 +1,6 @@
 """GRPO, SDAR and SDAR without a teacher's effect, three seeds: generated Search-QA.
 
-Two CPU cores, two cells side by side. docs/ says how long that took, and what
-came out.
+Two CPU cores, two cells side by side. docs/results.md says what came out.
 """
 
 import ml_collections

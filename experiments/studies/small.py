@@ -1,7 +1,7 @@
 """Nine methods, three seeds, generated ALFWorld with the small model.
 
-Two CPU cores, two cells side by side. docs/ says how long that took, and what
-came out.
+Two CPU cores, two cells side by side. docs/studies.md says how long that
+took, and what came out.
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
 """Builds a small model: tokenizer, random weights, imitation.
 
-  python -m experiments.tiny.build --world=alfworld|webshop|search_qa \
+  python -m experiments.tiny.build --world=alfworld|webshop|search_qa \\
     [--output=runs/tiny/alfworld] [--rows=N]
 
 A Qwen3 decoder with a vocabulary of its own learns from scripted experts in generated

@@ -25,7 +25,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     ' file.',
   )
   parser.add_argument('runs', nargs='+', metavar='RUN', help='directory of a run')
-  parser.add_argument('--out', metavar='DIR', help='for the page and its charts')
+  parser.add_argument('--out', metavar='DIR', help='of page and charts; needed')
   options = parser.parse_all(argv)
   if options.out is None:
     raise flags.UsageError('--out is missing: name a directory for page and charts')

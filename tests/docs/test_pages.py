@@ -1,5 +1,6 @@
 """What the pages say of the code is what the code says."""
 
+import ast
 import functools
 import importlib.util
 import inspect
@@ -240,6 +241,14 @@ def test_programs_say_what_they_take(module):
     [sys.executable, '-m', module, '--help'], cwd=ROOT, capture_output=True, text=True
   )
   assert done.returncode == 0 and 'usage' in done.stdout.lower()
+
+
+def test_commands_in_docstrings_can_be_copied():
+  """A lone backslash at a line's end would join it with the next."""
+  for folder in ('sdar_jax', 'experiments', 'benchmarks', 'examples'):
+    for file in (ROOT / folder).rglob('*.py'):
+      said = ast.get_docstring(ast.parse(file.read_text(encoding='utf-8'))) or ''
+      assert not re.search(r'\S {3,}\[?--', said), file
 
 
 def test_every_extra_and_every_argument_is_explained():

@@ -1,7 +1,7 @@
 """Our own `/retrieve` server, for an index on another machine.
 
   python -m sdar_jax.envs.search_qa.server --corpus=wiki.jsonl.gz --port=8000
-  python -m sdar_jax.envs.search_qa.server --corpus=wiki.jsonl \
+  python -m sdar_jax.envs.search_qa.server --corpus=wiki.jsonl \\
     --index=e5_Flat.index --encoder=package.module:function
 
 Without `--index` it is BM25 over the corpus. It answers both public request shapes (see
