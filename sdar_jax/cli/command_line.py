@@ -136,7 +136,8 @@ def parse(argv: Sequence[str]) -> Command:
   own = options.checkpoint is not None and 'checkpoint' in mode.reads
   if options.config is None and not own:
     file = next((word for word in rest if '.py' in word), 'experiments/alfworld.py')
-    raise UsageError(f'--config is missing: e.g. --config={file}')
+    run = ', or --checkpoint=RUN' if 'checkpoint' in mode.reads else ''
+    raise UsageError(f'--config is missing: e.g. --config={file}{run}')
   for name in ('workdir', 'checkpoint', 'output', 'hosts'):
     given = getattr(options, name) is not None
     if given and name not in mode.reads:

@@ -91,6 +91,8 @@ def test_flags_that_a_mode_needs():
   assert '--workdir is missing' in _error(CONFIG)
   assert '--output is missing' in _error(CONFIG, '--mode=export')
   assert '--config=experiments/webshop.py' in _error('experiments/webshop.py')
+  assert '--checkpoint' not in _error('--workdir=x')
+  assert _error('--mode=play').endswith(', or --checkpoint=RUN')
 
 
 @pytest.mark.parametrize(
