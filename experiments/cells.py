@@ -160,8 +160,8 @@ def _validate(study: Any) -> None:
   unknown = [method for method in study.methods if not _is_method(method)]
   if unknown:
     raise StudyError(
-      f'study.methods: no method is called {", ".join(map(repr, unknown))}; README'
-      ' lists them'
+      f'study.methods: no method is called {", ".join(map(repr, unknown))};'
+      ' docs/methods.md lists them'
     )
   for key in ('methods', 'seeds'):
     if not study[key] or len(set(study[key])) != len(study[key]):

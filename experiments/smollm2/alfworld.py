@@ -8,7 +8,7 @@
 Arguments: algo=METHOD, seed=N; or `sft` alone, the imitation that made the adapter
 which runs begin with (adapters/alfworld). A GPU or TPU with 16 GB; a step took seven
 seconds on an H200. On two CPU cores it would take an hour: experiments/alfworld.py:
-model=smollm2-135m is for those. README.md beside this file has the results.
+model=smollm2-135m is for those. docs/results.md says what came out.
 """
 
 import ml_collections

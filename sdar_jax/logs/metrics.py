@@ -241,7 +241,7 @@ def means(parts: Iterable[Mapping[str, tuple[Any, Any]]]) -> dict[str, Value]:
 
 
 def markdown() -> str:
-  """Formats both tables as one in Markdown, for the README."""
+  """Formats both tables as one in Markdown, for docs/metrics.md."""
   lines = ['| metric | unit | meaning |', '|---|---|---|']
   for name, metric in {**METRICS, **TIMINGS}.items():
     meaning = metric.description.replace('|', r'\|')
