@@ -1,12 +1,11 @@
 """The worlds by name. A world's settings are the fields of its class."""
 
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sdar_jax.envs import base
+from sdar_jax.envs import base, imports
 
 # 'package.module:Class', imported only when asked for.
 WORLDS = {
@@ -33,15 +32,14 @@ def find(name: str) -> type[base.World]:
     ValueError: there is no such world, or one line with all that it lacks.
   """
   path = WORLDS[name] if name in WORLDS else name
-  module, colon, attribute = path.partition(':')
-  if not colon:
+  if ':' not in path:
     known = ', '.join(WORLDS)
     raise ValueError(
       f"config.world.name={name!r}: must be one of {known}, or 'package.module:Class'"
     )
   try:
-    found = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError) as error:
+    found = imports.named(path)
+  except imports.NamedError as error:
     raise ValueError(f'config.world.name={name!r}: {error}') from None
   faults = list(_faults(found))
   if faults:

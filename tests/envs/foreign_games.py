@@ -2,7 +2,10 @@
 
 import os
 import random
+import sys
 import time
+
+import numpy as np
 
 
 class Honest:
@@ -76,6 +79,11 @@ class Wild(Honest):
       raise KeyError('x')
     bad = {'number': (1, 0.0, False), 'reward': ('a', 'much', False)}
     bad |= {'nan': ('a', float('nan'), False), 'short': ('a', 0.0)}
+    bad |= {'lost': ('a', float('nan'), True), 'endless': ('a', float('inf'), True)}
+    bad |= {'flag': ('a', np.True_, True), 'bytes': ('a', b'1', True)}
+    bad |= {'word': ('a', 0.0, 'False'), 'nothing': ('a', 0.0, None)}
+    if text == 'exit':
+      sys.exit(0)
     return bad[text]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import zlib
 from typing import ClassVar
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from sdar_jax import config as config_lib
 from sdar_jax.envs import base, worlds
+from sdar_jax.envs.adapters import foreign
+from sdar_jax.envs.search_qa.retrieval import dense
 
 
 class Stranger:
@@ -156,8 +159,37 @@ def test_all_wrong_settings_are_one_line():
 
 
 @pytest.mark.parametrize(
+  'source, says',
+  [
+    ('def f(:', 'line 1: SyntaxError: invalid syntax'),
+    ('x = 1\nx = y', "line 2: NameError: name 'y' is not defined"),
+    ("\nopen('/no/such')", 'line 2: FileNotFoundError: [Errno 2] No such file'),
+    ("raise RuntimeError('two\\nlines')", 'line 1: RuntimeError: two lines'),
+    ("import sys\nsys.exit('no licence')", 'line 2: SystemExit: no licence'),
+    ('', "has no attribute 'Named'"),
+  ],
+)
+def test_a_module_that_fails_is_one_line(tmp_path, monkeypatch, source, says):
+  """Whatever a user's own module raises, for all settings that name one."""
+  name = f'broken_{zlib.crc32(source.encode())}'
+  (tmp_path / f'{name}.py').write_text(source)
+  monkeypatch.syspath_prepend(tmp_path)
+  name = f'{name}:Named'
+  game = foreign.GameWorld(maker=name, success=name)
+  calls = [lambda: worlds.find(name), lambda: dense.load_encoder(name)]
+  calls += [lambda: game.find('maker'), lambda: game.find('success')]
+  for call in calls:
+    with pytest.raises(ValueError) as error:
+      call()
+    assert name in str(error.value) and says in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
   'name, words',
   [
+    (':Named', ['Empty module name']),
+    ('..up:Named', ['relative import']),
     ('chess', ['must be one of alfworld']),
     ('no.such.module:World', ['No module named']),
     ('sdar_jax.envs.base:Chess', ['Chess']),

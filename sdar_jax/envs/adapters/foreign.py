@@ -10,8 +10,10 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
-import inspect
+import math
+import numbers
 import pathlib
+import platform
 import random
 import re
 import zlib
@@ -21,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sdar_jax import files
-from sdar_jax.envs import action_parser, base
+from sdar_jax.envs import action_parser, base, imports
 from sdar_jax.envs.adapters import agreement
 from sdar_jax.envs.base import setting
 
@@ -96,8 +98,11 @@ class GameEnv:
       return base.StepResult(base.Observation(said), 0.0, done=False, success=False)
     with self._random:
       text, reward, done = self.game.step(action)
-    if isinstance(reward, bool | str) or not np.isscalar(reward):
+    if not _is_finite(reward):
       raise base.EnvironmentFault('garbage', f'a reward of {reward!r:.60}')
+    if not isinstance(done, numbers.Real | np.bool_):
+      said = f'done={done!r:.60}: must be true or false'
+      raise base.EnvironmentFault('garbage', said)
     self._rewards.append(float(reward))
     seen = base.Observation(self._checked(text, 'step'))
     success = bool(done) and self._world.succeeded(self._rewards, seen.text)
@@ -195,14 +200,12 @@ class ForeignWorld(base.World):
     Raises:
       ValueError: one line naming the setting or the package that is missing.
     """
-    module, _, name = getattr(self, key).partition(':')
     try:
-      return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+      return imports.named(getattr(self, key))
+    except imports.NamedError as error:
       hint = ''
       top = type(self).maker.partition(':')[0].partition('.')[0]
-      missing = (getattr(error, 'name', None) or '').partition('.')[0]
-      if self.package and missing == top:
+      if self.package and error.missing.partition('.')[0] == top:
         hint = f": pip install '{self.package}', or the extra 'foreign' of sdar-jax"
       said = f'config.world.{key}={getattr(self, key)!r}: {error}{hint}'
       raise ValueError(said) from None
@@ -297,6 +300,11 @@ class GameWorld(ForeignWorld):
     return self.make_game()
 
 
+def _is_finite(value: Any) -> bool:
+  real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  return real and math.isfinite(value)
+
+
 def version_of(maker: str) -> str:
   """Names what makes games: package and version, or a file's hash."""
   module = maker.partition(':')[0]
@@ -304,7 +312,10 @@ def version_of(maker: str) -> str:
   found = sorted({*names.get(module.partition('.')[0], [])})
   if found:
     return ' '.join(f'{name}=={importlib.metadata.version(name)}' for name in found)
-  path = inspect.getsourcefile(importlib.import_module(module))
+  # A compiled module is its own source; one that is built in is Python's.
+  path = getattr(importlib.import_module(module), '__file__', None)
+  if path is None:
+    return f'python {platform.python_version()}'
   return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 

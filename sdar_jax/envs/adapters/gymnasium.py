@@ -18,7 +18,7 @@ class _Gymnasium:
 
   def step(self, action: str) -> tuple[str, float, bool]:
     text, reward, terminated, truncated, _ = self._env.step(action)
-    return text, reward, bool(terminated or truncated)
+    return text, reward, terminated or truncated or False
 
   def hidden(self) -> str:
     """Says what the environment would draw from, where it has seeded that."""

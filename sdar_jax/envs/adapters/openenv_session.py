@@ -45,7 +45,7 @@ class OpenEnvSession:
         raise base.EnvironmentFault(str(code).lower(), files.one_line(Exception(said)))
       seen = answer['data']
       text = self._world.read(seen['observation'])
-      return text, float(seen['reward'] or 0), bool(seen['done'])
+      return text, float(seen['reward'] or 0), seen['done'] or False
 
 
 @contextlib.contextmanager

@@ -81,7 +81,8 @@ class Stage:
       yield fault
     except TimeoutError as error:  # An environment that keeps a deadline itself.
       yield Failure('hang', files.one_line(error, 300))
-    except Exception as error:  # Whatever it raises is this episode's fault alone.
+    # Whatever it raises is this episode's fault alone; one that exits ends no run.
+    except (Exception, SystemExit) as error:
       yield Failure('error', f'{type(error).__name__}: {files.one_line(error, 300)}')
 
 

@@ -56,6 +56,11 @@ def test_a_liar_that_shows_nothing_is_found_by_a_probe_alone():
   assert world('Liar').tasks('train')
 
 
+def test_what_is_no_python_file_has_a_version_too():
+  for module in ('builtins', 'math', '_hashlib'):  # Built in, or compiled.
+    assert foreign.version_of(f'{module}:x') == foreign.version_of(f'{module}:y') != ''
+
+
 def test_a_game_that_hangs_is_one_line(monkeypatch):
   monkeypatch.setattr(agreement, 'DEADLINE', 0.5)
   monkeypatch.setattr(worker, '_START_SECONDS', 20.0)
@@ -136,10 +141,18 @@ def test_success_alone_can_be_what_is_paid():
     ('nan', 'a reward of nan'),
     ('short', 'not enough values'),
     ('raise', 'KeyError'),
+    ('lost', 'a reward of nan'),
+    ('endless', 'a reward of inf'),
+    ('flag', 'a reward of np.True_'),
+    ('bytes', "a reward of b'1'"),
+    ('word', "done='False': must be true or false"),
+    ('nothing', 'done=None: must be true or false'),
+    ('exit', 'SystemExit: 0'),
   ],
 )
-def test_what_a_step_does_wrong_is_a_fault(action, says):
-  made = world('Wild')
+@pytest.mark.parametrize('pays', ['game', 'success'])
+def test_what_a_step_does_wrong_is_a_fault(action, says, pays):
+  made = world('Wild', pays=pays)
   with pool.make(made, workers=0, deadline=30, retries=0) as envs:
     envs.reset({0: made.task('train', 0)})
     answer = envs.step({0: action})[0]

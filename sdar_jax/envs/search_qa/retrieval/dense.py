@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdar_jax import files
+from sdar_jax.envs import imports
 from sdar_jax.envs.base import EnvironmentFault
 from sdar_jax.envs.search_qa.retrieval.base import Passage, Retrieved, corpus_digest
 
@@ -112,10 +112,9 @@ def load_encoder(name: str) -> Encoder:
   Raises:
     ValueError: there is none.
   """
-  module, _, attribute = name.partition(':')
   try:
-    return getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, ValueError) as error:
+    return imports.named(name)
+  except imports.NamedError as error:
     raise ValueError(
       f"encoder {name!r}: must be 'package.module:function' ({error})"
     ) from None
