@@ -6,6 +6,7 @@ Errors are exceptions of one line, no signal is handled and no process ended.
 import dataclasses
 import functools
 import math
+import numbers
 import pathlib
 import sys
 import threading
@@ -122,8 +123,10 @@ class ChatPolicy:
       top_p=top_p,
       top_k=top_k,
       stop_ids=self.chat.stop_ids,
-      stop_strings=(stop,) if isinstance(stop, str) else tuple(stop),
+      stop_strings=_stops(stop),
     )
+    if not isinstance(seed, numbers.Integral):
+      raise ValueError(f'seed {seed!r:.40}: must be a whole number')
     with self._turn:
       done = self._completed(
         [Request(i, ids, sampling, (seed, i)) for i, ids in enumerate(asked)]
@@ -146,6 +149,11 @@ class ChatPolicy:
       return _ids(prompt)
     if isinstance(prompt, str) and not tools:
       return self.chat.render(prompt)
+    if not isinstance(prompt, Sequence):
+      raise ValueError(
+        f'a prompt that is a {type(prompt).__name__}: must be a text, a list of'
+        ' messages, or an array of ids'
+      )
     if isinstance(prompt, str):
       prompt = [{'role': 'user', 'content': prompt}]
     return self.chat.render_messages(prompt, tools)
@@ -192,7 +200,9 @@ class ChatPolicy:
     known, positions = self.chat.len_vocab, self._positions()
     for number, pair in enumerate(pairs):
       ids = np.concatenate(pair)
-      if len(ids) and not 0 <= ids.min() <= ids.max() < known:
+      if not len(pair[0]):
+        raise ValueError(f'row {number}: a prompt of 0 tokens, must have at least 1')
+      if not 0 <= ids.min() <= ids.max() < known:
         raise ValueError(
           f'row {number}: ids from {ids.min()} to {ids.max()}, must be in [0, {known})'
         )
@@ -244,13 +254,26 @@ def _ids(value: np.ndarray) -> np.ndarray:
     raise ValueError(
       f'an array of {value.dtype}, shape {value.shape}: must be ids, [L] whole numbers'
     )
+  if len(value) and max(value.max(), -value.min()) > np.iinfo(np.int32).max:
+    raise ValueError(f'ids from {value.min()} to {value.max()}: must be 32-bit numbers')
   return value.astype(np.int32)
+
+
+def _stops(stop: Any) -> tuple[str, ...]:
+  if not isinstance(stop, Sequence):
+    raise ValueError(f'stop {stop!r:.40}: must be a text or a list of texts')
+  return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 def _are_several(prompts: Any) -> bool:
   """Tells a list of prompts from one of messages, which are objects."""
   if isinstance(prompts, str | np.ndarray):
     return False
+  if not isinstance(prompts, Sequence):
+    raise ValueError(
+      f'prompts: a {type(prompts).__name__}: must be a text, a list of messages, an'
+      ' array of ids, or a list of any of these'
+    )
   return not (len(prompts) and isinstance(prompts[0], Mapping))
 
 

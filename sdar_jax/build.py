@@ -138,6 +138,7 @@ def make_agent(
     max_prompt_tokens=c.max_prompt_tokens,
     opening=tags.unclosed(tokenizer.opening),
     follow=tokenizer.follow if lengths.talks(config) else None,
+    len_vocab=tokenizer.len_vocab,
   )
 
 

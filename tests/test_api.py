@@ -90,6 +90,12 @@ def test_what_was_sampled_is_scored_as_it_was_sampled(policy):
     ({'max_tokens': 0}, 'max_tokens 0'),
     ({'stop': ''}, "stop_strings holds ''"),
     ({'stop': ('',)}, "stop_strings holds ''"),
+    ({'stop': (1,)}, 'stop_strings holds 1'),
+    ({'stop': None}, 'stop None'),
+    ({'max_tokens': 2.5}, 'max_tokens 2.5: must be a whole number'),
+    ({'top_k': 1.5}, 'top_k 1.5: must be a whole number'),
+    ({'temperature': '1'}, "temperature '1': must be a number"),
+    ({'seed': 1.5}, 'seed 1.5: must be a whole number'),
   ],
 )
 def test_wrong_numbers_are_one_line(policy, options, says):
@@ -102,8 +108,28 @@ def test_wrong_numbers_are_one_line(policy, options, says):
 
 
 @pytest.mark.parametrize(
+  'prompts, says',
+  [
+    ((text for text in 'ab'), 'prompts: a generator: must be a text'),
+    ({'role': 'user', 'content': 'a'}, 'prompts: a dict'),
+    (None, 'prompts: a NoneType'),
+    ([3, 4], 'a prompt that is a int: must be a text'),
+    (np.asarray([2**32 + 5]), 'ids from 4294967301 to 4294967301'),
+    ([{'role': 'user', 'text': 'a'}], r'messages\[0\].content: must be a text'),
+    ([{'role': 'tool', 'content': None}], r'messages\[0\].content: must be a text'),
+  ],
+)
+def test_what_is_no_prompt_is_one_line(policy, prompts, says):
+  with pytest.raises(ValueError, match=says) as error:
+    policy.generate(prompts)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
   'prompt, said, temperature, says',
   [
+    (np.zeros(0, np.int32), 'y', 1, 'row 0: a prompt of 0 tokens'),
+    ('x', np.asarray([2**32 + 5]), 1, 'ids from 4294967301'),
     ('x', 'y', 0, 'temperature 0: must be at least'),
     ('x', 'y', np.nan, 'temperature nan'),
     ('x', 'y', -1, 'temperature -1'),
@@ -262,6 +288,12 @@ def _turn(change):
     (_turn(lambda t: {'response_ids': t.response_ids[:0]}), 'at least one token'),
     (_turn(lambda t: {'prompt_ids': np.tile(t.prompt_ids, 9)}), 'max_prompt_tokens=64'),
     (_turn(lambda t: {'prompt_ids': t.prompt_ids - 999}), 'an id is negative'),
+    (_turn(lambda t: {'response_ids': t.response_ids + 893}), 'must be below 893'),
+    (
+      _turn(lambda t: {'prompt_ids': t.prompt_ids.astype(int) + 2**32}),
+      'must be below 893',
+    ),
+    (_turn(lambda t: {'sampler_logprobs': -t.sampler_logprobs}), 'must not be above 0'),
     (_turn(lambda t: {'response_ids': t.sampler_logprobs}), 'dtype float32'),
   ],
 )

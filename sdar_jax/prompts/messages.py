@@ -54,6 +54,10 @@ def _checked(message: Any, where: str) -> dict[str, Any]:
   role = 'system' if role == 'developer' else role
   if role not in ROLES:
     raise MessageError(f'{where}.role={str(role)[:40]!r}: must be one of {ROLES}')
+  if message.get('content') is None and role != 'assistant':
+    raise MessageError(
+      f'{where}.content: must be a text, or a list of parts of type text'
+    )
   out = {'role': role, 'content': _text(message.get('content'), f'{where}.content')}
   for key in _TEXTS[1:]:
     if message.get(key) is not None:

@@ -11,6 +11,8 @@ from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.rollout.episodes import Agent, TokenSampler
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
+_ROUNDING = 1e-3  # Nats.
+
 
 class CollectedError(ValueError):
   """A group unfit for training: one line."""
@@ -152,6 +154,13 @@ def _wrong(turn: Turn, agent: Agent) -> str:
     )
   if not np.isfinite(turn.sampler_logprobs).all() or not np.isfinite(turn.reward):
     return 'a log-prob or the reward is no number'
-  if min(turn.prompt_ids.min(), turn.response_ids.min()) < 0:
+  if turn.sampler_logprobs.max() > _ROUNDING:
+    return f'a log-prob of {turn.sampler_logprobs.max():g}: must not be above 0'
+  ids = np.concatenate([turn.prompt_ids, turn.response_ids])
+  if ids.min() < 0:
     return 'an id is negative'
+  if agent.len_vocab and ids.max() >= agent.len_vocab:
+    return (
+      f'id {ids.max()}: must be below {agent.len_vocab}, the size of the vocabulary'
+    )
   return ''

@@ -51,6 +51,7 @@ class Agent:
     max_prompt_tokens: longest prompt, skills not counted.
     opening: with what the chat template begins every response.
     follow: continues a conversation behind a response; None begins anew every turn.
+    len_vocab: ids from here up name no token; 0 where nobody knows.
   """
 
   prompt: Prompt
@@ -59,6 +60,7 @@ class Agent:
   max_prompt_tokens: int
   opening: str = ''
   follow: fitting.Follow | None = None
+  len_vocab: int = 0
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import numbers
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -31,6 +32,15 @@ class SamplingParams:
   stop_strings: tuple[str, ...] = ()
 
   def __post_init__(self):
+    kinds = {'max_tokens': numbers.Integral, 'top_k': numbers.Integral}
+    for name, kind in {
+      **kinds,
+      'temperature': numbers.Real,
+      'top_p': numbers.Real,
+    }.items():
+      if not isinstance(getattr(self, name), kind):
+        what = 'a whole number' if name in kinds else 'a number'
+        raise ValueError(f'{name} {getattr(self, name)!r:.40}: must be {what}')
     if self.max_tokens < 1:
       raise ValueError(f'max_tokens {self.max_tokens}: must be at least 1')
     if not (self.temperature == 0 or MIN_TEMPERATURE <= self.temperature < math.inf):
@@ -42,6 +52,9 @@ class SamplingParams:
       raise ValueError(f'top_p {self.top_p}: must be in (0, 1], 1 keeps all')
     if self.top_k < 0:
       raise ValueError(f'top_k {self.top_k}: must be 0 (off) or positive')
+    for text in self.stop_strings:
+      if not isinstance(text, str):
+        raise ValueError(f'stop_strings holds {text!r:.40}: must be texts')
     if '' in self.stop_strings:
       raise ValueError("stop_strings holds '': every response would stop at once")
 
