@@ -244,6 +244,10 @@ class Chat:
     """Decodes ids to the last: control tokens by their names."""
     return self._encoder.decode(np.asarray(ids, np.int64).tolist())
 
+  def bytes_of(self, token: int) -> bytes:
+    """Gives a token's own bytes, which may be a part of a character's."""
+    return self._encoder.bytes_of(token)
+
   def text_before(self, ids: Any, ends: Sequence[str]) -> str:
     """Decodes ids up to the first of some texts."""
     text = self.decode(ids)

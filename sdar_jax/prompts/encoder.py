@@ -84,6 +84,30 @@ class Encoder:
     """Decodes ids, control tokens included."""
     return self._tokenizer.decode(ids, skip_special_tokens=False)
 
+  def bytes_of(self, token: int) -> bytes:
+    """Gives a token's own bytes, which may be a part of a character's."""
+    text = self.decode([token])
+    if '\ufffd' not in text or token in self.control_ids:
+      return text.encode()
+    name = self._tokenizer.id_to_token(token)
+    if match := re.fullmatch('<0x([0-9A-Fa-f]{2})>', name):
+      return bytes.fromhex(match[1])
+    own = _bytes_by_letter()
+    return bytes(own[c] for c in name) if own.keys() >= set(name) else text.encode()
+
+
+@functools.cache
+def _bytes_by_letter() -> dict[str, int]:
+  """The letters by which byte-level vocabularies write bytes.
+
+  A byte that is a printable letter of Latin-1 is written as that, the others in order
+  as the letters from U+0100 on.
+  """
+  plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+  others = [byte for byte in range(256) if byte not in plain]
+  letters = [*plain, *range(256, 256 + len(others))]
+  return {chr(letter): byte for letter, byte in zip(letters, plain + others)}
+
 
 def split(text: str, tokens: Iterable[str]) -> list[str]:
   """Cuts `text` at `tokens`: text at even places, tokens at odd ones."""

@@ -263,6 +263,7 @@ class _Waiting:
     self._events: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
     self._loop = asyncio.get_running_loop()
     self._done: dict[int, Completion] = {}
+    self._ended = False
     self.numbers: list[int] = []
     kind = 'chatcmpl' if asked.kind == 'chat' else 'cmpl'
     self._head = replies.ReplyHead(
@@ -348,13 +349,17 @@ class _Waiting:
         yield _event({**self._head(piece=True), 'choices': [], 'usage': used})
       yield 'data: [DONE]\n\n'
     except (BadRequest, StoppedError, TimeoutError) as error:
-      said = files.one_line(error) or 'it took too long'
-      yield _event(json.loads(_error(BadRequest(said, status=503)).body))
+      self.end()  # Who reads of it may ask again at once.
+      if not isinstance(error, BadRequest):
+        said = files.one_line(error) if str(error) else 'it took too long'
+        error = BadRequest(said, status=503)
+      yield _event(json.loads(_error(error).body))
 
   def end(self) -> None:
     """Frees the slots of what nobody waits for any more."""
     left = [n for i, n in enumerate(self.numbers) if i not in self._done]
-    if left:
+    ended, self._ended = self._ended, True
+    if left and not ended:  # The session's next turn may have begun.
       self._app.engine.cancel(left)
       self._app.sessions.drop(self._asked.session)
 

@@ -97,16 +97,17 @@ def _extras(
   """Gives log-probs and ids of sampled tokens, where wanted."""
   out: dict[str, Any] = {'logprobs': None}
   values = [round(float(value), 6) for value in logprobs]
-  names = [chat.spell([i]) for i in ids.tolist()] if asked.logprobs else []
+  tokens = ids.tolist() if asked.logprobs else []
+  names = [chat.spell([i]) for i in tokens]
   if asked.logprobs and asked.kind == 'chat':
     content = [
       {
         'token': name,
         'logprob': value,
-        'bytes': list(name.encode('utf-8', 'replace')),
+        'bytes': list(chat.bytes_of(token)),
         'top_logprobs': [],
       }
-      for name, value in zip(names, values, strict=True)
+      for token, name, value in zip(tokens, names, values, strict=True)
     ]
     out['logprobs'] = {'content': content, 'refusal': None}
   elif asked.logprobs:
@@ -136,10 +137,14 @@ class Stream:
     self._held += [tool_calls.OPEN] if asked.names else []
 
   def first(self) -> dict[str, Any] | None:
-    """Makes the piece with the role; None for a text."""
-    if self._asked.kind != 'chat':
-      return None
-    return self._piece({'role': 'assistant', 'content': ''}, None, {})
+    """Makes the piece with the role; None where a text needs none.
+
+    The ids of the prompt are added to the first choice's.
+    """
+    if self._asked.kind == 'chat':
+      return self._piece({'role': 'assistant', 'content': ''}, None, {})
+    wanted = self._asked.token_ids and self._index == 0
+    return self._piece('', None, {}) if wanted else None
 
   def more(self, ids: np.ndarray, logprobs: np.ndarray) -> dict[str, Any] | None:
     """Makes the piece of what is new and sure, if anything is."""
@@ -153,7 +158,9 @@ class Stream:
     if self._asked.names:
       message = protocol.message_of(text, self._asked.names)
       calls = message.get('tool_calls', [])
-      text = (message['content'] or '') if calls else text
+      if calls:  # Beside which words are stripped; what stood before them is out.
+        before = self._sent[: len(self._sent) - len(self._sent.lstrip())]
+        text = before + (message['content'] or '')
     out = []
     rest = self._said(text, done.token_ids, done.logprobs, None)
     if rest is not None:

@@ -177,7 +177,8 @@ class Played:
       for i, (task, count) in enumerate(zip(asked.tasks, asked.occurrences))
       for member in range(asked.group_size)
     }
-    with server, futures.ThreadPoolExecutor(self._workers) as pool:
+    # The server ends first: an agent that is to stop hears that nobody answers it.
+    with futures.ThreadPoolExecutor(self._workers) as pool, server:
       playing = [
         pool.submit(self._episode, server, asked.tasks[i], name, asked.success_reward)
         for (i, _), name in names.items()

@@ -13,13 +13,14 @@ starlette = pytest.importorskip('starlette', reason="needs 'sdar-jax[serve]'")
 pytest.importorskip('uvicorn', reason="needs 'sdar-jax[serve]'")
 httpx = pytest.importorskip('httpx', reason='needs httpx')
 from serve_cases import Scripted  # noqa: E402
+from starlette import responses  # noqa: E402
 
 from experiments.tiny import tokenizer  # noqa: E402
 from sdar_jax import files  # noqa: E402
 from sdar_jax.logs import trajectories  # noqa: E402
 from sdar_jax.prompts.chat import Chat  # noqa: E402
 from sdar_jax.rollout.request import SamplingParams  # noqa: E402
-from sdar_jax.serve import command, protocol, server  # noqa: E402
+from sdar_jax.serve import app, command, protocol, server, sessions  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOL = {
@@ -87,7 +88,8 @@ def _script(prompt, request):
     return 'it is ' * 60
   if 'call' in prompt:
     call = {'name': 'add', 'arguments': {'a': 1}}
-    return f'so: <tool_call>\n{json.dumps(call)}\n</tool_call>'
+    said = f'so: <tool_call>\n{json.dumps(call)}\n</tool_call>'
+    return f'\n\n{said} and so on' if 'go on' in prompt else said
   return f'it is {request.identity[-1]} é 台 <b> stop here'
 
 
@@ -152,8 +154,39 @@ def test_a_stream_is_the_same_answer(place, stop):
     entries = [e for p in mine if p.logprobs for e in p.logprobs.content]
     assert len(ids) == len(entries) and place.chat.decode(ids).startswith('it is')
     assert whole.usage.completion_tokens == 2 * len(ids)
-  texts = client.completions.create(model='policy', prompt='hi', stream=True)
-  assert ''.join(piece.choices[0].text for piece in texts).endswith('stop here')
+  texts = client.completions.create(
+    model='policy', prompt='hi', stream=True, extra_body={'return_token_ids': True}
+  )
+  pieces = list(texts)
+  assert ''.join(piece.choices[0].text for piece in pieces).endswith('stop here')
+  wanted = place.chat.encode_text('hi').tolist()
+  assert [
+    p.prompt_token_ids for p in pieces if 'prompt_token_ids' in p.model_extra
+  ] == [wanted]
+
+
+def test_the_bytes_of_tokens_make_the_text(place):
+  reply = place.say(seed=1, logprobs=True).json()['choices'][0]
+  entries = reply['logprobs']['content'][:-1]  # The last one is the stop token.
+  assert any('\ufffd' in entry['token'] for entry in entries)
+  together = bytes(byte for entry in entries for byte in entry['bytes'])
+  assert together.decode() == reply['message']['content']
+
+
+def test_a_stream_of_wrong_ids_says_what_a_whole_reply_does(place):
+  body = {'prompt': [5], 'max_tokens': 3, 'stream': True}
+  place.sampler.submit, submit = _refuse, place.sampler.submit
+  try:
+    told = place.http.post('/completions', json=body).text
+    whole = place.http.post('/completions', json={**body, 'stream': False}).json()
+  finally:
+    place.sampler.submit = submit
+  assert json.loads(told.partition('data: ')[2]) == whole
+  assert whole['error']['type'] == 'invalid_request_error'
+
+
+def _refuse(requests):
+  raise ValueError('prompt ids from 5 to 5')
 
 
 def test_calls_of_tools(place):
@@ -168,6 +201,11 @@ def test_calls_of_tools(place):
   streamed = [c for p in pieces for c in p.delta.tool_calls or ()]
   assert [c.function.arguments for c in streamed] == ['{"a": 1}']
   assert pieces[-1].finish_reason == 'tool_calls'
+  more = {**body, 'messages': [_user('call and go on')]}
+  whole = client.chat.completions.create(**more).choices[0].message.content
+  pieces = [p.choices[0] for p in client.chat.completions.create(**more, stream=True)]
+  assert ''.join(p.delta.content or '' for p in pieces).strip() == whole
+  assert whole.endswith('and so on')
   # A tool that was not offered is what was said, and so is any without tools.
   other = {**TOOL, 'function': {**TOOL['function'], 'name': 'sub'}}
   for more in ({'tools': [other]}, {'tools': [TOOL], 'tool_choice': 'none'}):
@@ -379,6 +417,31 @@ def test_what_breaks_in_the_sampler_is_told_and_the_next_is_answered(chat):
       assert 'not finite' in reply.text
     assert place.say(session='s').status_code == 200
     assert place.sampler.clears == 2
+
+
+def test_who_reads_of_an_error_may_ask_again_at_once(chat, monkeypatch):
+  drops, drop = [], sessions.Sessions.drop
+
+  def slowly(self, scope, receive, send):  # It has not ended when the client goes on.
+    return responses.StreamingResponse.__call__(self, scope, receive, send)
+
+  def count(self, name):
+    drops.append(name)
+    drop(self, name)
+
+  def script(prompt, request):
+    if 'boom' in prompt:
+      raise FloatingPointError('a log-probability is not finite')
+    return 'fine'
+
+  monkeypatch.setattr(sessions.Sessions, 'drop', count)
+  with Place(chat, script) as place:
+    place.say('boom', stream=True, session='a')
+    with monkeypatch.context() as patch:
+      patch.setattr(app._Streamed, '__call__', slowly)
+      place.say('boom', stream=True, session='b')
+      assert place.say(session='b').status_code == 200
+  assert drops == ['a', 'b']  # Once each: the next turn may have begun.
 
 
 def test_who_waits_when_it_ends_is_told(chat):

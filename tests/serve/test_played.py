@@ -1,6 +1,7 @@
 """Episodes played through an endpoint, as a learner takes them."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -160,3 +161,20 @@ def test_a_step_stops_when_the_run_does(chat):
 
   with pytest.raises(episodes.Interrupted):
     Played(play, chat, workers=1)(_asked(chat, should_stop=lambda: bool(stop)))
+
+
+def test_an_agent_that_never_ends_does_not_keep_a_run_from_stopping(chat):
+  stop, ended = [], []
+
+  def play(url, task, session):
+    until = time.monotonic() + 30
+    try:
+      while time.monotonic() < until:
+        _say(url, 'on and on', '')
+        stop.append(True)
+    finally:
+      ended.append(time.monotonic() < until)
+
+  with pytest.raises(episodes.Interrupted):
+    Played(play, chat, workers=1)(_asked(chat, should_stop=lambda: bool(stop)))
+  assert ended == [True]
