@@ -21,6 +21,7 @@ class Course:
     name: for people.
     metrics, timing: lines of the files, by step.
     reports: of evaluations, by step.
+    notes: what was left out and why, a line each.
   """
 
   name: str
@@ -29,6 +30,7 @@ class Course:
   metrics: tuple[Mapping[str, Any], ...]
   timing: tuple[Mapping[str, Any], ...]
   reports: tuple[Mapping[str, Any], ...]
+  notes: tuple[str, ...] = ()
 
   def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads steps and values of a number; steps without are left out."""
@@ -57,17 +59,12 @@ def read(path: pathlib.Path) -> Course:
   Raises:
     LookError: none of them is.
   """
-  run = open_folder(path)
+  run, notes = open_folder(path), []
   lines = {
-    name: tuple(
-      sorted(
-        (line for line in run.lines(f'{name}.jsonl') if type(line.get('step')) is int),
-        key=lambda line: line['step'],
-      )
-    )
+    name: _by_step(run.lines(f'{name}.jsonl', notes), path / f'{name}.jsonl', notes)
     for name in ('metrics', 'timing')
   }
-  reports = tuple(report for report in run.reports() if _is_sound(report))
+  reports = tuple(run.reports(notes))
   if not (lines['metrics'] or reports):
     raise LookError(f'{path} has neither a line in metrics.jsonl nor a report in eval/')
   seed = run.identity.get('seed')
@@ -76,26 +73,19 @@ def read(path: pathlib.Path) -> Course:
     method=run.method or 'run',
     seed=seed if type(seed) is int else None,
     reports=reports,
+    notes=tuple(notes),
     **lines,
   )
 
 
-def _is_sound(report: Mapping[str, Any]) -> bool:
-  """Tells whether all rates of a report come with their intervals."""
-  types = report.get('by_type', {})
-  if not isinstance(types, dict):
-    return False
-  for said in (report, *types.values()):
-    if not isinstance(said, dict):
-      return False
-    rate, ends = said.get('success_rate'), said.get('interval')
-    if rate is None:  # Of what nothing was played.
-      continue
-    if not isinstance(ends, list) or len(ends) != 2:
-      return False
-    if None in map(number_of, (rate, *ends)):
-      return False
-  return True
+def _by_step(
+  lines: Sequence[dict[str, Any]], path: pathlib.Path, notes: list[str]
+) -> tuple[dict[str, Any], ...]:
+  """Orders lines; those without a step go to `notes`, as a count."""
+  known = [line for line in lines if type(line.get('step')) is int]
+  if len(known) < len(lines):
+    notes.append(f'{path}: left out {len(lines) - len(known)} lines without a step')
+  return tuple(sorted(known, key=lambda line: line['step']))
 
 
 def collapse(course: Course) -> int | None:

@@ -80,10 +80,15 @@ class TurnView:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeView:
-  """Holds an episode with its turns."""
+  """Holds an episode with its turns.
+
+  Attributes:
+    left: how many further turns it has, which are not shown.
+  """
 
   head: Head
   turns: tuple[TurnView, ...]
+  left: int = 0
 
 
 def load(head: Head, bank: SkillBank) -> EpisodeView:
@@ -99,8 +104,9 @@ def load(head: Head, bank: SkillBank) -> EpisodeView:
   record = head.record()
   where = f'{head.path} line {head.line}'
   try:
-    turns = _list(record['turns'], 'turns')[:_MOST_TURNS]
-    return EpisodeView(head, tuple(_turn(turn, bank) for turn in turns))
+    turns = _list(record['turns'], 'turns')
+    shown = tuple(_turn(turn, bank) for turn in turns[:_MOST_TURNS])
+    return EpisodeView(head, shown, len(turns) - len(shown))
   except KeyError as error:
     raise LookError(f'{where}: a turn has no {error}') from None
   except (TypeError, ValueError, AttributeError) as error:

@@ -10,7 +10,7 @@ import dataclasses
 import mmap
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sdar_jax import files
@@ -108,28 +108,58 @@ class RunFolder:
     """The name of its algorithm, '' where it is not known."""
     return str(self.identity.get('method', self.config.get('algorithm.name', '')))
 
-  def lines(self, name: str) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl or timing.jsonl, up to the first damaged line."""
-    out: list[dict[str, Any]] = []
+  def lines(self, name: str, notes: list[str]) -> list[dict[str, Any]]:
+    """Reads metrics.jsonl or timing.jsonl, up to the first damaged line.
+
+    What is left out goes to `notes`, but for a last line without its end: that is what
+    a run is writing, or was when it was killed.
+    """
+    path, out = self.path / name, []
     try:
-      text = (self.path / name).read_text(encoding='utf-8', errors='replace')
-      for number, line in enumerate(text.splitlines(), 1):
-        out.append(files.parse_json(line, f'{self.path / name} line {number}'))
-    except (OSError, files.FileError):
-      return out  # What a killed run was writing.
+      text = path.read_text(encoding='utf-8', errors='replace')
+      for number, line in enumerate(text.split('\n'), 1):
+        if line or number <= text.count('\n'):
+          out.append(files.parse_json(line, f'{path} line {number}'))
+    except FileNotFoundError:
+      return out
+    except OSError as error:
+      notes.append(f'{path}: {error.strerror or files.one_line(error)}')
+    except files.FileError as error:
+      if number <= text.count('\n'):
+        notes.append(f'{files.one_line(error)}: nothing from there on is shown')
     return out
 
-  def reports(self) -> list[dict[str, Any]]:
-    """Reads the evaluation reports that can be read, by step."""
+  def reports(self, notes: list[str]) -> list[dict[str, Any]]:
+    """Reads evaluation reports by step; what is left out goes to `notes`."""
     out = []
     for path in sorted((self.path / 'eval').glob('*.json')):
       try:
         report = files.read_json(path, limit=_LONGEST)
-      except files.FileError:
-        continue
-      if isinstance(report.get('step'), int):
+        if (fault := _unsound(report)) is not None:
+          raise files.FileError(f'{path}: {fault}')
         out.append(report)
+      except files.FileError as error:
+        notes.append(f'left out {files.one_line(error)}')
     return sorted(out, key=lambda report: report['step'])
+
+
+def _unsound(report: Mapping[str, Any]) -> str | None:
+  """Says what a report lacks to be drawn; None for nothing."""
+  if type(report.get('step')) is not int:
+    return 'has no step'
+  types = report.get('by_type', {})
+  if not isinstance(types, dict):
+    return 'by_type is no object'
+  for said in (report, *types.values()):
+    rate = said.get('success_rate') if isinstance(said, dict) else ''
+    if rate is None:  # Of what nothing was played.
+      continue
+    ends = said.get('interval') if isinstance(said, dict) else None
+    if not isinstance(ends, list) or len(ends) != 2:
+      return 'a rate has no interval'
+    if None in map(number_of, (rate, *ends)):
+      return 'a rate or its interval is no number'
+  return None
 
 
 def read(path: pathlib.Path, step: int | None = None) -> RunFolder:

@@ -72,6 +72,9 @@ def page(
     except LookError as error:
       notes.append(f'left out: {error}')
       continue
+    if view.left:
+      where = f'{head.path} line {head.line}'
+      notes.append(f'{where}: its last {view.left} turns are not shown')
     text = embedded({'turns': [_turn(turn) for turn in view.turns]})
     left -= len(text)
     if left < 0 and blocks:

@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
 
   paths = [files.local_path(name, 'RUN') for name in options.runs]
   courses = [course.read(path) for path in paths]
-  compared, note = _compared(options.runs)
+  compared, reason = _compared(options.runs)
+  notes = [note for one in courses for note in one.notes] + [*filter(None, [reason])]
   found = charts.charts(courses, compared)
   drawn = {name: charts.render(chart, 'light') for name, chart in found.items()}
   dark = {name: charts.render(chart, 'dark')['svg'] for name, chart in found.items()}
@@ -51,12 +52,14 @@ def main(argv: Sequence[str]) -> int:
     _section(chart.title, chart.caption, drawn[name]['svg'], dark[name])
     for name, chart in found.items()
   ]
-  text = _page(courses, sheet, note)
+  text = _page(courses, sheet, notes)
   written = {f'{n}.{k}': v for n, made in drawn.items() for k, v in made.items()}
   with files.writing(output):
     output.mkdir(parents=True, exist_ok=True)
   for name, data in {**written, 'report.html': text.encode()}.items():
     files.write_atomic(output / name, data)
+  for note in notes:
+    print(f'note: {note}')
   print(f'{output / "report.html"}: {len(courses)} runs, {len(found)} charts')
   return 0
 
@@ -72,7 +75,7 @@ def _compared(names: Sequence[str]) -> tuple[Any, str]:
     return None, f'No learning curve: {files.one_line(error)}'
 
 
-def _page(courses: Sequence[Any], sections: Sequence[str], note: str) -> str:
+def _page(courses: Sequence[Any], sections: Sequence[str], notes: Sequence[str]) -> str:
   from sdar_jax.look import page
 
   heads = ('run', 'method', 'seed', 'steps', 'success', 'collapsed at step')
@@ -82,7 +85,7 @@ def _page(courses: Sequence[Any], sections: Sequence[str], note: str) -> str:
     cells = _row(course)
     rows.append(''.join(f'<td>{page.escaped(cell)}</td>' for cell in cells))
   table = ''.join(f'<tr>{row}</tr>' for row in rows)
-  note = f'<p class="note">{page.escaped(note)}</p>' if note else ''
+  note = ''.join(f'<p class="note">{page.escaped(note)}</p>' for note in notes)
   title = ', '.join(dict.fromkeys(course.name for course in courses))
   return page.filled(
     'report',

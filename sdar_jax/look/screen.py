@@ -125,6 +125,8 @@ def _episode(
   for number, turn in enumerate(view.turns, 1):
     parts += _turn(view, number, turn, by, besides=shown)
     shown = turn.seen.teacher if turn.has_teacher else shown
+  if view.left:
+    parts.append(rich.text.Text(f'\n{view.left} more turns, which are not shown'))
   parts.append(rich.text.Text(f'\nthe end: {safe(head.outcome, lines=False)}', 'bold'))
   return rich.console.Group(*filter(None, parts))
 

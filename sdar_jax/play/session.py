@@ -49,11 +49,13 @@ class Session:
 
   Attributes:
     turns: what was played and not taken back.
+    alive: the environment is where the turns have led.
   """
 
   def __init__(self, player: parts_lib.Player, task: base.Task):
     self.player, self.task = player, task
     self.turns: list[PlayedTurn] = []
+    self.alive = True
     self._first = self._reset()
 
   @property
@@ -128,6 +130,8 @@ class Session:
       PlayError: the episode is over, or its environment failed.
     """
     fitted, before = self.fitted(), self.observation
+    if not self.alive:
+      self._replay(self.turns)
     opening = self.player.plan.agent.opening
     parsed = episodes.parse(self.player.world, opening, response, before)
     result = self._known(self.player.pool.step, parsed.action)
@@ -142,12 +146,16 @@ class Session:
     """
     if not self.turns:
       raise PlayError('there is no turn to take back')
-    kept = self.turns[:-1]
+    self._replay(self.turns[:-1])
+    self.turns = self.turns[:-1]
+
+  def _replay(self, kept: list[PlayedTurn]) -> None:
+    """Plays turns again in a fresh environment."""
     again = [self._reset()]
     again += [self._known(self.player.pool.step, t.parsed.action) for t in kept]
     if again != [self._first, *(turn.result for turn in kept)]:
+      self.alive = False
       raise PlayError('the world does not answer as before: start anew')
-    self.turns = kept
 
   def recorded(self) -> list[RecordedTurn]:
     """Makes a demonstration of what was played."""
@@ -161,6 +169,7 @@ class Session:
 
   def _known(self, act: Callable, value: base.Task | str):
     answer = act({_KEY: value})[_KEY]
-    if isinstance(answer, base.EnvironmentFault):
+    self.alive = not isinstance(answer, base.EnvironmentFault)
+    if not self.alive:
       raise PlayError(f'the environment failed: {answer}')
     return answer

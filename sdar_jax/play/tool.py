@@ -173,12 +173,17 @@ class Table:
 
   def _undo(self) -> None:
     self._now.undo()
+    self._unsaved = max(self._unsaved - 1, 0)
     _show(f'back at turn {len(self._now.turns) + 1}\n{self._now.observation.text}')
     self._show_actions()
 
   def _next(self) -> None:
-    self._index, self._unsaved = self._index + 1, 0
+    if self.lost:
+      print(self.lost)
+    # Its environment gives way to the next one's, whatever comes of that.
+    self._index, self._now.alive = self._index + 1, False
     self._begin()
+    self._unsaved = 0
 
   def _save(self) -> None:
     from sdar_jax.rollout import recorded

@@ -110,6 +110,23 @@ def test_damaged_files_cost_what_is_behind_the_damage(tmp_path):
     (path / 'eval' / f'{place:06d}.json').write_text(text)
   run = course.read(path)
   assert len(run.metrics) == 3 and run.timing == run.reports == ()
+  # What a run is writing is no damage; each other loss is said, with its place.
+  assert [note.partition(f'{path}/')[2] for note in run.notes] == [
+    'eval/000000.json: not JSON'
+    ' (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))',
+    'eval/000001.json: has no step',
+    'eval/000002.json: a rate has no interval',
+    'eval/000003.json: a rate or its interval is no number',
+    'eval/000004.json: by_type is no object',
+  ]
+  lines = (path / 'metrics.jsonl').read_text().split('\n')
+  (path / 'metrics.jsonl').write_text('\n'.join([lines[0], '{', '{}', *lines[1:]]))
+  (path / 'timing.jsonl').write_text('{}\n{"step": 1}\n')
+  run = course.read(path)
+  assert len(run.metrics) == len(run.timing) == 1
+  assert 'metrics.jsonl line 2: not JSON' in run.notes[0]
+  assert 'nothing from there on is shown' in run.notes[0]
+  assert 'timing.jsonl: left out 1 lines without a step' in run.notes[1]
   with pytest.raises(folder.LookError, match=r'neither a line in metrics\.jsonl nor'):
     course.read(tmp_path)
 
@@ -156,6 +173,16 @@ def test_a_report_is_one_page_and_its_charts(tmp_path, capsys):
   assert "default-src 'none'" in page and 'http' not in page.split('base64')[0].replace(
     'http-equiv', ''
   )
+
+
+def test_what_a_report_leaves_out_stands_on_it(tmp_path, capsys):
+  path = _course(tmp_path / 'run')
+  with open(path / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 4, "rollout/suc\n')
+  assert report.main([str(path), f'--out={tmp_path}/out']) == 0
+  said = 'metrics.jsonl line 4: not JSON'
+  assert f'note: {path}/{said}' in capsys.readouterr().out
+  assert said in (tmp_path / 'out' / 'report.html').read_text()
 
 
 def test_reports_of_other_panels_share_no_heading(tmp_path, capsys):

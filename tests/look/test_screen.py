@@ -7,7 +7,7 @@ import sys
 import look_cases
 import pytest
 
-from sdar_jax.look import screen, view
+from sdar_jax.look import episode, folder, page, screen, view
 
 _COLOUR = re.compile(r'\x1b\[[\d;]*m')
 
@@ -50,6 +50,17 @@ def test_an_episode_is_told_in_80_columns(tmp_path, shown):
         line for line in out.splitlines() if line.split()[:1] == [text.strip()]
       )
       assert f'{said["gate"][i]:.2f}' in row and f'{said["gap"][i]:z.2f}' in row
+
+
+def test_turns_that_are_not_shown_are_counted(tmp_path, shown, monkeypatch):
+  monkeypatch.setattr(episode, '_MOST_TURNS', 1)
+  path = look_cases.write(tmp_path / 'run', steps=[1], count=1)
+  assert '1 more turns, which are not shown' in shown(path)
+  runs = [folder.read(path)]
+  text = page.page(
+    runs, [(0, h) for h in runs[0].episodes], start=0, beside=None, limit=9
+  )
+  assert text.count('its last 1 turns are not shown') == 2  # An episode each.
 
 
 @pytest.mark.parametrize('by', ['gate', 'gap', 'advantage', 'entropy', 'student'])

@@ -13,6 +13,7 @@ import pytest
 import quick
 
 from sdar_jax.envs import worlds
+from sdar_jax.envs.alfworld import engine
 from sdar_jax.models import decoder, hf
 from sdar_jax.play import judge, session, tool
 from sdar_jax.prompts import bank_file
@@ -153,6 +154,30 @@ def test_nothing_is_kept_unasked_and_that_is_said(play, tmp_path):
   assert '1 turns were not kept: /save does that' in out
   code, out, _ = play(['/save', 'go to desk 1', '/save'])
   assert out.count('start with --out=FILE.jsonl') == 2
+
+
+def test_what_the_next_task_leaves_behind_is_said(play, tmp_path):
+  out_file = tmp_path / 'demos.jsonl'
+  lines = ['go to desk 1', 'go to desk 1', '/undo', '/next', '/next', 'look', '/undo']
+  code, out, _ = play(lines, f'--out={out_file}')
+  assert code == 0 and out.count('turns were not kept') == 1
+  assert '1 turns were not kept' in out.partition('] /next')[2].partition('] ')[0]
+
+
+def test_a_turn_that_its_environment_loses_is_not_played(play, monkeypatch):
+  step = engine.AlfworldEnv.step
+
+  def failing(self, action):
+    if action == 'break':
+      raise RuntimeError('a server is away')
+    return step(self, action)
+
+  monkeypatch.setattr(engine.AlfworldEnv, 'step', failing)
+  take = 'take vase 1 from shelf 2'
+  lines = ['go to shelf 2', 'break', 'break', take, '/undo', take, '/next', 'look']
+  code, out, error = play(lines)
+  assert (code, error) == (0, '') and out.count('a server is away') == 2
+  assert out.count('You pick up the vase 1') == 2  # Where the turns have led.
 
 
 def test_a_thought_that_the_template_opens_is_part_of_the_answer(play, tmp_path):
