@@ -318,7 +318,9 @@ def _past(output: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
     content = files.read_json(path) if path.exists() else {'cells': []}
     past = {'cells': content['cells'], 'sweep_cells': content.get('sweep_cells', [])}
     for record in [*past['cells'], *past['sweep_cells']]:
-      Cell('', 0, '', {}, None, pathlib.Path(record['workdir'])).remember(record)
+      cell = Cell('', 0, '', {}, None, pathlib.Path(record['workdir']))
+      cell.remember(record)
+      cell.record()  # Which adds to what was remembered.
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     what = files.one_line(error)
     raise StudyError(f'{path} is damaged ({what}): delete it to go on') from error

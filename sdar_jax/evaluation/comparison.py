@@ -127,10 +127,13 @@ def compare(
   all_steps = {s for run in runs for s in run.evaluations if s <= step}
   if len(all_steps) > len(steps):
     warnings.append(f'runs were evaluated at different steps; curves use {steps}')
+  every = [evaluation for run in runs for evaluation in _of(run, steps)]
+  scored = all(evaluation.has_score for evaluation in every)
+  if not scored and any(r.score is not None for e in every for r in e.results):
+    warnings.append('score left out: some of these episodes have none')
   rows = []
-  for metric in METRICS:
-    if metric == 'success' or all(e.has_score for r in runs for e in _of(r, steps)):
-      rows += _rows(metric, methods, baseline, steps, tasks)
+  for metric in METRICS if scored else METRICS[:1]:
+    rows += _rows(metric, methods, baseline, steps, tasks)
   warnings += [line for row in rows for line in _doubts(row, baseline, methods)]
   ordered = {row.method: methods[row.method] for row in rows}
   return Comparison(
@@ -182,6 +185,8 @@ def _tasks(
   for run in runs:
     for evaluation in _of(run, steps):
       kept &= {r.task_id for r in evaluation.results if not r.outcome.is_fault}
+  if len(every) < 2:
+    raise RunError(f'{runs[0].path}: a panel of 1 task: a comparison needs at least 2')
   if len(kept) < max(2, len(every) / 2):
     raise RunError(
       f'{len(kept)} of {len(every)} tasks were played in all of {len(runs)} runs, from'

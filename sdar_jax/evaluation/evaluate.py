@@ -217,9 +217,13 @@ def _macro(trajectories: Sequence[Trajectory]) -> float | None:
 
 
 def _score(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-  """Averages the graded score; {} in worlds without grades."""
-  scores = [t.score for t in trajectories if t.score is not None]
-  return {'mean_score': sum(scores) / len(scores)} if scores else {}
+  """Averages the graded score; {} in worlds without grades.
+
+  In one with grades an episode without, which was never shown, counts 0.
+  """
+  if all(t.score is None for t in trajectories):
+    return {}
+  return {'mean_score': sum(t.score or 0.0 for t in trajectories) / len(trajectories)}
 
 
 def _task_record(trajectory: Trajectory) -> dict[str, Any]:

@@ -94,8 +94,13 @@ def _about(label: str, run: RunRecord, steps: Sequence[int]) -> dict[str, Any]:
 
 def table(records: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
   """Formats records as CSV, empty where a record lacks a field."""
-  stream = io.StringIO()
-  writer = csv.DictWriter(stream, list(columns), restval='', lineterminator='\n')
+  stream, kept = io.StringIO(), list(columns)
+  # A carriage return is quoted by none but those that quote all, and ends a line.
+  odd = any('\r' in str(record.get(name)) for record in records for name in kept)
+  quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+  writer = csv.DictWriter(
+    stream, kept, restval='', lineterminator='\n', quoting=quoting
+  )
   writer.writeheader()
   writer.writerows(records)
   return stream.getvalue()
@@ -175,7 +180,7 @@ def _episodes(
   out: dict[tuple[str, int], dict[int, list[Result]]] = {}
   line = 1
   try:
-    with open(path, newline='', encoding='utf-8') as file:
+    with open(path, newline='', encoding='utf-8-sig') as file:
       reader = csv.DictReader(file, strict=True)
       missing = set(_COLUMNS) - {_OPTIONAL} - set(reader.fieldnames or ())
       if missing:
@@ -205,13 +210,19 @@ def _result(row: Mapping[str, str]) -> Result:
     raise ValueError(f'success={row["success"]}, outcome={outcome.value!r}')
   return Result(
     task_id=row['task_id'],
-    attempt=int(row['attempt']),
+    attempt=_count(row, 'attempt'),
     task_type=row['type'],
     success=row['success'] == '1',
     score=float(score) if score else None,
     outcome=outcome,
-    turns=int(row['turns']),
+    turns=_count(row, 'turns'),
   )
+
+
+def _count(row: Mapping[str, str], key: str) -> int:
+  if int(row[key]) < 0:
+    raise ValueError(f'{key}={row[key]}: must be at least 0')
+  return int(row[key])
 
 
 def _read_about(

@@ -138,7 +138,10 @@ def test_graded_scores_are_a_metric_of_their_own(tmp_path):
   first = results.write(got.methods, got.steps)['results.csv'].splitlines()[:2]
   assert first[0].split(',')[7] == 'score' and first[1].split(',')[7] == '0.5'
   paths.append(make_run(tmp_path, 'sdar', 0, {5: [1, 0, 0, 1]}))
-  assert {row.metric for row in compared(paths).rows} == {'success'}
+  mixed = compared(paths)
+  assert {row.metric for row in mixed.rows} == {'success'}
+  assert 'score left out: some of these episodes have none' in mixed.warnings
+  assert not any('score' in line for line in compared(paths[-1:]).warnings)
 
 
 def test_files_hold_the_numbers(tmp_path, capsys):
@@ -256,6 +259,7 @@ def test_results_that_were_written_give_the_same_comparison(tmp_path, capsys):
     (lambda text: text.replace('seed', 'sead', 1), 'line 1: it has no column seed'),
     (lambda text: text.replace(',10,task 0,0,', ',10,task 0,x,', 1), "'x'"),
     (lambda text: text.replace('task 0,0,a,0', 'task 0,0,a,2', 1), 'must be 0 or 1'),
+    (lambda text: text.replace(',10,task 0,0,', ',10,task 0,-1,', 1), 'attempt=-1'),
     (lambda text: text.replace(',max_turns', ',success', 1), "outcome='success'"),
     (lambda text: text.replace(',max_turns', ',bored', 1), "'bored'"),
     (lambda text: text + text.splitlines()[-1] + '\n', 'occurs twice'),
@@ -274,6 +278,23 @@ def test_a_damaged_results_file_is_named(tmp_path, capsys, change, message):
   assert compare.main([str(path)]) == 2
   out, err = capsys.readouterr()
   assert str(path) in err and message in err and err.count('\n') == 1 and not out
+
+
+def test_results_are_read_as_spreadsheets_and_worlds_write_them(tmp_path):
+  paths = study(tmp_path / 'runs', seeds=2, tasks=4)
+  got = compared(paths)
+  text = results.write(got.methods, got.steps)['results.csv']
+  (tmp_path / 'results.csv').write_bytes(b'\xef\xbb\xbf' + text.encode())
+  assert comparison.compare(results.load(str(tmp_path))).rows == got.rows
+  wild = [{'task_id': 'a\rb'}, {'task_id': 'a,\n"b'}]
+  read = csv.DictReader(io.StringIO(results.table(wild, ['task_id']), newline=''))
+  assert [*read] == wild
+
+
+def test_a_panel_of_one_task_is_no_comparison(tmp_path, capsys):
+  paths = study(tmp_path / 'runs', seeds=2, tasks=1)
+  assert compare.main([*map(str, paths)]) == 2
+  assert 'a panel of 1 task: a comparison needs at least 2' in capsys.readouterr().err
 
 
 def test_results_and_runs_of_other_panels_are_refused(tmp_path, capsys):

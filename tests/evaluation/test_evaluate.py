@@ -183,6 +183,8 @@ def test_scores_and_the_macro_average_count_every_episode_once():
   ]
   report = evaluate.summarise(graded)
   assert report['mean_score'] == 2.5 / 4 and report['faults'] == 1
+  unshown = Trajectory('t', 'b', 0, 0, [], Outcome.PROMPT_TOO_LONG)  # Counts 0.
+  assert evaluate.summarise([*graded, unshown])['mean_score'] == 2.5 / 5
   assert report['success_rate'] == 2 / 4
   assert report['macro_success_rate'] == pytest.approx((1 / 3 + 1) / 2)
   lost = Trajectory('t', 'c', 0, 0, [], Outcome.TIMEOUT)  # All of its type.

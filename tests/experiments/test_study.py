@@ -313,9 +313,11 @@ def test_a_longer_study_goes_on_with_its_runs_and_a_shorter_one_has_them(
 
 def test_a_damaged_record_is_named(call, tmp_path):
   call()
-  (tmp_path / 'out' / 'study.json').write_text('{"cells": [{}]}')
-  with pytest.raises(runner.StudyError, match=r'study\.json is damaged .*delete it'):
-    call()
+  cell = {'workdir': 'x', 'seconds': 1.0, 'attempts': 1, 'exit_code': 0}
+  for record in ({}, {**cell, 'seconds': '1'}, {**cell, 'attempts': None}):
+    (tmp_path / 'out' / 'study.json').write_text(json.dumps({'cells': [record]}))
+    with pytest.raises(runner.StudyError, match=r'study\.json is damaged .*delete it'):
+      call()
 
 
 def _dotted(**values):
