@@ -22,6 +22,8 @@ from sdar_jax.process import shipped
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
+# Beginnings of adapters that peft takes out of the model's matrices when it makes them.
+_CHANGE_THE_BASE = ('pissa', 'olora', 'corda', 'loftq')
 _SUFFIXES = {lora.A: 'lora_A.weight', lora.B: 'lora_B.weight'}
 
 
@@ -151,9 +153,16 @@ def _folder(path: str) -> pathlib.Path:
 def _checked(record: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
   """Refuses adapters of kinds that are not `lora`'s."""
   wanted = {'peft_type': 'LORA', 'bias': 'none', 'use_dora': False, 'use_rslora': False}
+  wanted |= {'lora_bias': False, 'rank_pattern': {}, 'alpha_pattern': {}}
   for key, value in wanted.items():
     if key in record and record[key] not in (value, None):
       raise WeightError(f'{path}: {key} is {record[key]!r}, only {value!r} is read')
+  begun = str(record.get('init_lora_weights'))
+  if begun.startswith(_CHANGE_THE_BASE):
+    raise WeightError(
+      f'{path}: init_lora_weights is {begun!r}, which belongs to other weights than'
+      " the model's: convert it to a plain LoRA with peft"
+    )
   for key in ('r', 'lora_alpha'):
     value = record[key] if key in record else None
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
@@ -180,4 +189,9 @@ def _taken(
       f'{folder / WEIGHTS}: {name} is {list(value.shape)}, this model and rank want'
       f' {list(shape)}'
     )
-  return value.astype(np.float32)
+  if not jnp.issubdtype(value.dtype, jnp.floating):
+    raise WeightError(f'{folder / WEIGHTS}: {name} is {value.dtype}, must be of floats')
+  value = value.astype(np.float32)
+  if not np.isfinite(value).all():
+    raise WeightError(f'{folder / WEIGHTS}: {name} has values that are not finite')
+  return value

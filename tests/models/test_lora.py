@@ -223,6 +223,10 @@ def test_adapters_of_some_matrices_leave_the_others(tmp_path):
     ({'r': 0}, 'r is 0, must be a positive number'),
     ({'r': 4}, r'lora_A\.weight is \[3, 32\], this model and rank want \[4, 32\]'),
     ({'lora_alpha': 'x'}, "lora_alpha is 'x'"),
+    ({'alpha_pattern': {'q_proj': 64}}, "alpha_pattern is {'q_proj': 64}"),
+    ({'rank_pattern': {'q_proj': 4}}, "rank_pattern is {'q_proj': 4}"),
+    ({'lora_bias': True}, 'lora_bias is True'),
+    ({'init_lora_weights': 'pissa_niter_4'}, "'pissa_niter_4', which belongs to other"),
   ],
 )
 def test_a_foreign_configuration_is_refused_in_a_line(folder, change, said):
@@ -231,6 +235,15 @@ def test_a_foreign_configuration_is_refused_in_a_line(folder, change, said):
   with pytest.raises(WeightError, match=said) as error:
     adapter_files.merge_into(base(), BASE, str(folder))
   assert str(folder) in str(error.value) and '\n' not in str(error.value)
+
+
+def test_what_peft_writes_where_nothing_is_special_is_read(folder):
+  plain = {'alpha_pattern': {}, 'rank_pattern': {}, 'lora_bias': False}
+  for begun in (True, 'gaussian', 'eva'):
+    path = folder / adapter_files.CONFIG
+    record = json.loads(path.read_text()) | plain | {'init_lora_weights': begun}
+    path.write_text(json.dumps(record))
+    adapter_files._checked(record, path)
 
 
 def test_tensors_that_do_not_belong_are_refused_in_a_line(folder):
@@ -244,6 +257,15 @@ def test_tensors_that_do_not_belong_are_refused_in_a_line(folder):
   adapter_files.save_file(stored | {one: value, 'lm_head.lora_A.weight': value}, path)
   with pytest.raises(WeightError, match=r'lm_head.*belongs to no matrix'):
     adapter_files.merge_into(base(), BASE, str(folder))
+  wrong = value.copy()
+  wrong[0, 0] = np.nan
+  for bad, said in (
+    (wrong, f'{one} has values that are not finite'),
+    (value.astype(np.int8), f'{one} is int8'),
+  ):
+    adapter_files.save_file(stored | {one: bad}, path)
+    with pytest.raises(WeightError, match=said):
+      adapter_files.merge_into(base(), BASE, str(folder))
   path.write_bytes(path.read_bytes()[:100])
   with pytest.raises(WeightError, match=r'adapter_model\.safetensors'):
     adapter_files.merge_into(base(), BASE, str(folder))
