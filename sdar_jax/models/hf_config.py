@@ -79,15 +79,21 @@ def _rope_scaling(record, path):
 
 def _rope_theta(record, path):
   """The rotary base from `rope_parameters` (newer) or `rope_theta`."""
-  if _present(record, 'rope_parameters') and 'rope_theta' in record['rope_parameters']:
-    return _number(record['rope_parameters'], 'rope_theta', path, float)
+  newer = record['rope_parameters'] if _present(record, 'rope_parameters') else {}
+  if not isinstance(newer, dict):
+    raise WeightError(f'{path}: rope_parameters is {newer!r:.40}, an object wanted')
+  if 'rope_theta' in newer:
+    return _number(newer, 'rope_theta', path, float)
   return _number(record, 'rope_theta', path, float)
 
 
 def _slides(record, path):
   """Whether any layer attends over a sliding window."""
   if _present(record, 'layer_types'):
-    return any(kind != 'full_attention' for kind in record['layer_types'])
+    kinds = record['layer_types']
+    if not isinstance(kinds, list):
+      raise WeightError(f'{path}: layer_types is {kinds!r:.40}, a list wanted')
+    return any(kind != 'full_attention' for kind in kinds)
   if not (_present(record, 'use_sliding_window') and record['use_sliding_window']):
     return False
   layers = _number(record, 'num_hidden_layers', path)

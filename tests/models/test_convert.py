@@ -380,6 +380,8 @@ def test_an_index_that_is_wrong(model):
     ({'layer_types': ['full_attention', 'sliding_attention'] * 2}, 'sliding'),
     ({'rope_scaling': {'type': 'yarn', 'factor': 4.0}}, 'yarn'),
     ({'rope_parameters': {'rope_type': 'linear', 'rope_theta': 1e6}}, 'linear'),
+    ({'rope_parameters': 5}, 'rope_parameters is 5, an object wanted'),
+    ({'layer_types': 5}, 'layer_types is 5, a list wanted'),
     ({'rope_scaling': 4.0}, 'rope_scaling'),
     ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, 'low_freq_factor'),
     ({'rope_scaling': LLAMA3 | {'factor': 0.5}}, 'factor 0.5: must be at least 1'),
