@@ -1,17 +1,19 @@
 """A server in a thread, for `sdar serve` and for training. Device."""
 
 import dataclasses
+import numbers
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
+import numpy as np
 import uvicorn
 
 from sdar_jax.envs.base import EnvironmentFault
 from sdar_jax.prompts.chat import Chat
-from sdar_jax.rollout.collecting import Asked
+from sdar_jax.rollout.collecting import Asked, CollectedError
 from sdar_jax.rollout.episodes import Interrupted, task_key
 from sdar_jax.rollout.request import SamplingParams
 from sdar_jax.sampler.sampler import Sampler
@@ -146,6 +148,19 @@ def _bound(host: str, port: int) -> socket.socket:
 Play = Callable[[str, Any, str], tuple[float, bool]]
 
 
+def _result(said: Any, task: Any) -> tuple[float, bool]:
+  """Checks what an agent made of an episode: anything else is truthy, too."""
+  reward, success = (
+    said if isinstance(said, tuple | list) and len(said) == 2 else ('', '')
+  )
+  if not isinstance(reward, numbers.Real) or not isinstance(success, bool | np.bool_):
+    raise CollectedError(
+      f'play: task {task.task_id!r} gave {said!r:.60}: must be its reward, a number,'
+      ' and whether it was solved, true or false'
+    )
+  return float(reward), bool(success)
+
+
 class Played:
   """Collects episodes played through an endpoint (docs/serving.md).
 
@@ -205,13 +220,14 @@ class Played:
 
   def _episode(self, server: Endpoint, task: Any, name: str, factor: float) -> None:
     try:
-      reward, success = self._play(server.url, task, name)
+      said = self._play(server.url, task, name)
     except EnvironmentFault:
       return  # Without a reward it is no trajectory to train on.
     except Exception:
       if server.sessions.cut(name):  # It is the answer to a prompt without room.
         return
       raise
+    reward, success = _result(said, task)
     server.sessions.reward(name, factor * reward, success=success)
 
   def _wait(self, playing: Sequence[futures.Future], asked: Asked) -> None:

@@ -178,3 +178,14 @@ def test_an_agent_that_never_ends_does_not_keep_a_run_from_stopping(chat):
   with pytest.raises(episodes.Interrupted):
     Played(play, chat, workers=1)(_asked(chat, should_stop=lambda: bool(stop)))
   assert ended == [True]
+
+
+@pytest.mark.parametrize('said', [None, 1.0, (1.0, {}), ('1', True), (1.0, True, {})])
+def test_what_an_agent_returns_is_checked(chat, said):
+  def play(url, task, session):
+    _play(url, task, session)
+    return said
+
+  with pytest.raises(collecting.CollectedError, match="play: task 'task 1' gave") as e:
+    Played(play, chat, workers=1)(_asked(chat))
+  assert '\n' not in str(e.value)
