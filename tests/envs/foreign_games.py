@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import time
+from typing import ClassVar
 
 import numpy as np
 
@@ -49,6 +50,17 @@ class Open(Liar):
 
   def hidden(self):
     return f'the number {self.number}{os.urandom(2).hex()}'
+
+
+class Closing(Honest):
+  """Notes in `closed` when it is; from the second on it cannot be."""
+
+  closed: ClassVar[list] = []
+
+  def close(self):
+    self.closed.append(self.number)
+    if len(self.closed) > 1:
+      raise OSError('still\nin use')
 
 
 class Numbers(Honest):

@@ -10,12 +10,14 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import logging
 import math
 import numbers
 import pathlib
 import platform
 import random
 import re
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -27,6 +29,7 @@ from sdar_jax.envs import action_parser, base, imports
 from sdar_jax.envs.adapters import agreement
 from sdar_jax.envs.base import setting
 
+_log = logging.getLogger(__name__)
 _MOST_TASKS = 10**6  # Of a split; the seeds of splits lie so far apart.
 _SEEDS = {'train': 0, 'valid_seen': _MOST_TASKS, 'valid_unseen': 2 * _MOST_TASKS}
 _CUT = ' [...] '
@@ -37,7 +40,8 @@ class ForeignGame(Protocol):
   """A game of text; whatever else it may be, the shim hides it.
 
   One with hidden state may have `hidden() -> str` besides, which says it in text: two
-  resets of a task are compared by it.
+  resets of a task are compared by it. One that holds something may have `close()`,
+  which is called once, when it is over or left.
   """
 
   def reset(self, start: Any) -> str:
@@ -84,6 +88,7 @@ class GameEnv:
 
   def reset(self, task: base.Task) -> base.Observation:
     """Starts the task's game."""
+    self.close()
     self._rewards: list[float] = []
     self._random = OwnRandom(zlib.crc32(task.task_id.encode()))
     with self._random:
@@ -107,7 +112,25 @@ class GameEnv:
     seen = base.Observation(self._checked(text, 'step'))
     success = bool(done) and self._world.succeeded(self._rewards, seen.text)
     paid = float(reward if self._world.pays == 'game' else success)
+    if done:
+      self.close()
     return base.StepResult(seen, paid, done=bool(done), success=success)
+
+  def close(self) -> None:
+    """Closes the game; what that raises is said, and costs no episode."""
+    game, self.game = self.game, None
+    if hasattr(game, 'close'):
+      try:
+        with self._random:
+          game.close()
+      except (Exception, SystemExit) as error:
+        said = f'{type(error).__name__}: {files.one_line(error)}'
+        _log.warning('%s: a game did not close: %s', self._world.name, said)
+
+  def __del__(self):
+    # A game may wait for a thread, which an interpreter at its end has no more.
+    if not sys.is_finalizing():
+      self.close()
 
   def _checked(self, text: Any, what: str) -> str:
     if type(text) is not str:

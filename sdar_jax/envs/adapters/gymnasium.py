@@ -20,6 +20,10 @@ class _Gymnasium:
     text, reward, terminated, truncated, _ = self._env.step(action)
     return text, reward, terminated or truncated or False
 
+  def close(self) -> None:
+    if hasattr(self._env, 'close'):
+      self._env.close()
+
   def hidden(self) -> str:
     """Says what the environment would draw from, where it has seeded that."""
     random = getattr(getattr(self._env, 'unwrapped', self._env), '_np_random', None)

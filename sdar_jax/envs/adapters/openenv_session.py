@@ -6,7 +6,6 @@ Each episode has a session of its own at `URL/ws`, a JSON message each way: `res
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,11 +29,9 @@ class OpenEnvSession:
     said = {**world.read_object('action_json'), world.action_field: action}
     return self._exchange('step', said)
 
-  def __del__(self):
-    # What closes it waits for a thread, which an interpreter at its end has no more.
-    if self._socket is not None and not sys.is_finalizing():
-      with contextlib.suppress(Exception):
-        self._open.close()
+  def close(self) -> None:
+    """Ends the session."""
+    self._open.close()
 
   def _exchange(self, kind: str, data: dict[str, Any]) -> tuple[str, float, bool]:
     with _faults():

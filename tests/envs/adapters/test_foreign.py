@@ -124,6 +124,24 @@ def test_success_is_the_users_rule(rule, actions, success):
   )
 
 
+def test_a_game_is_closed_once_when_it_is_over_or_left(caplog):
+  made = world('Closing')
+  closed = foreign.imports.named('foreign_games:Closing').closed
+  closed.clear()
+  tasks = made.tasks('train')
+  env = made.make_env()
+  played(env, tasks[0], ['no', 'stop'])  # Over.
+  assert len(closed) == 1
+  played(env, tasks[1], ['no'])
+  assert len(closed) == 1 and not caplog.records
+  assert env.reset(tasks[2]).text == 'a number up to 9'  # Left.
+  assert len(closed) == 2
+  del env
+  assert len(closed) == 3
+  said = 'game: a game did not close: OSError: still in use'
+  assert [record.getMessage() for record in caplog.records] == [said] * 2
+
+
 def test_success_alone_can_be_what_is_paid():
   made = world('Honest', pays='success', threshold=1.05)
   env, task = made.make_env(), made.task('train', 5)
