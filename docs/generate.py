@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import growth as growth_lib
-from experiments import tables
+from experiments import courses, tables
 from sdar_jax import train
 from sdar_jax.cli import describe
 from sdar_jax.evaluation import presentation
@@ -69,6 +69,17 @@ def small() -> str:
 def controls() -> str:
   """SDAR's controls, against SDAR."""
   return '\n'.join(tables.study_table(tables.RESULTS / 'controls', 'sdar')) + '\n'
+
+
+def collapse() -> str:
+  """GRPO and SDAR after a hundred steps."""
+  return '\n'.join(tables.study_table(tables.RESULTS / 'collapse')) + '\n'
+
+
+def ends() -> str:
+  """How those hundred steps began and ended."""
+  runs = courses.read(tables.RESULTS / 'collapse' / 'metrics.csv')
+  return '\n'.join(courses.table(runs)) + '\n'
 
 
 def _recorded(name: str) -> Any:
@@ -133,6 +144,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
   'runs': runs,
   'small': small,
   'controls': controls,
+  'collapse': collapse,
+  'ends': ends,
   'methods': table.markdown,
   'metrics': metrics.markdown,
   'bars': bars,

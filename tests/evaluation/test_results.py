@@ -17,7 +17,7 @@ PAGES = ('README.md', 'docs/results.md', 'docs/studies.md')
 TEXT = '\n'.join((ROOT / page).read_text() for page in PAGES)
 RESULTS = ROOT / 'experiments' / 'results'
 # Of three seeds and more.
-NAMES = ('alfworld', 'controls', 'search_qa', 'small', 'webshop')
+NAMES = ('alfworld', 'collapse', 'controls', 'search_qa', 'small', 'webshop')
 FOLDERS = {heading: name for name, heading in tables.WORLDS.items()}
 
 
@@ -106,6 +106,7 @@ def test_the_pages_have_tables_of_methods_and_runs_and_of_the_study():
     ('world', 'method (seeds)'),
     ('world', 'method'),
     ('world', 'method (seeds)'),
+    ('method (seeds)', 'success'),
     ('method (seeds)', 'success'),
     ('method (seeds)', 'success'),
   ]
@@ -197,3 +198,74 @@ def test_what_is_said_of_smollm2_follows_from_the_raw_results():
   words = ' '.join(section.split())
   assert f'it solved {kinds["sdar"]} of `pick_two_obj_and_place`' in words
   assert f'and GRPO {kinds["grpo"]}.' in words
+
+
+def test_what_is_said_of_a_hundred_steps_follows_from_every_step():
+  """By the csv module and plain loops, without the code that printed it."""
+  courses = {}
+  with (RESULTS / 'collapse' / 'metrics.csv').open() as file:
+    for row in csv.DictReader(file):
+      run = courses.setdefault(row['method'], {}).setdefault(row['seed'], [])
+      assert int(row['step']) == len(run) + 1
+      run.append({name: float(row[name]) for name in list(row)[3:]})
+  assert {len(run) for runs in courses.values() for run in runs.values()} == {100}
+  success = 'rollout/success_rate'
+
+  def fives(run, name):
+    return [sum(line[name] for line in run[i : i + 5]) / 5 for i in range(96)]
+
+  def fall(run):
+    means = fives(run, success)
+    fallen = (i + 1 for i in range(5, 96) if means[i] < max(means[: i - 4]) / 2)
+    return str(next(fallen, 'never'))
+
+  def cell(values, scale, digits):
+    mean, low, high = sum(values) / len(values), min(values), max(values)
+    unit = ' %' if scale == 100 else ''
+    low, high = (f'{scale * value:.{digits}f}' for value in (low, high))
+    return f'{scale * mean:.{digits}f}{unit} [{low}, {high}]'
+
+  text = (ROOT / 'docs' / 'studies.md').read_text()
+  block = text.split('<!-- begin ends -->\n')[1].split('<!-- end ends -->')[0]
+  head, _, *lines = [
+    [word.strip() for word in line.strip('|').split('|')] for line in block.splitlines()
+  ]
+  assert head == ['', 'grpo (3)', 'sdar (3)']
+  assert lines[0] == ['collapsed at step'] + [
+    ', '.join(fall(run) for run in runs.values()) for runs in courses.values()
+  ]
+  assert lines[1][0] == 'success in training, best five steps'
+  names = {success: 'success in training', 'train/entropy': 'entropy'}
+  names |= {'rollout/valid_action_rate': 'valid actions'}
+  names |= {'rollout/repeated_action_rate': 'repeated actions'}
+  names |= {'rollout/repeated_text_rate': 'repeated text'}
+  titles = [
+    f'{t}, {end} five steps' for t in names.values() for end in ('first', 'last')
+  ]
+  assert [line[0] for line in lines[2:]] == titles
+  for place, runs in enumerate(courses.values(), 1):
+    best = [max(fives(run, success)) for run in runs.values()]
+    assert lines[1][place] == cell(best, 100, 1)
+    shown = iter(lines[2:])
+    for name in names:
+      scale, digits = (1, 3) if name == 'train/entropy' else (100, 1)
+      for where in (0, -1):
+        values = [fives(run, name)[where] for run in runs.values()]
+        assert next(shown)[place] == cell(values, scale, digits)
+  said, by_seed = ' '.join(text.split()), {}
+  for method, runs in courses.items():
+    by_seed[method] = [[line[success] for line in run] for run in runs.values()]
+  lead = 100 * (np.mean(by_seed['sdar'], 0) - np.mean(by_seed['grpo'], 0))
+  one, two, three = (f'{part.mean():+.1f}' for part in np.split(lead, (20, 65)))
+  ahead = f'{one} points in steps 1 to 20, {two} in 21 to 65, {three} in 66 to 100'
+  assert ahead in said
+  means = [fives(run, success) for runs in courses.values() for run in runs.values()]
+  lowest = min(m[i] / max(m[: i - 4]) for m in means for i in range(5, 96))
+  assert f'the lowest five steps of any were at {lowest:.2f} of the best' in said
+  every = [run for (_, _), run in episodes('collapse').items()]
+  rates = [
+    [np.mean(list(run[step].values())) for step in sorted(run) if step >= 20]
+    for run in every
+  ]
+  apart = max(max(run) - min(run) for run in rates)
+  assert f'lie up to {100 * apart:.0f} points apart' in said
