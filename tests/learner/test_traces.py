@@ -74,7 +74,9 @@ def test_the_tables_have_shares(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  'raw', [b'', b'no gzip', gzip.compress(b'{'), gzip.compress(b'[]')]
+  'raw',
+  [b'', b'no gzip', gzip.compress(b'{'), gzip.compress(b'[]')],
+  ids=['nothing', 'no gzip', 'no JSON', 'no object'],
 )
 def test_what_is_no_trace_is_named(tmp_path, raw):
   path = _write(tmp_path, raw)
