@@ -88,7 +88,7 @@ def _build(config):
   build.make_algorithm(config)
   world = build.make_world(config)
   assert world.max_turns >= 1
-  chat = SimpleNamespace(decode=None, stop_ids=(1,), opening='')
+  chat = SimpleNamespace(decode=None, stop_ids=(1,), opening='', len_vocab=9)
   for temperature in (config.rollout.temperature, config.eval.temperature):
     build.make_agent(
       config, chat, None, temperature=temperature, sees_skills=lambda member: True
