@@ -44,6 +44,13 @@ class Need:
   collectives: Sequence[str]
   seconds: float
 
+  def record(self) -> dict[str, Any]:
+    """Collects the figures for JSON; what is not known is None."""
+    values = dataclasses.asdict(self)
+    values['collectives'] = [line.strip() for line in self.collectives]
+    known = lambda value: not isinstance(value, float) or math.isfinite(value)
+    return {name: value if known(value) else None for name, value in values.items()}
+
 
 def need(lowered: Any) -> Need:
   """Compiles a program and reads what it needs."""
@@ -172,12 +179,13 @@ def main(argv: Sequence[str]) -> int:
   print('fits' if fits else 'does not fit')
   if options.output:
     figures = {
-      'programs': {name: dataclasses.asdict(one) for name, one in needs.items()},
+      'programs': {name: one.record() for name, one in needs.items()},
       'phases': held,
       'usable': found.memory,
       'fits': fits,
     }
-    pathlib.Path(options.output).write_text(json.dumps(figures, indent=1) + '\n')
+    text = json.dumps(figures, indent=1, allow_nan=False)
+    pathlib.Path(options.output).write_text(text + '\n')
   return 0
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks import fits_table
 from benchmarks import growth as growth_lib
 from experiments import courses, tables
 from sdar_jax import train
@@ -108,6 +109,18 @@ def growth() -> str:
   return growth_lib.table(points) + '\n'
 
 
+def fits() -> str:
+  """What compiled programs need of chips that were not there."""
+  lines = [
+    '| model, devices | changed | rollout | scoring | gradient | temporaries of it |'
+  ]
+  lines.append('|---|---|--:|--:|--:|--:|')
+  found = _recorded(fits_table.FIGURES.name)
+  for row in fits_table.ROWS:
+    lines.append(f'| {" | ".join(fits_table.cells(row, found[row.name]))} |')
+  return '\n'.join(lines) + '\n'
+
+
 def measured() -> str:
   """What an H200 did, by programs and models."""
   found = _recorded('h200.json')
@@ -149,6 +162,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
   'methods': table.markdown,
   'metrics': metrics.markdown,
   'bars': bars,
+  'fits': fits,
   'measured': measured,
   'growth': growth,
   'keys': describe.markdown,

@@ -36,6 +36,14 @@ def test_an_update_holds_weights_and_moments_once(chip):
   assert programs['update']['temporaries'] < 0.1
 
 
+def test_the_figures_are_of_every_row_and_all_fit():
+  found = json.loads(fits_table.FIGURES.read_text())
+  assert set(found) == {row.name for row in fits_table.ROWS}
+  for name, figures in found.items():
+    held = [sum(parts.values()) for parts in figures['phases'].values()]
+    assert figures['fits'] and max(held) <= figures['usable'], name
+
+
 def test_a_row_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
   """What was compiled is kept by row; `--again` compiles it anew."""
   held = {
