@@ -112,9 +112,9 @@ def growth() -> str:
 def fits() -> str:
   """What compiled programs need of chips that were not there."""
   lines = [
-    '| model, devices | changed | rollout | scoring | gradient | temporaries of it |'
+    '| model, devices | changed | rollout | scoring | gradient | temporaries of it |',
+    '|---|---|--:|--:|--:|--:|',
   ]
-  lines.append('|---|---|--:|--:|--:|--:|')
   found = _recorded(fits_table.FIGURES.name)
   for row in fits_table.ROWS:
     lines.append(f'| {" | ".join(fits_table.cells(row, found[row.name]))} |')

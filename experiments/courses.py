@@ -8,14 +8,13 @@ of docs/studies.md.
 """
 
 import csv
-import io
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from sdar_jax import files
-from sdar_jax.evaluation import presentation
+from sdar_jax.evaluation import presentation, results
 from sdar_jax.look import course as course_lib
 from sdar_jax.process import flags, terminal
 
@@ -33,14 +32,13 @@ _ENDS = course_lib.COLLAPSE_STEPS  # Which the table averages over: five.
 
 def written(courses: Sequence[course_lib.Course]) -> str:
   """Formats runs as CSV; a number that a step lacks is left empty."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator='\n')
-  writer.writerow(_HEAD)
-  for course in courses:
-    for line in course.metrics:
-      numbers = [line.get(name, '') for name in METRICS.values()]
-      writer.writerow([course.method, course.seed, line['step'], *numbers])
-  return out.getvalue()
+  records = [
+    {'method': course.method, 'seed': course.seed}
+    | {name: line.get(name) for name in ('step', *METRICS.values())}
+    for course in courses
+    for line in course.metrics
+  ]
+  return results.table(records, _HEAD)
 
 
 def read(path: pathlib.Path) -> list[course_lib.Course]:

@@ -32,14 +32,10 @@ class SamplingParams:
   stop_strings: tuple[str, ...] = ()
 
   def __post_init__(self):
-    kinds = {'max_tokens': numbers.Integral, 'top_k': numbers.Integral}
-    for name, kind in {
-      **kinds,
-      'temperature': numbers.Real,
-      'top_p': numbers.Real,
-    }.items():
+    whole, real = (numbers.Integral, 'a whole number'), (numbers.Real, 'a number')
+    names = {'max_tokens': whole, 'top_k': whole, 'temperature': real, 'top_p': real}
+    for name, (kind, what) in names.items():
       if not isinstance(getattr(self, name), kind):
-        what = 'a whole number' if name in kinds else 'a number'
         raise ValueError(f'{name} {getattr(self, name)!r:.40}: must be {what}')
     if self.max_tokens < 1:
       raise ValueError(f'max_tokens {self.max_tokens}: must be at least 1')
