@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
-.PHONY: train test test-slow lint docs tiny study clean help
+.PHONY: train test test-long test-slow lint docs tiny study clean help
 
 train: $(VENV)/.installed  ## Trains SDAR on generated ALFWorld with the small model.
 	$(RUN) -m sdar_jax.main --config=experiments/alfworld.py:model=tiny \
@@ -13,7 +13,10 @@ train: $(VENV)/.installed  ## Trains SDAR on generated ALFWorld with the small m
 test: $(VENV)/.tested  ## Passes the tests.
 	$(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0
 
-test-slow: $(VENV)/.tested  ## The long tests, too.
+test-long: $(VENV)/.tested  ## Those of several devices, processes and compilations.
+	$(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0 -m long
+
+test-slow: $(VENV)/.tested  ## All tests: hours.
 	$(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0 -m 'slow or not slow'
 
 lint: $(VENV)/.tested  ## Style, as CI checks it.

@@ -281,6 +281,8 @@ def run(
     if stopped:
       return _stopped(cells, console)
     compared = _compare(cells, study.baseline, output, console)
+    if tuning and compared:
+      sweep.write(choices, output / 'comparison' / 'sweep.json')
   return 0 if compared and {cell.state for cell in cells} == {'done'} else 1
 
 

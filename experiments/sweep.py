@@ -21,7 +21,8 @@ import rich.table
 
 from experiments import cells as cells_lib
 from experiments.cells import Cell, StudyError
-from sdar_jax.evaluation import comparison, runs
+from sdar_jax import files
+from sdar_jax.evaluation import comparison, presentation, runs
 
 SPLIT = 'eval.split'
 
@@ -158,6 +159,52 @@ def choose(tuning: Sequence[Cell]) -> dict[str, Choice]:
 def _success(cell: Cell) -> float:
   evaluation = runs.read(cell.workdir).evaluations[cell.config.steps]
   return comparison.success_rate(evaluation)[0]
+
+
+def write(choices: Mapping[str, Choice], path: pathlib.Path) -> None:
+  """Writes what was tried and chosen, as study.json has it."""
+  content = {name: choice.record() for name, choice in choices.items()}
+  files.write_atomic(path, (json.dumps(content, indent=1) + '\n').encode())
+
+
+def read(path: pathlib.Path) -> dict[str, Choice]:
+  """Reads what `write` wrote; what is best is chosen anew.
+
+  Raises:
+    files.FileError: one line naming the file and what is wrong with it.
+  """
+  out = {}
+  try:
+    for method, record in files.read_json(path).items():
+      tried = record['tried']
+      successes = tuple(tuple(map(float, one['successes'])) for one in tried)
+      out[method] = Choice(
+        method, tuple(dict(one['values']) for one in tried), successes
+      )
+      if out[method].best != record['chosen']:
+        raise ValueError(f'{method}: what was chosen is not the best')
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise files.FileError(
+      f'{path}: no record of a sweep: {files.one_line(error)}'
+    ) from None
+  return out
+
+
+def table(choices: Mapping[str, Choice]) -> list[str]:
+  """Writes, in Markdown, the mean success of what each method tried."""
+  rows = []
+  for choice in choices.values():
+    said = [', '.join(map(str, values.values())) for values in choice.candidates]
+    means = zip(said, choice.means, strict=True)
+    rows.append(
+      [
+        choice.method,
+        ', '.join(key.removeprefix('algorithm.') for key in choice.best),
+        '; '.join(f'{values}: {100 * mean:.1f}' for values, mean in means),
+        said[choice.candidates.index(choice.best)],
+      ]
+    )
+  return presentation.table(['method', 'number', 'value: success', 'chosen'], rows)
 
 
 def show(choices: Mapping[str, Choice], console: rich.console.Console) -> None:

@@ -3,14 +3,17 @@
   python -m experiments.tables                       # the three worlds
   python -m experiments.tables --study experiments/results/small
   python -m experiments.tables --study --baseline=sdar experiments/results/controls
+  python -m experiments.tables --sweep runs/studies/tuned/comparison
 
 Every cell follows from the results.csv of a folder; `--study` prints the one table of a
-study, without single runs.
+study, without single runs; `--sweep`, from its sweep.json, what its methods tried
+before.
 """
 
 import pathlib
 from collections.abc import Sequence
 
+from experiments import sweep
 from sdar_jax.evaluation import comparison, presentation, results
 from sdar_jax.process import flags, terminal
 
@@ -45,6 +48,11 @@ def study_table(folder: pathlib.Path, baseline: str | None = None) -> list[str]:
   return presentation.table(presentation.headings('success'), got)
 
 
+def sweep_table(folder: pathlib.Path) -> list[str]:
+  """Writes what the methods of one study tried before it."""
+  return sweep.table(sweep.read(folder / 'sweep.json'))
+
+
 def _success(got: comparison.Comparison) -> list[list[str]]:
   return [presentation.cells(row) for row in got.rows if row.metric == 'success']
 
@@ -69,13 +77,17 @@ def main(argv: Sequence[str]) -> int:
   parser = flags.Parser('python -m experiments.tables', __doc__)
   default = [str(RESULTS / name) for name in WORLDS]
   parser.add_argument('folders', nargs='*', metavar='FOLDER', default=default)
-  parser.add_argument('--study', action='store_true', help='of one study each')
+  kinds = parser.add_mutually_exclusive_group()
+  kinds.add_argument('--study', action='store_true', help='of one study each')
+  kinds.add_argument('--sweep', action='store_true', help='of what each study tuned')
   parser.add_argument('--baseline', metavar='METHOD', help='of --study (default: grpo)')
   options = parser.parse_all(argv)
   if options.baseline is not None and not options.study:
     raise flags.UsageError('--baseline: it needs --study')
   folders = [pathlib.Path(name) for name in options.folders]
-  if options.study:
+  if options.sweep:
+    tables = [sweep_table(folder) for folder in folders]
+  elif options.study:
     tables = [study_table(folder, options.baseline) for folder in folders]
   else:
     tables = [runs_table(folders), methods_table(folders)]

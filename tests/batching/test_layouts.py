@@ -132,6 +132,7 @@ def _compare(method):
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-3 * change)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('method', QUICK)
 def test_credit_and_gradient_do_not_know_the_layout(method):
   _compare(method)

@@ -147,6 +147,7 @@ def test_a_world_without_skills_shows_none(world, monkeypatch):
   assert skills.of(run).everything() == ()
 
 
+@pytest.mark.long
 def test_main_plays_it(folder):
   """The command of the page in the page's folder, elsewhere than in a checkout."""
   command = [sys.executable, '-m', 'sdar_jax.main', '--mode=play']

@@ -7,7 +7,8 @@ import pytest
 import study_cases
 from study_cases import fake_training, make_study
 
-from experiments import cells, runner, sweep
+from experiments import cells, runner, sweep, tables
+from sdar_jax import files
 
 SWEPT = {'sdar': {'algorithm': {'distill_coef': (0.1, 0.4, 0.2)}}}
 # Tasks that are solved of 6, by the coefficient and the seed: 0.4 wins on average, 0.1
@@ -65,6 +66,11 @@ def test_the_best_on_the_tuning_split_is_trained_on_other_seeds(tmp_path, capsys
   assert [read(c)['algorithm.distill_coef'] for c in reported] == [0.01, 0.4] * 2
   out = capsys.readouterr().out
   assert '75.0 %' in out and 'chosen' in out and 'at an end' in out
+  comparison = tmp_path / 'out' / 'comparison'
+  assert tables.main(['--sweep', str(comparison)]) == 0
+  *_, row = capsys.readouterr().out.splitlines()
+  tried = '0.1: 58.3; 0.4: 75.0; 0.2: 58.3'
+  assert row == f'| sdar | distill\\_coef | {tried} | 0.4 |'
   code, again = call(tmp_path)  # Nothing is trained anew, nor forgotten.
   assert code == 0 and again == record
 
@@ -77,6 +83,29 @@ def test_equals_go_to_the_value_that_was_named_first():
   assert inner.best == {'a': 2} and not inner.at_an_end
   words = sweep.Choice('m', ({'g': 'a'}, {'g': 'b'}, {'g': 'c'}), ((1,), (0,), (0,)))
   assert not words.at_an_end
+
+
+@pytest.mark.parametrize(
+  ('record', 'said'),
+  [
+    ('{"sdar": {"tried": []}}', 'max'),
+    ('[]', ''),
+    ('{"sdar": {"chosen": {"a": 1}}}', "'tried'"),
+    (
+      '{"sdar": {"chosen": {"a": 1}, "tried": ['
+      '{"values": {"a": 1}, "successes": [0.1]},'
+      ' {"values": {"a": 2}, "successes": [0.2]}]}}',
+      'sdar: what was chosen is not the best',
+    ),
+  ],
+)
+def test_a_record_that_is_none_is_one_line(tmp_path, record, said):
+  path = tmp_path / 'sweep.json'
+  path.write_text(record)
+  with pytest.raises(files.FileError, match='no record of a sweep') as error:
+    sweep.read(path)
+  assert str(path) in str(error.value) and said in str(error.value)
+  assert '\n' not in str(error.value)
 
 
 def test_a_method_whose_sweep_is_not_done_waits_and_others_go_on(tmp_path):

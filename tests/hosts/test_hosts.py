@@ -10,6 +10,7 @@ from processes import close, lines
 
 from sdar_jax.learner import checkpoint
 
+pytestmark = pytest.mark.long
 STEPS = 2
 
 

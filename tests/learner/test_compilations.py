@@ -66,7 +66,11 @@ def _fresh(method, random):
 
 # The latter for pairs of widths.
 @pytest.mark.parametrize(
-  'method', ['sdar', pytest.param('sdpg', marks=pytest.mark.slow)]
+  'method',
+  [
+    pytest.param('sdar', marks=pytest.mark.long),
+    pytest.param('sdpg', marks=pytest.mark.slow),
+  ],
 )
 def test_what_is_compiled_ahead_is_not_compiled_again(compiled, method):
   random = np.random.default_rng(0)

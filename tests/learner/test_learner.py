@@ -223,6 +223,7 @@ def test_update_is_adamw_on_the_gradient():
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_updates_that_are_not_finite_are_skipped_and_counted():
   learner = micro.learner(optimized=True)
   state = learner.init_state(_params())

@@ -95,6 +95,7 @@ def test_adapters_leave_the_model_as_the_only_copy():
   assert parts['trained'] < 0.05 * parts['initial'] * 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('rows', [2, 8])
 def test_temporaries_are_those_of_the_compiled_gradient(rows):
   config = alfworld.get_config('model=qwen2.5-0.5b')
@@ -219,6 +220,7 @@ def test_moments_on_the_host_leave_room_for_activations():
   assert least == 1.5 * plans[0]['update']['moments']
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
 def test_what_a_layer_keeps_is_near_what_is_compiled(remat):
   """The difference that eight layers more make to a gradient's temporaries."""

@@ -4,6 +4,7 @@ import eight
 import pytest
 
 
+@pytest.mark.long
 def test_a_mesh_of_all_axes_equals_one_device():
   assert 'worst relative error' in eight.run('mesh_worker.py', 'one')
 

@@ -213,9 +213,9 @@ def compare(outputs, want, dtype):
 @pytest.mark.parametrize(
   ('dtype', 'jit'),
   [
-    ('float64', False),
+    pytest.param('float64', False, marks=pytest.mark.long),
     ('float64', True),
-    ('float32', True),
+    pytest.param('float32', True, marks=pytest.mark.long),
     pytest.param('float32', False, marks=pytest.mark.slow),
   ],
 )

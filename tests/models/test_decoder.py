@@ -304,6 +304,7 @@ def test_attention_by_blocks_changes_neither_states_nor_gradients(remat, monkeyp
     assert error <= 1e-5 * np.abs(np.asarray(other)).max()
 
 
+@pytest.mark.long
 def test_remat_stores_less():
   config = dataclasses.replace(SMALL['qwen3'], num_layers=8)
   params = shapes_of(config)

@@ -116,5 +116,6 @@ def test_other_sizes_must_divide(name, sizes, words):
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.long
 def test_eight_devices_hold_and_compute_what_one_does():
   assert eight.run('models/eight_devices.py').count('equal') == 9

@@ -28,6 +28,7 @@ def _events(directory):
   ]
 
 
+@pytest.mark.long
 def test_a_traced_step_names_its_phases_and_changes_no_number(model, tmp_path):
   lines = {}
   traced, ahead = {'log_profile_steps': (2,)}, {'train_compile_ahead': True}

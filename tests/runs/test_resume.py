@@ -205,6 +205,7 @@ def test_the_same_command_again_has_nothing_to_do(model, unbroken):
   assert _result(unbroken) == before
 
 
+@pytest.mark.long
 def test_sigterm_saves_and_exits_zero(model, unbroken, tmp_path):
   workdir = tmp_path / 'run'
   process = _start(model, workdir)
@@ -278,6 +279,7 @@ def test_three_bad_updates_in_a_row_stop_the_run_with_the_last_good_state(
   assert '3 updates in a row were not finite at step 3' in error
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_run_with_74_and_the_same_command_goes_on(
   model, unbroken, tmp_path
 ):

@@ -400,6 +400,7 @@ def test_wrong_sizes_are_one_line(changes, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.long
 def test_meshes_sample_what_one_device_does():
   assert 'worst difference' in eight.run('sampler_mesh_worker.py', 'some')
 
