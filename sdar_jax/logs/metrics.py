@@ -167,6 +167,11 @@ METRICS = _table(
 TIMINGS = _table(
   (
     ('perf/step_seconds', 's', 'one whole step'),
+    (
+      'perf/cpu_seconds',
+      's',
+      'of that, on processors, added up: all threads, without worker processes',
+    ),
     ('perf/rollout_seconds', 's', 'playing the episodes'),
     ('perf/batch_seconds', 's', 'rows, teacher prompts, arrays'),
     ('perf/score_seconds', 's', 'old, initial and teacher log-probs'),

@@ -36,9 +36,10 @@ class Clock:
     compiled: Callable[[], float] = lambda: 0.0,
   ):
     self._seconds: dict[str, float] = {}
+    self._busy = 0.0  # Processor time in those phases, s.
     self._compiled, self._compiled_before = compiled, 0.0
     self._show, self._span = show, span
-    self._phase, self._start = '', 0.0
+    self._phase, self._start, self._busy_start = '', 0.0, 0.0
 
   def __call__(self, phase: str) -> 'Clock':
     self._phase = phase
@@ -48,10 +49,11 @@ class Clock:
     self._show(self._phase)
     self._inside = self._span(self._phase)
     self._inside.__enter__()
-    self._start = time.perf_counter()
+    self._start, self._busy_start = time.perf_counter(), time.process_time()
 
   def __exit__(self, *exc_info: object) -> None:
     spent = time.perf_counter() - self._start
+    self._busy += time.process_time() - self._busy_start
     self._inside.__exit__(*exc_info)
     self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + spent
 
@@ -75,11 +77,13 @@ class Clock:
     sampled = sum(len(turn.response_ids) for turn in turns)
     trained = sum(len(r.turn.prompt_ids) + len(r.turn.response_ids) for r in rows)
     seconds, self._seconds = self._seconds, {}
+    busy, self._busy = self._busy, 0.0
     compiled, self._compiled_before = self._compiled_before, self._compiled()
     learning = seconds['score'] + seconds['update']
     return {
       **{f'perf/{phase}_seconds': spent for phase, spent in seconds.items()},
       'perf/step_seconds': sum(seconds.values()),
+      'perf/cpu_seconds': busy,
       'perf/compile_seconds': self._compiled_before - compiled,
       'perf/decode_tokens_per_second': sampled / seconds['rollout'],
       'perf/train_tokens_per_second': trained / learning,

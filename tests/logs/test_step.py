@@ -199,3 +199,17 @@ def test_a_step_says_for_how_long_it_compiled():
   assert [line['perf/compile_seconds'] for line in lines] == [3.0, 1.5, 0.0]
   said = [console.summary(line) for line in lines]
   assert said[1].endswith('  compiled 1.5 s') and 'compiled' not in said[2]
+
+
+def test_a_step_says_what_its_phases_cost_processors(monkeypatch):
+  used = [0.0]
+  monkeypatch.setattr(step_lib.time, 'process_time', lambda: used[0])
+  clock, groups = step_lib.Clock(), _groups()
+  rows, costs = rows_lib.rows(groups, invalid_penalty=0.1), []
+  for cost in (2.0, 0.5):
+    for phase in ('rollout', 'score', 'update'):
+      used[0] += 8.0  # Between phases: of no step.
+      with clock(phase):
+        used[0] += cost
+    costs.append(clock.timings(groups, rows, env_faults=0, failed_saves=0))
+  assert [line['perf/cpu_seconds'] for line in costs] == [6.0, 1.5]
