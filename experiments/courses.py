@@ -1,14 +1,17 @@
-"""Keeps how runs went in one file, and prints whether they collapsed.
+"""Keeps how runs went in one file: whether they collapsed, or what they cost.
 
   python -m experiments.courses --output=FILE.csv RUN...   # of directories of runs
   python -m experiments.courses FILE.csv                   # its table, in Markdown
+  python -m experiments.courses --costs ...                # likewise, what they cost
 
-The file has a line for each run and step, with what tells a collapse. The rule is that
-of docs/studies.md.
+The file has a line for each run and step, with what tells a collapse (the rule is that
+of docs/studies.md), or with tokens and processor time.
 """
 
 import csv
+import math
 import pathlib
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,23 +29,36 @@ METRICS = {
   'repeated actions': 'rollout/repeated_action_rate',
   'repeated text': 'rollout/repeated_text_rate',
 }
-_HEAD = ('method', 'seed', 'step', *METRICS.values())
+COLLAPSE = tuple(METRICS.values())
+COSTS = (
+  'rollout/rows',
+  'rollout/sampled_tokens',
+  'rollout/prompt_tokens_mean',
+  'perf/cpu_seconds',
+  'perf/compile_seconds',
+)
+_RUN = ('method', 'seed', 'step')
 _ENDS = course_lib.COLLAPSE_STEPS  # Which the table averages over: five.
 
 
-def written(courses: Sequence[course_lib.Course]) -> str:
+def written(
+  courses: Sequence[course_lib.Course], names: Sequence[str] = COLLAPSE
+) -> str:
   """Formats runs as CSV; a number that a step lacks is left empty."""
-  records = [
-    {'method': course.method, 'seed': course.seed}
-    | {name: line.get(name) for name in ('step', *METRICS.values())}
-    for course in courses
-    for line in course.metrics
-  ]
-  return results.table(records, _HEAD)
+  records = []
+  for course in courses:
+    times = {line['step']: line for line in course.timing}
+    for line in course.metrics:
+      known = {**times.get(line['step'], {}), **line}
+      run = {'method': course.method, 'seed': course.seed, 'step': line['step']}
+      records.append(run | {name: known.get(name) for name in names})
+  return results.table(records, (*_RUN, *names))
 
 
-def read(path: pathlib.Path) -> list[course_lib.Course]:
-  """Reads what `written` wrote.
+def read(
+  path: pathlib.Path, names: Sequence[str] = COLLAPSE
+) -> list[course_lib.Course]:
+  """Reads what `written` wrote of the same names.
 
   Raises:
     files.FileError: one line naming the file and what is wrong with it.
@@ -50,8 +66,8 @@ def read(path: pathlib.Path) -> list[course_lib.Course]:
   lines: dict[tuple[str, int], list[dict[str, float]]] = {}
   files.check_file(path, 'FILE.csv')
   reader = csv.DictReader(path.read_text(errors='replace').splitlines())
-  if tuple(reader.fieldnames or ()) != _HEAD:
-    raise files.FileError(f'{path}: its columns must be {", ".join(_HEAD)}')
+  if tuple(reader.fieldnames or ()) != (*_RUN, *names):
+    raise files.FileError(f'{path}: its columns must be {", ".join((*_RUN, *names))}')
   for line in reader:
     try:
       if None in (*line, *line.values()):
@@ -64,8 +80,8 @@ def read(path: pathlib.Path) -> list[course_lib.Course]:
       raise files.FileError(f'{where}: not a step of a run') from None
     lines.setdefault(run, []).append({**numbers, 'step': step})
   return [
-    course_lib.Course(f'{method}-{seed}', method, seed, tuple(steps), (), ())
-    for (method, seed), steps in lines.items()
+    course_lib.Course(f'{method}-{seed}', method, seed, tuple(s), tuple(s), ())
+    for (method, seed), s in lines.items()
   ]
 
 
@@ -86,6 +102,34 @@ def table(courses: Sequence[course_lib.Course]) -> list[str]:
         row.append(_range([_means(run, name)[where] for run in runs], title))
       rows.append(row)
   return presentation.table(heads, rows)
+
+
+def costs(courses: Sequence[course_lib.Course]) -> list[str]:
+  """Writes what a step of each method took, in the mean over steps and runs.
+
+  Processor time is the median over steps that compiled nothing, and its ratio to that
+  of the first method.
+  """
+  rows, first = [], math.nan
+  for method, runs in course_lib.by_method(courses).items():
+    turns, sampled, prompt = (
+      np.concatenate([run.curve(name)[1] for run in runs]) for name in COSTS[:3]
+    )
+    busy = [seconds for run in runs for seconds in _busy(run)]
+    spent = statistics.median(busy) if busy else math.nan
+    first = first if rows else spent
+    tokens = turns * prompt + sampled  # Every step has all three.
+    counts = [f'{values.mean():,.0f}' for values in (turns, sampled, tokens)]
+    rows.append([method, *counts, f'{spent:.1f} ({spent / first:.2f})'])
+  heads = ['method', 'turns', 'sampled tokens', 'tokens read in a pass']
+  return presentation.table([*heads, 'processor seconds (ratio)'], rows)
+
+
+def _busy(course: course_lib.Course) -> list[float]:
+  """Lists the processor seconds of steps that compiled nothing."""
+  compiled = dict(zip(*course.curve('perf/compile_seconds')))
+  steps = zip(*course.curve('perf/cpu_seconds'))
+  return [seconds for step, seconds in steps if compiled.get(step) == 0]
 
 
 def _means(course: course_lib.Course, name: str) -> np.ndarray:
@@ -117,15 +161,17 @@ def main(argv: Sequence[str]) -> int:
   parser = flags.Parser('python -m experiments.courses', __doc__)
   parser.add_argument('paths', nargs='+', metavar='RUN', help='or one FILE.csv')
   parser.add_argument('--output', metavar='FILE.csv', help='to write the steps to')
+  parser.add_argument('--costs', action='store_true', help='tokens and time instead')
   options = parser.parse_all(argv)
+  names, shown = (COSTS, costs) if options.costs else (COLLAPSE, table)
   paths = [files.local_path(name, 'RUN') for name in options.paths]
   if options.output is not None:
     courses = [course_lib.read(path) for path in paths]
     output = files.local_path(options.output, '--output')
-    files.write_atomic(output, written(courses).encode())
+    files.write_atomic(output, written(courses, names).encode())
   else:
-    courses = [course for path in paths for course in read(path)]
-  print('\n'.join(table(courses)))
+    courses = [course for path in paths for course in read(path, names)]
+  print('\n'.join(shown(courses)))
   return 0
 
 

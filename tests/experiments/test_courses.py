@@ -49,6 +49,32 @@ def test_a_number_that_no_step_has_is_a_dash():
   assert cells['entropy, last five steps'].endswith('| –')
 
 
+def test_costs_are_of_steps_that_compiled_nothing(tmp_path, capsys):
+  def costing(method, seed, busy):
+    metrics = [
+      {'step': s, 'rollout/rows': 10.0 * s, 'rollout/sampled_tokens': 50.0}
+      | {'rollout/prompt_tokens_mean': 7.0}
+      for s in (1, 2, 3)
+    ]
+    timing = [
+      {'step': s, 'perf/cpu_seconds': cost, 'perf/compile_seconds': 5.0 * (s == 1)}
+      for s, cost in enumerate(busy, 1)
+    ]
+    return Course(f'{method}-{seed}', method, seed, tuple(metrics), tuple(timing), ())
+
+  runs = [costing('grpo', 0, [90, 2, 4]), costing('sdar', 0, [90, 5, 7])]
+  runs.append(costing('sdar', 1, [90, 6, 60]))
+  want = [
+    '| grpo | 20 | 50 | 190 | 3.0 (1.00) |',
+    '| sdar | 20 | 50 | 190 | 6.5 (2.17) |',
+  ]
+  assert courses.costs(runs)[2:] == want
+  path = tmp_path / 'costs.csv'
+  path.write_text(courses.written(runs, courses.COSTS))
+  assert courses.main(['--costs', str(path)]) == 0
+  assert capsys.readouterr().out.splitlines()[2:] == want
+
+
 @pytest.mark.parametrize(
   'text, said',
   [
