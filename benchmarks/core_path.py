@@ -20,9 +20,9 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
   'train batching/rows batching/sequences batching/packing batching/transfer',
   'trajectory rollout/episodes rollout/request',
-  'methods/interface methods/estimators methods/teachers methods/gates methods/credit',
-  'advantages/baselines losses/masked losses/policy losses/distill losses/inputs',
-  'losses/terms losses/objective learner/learner learner/scoring learner/optimizer',
+  'methods/interface methods/sdar methods/gates methods/credit',
+  'advantages/grpo losses/masked losses/policy losses/distill losses/objective',
+  'learner/learner learner/scoring learner/optimizer',
   'learner/state sampler/sampler sampler/admission sampler/prefixes sampler/decoding',
   'sampler/draw models/decoder',
   'models/layers models/attention',

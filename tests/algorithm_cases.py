@@ -9,8 +9,7 @@ import jax
 import numpy as np
 
 from sdar_jax.losses import masked, objective
-from sdar_jax.losses.inputs import LossInputs
-from sdar_jax.losses.objective import policy_objective
+from sdar_jax.losses.objective import LossInputs, policy_objective
 from sdar_jax.methods.credit import assign_credit
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import StepData

@@ -6,8 +6,8 @@ minibatches, with gaps from `old_logprobs`.
 
 import numpy as np
 
-from sdar_jax.advantages.baselines import EPS, uniform_credit
 from sdar_jax.advantages.checks import check_shapes
+from sdar_jax.advantages.grpo import EPS, uniform_credit
 from sdar_jax.advantages.segments import (
   centre,
   in_turn,

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from sdar_jax.advantages.baselines import uniform_credit
 from sdar_jax.advantages.checks import check_shapes
+from sdar_jax.advantages.grpo import uniform_credit
 from sdar_jax.advantages.segments import segment_sum, segments_of
 
 

@@ -6,8 +6,8 @@ discounted over.
 
 import numpy as np
 
-from sdar_jax.advantages.baselines import group_relative, uniform_credit
 from sdar_jax.advantages.checks import check_shapes, checked_scores
+from sdar_jax.advantages.grpo import group_relative, uniform_credit
 from sdar_jax.advantages.segments import in_turn, recurrence, segments_of
 
 WHITEN_EPS = 1e-8  # Added to a batch's variance.

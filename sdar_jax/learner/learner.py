@@ -21,8 +21,7 @@ from sdar_jax.batching import transfer
 from sdar_jax.learner import distributions, optimizer, scoring
 from sdar_jax.learner.state import TrainState, placement
 from sdar_jax.losses import masked, policy
-from sdar_jax.losses.inputs import LossInputs
-from sdar_jax.losses.objective import policy_objective
+from sdar_jax.losses.objective import LossInputs, policy_objective
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import decoder, lora, sharding

@@ -1,4 +1,4 @@
-"""Policy losses: clipped surrogate, GSPO, KL to the reference, entropy.
+"""Policy losses: clipped surrogate, KL to the reference, entropy.
 
 Per token, [B, T] in and [B, T] out, exactly 0 where masked; `masked.aggregate` makes a
 scalar of it. Gradients reach `logprobs` and `entropy` only.
@@ -14,7 +14,6 @@ from sdar_jax.methods.hyperparameters import KEYS
 
 # Beyond this the exponent is cut and carries no gradient: exp(20) = 4.9e8.
 LOG_RATIO_LIMIT = 20.0
-GSPO_LOG_RATIO_LIMIT = 10.0
 K3_LIMIT = 10.0
 KL_KINDS = KEYS['kl_kind'].allowed
 
@@ -32,8 +31,8 @@ def log_ratio(logprobs: Array, old_logprobs: Array, mask: Array) -> jax.Array:
   return jnp.clip(difference, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
-def _pessimistic(ratio, advantages, clip_low, clip_high) -> tuple[jax.Array, jax.Array]:
-  """[B, T] losses; [B, T] bool, where the clip decides them."""
+def pessimistic(ratio, advantages, clip_low, clip_high) -> tuple[jax.Array, jax.Array]:
+  """Takes the worse of plain and clipped losses, and where it is clipped."""
   plain = -advantages * ratio
   clipped = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
   return jnp.where(clipped > plain, clipped, plain), clipped > plain
@@ -66,48 +65,9 @@ def clipped_surrogate(
   chex.assert_rank([logprobs, advantages], 2)
   (advantages,) = masked.fill(mask, jax.lax.stop_gradient(advantages))
   ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask))
-  losses, _ = _pessimistic(ratio, advantages, clip_low, clip_high)
+  losses, _ = pessimistic(ratio, advantages, clip_low, clip_high)
   bound = -advantages * dual_clip
   return jnp.where((advantages < 0) & (bound < losses), bound, losses)
-
-
-def gspo(
-  logprobs: Array,
-  old_logprobs: Array,
-  advantages: Array,
-  mask: Array,
-  *,
-  clip_low: float,
-  clip_high: float,
-) -> jax.Array:
-  """Clips the surrogate by the ratio of the whole response (GSPO).
-
-    s = exp min(10, sg[mean of log(π/π_old) over the response] + log π - sg[log π])
-    ℓ = max(-A·s, -A·clip(s, 1 - ε_l, 1 + ε_h))
-
-  The paper aggregates with 'seq-mean-token-mean' and has no dual clip.
-
-  Args:
-    clip_low: ε_l (3e-4 in the paper).
-    clip_high: ε_h (4e-4 in the paper).
-
-  Source: Zheng et al. 2025 (arXiv 2507.18071) eq. 13 (GSPO-token);
-    verl/trainer/ppo/core_algos.py of ZJU-REAL/SDAR@8b85c23.
-  """
-  chex.assert_rank([logprobs, advantages], 2)
-  (advantages,) = masked.fill(mask, jax.lax.stop_gradient(advantages))
-  mean = jax.lax.stop_gradient(_sequence_log_ratio(logprobs, old_logprobs, mask))
-  (logprobs,) = masked.fill(mask, logprobs)
-  log_s = mean + (logprobs - jax.lax.stop_gradient(logprobs))
-  ratio = jnp.exp(jnp.minimum(log_s, GSPO_LOG_RATIO_LIMIT))
-  return _pessimistic(ratio, advantages, clip_low, clip_high)[0]
-
-
-def _sequence_log_ratio(logprobs, old_logprobs, mask) -> jax.Array:
-  """[B, 1] nats, mean log ratio of each response's tokens."""
-  ratios = log_ratio(logprobs, old_logprobs, mask)
-  counts = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
-  return jnp.sum(ratios, axis=1, keepdims=True) / counts
 
 
 def kl_penalty(
@@ -191,7 +151,7 @@ def surrogate_metrics(
   (advantages,) = masked.fill(mask, advantages)
   current, old = masked.fill(mask, logprobs, old_logprobs)
   ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask))
-  losses, clipped = _pessimistic(ratio, advantages, clip_low, clip_high)
+  losses, clipped = pessimistic(ratio, advantages, clip_low, clip_high)
   values = {
     'ratio': ratio,
     'log_ratio_clamped': jnp.abs(current - old) > LOG_RATIO_LIMIT,
@@ -199,45 +159,10 @@ def surrogate_metrics(
     'clip_low': clipped & (advantages < 0),
     'clip_dual': (advantages < 0) & (losses > -advantages * dual_clip),
   }
-  return _totals(values, current, old, mask)
+  return totals(values, current, old, mask)
 
 
-def gspo_metrics(
-  logprobs: Array,
-  old_logprobs: Array,
-  advantages: Array,
-  mask: Array,
-  *,
-  clip_low: float,
-  clip_high: float,
-) -> masked.Metrics:
-  """Measures the policy's move and the clips of `gspo`.
-
-  A response's ratio is that of each of its tokens, and where it is clipped all of their
-  gradients stop. Args are those of `gspo`.
-
-  Returns:
-    (sum, tokens) each of the metrics of `surrogate_metrics`: ratio and
-    log_ratio_clamped (share beyond 10 nats) are of responses, log_ratio_abs and
-    approx_kl of tokens; clip_dual is 0.
-  """
-  logprobs = jax.lax.stop_gradient(logprobs)
-  (advantages,) = masked.fill(mask, advantages)
-  current, old = masked.fill(mask, logprobs, old_logprobs)
-  mean = _sequence_log_ratio(logprobs, old_logprobs, mask)
-  mean = jnp.broadcast_to(mean, current.shape)
-  ratio = jnp.exp(jnp.minimum(mean, GSPO_LOG_RATIO_LIMIT))
-  _, clipped = _pessimistic(ratio, advantages, clip_low, clip_high)
-  values = {
-    'ratio': ratio,
-    'log_ratio_clamped': mean > GSPO_LOG_RATIO_LIMIT,
-    'clip_high': clipped & (advantages > 0),
-    'clip_low': clipped & (advantages < 0),
-    'clip_dual': jnp.zeros_like(mask),
-  }
-  return _totals(values, current, old, mask)
-
-
-def _totals(values, current, old, mask) -> masked.Metrics:
+def totals(values, current, old, mask) -> masked.Metrics:
+  """Sums a surrogate's metrics, and those of the log ratio, over tokens."""
   values |= {'log_ratio_abs': jnp.abs(current - old), 'approx_kl': old - current}
   return {name: masked.total(value, mask) for name, value in values.items()}

@@ -1,81 +1,41 @@
-"""Terms of the objective by name: losses per token, and their metrics.
+"""Terms of the objective of other methods than GRPO and SDAR, by name.
 
-Rows of `methods.table` name these functions with the numbers that each reads.
+Losses per token, and their metrics. Rows of `methods.table` name these functions with
+the numbers that each reads.
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.losses import distill, influence, masked, policy, two_views, views
-from sdar_jax.losses.inputs import LossInputs
+from sdar_jax.losses import (
+  distill,
+  influence,
+  masked,
+  sequence,
+  two_views,
+  variants,
+  views,
+)
+from sdar_jax.losses.objective import LossInputs, surrogate
 from sdar_jax.methods.hyperparameters import Hyperparameters
 
 _RESPONSE_CLIPS = ('clip_low', 'clip_high')
-_TOKEN_CLIPS = (*_RESPONSE_CLIPS, 'dual_clip')
-
-
-def clipped_surrogate(
-  inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
-) -> jax.Array:
-  """Computes PPO's clipped surrogate, [B, T]."""
-  return _surrogate(policy.clipped_surrogate, inputs, advantages, hyper, _TOKEN_CLIPS)
-
-
-def clipped_metrics(
-  inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
-) -> masked.Metrics:
-  """Measures ratios and clips of tokens."""
-  return _surrogate(policy.surrogate_metrics, inputs, advantages, hyper, _TOKEN_CLIPS)
-
-
-def _surrogate(
-  function: Callable,
-  inputs: LossInputs,
-  advantages: jax.Array,
-  hyper: Hyperparameters,
-  clips: tuple[str, ...],
-):
-  """Calls a surrogate, or its metrics, with the clips that it takes."""
-  return function(
-    inputs.logprobs,
-    inputs.old_logprobs,
-    advantages,
-    inputs.response_mask,
-    **{name: getattr(hyper, name) for name in clips},
-  )
 
 
 def sequence_surrogate(
   inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> jax.Array:
   """Computes GSPO's surrogate of whole responses, [B, T]."""
-  return _surrogate(policy.gspo, inputs, advantages, hyper, _RESPONSE_CLIPS)
+  return surrogate(sequence.gspo, inputs, advantages, hyper, _RESPONSE_CLIPS)
 
 
 def sequence_metrics(
   inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> masked.Metrics:
   """Measures ratios and clips of whole responses."""
-  return _surrogate(policy.gspo_metrics, inputs, advantages, hyper, _RESPONSE_CLIPS)
-
-
-def gated(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
-  """Computes SDAR's gated term, [B, T] nats."""
-  mask, weights = inputs.taught_mask, inputs.gate
-  if hyper.gate_centred:
-    weights = distill.centred(weights, mask, inputs.gate_mean)
-  if hyper.ratio_limit:
-    weights = distill.ratio_weights(
-      weights,
-      inputs.logprobs,
-      inputs.old_logprobs,
-      mask,
-      ratio_limit=hyper.ratio_limit,
-    )
-  return distill.weighted(inputs.logprobs, inputs.teacher_logprobs, weights, mask)
+  return surrogate(sequence.gspo_metrics, inputs, advantages, hyper, _RESPONSE_CLIPS)
 
 
 def gated_advantages(
@@ -84,9 +44,9 @@ def gated_advantages(
   """Adds the gate, times `coef`, to the advantages, [B, T]."""
   mask, gate = inputs.taught_mask, inputs.gate
   if hyper.gate_centred:
-    gate = distill.centred(gate, mask, inputs.gate_mean)
+    gate = variants.centred(gate, mask, inputs.gate_mean)
   gate = jnp.where(mask, gate, 0.0) * inputs.teaching[:, None]
-  return distill.gate_advantages(
+  return variants.gate_advantages(
     advantages, gate, inputs.response_mask, distill_coef=coef
   )
 
@@ -98,7 +58,7 @@ def divergence(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
 
 def sampled_gap(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
   """Computes OPSD's term on sampled tokens, [B, T] nats."""
-  return distill.opsd(
+  return variants.opsd(
     inputs.logprobs,
     inputs.teacher_logprobs,
     inputs.taught_mask,
@@ -133,7 +93,7 @@ def adaptive_views(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
 
 def k3(inputs: LossInputs, hyper: Hyperparameters) -> jax.Array:
   """Computes Skill-SD's weighted k3 to the teacher, [B, T] nats."""
-  return distill.skill_sd(
+  return variants.skill_sd(
     inputs.logprobs, inputs.old_logprobs, inputs.teacher_logprobs, inputs.taught_mask
   )
 

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.losses import distill, masked
+from sdar_jax.losses import masked, variants
 from sdar_jax.losses.masked import Array
 
 EPS = 1e-8
@@ -51,7 +51,7 @@ def adaptive_views(
   *,
   gap_clip: float,
 ) -> jax.Array:
-  """Credits tokens with the gap to `adaptive_target`, as `distill.opsd`.
+  """Credits tokens with the gap to `adaptive_target`, as `variants.opsd`.
 
   Returns:
     [B, T] nats squared, of which only the gradient means anything; 0 where masked.
@@ -59,4 +59,4 @@ def adaptive_views(
   Source: as `adaptive_target`; the clip is ours.
   """
   target = adaptive_target(logprobs, teacher_logprobs, contrast_logprobs, mask)
-  return distill.opsd(logprobs, target, mask, gap_clip=gap_clip)
+  return variants.opsd(logprobs, target, mask, gap_clip=gap_clip)

@@ -5,7 +5,7 @@ It runs on the host over a whole step, after scoring and before the first update
 
 import numpy as np
 
-from sdar_jax.advantages.baselines import uniform_credit
+from sdar_jax.advantages.grpo import uniform_credit
 from sdar_jax.methods import gates
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm, Distillation, StepData

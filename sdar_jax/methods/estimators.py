@@ -1,4 +1,4 @@
-"""Advantage estimators: each an entry of a method's row. No JAX.
+"""Advantage estimators of other methods than GRPO. No JAX.
 
 They take a step's rows and numbers, (data, hyper), and return [B] or [B, R] advantages;
 the formulas are in `advantages/`.
@@ -15,23 +15,14 @@ def _ids(data: StepData) -> tuple[np.ndarray, ...]:
   return data.group_ids, data.trajectory_ids
 
 
-@reads('statistics_over', 'divide_by_std')
-def group_relative(data: StepData, hyper: Hyperparameters) -> np.ndarray:
-  """Takes deviations from a group's mean, as in GRPO."""
-  return baselines.group_relative(
-    data.scores,
-    *_ids(data),
-    data.row_mask,
-    statistics_over=hyper.statistics_over,
-    divide_by_std=hyper.divide_by_std,
-  )
-
-
 @reads('statistics_over')
 def leave_one_out(data: StepData, hyper: Hyperparameters) -> np.ndarray:
   """Takes deviations from the mean of a group's others, as in RLOO."""
   return baselines.rloo(
-    data.scores, *_ids(data), data.row_mask, statistics_over=hyper.statistics_over
+    data.scores,
+    *_ids(data),
+    data.row_mask,
+    statistics_over=hyper.statistics_over,
   )
 
 

@@ -2,7 +2,14 @@
 
 from sdar_jax.methods import crediting, estimators, teachers
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.methods.making import GATED, NO_REWARD, numbers, policy, taught
+from sdar_jax.methods.sdar import (
+  GATE_NUMBERS,
+  GATED,
+  NO_REWARD,
+  numbers,
+  policy,
+  taught,
+)
 
 ROWS: dict[str, Algorithm] = {
   'opsa': policy(
@@ -16,20 +23,20 @@ ROWS: dict[str, Algorithm] = {
   'sdar-none': taught(
     "SDAR whose teacher sees the student's own prompt",
     'ours, a control',
-    teachers.GATED,
-    {**GATED, **numbers(context='none')},
+    GATED,
+    {**GATE_NUMBERS, **numbers(context='none')},
   ),
   'sdar-other-task': taught(
     "SDAR whose teacher sees another task's skills",
     'ours, a control',
-    teachers.GATED,
-    {**GATED, **numbers(context='other_task')},
+    GATED,
+    {**GATE_NUMBERS, **numbers(context='other_task')},
   ),
   'sdar-shuffled': taught(
     'SDAR whose teacher sees the skills with their words permuted',
     'ours, a control',
-    teachers.GATED,
-    {**GATED, **numbers(context='shuffled')},
+    GATED,
+    {**GATE_NUMBERS, **numbers(context='shuffled')},
   ),
   'low-prob': taught(
     'GRPO and a constant advantage of the least likely tokens, without a teacher',
@@ -66,7 +73,7 @@ ROWS: dict[str, Algorithm] = {
     "SDAR's gates moved, within a turn, to tokens that serve the reward",
     'arXiv 2608.14945, an account of it with its equations',
     teachers.INFLUENTIAL,
-    GATED,
+    GATE_NUMBERS,
   ),
   'taspo': taught(
     "an episode's advantage redistributed over its actions, mean kept",

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any
 
-from sdar_jax.advantages.baselines import STATISTICS_OVER
+from sdar_jax.advantages.grpo import STATISTICS_OVER
 from sdar_jax.keys import Key
 from sdar_jax.methods import gates
 from sdar_jax.prompts.controls import CONTROLS

@@ -159,8 +159,9 @@ class DeviceFunction:
 
 
 def on_device(name: str, *keys: str) -> DeviceFunction:
-  """Names a function of `losses.terms` and the keys that it reads."""
-  return DeviceFunction(f'losses.terms:{name}', frozenset(keys))
+  """Names a 'module:function' of `losses` (or of `terms`), and its keys."""
+  module, _, function = name.rpartition(':')
+  return DeviceFunction(f'losses.{module or "terms"}:{function}', frozenset(keys))
 
 
 @dataclasses.dataclass(frozen=True)

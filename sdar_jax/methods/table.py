@@ -12,7 +12,16 @@ import dataclasses
 
 from sdar_jax.methods import crediting, estimators, follow_ups, teachers
 from sdar_jax.methods.interface import Algorithm, on_device
-from sdar_jax.methods.making import GATED, GRPO, NO_REWARD, numbers, policy, taught
+from sdar_jax.methods.sdar import (
+  GATE_NUMBERS,
+  GATED,
+  GRPO,
+  NO_REWARD,
+  SDAR,
+  numbers,
+  policy,
+  taught,
+)
 
 _ACTOR_CRITIC = {
   'advantages': estimators.actor_critic,
@@ -81,35 +90,30 @@ ALGORITHMS: dict[str, Algorithm] = {
     numbers(gamma=1.0, gae_lambda=1.0, kl_in='reward', kl_kind='k1'),
     **_ACTOR_CRITIC,
   ),
-  'sdar': taught(
-    'GRPO and gated self-distillation, as a loss',
-    'arXiv 2605.15155',
-    teachers.GATED,
-    GATED,
-  ),
+  'sdar': SDAR,
   'sdar-advantage': taught(
     'the same gate inside the advantages',
     'ours, after arXiv 2605.15155',
-    teachers.GATED,
-    {**GATED, **numbers(distill_form='advantage')},
+    GATED,
+    {**GATE_NUMBERS, **numbers(distill_form='advantage')},
   ),
   'sdar-centred': taught(
     'SDAR with a clipped gap, gates less their mean, importance ratio',
     'ours, after arXiv 2605.15155',
-    teachers.GATED,
-    {**GATED, **numbers(gate_centred=True, gap_clip=1.0, ratio_limit=2.0)},
+    GATED,
+    {**GATE_NUMBERS, **numbers(gate_centred=True, gap_clip=1.0, ratio_limit=2.0)},
   ),
   'sdar-sibling': taught(
     "SDAR whose teacher sees a sibling's solution: for worlds without skills",
     'ours, after arXiv 2605.15155',
     teachers.SIBLING_GATED,
-    GATED,
+    GATE_NUMBERS,
   ),
   'sdar-feedback': taught(
     'SDAR whose teacher sees how the episode ended: for worlds without skills',
     'ours, after arXiv 2605.15155',
     teachers.FEEDBACK_GATED,
-    GATED,
+    GATE_NUMBERS,
   ),
   'opsd': taught(
     'exact, clipped divergence to the initial policy that sees skills; no reward',
@@ -133,8 +137,8 @@ ALGORITHMS: dict[str, Algorithm] = {
   'opsd-released': taught(
     "SDAR's term alone, which the released code calls OPSD",
     'ZJU-REAL/SDAR@8b85c23',
-    teachers.GATED,
     GATED,
+    GATE_NUMBERS,
     policy_settings=NO_REWARD,
   ),
   'grpo+opsd-released': taught(

@@ -1,4 +1,4 @@
-"""The teachers that act by a loss or inside of it. No JAX.
+"""The other teachers that act by a loss or inside of it. No JAX.
 
 Each constant is a `Distillation` of pure functions; its numbers are its rows'. Those
 that act by credit are in `crediting`.
@@ -9,14 +9,9 @@ import dataclasses
 import numpy as np
 
 from sdar_jax.advantages import two_views
-from sdar_jax.methods import gates
+from sdar_jax.methods import gates, sdar
 from sdar_jax.methods.hyperparameters import Hyperparameters, reads
 from sdar_jax.methods.interface import Distillation, StepData, on_device
-
-
-@reads('gate')
-def _selected_gate(hyper: Hyperparameters) -> gates.Gate:
-  return gates.find(hyper.gate)
 
 
 @reads()
@@ -77,16 +72,10 @@ def _two_view_gate(hyper: Hyperparameters) -> gates.Gate:
   return _unclipped_gap_gate
 
 
-GATED = Distillation(
-  'skills',
-  gate=_selected_gate,
-  losses=on_device('gated', 'gate_centred', 'ratio_limit'),
-  advantages=on_device('gated_advantages', 'gate_centred'),
-)
-SIBLING_GATED = dataclasses.replace(GATED, context='sibling')
-FEEDBACK_GATED = dataclasses.replace(GATED, context='feedback')
+SIBLING_GATED = dataclasses.replace(sdar.GATED, context='sibling')
+FEEDBACK_GATED = dataclasses.replace(sdar.GATED, context='feedback')
 # Every gate is 1/2 at gate_beta=0: no effect, which is the point of a control.
-UNGATED = dataclasses.replace(GATED, control=True)
+UNGATED = dataclasses.replace(sdar.GATED, control=True)
 _DIVERGENCE = on_device('divergence', 'divergence', 'topk', 'token_clip', 'jsd_weight')
 DIVERGENCE = Distillation('skills', losses=_DIVERGENCE, whole_distribution=True)
 SIBLING = Distillation('sibling', losses=_DIVERGENCE, whole_distribution=True)
@@ -102,7 +91,7 @@ VIEWS = Distillation(
   'skills', contrast='sibling', losses=on_device('adaptive_views', 'gap_clip')
 )
 INFLUENTIAL = Distillation(
-  'skills', gate=_selected_gate, losses=on_device('influential')
+  'skills', gate=sdar.selected_gate, losses=on_device('influential')
 )
 REFLECTED = Distillation('feedback', losses=_DIVERGENCE, whole_distribution=True)
 LOST = dataclasses.replace(SAMPLED, weights=_lost_groups)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.advantages import baselines
+from sdar_jax.advantages import baselines, grpo
 
 EPS = 1e-6
 ROWS = 12
@@ -54,7 +54,7 @@ def loop_group_relative(groups, trajectories, scores, mask, over, divide):
   return out
 
 
-@pytest.mark.parametrize('over', baselines.STATISTICS_OVER)
+@pytest.mark.parametrize('over', grpo.STATISTICS_OVER)
 @pytest.mark.parametrize('divide', [False, True])
 def test_group_relative_equals_a_loop(over, divide):
   settings_ = {'statistics_over': over, 'divide_by_std': divide}
@@ -65,7 +65,7 @@ def test_group_relative_equals_a_loop(over, divide):
     groups, trajectories, scores, _, mask = columns(table)
     want = loop_group_relative(groups, trajectories, scores, mask, over, divide)
     arrays = (scores, groups, trajectories, mask)
-    got = baselines.group_relative(*arrays, **settings_)
+    got = grpo.group_relative(*arrays, **settings_)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
   check()
@@ -134,7 +134,7 @@ def loop_pass_at_k(groups, trajectories, scores, mask, over, divide):
   return out
 
 
-@pytest.mark.parametrize('over', baselines.STATISTICS_OVER)
+@pytest.mark.parametrize('over', grpo.STATISTICS_OVER)
 @pytest.mark.parametrize('divide', [False, True])
 def test_pass_at_k_pays_the_best_its_lead(over, divide):
   settings_ = {'statistics_over': over, 'divide_by_std': divide}
@@ -176,10 +176,8 @@ def test_pass_at_k_does_not_know_the_scale_of_rewards():
 def test_equal_scores_give_exactly_zero(score, size, dtype):
   scores = np.full(size, score, dtype)
   ids, mask = np.zeros(size, int), np.ones(size, bool)
-  for over in baselines.STATISTICS_OVER:
-    got = baselines.group_relative(
-      scores, ids, np.arange(size), mask, statistics_over=over
-    )
+  for over in grpo.STATISTICS_OVER:
+    got = grpo.group_relative(scores, ids, np.arange(size), mask, statistics_over=over)
     np.testing.assert_array_equal(got, 0)
   np.testing.assert_array_equal(baselines.rloo(scores, ids, ids + 1, mask)[1:], 0)
   step = baselines.gigpo(scores, scores, ids, np.arange(size), ids, mask)
@@ -191,13 +189,11 @@ def test_equal_scores_give_exactly_zero(score, size, dtype):
 def test_a_singleton_group_keeps_its_score():
   one, ids = np.array([10.0]), np.array([3])
   mask = np.array([True])
-  np.testing.assert_allclose(
-    baselines.group_relative(one, ids, ids, mask), 10 / (1 + EPS)
-  )
-  assert baselines.group_relative(one, ids, ids, mask, divide_by_std=False) == 10
+  np.testing.assert_allclose(grpo.group_relative(one, ids, ids, mask), 10 / (1 + EPS))
+  assert grpo.group_relative(one, ids, ids, mask, divide_by_std=False) == 10
   assert baselines.rloo(one, ids, ids, mask) == 10
   # Two rows of one trajectory are one item of statistics over trajectories.
-  got = baselines.group_relative(
+  got = grpo.group_relative(
     np.array([10.0, 9.9]),
     np.array([3, 3]),
     np.array([5, 5]),
@@ -211,15 +207,15 @@ def test_a_singleton_group_keeps_its_score():
 def test_penalties_of_flat_trajectories_are_muted_unless_asked():
   arrays = (np.array([0.0, -0.1, 0.0]), np.zeros(3, int), np.array([0, 0, 1]))
   mask = np.ones(3, bool)
-  got = baselines.group_relative(*arrays, mask, statistics_over='trajectories')
+  got = grpo.group_relative(*arrays, mask, statistics_over='trajectories')
   np.testing.assert_array_equal(got, 0)
-  got = baselines.group_relative(
+  got = grpo.group_relative(
     *arrays, mask, statistics_over='trajectories', mute_zero_std=False
   )
   np.testing.assert_allclose(got, [0, -0.1 / EPS, 0])
 
 
-@pytest.mark.parametrize('over', baselines.STATISTICS_OVER)
+@pytest.mark.parametrize('over', grpo.STATISTICS_OVER)
 def test_rows_may_come_in_any_order(over):
   rng = np.random.default_rng(1)
   trajectories = rng.integers(0, 9, 40)
@@ -227,11 +223,9 @@ def test_rows_may_come_in_any_order(over):
   # Equal scores within a trajectory, so that any of its rows may be the first.
   scores = rng.standard_normal(9)[trajectories]
   mask = np.ones(40, bool)
-  want = baselines.group_relative(
-    scores, groups, trajectories, mask, statistics_over=over
-  )
+  want = grpo.group_relative(scores, groups, trajectories, mask, statistics_over=over)
   order = rng.permutation(40)
-  got = baselines.group_relative(
+  got = grpo.group_relative(
     scores[order], groups[order], trajectories[order], mask, statistics_over=over
   )
   np.testing.assert_allclose(got, want[order], rtol=1e-12)
@@ -241,21 +235,21 @@ def test_padding_rows_change_nothing_whatever_they_hold():
   rng = np.random.default_rng(2)
   scores, groups = rng.standard_normal(10), rng.integers(0, 3, 10)
   trajectories, mask = np.arange(10), np.ones(10, bool)
-  want = baselines.group_relative(scores, groups, trajectories, mask)
+  want = grpo.group_relative(scores, groups, trajectories, mask)
   padded = (
     np.insert(scores, [0, 5, 10], [np.nan, np.inf, 1e30]),
     np.insert(groups, [0, 5, 10], groups[:3]),
     np.insert(trajectories, [0, 5, 10], trajectories[:3]),
     np.insert(mask, [0, 5, 10], False),
   )
-  got = baselines.group_relative(*padded)
+  got = grpo.group_relative(*padded)
   np.testing.assert_allclose(got[padded[3]], want, rtol=1e-12)
   np.testing.assert_array_equal(got[~padded[3]], 0)
 
 
 def test_uniform_credit_covers_the_response_only():
   mask = np.array([[0, 1, 1], [0, 0, 0]], bool)
-  got = baselines.uniform_credit(np.array([2.0, np.nan]), mask)
+  got = grpo.uniform_credit(np.array([2.0, np.nan]), mask)
   np.testing.assert_array_equal(got, [[0, 2, 2], [0, 0, 0]])
 
 
@@ -265,7 +259,7 @@ def test_memory_grows_with_rows_not_with_their_square():
   ids = np.sort(rng.integers(0, 500, rows))
   arrays = (rng.standard_normal(rows), ids, rng.integers(0, 4000, rows))
   tracemalloc.start()
-  baselines.group_relative(*arrays, np.ones(rows, bool), statistics_over='trajectories')
+  grpo.group_relative(*arrays, np.ones(rows, bool), statistics_over='trajectories')
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert peak < 1000 * rows  # A [B, B] array of bytes would be 20,000 a row.
@@ -274,12 +268,12 @@ def test_memory_grows_with_rows_not_with_their_square():
 def test_wrong_inputs_are_named():
   ids, mask = np.zeros(3, int), np.ones(3, bool)
   with pytest.raises(ValueError, match='score of row 1 is nan'):
-    baselines.group_relative(np.array([0.0, np.nan, 1.0]), ids, ids, mask)
+    grpo.group_relative(np.array([0.0, np.nan, 1.0]), ids, ids, mask)
   with pytest.raises(ValueError, match="statistics_over='batch'"):
-    baselines.group_relative(np.zeros(3), ids, ids, mask, statistics_over='batch')
+    grpo.group_relative(np.zeros(3), ids, ids, mask, statistics_over='batch')
   with pytest.raises(ValueError, match='scores are int64, their mask bool'):
-    baselines.group_relative(np.zeros(3, int), ids, ids, mask)
+    grpo.group_relative(np.zeros(3, int), ids, ids, mask)
   with pytest.raises(ValueError, match='scores are float64, their mask int64'):
-    baselines.group_relative(np.zeros(3), ids, ids, ids)
+    grpo.group_relative(np.zeros(3), ids, ids, ids)
   with pytest.raises(ValueError, match=r'group_ids has shape \(2,\): must be \(3,\)'):
-    baselines.group_relative(np.zeros(3), ids[:2], ids, mask)
+    grpo.group_relative(np.zeros(3), ids[:2], ids, mask)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sdar_jax.advantages import baselines, credit
+from sdar_jax.advantages import credit, grpo
 
 EPS = 1e-6
 
@@ -97,7 +97,7 @@ def test_agent_opsd_knows_no_order_of_rows():
 
 def test_agent_opsd_leaves_single_turns_and_silent_teachers_alone():
   rows = make_rows(3)
-  plain = baselines.uniform_credit(rows['advantages'], rows['mask'])
+  plain = grpo.uniform_credit(rows['advantages'], rows['mask'])
   alone = rows | {'trajectory_ids': np.arange(35)}
   silent = rows | {'gap': 0 * rows['gap']}
   for got in (agent_opsd(alone), agent_opsd(silent), agent_opsd(rows, mix=0.0)):
@@ -155,7 +155,7 @@ def test_grsd_equals_a_loop():
   arrays = (rows['advantages'], rows['gap'], rows['group_ids'], prior, rows['mask'])
   got = credit.grsd_credit(*arrays, **settings)
   np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
-  plain = baselines.uniform_credit(rows['advantages'], rows['mask'])
+  plain = grpo.uniform_credit(rows['advantages'], rows['mask'])
   np.testing.assert_array_equal(got[~prior], plain[~prior])
   order = np.random.default_rng(7).permutation(35)
   got = credit.grsd_credit(*(array[order] for array in arrays), **settings)
@@ -174,7 +174,7 @@ def test_grsd_never_turns_an_advantage_and_stays_finite():
   silent = credit.grsd_credit(
     arrays[0], 0 * arrays[1], *arrays[2:], mix=0.5, signal_clip=3.0
   )
-  plain = baselines.uniform_credit(arrays[0], rows['mask'])
+  plain = grpo.uniform_credit(arrays[0], rows['mask'])
   np.testing.assert_array_equal(silent, plain)
 
 
@@ -196,7 +196,7 @@ def test_opid_equals_a_loop(clip):
 
 def test_opid_without_skills_changes_nothing():
   rows = make_rows(11)
-  plain = baselines.uniform_credit(rows['advantages'], rows['mask'])
+  plain = grpo.uniform_credit(rows['advantages'], rows['mask'])
   nobody = np.zeros(35, bool)
   got = credit.opid_credit(plain, rows['gap'], rows['mask'], nobody, weight=1.0)
   np.testing.assert_array_equal(got, plain)

@@ -14,8 +14,7 @@ from sdar_jax import numerics
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.logs import metrics
 from sdar_jax.logs import step as step_lib
-from sdar_jax.losses.inputs import LossInputs
-from sdar_jax.losses.objective import policy_objective
+from sdar_jax.losses.objective import LossInputs, policy_objective
 from sdar_jax.methods import interface, table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.models import sharding

@@ -6,7 +6,7 @@ from batches import make_batch
 from scipy import special
 from tokens import sdar_term
 
-from sdar_jax.losses import distill, masked, policy
+from sdar_jax.losses import distill, masked, policy, variants
 from sdar_jax.methods import gates
 
 CLIPS = {'clip_low': 0.2, 'clip_high': 0.2, 'dual_clip': 3.0}
@@ -92,7 +92,7 @@ def test_both_forms_have_one_gradient_on_policy(zero_advantages):
     return surrogate(logprobs, credit) + coef * sdar_term(mask, teacher)(logprobs)
 
   def advantage_form(logprobs):
-    shaped = distill.gate_advantages(credit, gate, mask, distill_coef=coef)
+    shaped = variants.gate_advantages(credit, gate, mask, distill_coef=coef)
     return surrogate(logprobs, shaped)
 
   got, want = jax.grad(advantage_form)(old), jax.grad(loss_form)(old)
@@ -104,7 +104,7 @@ def test_both_forms_have_one_gradient_on_policy(zero_advantages):
 
 def test_the_clip_applies_to_the_advantage_form_only():
   mask, one = jnp.ones((1, 1), bool), jnp.ones((1, 1))
-  shaped = distill.gate_advantages(0 * one, 0.5 * one, mask, distill_coef=0.01)
+  shaped = variants.gate_advantages(0 * one, 0.5 * one, mask, distill_coef=0.01)
   surrogate = lambda x: policy.clipped_surrogate(x, 0 * x, shaped, mask, **CLIPS).sum()
   far = jnp.log(1.5 * one)
   np.testing.assert_array_equal(jax.grad(surrogate)(far), 0)
@@ -124,7 +124,7 @@ def test_skill_sd_value_and_numeric_gradient():
     return np.exp(x - old) * (np.exp(log_ratio) - 1 - log_ratio) * mask
 
   with jax.enable_x64(True):
-    losses, pull = jax.vjp(lambda x: distill.skill_sd(x, old, teacher, mask), x)
+    losses, pull = jax.vjp(lambda x: variants.skill_sd(x, old, teacher, mask), x)
     (grad,) = pull(jnp.ones_like(losses))
   np.testing.assert_allclose(losses, oracle(x), rtol=1e-10, atol=1e-14)
   numeric = (oracle(x + 1e-5) - oracle(x - 1e-5)) / 2e-5
@@ -181,7 +181,7 @@ def test_opsd_equals_a_loop_and_pushes_both_ways():
     want[i, t], grad[i, t] = -credit * x[i, t], -credit
   x, teacher = (np.where(mask, array, np.inf) for array in (x, teacher))
   with jax.enable_x64(True):
-    function = lambda x: distill.opsd(x, teacher, mask, gap_clip=0.6)
+    function = lambda x: variants.opsd(x, teacher, mask, gap_clip=0.6)
     for call in (function, jax.jit(function)):
       losses, pull = jax.vjp(call, x)
       np.testing.assert_allclose(losses, want, rtol=1e-12)
@@ -206,7 +206,7 @@ def test_unclipped_opsd_has_the_gradient_of_the_reverse_kl():
       logp = jax.nn.log_softmax(logits)
       return jnp.sum(jnp.exp(logp) * (logp - teacher))
 
-    opsd = lambda logp: distill.opsd(logp, teacher, mask, gap_clip=np.inf)
+    opsd = lambda logp: variants.opsd(logp, teacher, mask, gap_clip=np.inf)
     gated = lambda logp: distill.weighted(
       logp, teacher, gate_of(distill.gap(logp, teacher, mask)), mask
     )
@@ -229,7 +229,7 @@ def test_the_released_grpo_opsd_has_no_teacher_signal():
   # With any beta, or with OPSD itself, it does.
   grads = [loss_and_grad(logprobs, teacher, mask, 0.1)[1] for teacher in teachers[:2]]
   assert np.abs(grads[0] - grads[1]).max() > 1e-4
-  real = lambda x, teacher: distill.opsd(x, teacher, mask, gap_clip=5.0).sum()
+  real = lambda x, teacher: variants.opsd(x, teacher, mask, gap_clip=5.0).sum()
   grads = [jax.grad(real)(logprobs, teacher) for teacher in teachers[:2]]
   assert np.abs(grads[0] - grads[1]).max() > 0.1
 
@@ -245,8 +245,8 @@ def test_the_released_opsd_pushes_every_token_up():
 def test_wild_gaps_are_finite(gap):
   mask, logprobs = np.ones((1, 1), bool), np.full((1, 1), -1e4 - 1, np.float32)
   for function in (
-    lambda x: distill.opsd(x, x + gap, mask, gap_clip=np.inf),
-    lambda x: distill.opsd(x, x + gap, mask, gap_clip=0.05),
+    lambda x: variants.opsd(x, x + gap, mask, gap_clip=np.inf),
+    lambda x: variants.opsd(x, x + gap, mask, gap_clip=0.05),
     lambda x: distill.weighted(x, x + gap, 0 * x + 2, mask),
   ):
     losses, pull = jax.vjp(function, logprobs)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from sdar_jax.losses import distill, divergence
+from sdar_jax.losses import divergence, variants
 
 VOCAB, VALID, K = 9, 7, 3
 EXACT = {'rtol': 1e-10, 'atol': 1e-13}
@@ -196,7 +196,7 @@ def test_the_exact_reverse_kl_is_what_opsd_samples():
     def sampled(logits):
       logp = flat(jax.nn.log_softmax(logits))
       measure = jax.lax.stop_gradient(jnp.exp(logp))
-      return jnp.sum(measure * distill.opsd(logp, flat(logt), mask, gap_clip=np.inf))
+      return jnp.sum(measure * variants.opsd(logp, flat(logt), mask, gap_clip=np.inf))
 
     exact = lambda x: divergence.full(
       x, logt, kind='reverse_kl', valid_vocab=VALID

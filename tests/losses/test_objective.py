@@ -10,10 +10,10 @@ from batches import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.advantages import baselines
+from sdar_jax.advantages import grpo
 from sdar_jax.losses import masked, policy
 from sdar_jax.losses import objective as objectives
-from sdar_jax.losses.inputs import LossInputs
+from sdar_jax.losses.objective import LossInputs
 from sdar_jax.methods import gates
 from sdar_jax.methods.hyperparameters import KEYS, Hyperparameters
 from sdar_jax.methods.table import ALGORITHMS
@@ -334,10 +334,10 @@ def test_dr_grpo_is_two_settings():
   old, new = (batch[name].astype(float) for name in ('old_logprobs', 'logprobs'))
 
   def objective(new):
-    row = baselines.group_relative(
+    row = grpo.group_relative(
       scores, groups, np.arange(8), np.ones(8, bool), divide_by_std=False
     )
-    credit = baselines.uniform_credit(row, mask)
+    credit = grpo.uniform_credit(row, mask)
     losses = policy.clipped_surrogate(
       new, old, credit, mask, clip_low=0.2, clip_high=0.2, dual_clip=1e9
     )

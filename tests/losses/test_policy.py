@@ -5,7 +5,7 @@ import pytest
 from batches import make_batch
 from scipy import special
 
-from sdar_jax.losses import masked, policy
+from sdar_jax.losses import masked, policy, sequence
 
 CLIPS = {'clip_low': 0.2, 'clip_high': 0.3, 'dual_clip': 3.0}
 
@@ -91,7 +91,7 @@ def test_gspo_is_the_gradient_of_the_sequence_ratio():
   normaliser = masked.normaliser_of(mask, mode)
 
   def tokens(logprobs):
-    losses = policy.gspo(logprobs, old, credit, mask, **clips)
+    losses = sequence.gspo(logprobs, old, credit, mask, **clips)
     return masked.aggregate(losses, mask, normaliser, mode)
 
   def sequences(logprobs):

@@ -7,7 +7,7 @@ import pytest
 from algorithm_cases import assert_close, gradient, step_data, taught_tokens
 from batches import make_batch
 
-from sdar_jax.losses import distill, views
+from sdar_jax.losses import variants, views
 
 
 def loop_target(student, one, two):
@@ -47,7 +47,7 @@ def test_views_that_agree_are_one_teacher():
   mask, names = batch['response_mask'], ('logprobs', 'teacher_logprobs')
   own, theirs = (batch[name] for name in names)
   got = views.adaptive_views(own, theirs, theirs, mask, gap_clip=math.inf)
-  want = distill.opsd(own, theirs, mask, gap_clip=math.inf)
+  want = variants.opsd(own, theirs, mask, gap_clip=math.inf)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 

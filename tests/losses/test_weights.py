@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from batches import make_batch
 
-from sdar_jax.losses import distill, masked
+from sdar_jax.losses import distill, masked, variants
 from sdar_jax.methods import gates
 
 WILD = np.array([[0.0, 1e4, -1e4, 3.0, -3.0, 0.1]])
@@ -19,8 +19,8 @@ def gate_of(gap):
 
 def test_no_gradient_goes_through_weights_of_gates():
   for function in (
-    lambda x: distill.centred(x, ALL, x.mean()),
-    lambda x: distill.ratio_weights(x, x, 0 * x, ALL, ratio_limit=2.0),
+    lambda x: variants.centred(x, ALL, x.mean()),
+    lambda x: variants.ratio_weights(x, x, 0 * x, ALL, ratio_limit=2.0),
   ):
     grad = jax.grad(lambda x, function=function: function(x).sum())(jnp.asarray(WILD))
     np.testing.assert_array_equal(grad, 0)
@@ -38,7 +38,7 @@ def test_centred_gates_of_microbatches_are_those_of_the_minibatch():
   )
   np.testing.assert_allclose(mean, gate[mask].mean(), rtol=1e-6)
   centred = np.concatenate(
-    [distill.centred(gate[part], mask[part], mean) for part in parts]
+    [variants.centred(gate[part], mask[part], mean) for part in parts]
   )
   np.testing.assert_allclose(centred[mask], gate[mask] - gate[mask].mean(), atol=1e-6)
   np.testing.assert_array_equal(centred[~mask], 0)
@@ -50,7 +50,7 @@ def test_centred_gates_of_microbatches_are_those_of_the_minibatch():
 def test_equal_gates_are_centred_to_nothing():
   gate = jnp.full((2, 3), 0.7)
   mean = masked.aggregate(gate, np.ones((2, 3), bool), 6, 'token-mean')
-  got = distill.centred(gate, np.ones((2, 3), bool), mean)
+  got = variants.centred(gate, np.ones((2, 3), bool), mean)
   np.testing.assert_allclose(got, 0, atol=1e-7)
 
 
@@ -63,7 +63,7 @@ def test_ratio_weights_equal_a_loop():
   for i, t in zip(*np.nonzero(mask)):
     want[i, t] = weights[i, t] * min(np.exp(new[i, t] - old[i, t]), 1.5)
   poison = [np.where(mask, array, np.nan) for array in (weights, new, old)]
-  function = lambda *arrays: distill.ratio_weights(*arrays, mask, ratio_limit=1.5)
+  function = lambda *arrays: variants.ratio_weights(*arrays, mask, ratio_limit=1.5)
   with jax.enable_x64(True):
     for call in (function, jax.jit(function)):
       np.testing.assert_allclose(call(*poison), want, rtol=1e-12)
@@ -74,9 +74,9 @@ def test_ratio_one_changes_no_bit_and_wild_ratios_are_finite():
   batch = make_batch(3)
   mask, old = batch['response_mask'], batch['old_logprobs']
   weights = np.where(mask, batch['entropy'], 0)
-  got = distill.ratio_weights(weights, old, old, mask, ratio_limit=2.0)
+  got = variants.ratio_weights(weights, old, old, mask, ratio_limit=2.0)
   np.testing.assert_array_equal(got, weights)
-  got = distill.ratio_weights(np.ones((1, 6)), WILD, 0 * WILD, ALL, ratio_limit=2.0)
+  got = variants.ratio_weights(np.ones((1, 6)), WILD, 0 * WILD, ALL, ratio_limit=2.0)
   np.testing.assert_allclose(got[0, :3], [1, 2, 0], rtol=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_the_ratio_makes_the_gradient_the_current_policys(limit):
       gap = distill.gap(logp, teacher, mask)
       gate = gate_of(gap)
       if not on_policy:
-        gate = distill.ratio_weights(gate, logp, old, mask, ratio_limit=limit)
+        gate = variants.ratio_weights(gate, logp, old, mask, ratio_limit=limit)
       measure = jax.lax.stop_gradient(jnp.exp(logp if on_policy else old))
       return jnp.sum(measure * distill.weighted(logp, teacher, gate, mask))
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from sdar_jax.losses import masked, objective
-from sdar_jax.losses.inputs import LossInputs
+from sdar_jax.losses.objective import LossInputs
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.table import find
 

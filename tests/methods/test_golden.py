@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tokens
 
-from sdar_jax.advantages import baselines, credit, returns
+from sdar_jax.advantages import baselines, credit, grpo, returns
 from sdar_jax.losses import masked, policy
 
 GOLDEN = Path(__file__).resolve().parents[1] / 'golden' / 'losses.npz'
@@ -87,7 +87,7 @@ def advantage_outputs(case, hyper):
   out = {}
   for cross, over in ((1, 'rows'), (0, 'trajectories')):
     for std in (1, 0):
-      out[f'grpo_adv__std{std}_cross{cross}'] = baselines.group_relative(
+      out[f'grpo_adv__std{std}_cross{cross}'] = grpo.group_relative(
         scores,
         *ids,
         rows,
@@ -108,7 +108,7 @@ def advantage_outputs(case, hyper):
       step_weight=float(hyper['hp/w']),
       divide_by_std=std,
     )
-  out = {name: baselines.uniform_credit(row, mask) for name, row in out.items()}
+  out = {name: grpo.uniform_credit(row, mask) for name, row in out.items()}
   out['reinforcepp_adv'] = returns.reinforce_plus_plus(
     scores, mask, rows, gamma=float(hyper['hp/gamma'])
   )
