@@ -35,14 +35,12 @@ def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) ->
 
 def play(host: Any, sampler: Any, step: int) -> list[Any]:
   """Plays a step's tasks; the turns."""
-  from sdar_jax.rollout import episodes
+  from sdar_jax.rollout import episodes, order
 
   config = host.config
   c, count = config.rollout, config.rollout.tasks_per_step
   host.teacher.retriever.begin_step(step)
-  tasks = episodes.tasks_at(
-    host.tasks, seed=config.seed, cursor=step * count, count=count
-  )
+  tasks = order.tasks_at(host.tasks, seed=config.seed, cursor=step * count, count=count)
   groups = episodes.collect(
     host.pool,
     tasks,

@@ -29,7 +29,7 @@ from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import adapter_files, decoder, export, hf, lora, sharding
 from sdar_jax.process.team import ALONE, Alone
 from sdar_jax.prompts import chat, skills
-from sdar_jax.rollout import episodes
+from sdar_jax.rollout import episodes, order
 from sdar_jax.sampler.sampler import Sampler
 from sdar_jax.storage import identity
 
@@ -185,7 +185,7 @@ def host_parts(config: ConfigDict) -> HostParts:
   packing = lengths.make_packing(config, algorithm, hyper)
   if algorithm.shows_skills(hyper):
     count = min(config.steps * config.rollout.tasks_per_step, len(tasks), _LOOKED_AT)
-    first = episodes.tasks_at(tasks, seed=config.seed, cursor=0, count=count)
+    first = order.tasks_at(tasks, seed=config.seed, cursor=0, count=count)
     common.teacher.check(first)
   return HostParts(
     **vars(common),

@@ -30,7 +30,7 @@ from sdar_jax.process.signals import StopSignal
 from sdar_jax.process.team import ALONE, Alone, PeerError
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts import teacher as teacher_lib
-from sdar_jax.rollout import collecting, episodes, refills
+from sdar_jax.rollout import collecting, episodes, order, refills
 from sdar_jax.rollout.patience import EmptyStepError, Patience, fault_of_all, not_empty
 from sdar_jax.storage import identity
 from sdar_jax.storage.workdir import Workdir
@@ -166,9 +166,7 @@ class Run:
 
     def play() -> list[Any]:
       nonlocal cursor
-      tasks = episodes.tasks_at(
-        p.tasks, seed=seed, cursor=cursor, count=c.tasks_per_step
-      )
+      tasks = order.tasks_at(p.tasks, seed=seed, cursor=cursor, count=c.tasks_per_step)
       cursor += c.tasks_per_step
       return self._collect(
         p.pool,

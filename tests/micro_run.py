@@ -21,7 +21,7 @@ from sdar_jax import build, train
 from sdar_jax import config as config_lib
 from sdar_jax.learner import learner, recovery
 from sdar_jax.models import decoder, hf
-from sdar_jax.rollout import episodes
+from sdar_jax.rollout import order
 
 SHIPPED = pathlib.Path(__file__).parents[1] / 'experiments/tiny/alfworld'
 UPDATES = 4  # Of a pass: eight turns, two to a minibatch.
@@ -174,7 +174,7 @@ def _quarantine(patch, cursor):
 
   def collect(run):
     if run.step == 0:
-      (task,) = episodes.tasks_at(
+      (task,) = order.tasks_at(
         run.parts.tasks, seed=run.parts.config.seed, cursor=cursor, count=1
       )
       run.parts.pool.quarantine = [task.task_id]

@@ -8,7 +8,7 @@ import numpy as np
 from sdar_jax import parts as parts_lib
 from sdar_jax.envs import base
 from sdar_jax.prompts import fitting
-from sdar_jax.rollout import episodes
+from sdar_jax.rollout import episodes, order
 from sdar_jax.rollout.recorded import RecordedTurn
 from sdar_jax.rollout.request import Request
 
@@ -98,7 +98,7 @@ class Session:
   def sample(self) -> np.ndarray:
     """Lets the policy answer: the ids of its response."""
     agent, number = self.player.plan.agent, len(self.turns)
-    key = episodes.task_key(self.task.task_id)
+    key = order.task_key(self.task.task_id)
     request = Request(
       request_id=(0, 0),
       prompt_ids=self.fitted().ids,

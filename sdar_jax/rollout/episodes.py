@@ -8,8 +8,6 @@ request's randomness is a function of its identity.
 
 import collections
 import dataclasses
-import functools
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -19,6 +17,7 @@ from sdar_jax.envs import base
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.prompts import fitting
 from sdar_jax.prompts.skills import SkillView
+from sdar_jax.rollout import order
 from sdar_jax.rollout.request import Completion, Request, SamplingParams
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
 
@@ -89,31 +88,6 @@ class _Episode:
       outcome=self.outcome,
       score=self.score,
     )
-
-
-def task_key(task_id: str, occurrence: int = 0) -> int:
-  """Hashes a task id and its occurrence in the step to 63 bits."""
-  salt = occurrence.to_bytes(16, 'big')  # All zero, which is none, the first time.
-  raw = hashlib.blake2b(task_id.encode(), digest_size=8, salt=salt).digest()
-  return int.from_bytes(raw, 'big') >> 1
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-  return np.random.default_rng([seed, epoch]).permutation(size)
-
-
-def tasks_at(tasks: base.TaskSet, *, seed: int, cursor: int, count: int) -> list:
-  """Tasks `cursor` to `cursor + count` of the training order.
-
-  The order is a function of the seed alone, equal across methods: each pass over the
-  split is a permutation of its own.
-  """
-  out = []
-  for position in range(cursor, cursor + count):
-    epoch, index = divmod(position, len(tasks))
-    out.append(tasks[int(_epoch_order(seed, epoch, len(tasks))[index])])
-  return out
 
 
 def collect(
@@ -280,7 +254,7 @@ def _prompt(world: base.World, agent: Agent, episode: _Episode) -> bool:
 
 
 def _request(agent: Agent, episode: _Episode, identity: tuple[int, ...]) -> Request:
-  task = task_key(episode.task.task_id, episode.occurrence)
+  task = order.task_key(episode.task.task_id, episode.occurrence)
   key = (task, episode.member, len(episode.turns))
   return Request(
     request_id=(episode.group_id, episode.member),

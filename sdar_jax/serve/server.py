@@ -14,7 +14,8 @@ import uvicorn
 from sdar_jax.envs.base import EnvironmentFault
 from sdar_jax.prompts.chat import Chat
 from sdar_jax.rollout.collecting import Asked, CollectedError
-from sdar_jax.rollout.episodes import Interrupted, task_key
+from sdar_jax.rollout.episodes import Interrupted
+from sdar_jax.rollout.order import task_key
 from sdar_jax.rollout.request import SamplingParams
 from sdar_jax.sampler.sampler import Sampler
 from sdar_jax.serve.app import App

@@ -17,7 +17,7 @@ from sdar_jax.hosts import dealing, team
 from sdar_jax.logs import trajectories
 from sdar_jax.process import team as teams
 from sdar_jax.process.flags import UsageError
-from sdar_jax.rollout import episodes
+from sdar_jax.rollout import episodes, order
 
 
 class Threads(team.Team):
@@ -149,7 +149,7 @@ def test_dealt_groups_are_those_of_one_process(tasks, count, broken, seed):
     text = '12'[hash(identity) % 2]
     return 'boom' if identity[2] in broken_keys and identity[-1] == 1 else text
 
-  broken_keys = {episodes.task_key(f'task {i}') for i in broken}
+  broken_keys = {order.task_key(f'task {i}') for i in broken}
 
   def play(collect, index):
     played = collections.Counter()

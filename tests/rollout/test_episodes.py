@@ -15,7 +15,7 @@ from sdar_jax.batching import packing, sequences, transfer
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs import base
 from sdar_jax.prompts.skills import NOTHING
-from sdar_jax.rollout import episodes
+from sdar_jax.rollout import episodes, order
 from sdar_jax.rollout.request import Completion
 from sdar_jax.trajectory import Group, Outcome
 
@@ -73,7 +73,7 @@ def test_identity_is_seed_step_task_member_turn():
   assert len(set(keys)) == len(keys)
   for request in sampler.requests:
     group_id, member = request.request_id
-    task = episodes.task_key(fakes.tasks()[group_id].task_id)
+    task = order.task_key(fakes.tasks()[group_id].task_id)
     assert request.identity[:4] == (7, 5, task, member)
 
 
@@ -223,15 +223,15 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
   rows = rows_lib.rows(groups, invalid_penalty=0.0)
   student = sequences.make(rows, [row.turn.prompt_ids for row in rows], 'turns')
   how = packing.Packing('sorted', 4, 2, (1024,), (1024,), response_tokens=9)
-  order = np.arange(len(rows))[::-1]
-  batch, trained = packing.minibatches(rows, student, order, how), {}
+  backwards = np.arange(len(rows))[::-1]
+  batch, trained = packing.minibatches(rows, student, backwards, how), {}
   logprobs = rows_lib.sampler_logprobs(rows)
   for sheet in itertools.chain(*batch):
     place, given = 0, transfer.scatter(sheet, {'logprobs': logprobs})['logprobs']
     for i, index in enumerate(sheet['row_index']):
       if index >= 0:
         row, size = rows[index], int(sheet['response_mask'][i].sum())
-        key = (episodes.task_key(row.task.task_id), row.trajectory.member, row.turn_id)
+        key = (order.task_key(row.task.task_id), row.trajectory.member, row.turn_id)
         first = sheet['places'][0, place] % 1024 + 1
         tokens = sheet['tokens'][i]
         assert tokens[first : first + size].tolist() == (

@@ -15,7 +15,7 @@ from sdar_jax.logs.console import Console
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.process.team import ALONE
-from sdar_jax.rollout import episodes
+from sdar_jax.rollout import episodes, order
 from sdar_jax.rollout.patience import EmptyStepError, Patience
 
 CONFIG = {
@@ -78,8 +78,8 @@ def test_a_step_plays_the_next_tasks_of_the_training_order():
     assert groups is played and [len(g.trajectories) for g in groups] == [2, 2]
     every += groups
     assert run.cursor == 2 * (step + 1)
-  order = episodes.tasks_at(fakes.tasks(), seed=3, cursor=0, count=6)
-  assert [group.task.task_id for group in every] == [task.task_id for task in order]
+  wanted = order.tasks_at(fakes.tasks(), seed=3, cursor=0, count=6)
+  assert [group.task.task_id for group in every] == [task.task_id for task in wanted]
   returns = {(g.task.payload, t.episode_return) for g in every for t in g.trajectories}
   assert returns == {('1', 10.0), ('2', 0.0), ('3', 0.0)}
   steps = {request.identity[:2] for request in run.sampler.requests}
