@@ -26,7 +26,7 @@ CORE = (
   'learner/state sampler/sampler sampler/admission sampler/prefixes sampler/decoding',
   'sampler/draw models/decoder',
   'models/layers models/attention',
-  'prompts/chat prompts/skills prompts/bank prompts/teacher prompts/fitting',
+  'prompts/chat prompts/skills prompts/teacher prompts/fitting',
   'envs/base envs/history envs/action_parser envs/benchmark envs/alfworld/world',
   'envs/alfworld/prompts',
 )

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 from sdar_jax.look import episode, folder, page
-from sdar_jax.prompts.bank import SkillBank
+from sdar_jax.prompts.skills import SkillBank
 
 _RECORD = pathlib.Path(__file__).parents[1] / 'docs' / 'tokens.jsonl'
 _TURNS = 12

@@ -24,7 +24,7 @@ from sdar_jax.evaluation import presentation
 from sdar_jax.logs import metrics
 from sdar_jax.look import episode, folder, picture
 from sdar_jax.methods import table
-from sdar_jax.prompts.bank import SkillBank
+from sdar_jax.prompts.skills import SkillBank
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))

@@ -27,7 +27,7 @@ from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import adapter_files, attention, decoder, hf, lora, sharding
 from sdar_jax.prompts import bank_file, chat, retrieval, skills, tags
-from sdar_jax.prompts.bank import SkillBank
+from sdar_jax.prompts.skills import SkillBank
 from sdar_jax.rollout import episodes
 from sdar_jax.rollout.request import SamplingParams
 from sdar_jax.sampler.sampler import Sampler

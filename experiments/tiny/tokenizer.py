@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from sdar_jax.envs import base
-from sdar_jax.prompts.bank import SkillBank
+from sdar_jax.prompts.skills import SkillBank
 
 CONTROL = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
 # Qwen3's layout for messages without tools, written anew.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdar_jax.look.folder import Head, LookError, number_of
-from sdar_jax.prompts.bank import SkillBank
+from sdar_jax.prompts.skills import SkillBank
 
 LONGEST_TEXT = 20_000  # Characters of a text that are shown.
 _MOST_TURNS = 1000

@@ -5,7 +5,7 @@ from typing import Any
 
 from sdar_jax.envs import worlds
 from sdar_jax.prompts import bank_file
-from sdar_jax.prompts.bank import SkillBank
+from sdar_jax.prompts.skills import SkillBank
 
 
 def of(config: Mapping[str, Any]) -> SkillBank:

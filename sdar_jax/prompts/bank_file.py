@@ -6,7 +6,7 @@ from typing import Any
 
 from sdar_jax import files
 from sdar_jax.process import shipped
-from sdar_jax.prompts.bank import Skill, SkillBank, SkillError
+from sdar_jax.prompts.skills import Skill, SkillBank, SkillError
 
 SCHEMA = 1
 MAX_BANK_BYTES = 16 * 2**20  # The largest that ships has some 20 kB.

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sdar_jax.envs.base import Task
-from sdar_jax.prompts.bank import BY_METADATA, Skill, SkillBank, SkillError
+from sdar_jax.prompts.skills import BY_METADATA, Skill, SkillBank, SkillError
 
 RETRIEVALS = (*BY_METADATA, 'keywords', 'similar', 'ucb', 'random')
 KEYWORD_SCOPES = ('goal', 'prompt')

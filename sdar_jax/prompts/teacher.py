@@ -16,8 +16,7 @@ import numpy as np
 from sdar_jax.batching.rows import Row
 from sdar_jax.envs.base import Task
 from sdar_jax.prompts import controls, lessons
-from sdar_jax.prompts.bank import SkillError
-from sdar_jax.prompts.skills import NOTHING, SkillView, TeacherContext
+from sdar_jax.prompts.skills import NOTHING, SkillError, SkillView, TeacherContext
 
 PLAIN = 'plain'  # In a view: the prompt that shows nothing is itself the lesson.
 CONTEXTS = ('skills', 'other_view', *lessons.BLOCKS, 'none')

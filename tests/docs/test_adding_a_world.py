@@ -17,7 +17,7 @@ from sdar_jax.envs import base, worlds
 from sdar_jax.envs.pool import pool
 from sdar_jax.look import skills
 from sdar_jax.prompts import bank_file, fitting, retrieval
-from sdar_jax.prompts.bank import SkillBank, SkillError
+from sdar_jax.prompts.skills import SkillBank, SkillError
 from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Outcome
 

@@ -8,7 +8,7 @@ import pytest
 
 from sdar_jax.look import choice, episode, folder
 from sdar_jax.look.episode import Seen
-from sdar_jax.prompts.bank import Skill, SkillBank
+from sdar_jax.prompts.skills import Skill, SkillBank
 
 EMPTY = SkillBank.empty('alfworld')
 

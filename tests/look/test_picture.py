@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import look_cases
 
 from sdar_jax.look import episode, folder, picture
-from sdar_jax.prompts.bank import SkillBank
+from sdar_jax.prompts.skills import SkillBank
 
 _SVG = '{http://www.w3.org/2000/svg}'
 

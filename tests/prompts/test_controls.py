@@ -17,8 +17,7 @@ from teacher_cases import teacher as _teacher
 from sdar_jax.methods import hyperparameters
 from sdar_jax.prompts import controls, lessons
 from sdar_jax.prompts import teacher as teacher_lib
-from sdar_jax.prompts.bank import SkillError
-from sdar_jax.prompts.skills import NOTHING
+from sdar_jax.prompts.skills import NOTHING, SkillError
 
 OTHER = HEAT_MUG | {'task_type': 'pick_cool_then_place_in_recep'}
 PAIR = (MIXED, [(WON, ['open y', 'close y']), (LOST, ['push z', 'pull z'])])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sdar_jax.envs import base
 from sdar_jax.prompts import bank_file, retrieval
-from sdar_jax.prompts.bank import BY_METADATA, SkillError
 from sdar_jax.prompts.retrieval import Retriever
+from sdar_jax.prompts.skills import BY_METADATA, SkillError
 
 TYPES = {'hat_shop': ('h1', 'h2'), 'Lamp': ('l1',), 'put2go': ('p1',)}
 OBJECTS = {'cd': 'o1', 'table_lamp': 'o2', 'mug': 'o3'}

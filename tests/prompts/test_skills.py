@@ -13,7 +13,7 @@ from skill_cases import ALFWORLD, BANKS, HEAT_MUG, TINY, ByteChat, context, spel
 from sdar_jax.envs.alfworld import generated, instruction
 from sdar_jax.envs.alfworld.rooms import HOUSEHOLD
 from sdar_jax.prompts import bank_file, retrieval, skills
-from sdar_jax.prompts.bank import BY_METADATA, SkillError
+from sdar_jax.prompts.skills import BY_METADATA, SkillError
 
 
 @pytest.mark.parametrize('path', BANKS.values(), ids=BANKS)

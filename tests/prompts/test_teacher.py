@@ -15,8 +15,7 @@ from teacher_cases import teacher as _teacher
 
 from sdar_jax.prompts import retrieval, skills
 from sdar_jax.prompts import teacher as teacher_lib
-from sdar_jax.prompts.bank import SkillError
-from sdar_jax.prompts.skills import NOTHING, SkillView
+from sdar_jax.prompts.skills import NOTHING, SkillError, SkillView
 from sdar_jax.prompts.teacher import PLAIN
 
 
