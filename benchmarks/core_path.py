@@ -27,7 +27,7 @@ CORE = (
   'sampler/draw models/decoder',
   'models/layers models/attention',
   'prompts/chat prompts/skills prompts/teacher prompts/fitting',
-  'envs/base envs/history envs/action_parser envs/benchmark envs/alfworld/world',
+  'envs/base envs/action_parser envs/benchmark envs/alfworld/world',
   'envs/alfworld/prompts',
 )
 TABLES = ('config methods/hyperparameters methods/table',)

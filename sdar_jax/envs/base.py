@@ -6,8 +6,6 @@ subclass of `World`.
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,13 +13,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from sdar_jax.envs import action_parser
 from sdar_jax.envs.action_parser import ParsedAction
-from sdar_jax.envs.history import (
-  Exchange,
-  History,
-  actions_since,
-  past_turns,
-  whole,
-)
+from sdar_jax.envs.tasks import SplitError as SplitError  # For worlds to raise.
+from sdar_jax.envs.tasks import Tasks, TaskSet, check_split, digest_of
+from sdar_jax.envs.texts import actions_since
 
 INSTRUCTION = (
   'First think, between <think> and </think>. Then give one action, between <action> '
@@ -47,17 +41,6 @@ class EnvironmentFault(RuntimeError):
 
 class EnvironmentTimeout(EnvironmentFault):
   """A missed deadline."""
-
-
-class SplitError(ValueError):
-  """A split that a world does not have; `why` is what its name must be."""
-
-  def __init__(self, split: str, why: str):
-    super().__init__(split, why)
-    self.split, self.why = split, why
-
-  def __str__(self) -> str:
-    return f'split {self.split!r}: {self.why}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +90,6 @@ class StepResult:
   score: float | None = None
 
 
-def digest_of(value: Any) -> str:
-  """Hashes a value's JSON: hex SHA-256."""
-  return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
 def setting(
   default: Any,
   *,
@@ -130,6 +108,65 @@ def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
     raise ValueError(f'config.world.{key}={value!r}: must be one of {tuple(choices)}')
 
 
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+  """One past turn as the prompt's history shows it."""
+
+  observation: str
+  action: str
+
+
+class History(tuple):
+  """The exchanges of a prompt: all of an episode, or the last of them.
+
+  Attributes:
+    whole: all of them, oldest first: what is true of the episode, its turn number
+      say, is read here.
+  """
+
+  whole: tuple[Exchange, ...]
+
+  def __new__(cls, whole: Iterable[Exchange] = (), shown: int | None = None):
+    """Keeps the last `shown` exchanges of `whole`; None shows all."""
+    whole = tuple(whole)
+    count = len(whole) if shown is None else min(shown, len(whole))
+    history = super().__new__(cls, whole[len(whole) - count :])
+    history.whole = whole
+    return history
+
+  def __reduce__(self) -> Any:
+    return type(self), (self.whole, len(self))
+
+
+def whole(history: Sequence[Exchange]) -> Sequence[Exchange]:
+  """Gives all turns so far; a plain sequence is all of them."""
+  return history.whole if isinstance(history, History) else history
+
+
+def past_turns(
+  history: Sequence[Exchange],
+  limit: int,
+  saw: str = 'you saw',
+  shown: Callable[[str], str] = str,
+) -> list[str]:
+  """Writes the paragraph about past turns; none before the first turn.
+
+  Args:
+    history: the turns that a prompt may show (see `whole`).
+    limit: how many of them to show at most, the newest.
+    saw: words between the number of a turn and its observation.
+    shown: maps an observation's text to what is shown of it.
+  """
+  turns, last = len(whole(history)), history[max(len(history) - limit, 0) :]
+  if not turns:
+    return []
+  lines = [f'Turns taken so far: {turns}.' + f' The last {len(last)}:' * bool(last)]
+  for number, exchange in enumerate(last, turns - len(last) + 1):
+    lines.append(f'Turn {number}, {saw}: {shown(exchange.observation)}')
+    lines.append(f'Turn {number}, you did: {exchange.action}')
+  return ['\n'.join(lines)]
+
+
 class TextEnv(Protocol):
   """One environment: a picklable object, its state its own."""
 
@@ -142,65 +179,6 @@ class TextEnv(Protocol):
     Raises:
       EnvironmentFault: something that the world depends on failed.
     """
-
-
-class TaskSet(Protocol):
-  """An ordered, indexable set of tasks with a content hash.
-
-  `digest` is a hex SHA-256 over everything that decides what the tasks are. A set
-  whose tasks cost much to make may offer `task_types` besides: a sequence of their
-  types, in order.
-  """
-
-  digest: str
-
-  def __getitem__(self, index: int) -> Task: ...
-
-  def __len__(self) -> int: ...
-
-
-def task_types(tasks: TaskSet) -> Sequence[str]:
-  """Lists the type of each task; makes all tasks if the set must."""
-  if hasattr(tasks, 'task_types'):
-    return tasks.task_types
-  return [tasks[i].task_type for i in range(len(tasks))]
-
-
-class Tasks(Sequence[Task]):
-  """Tasks of one split, made on demand; implements `TaskSet`.
-
-  Args:
-    split: name of the split.
-    size: number of tasks.
-    make: maps an index to its task.
-    truth: everything that decides what the tasks are, as JSON.
-    digest: hex SHA-256 of that; '' computes it.
-  """
-
-  def __init__(
-    self,
-    split: str,
-    size: int,
-    make: Callable[[int], Task],
-    truth: Any = None,
-    digest: str = '',
-  ):
-    self.split, self.size, self.make = split, size, make
-    self.digest = digest or digest_of(truth)
-
-  def __len__(self) -> int:
-    return self.size
-
-  def __getitem__(self, index: int) -> Task:
-    if not 0 <= index < self.size:
-      raise IndexError(f'task {index}: {self.split} has {self.size} tasks')
-    return self.make(index)
-
-
-def check_split(split: str, splits: Iterable[str]) -> None:
-  """Raises SplitError unless a world has tasks of this split."""
-  if split not in splits:
-    raise SplitError(split, f'must be one of {", ".join(splits)}')
 
 
 class Expert(Protocol):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from sdar_jax.envs import base, tool_calls
 from sdar_jax.envs.action_parser import ParsedAction
-from sdar_jax.envs.history import Exchange, History
+from sdar_jax.envs.base import Exchange, History
 
 Message = dict[str, Any]
 

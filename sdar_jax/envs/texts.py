@@ -1,4 +1,4 @@
-"""Cuts texts to a length and replaces unencodable characters."""
+"""Cuts texts, replaces unencodable characters, tells of actions."""
 
 import re
 from collections.abc import Sequence
@@ -36,3 +36,20 @@ def fair_limit(lengths: Sequence[int], total: int) -> int:
 def encodable(text: str) -> str:
   """Replaces lone surrogates, impossible in UTF-8, by U+FFFD."""
   return _SURROGATES.sub('\ufffd', text)
+
+
+def actions_since(before: Sequence[str], now: Sequence[str]) -> str:
+  """Writes which actions are possible, or what has changed if shorter.
+
+  Args:
+    before: those of the turn before; none at the first.
+    now: those of this turn.
+  """
+  listed = lambda head, actions: '\n- '.join([head, *actions])
+  whole = listed('Actions possible now:', now)
+  new = [action for action in now if action not in before]
+  gone = [action for action in before if action not in now]
+  parts = [listed('Also possible now:', new)] if new else []
+  parts += [listed('No longer possible:', gone)] if gone else []
+  changed = '\n'.join(parts) or 'The same actions are possible.'
+  return changed if before and len(changed) < len(whole) else whole

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from sdar_jax.envs import base
+from sdar_jax.envs.tasks import task_types
 
 PANEL_VERSION = 2  # 2: a part of a split is a sample of it, not its head.
 
@@ -52,7 +53,7 @@ def make_panel(world: base.World, split: str, size: int) -> Panel:
     raise ValueError(
       f'config.eval.tasks={size}: split {split!r} of {world.name} has {total}'
     )
-  types = base.task_types(source)
+  types = task_types(source)
   chosen = range(total) if size == total else _sample(types, size, source.digest)
   tasks = tuple(source[i] for i in chosen)
   ids = [task.task_id for task in tasks]

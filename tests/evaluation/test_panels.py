@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from sdar_jax.envs import base, worlds
 from sdar_jax.envs.search_qa import datasets
+from sdar_jax.envs.tasks import task_types
 from sdar_jax.evaluation import panels
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -154,7 +155,7 @@ def test_shares_are_proportional_and_none_is_empty(counts, data):
 )
 def test_types_are_those_of_the_tasks(name, split):
   tasks = worlds.make(name, worlds.settings(name)).tasks(split)
-  types = base.task_types(tasks)
+  types = task_types(tasks)
   assert len(types) == len(tasks)
   for i in range(0, len(tasks), 97):
     assert types[i] == tasks[i].task_type
