@@ -28,7 +28,6 @@ CORE = (
   'models/layers models/attention',
   'prompts/chat prompts/skills prompts/teacher prompts/fitting',
   'envs/base envs/action_parser envs/benchmark envs/alfworld/world',
-  'envs/alfworld/prompts',
 )
 TABLES = ('config methods/hyperparameters methods/table',)
 _NO_CODE = (

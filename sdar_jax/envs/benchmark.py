@@ -7,13 +7,13 @@ models and one for a small model, the reference's parser and a strict one.
 import abc
 import dataclasses
 import os
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from sdar_jax import files
 from sdar_jax.envs import action_parser, base
+from sdar_jax.envs.base import Exchange, History, Observation, Task
 
 SOURCES = ('generated', 'official')
 STYLES = ('paper', 'compact')
@@ -24,7 +24,8 @@ class BenchmarkWorld(base.World, abc.ABC):
   """A world with two sources of tasks, two prompt styles and two parsers.
 
   Attributes:
-    prompts: module with `VERSION`, `PAPER_INSTRUCTION`, `paper` and `compact`.
+    prompt_version: of the words of both styles; another is another digest.
+    paper_instruction: the words that end the prompt for real models: how to answer.
     fallback: characters at a response's end that the reference's parser takes for the
       action where there is none.
     source: 'generated' or 'official' tasks.
@@ -36,7 +37,8 @@ class BenchmarkWorld(base.World, abc.ABC):
       form that is asked for.
   """
 
-  prompts: ClassVar[types.ModuleType]
+  prompt_version: ClassVar[int]
+  paper_instruction: ClassVar[str]
   fallback: ClassVar[int] = action_parser.ALFWORLD_FALLBACK
   source: str = base.setting('generated', choices=SOURCES)
   data_dir: str = ''
@@ -48,13 +50,13 @@ class BenchmarkWorld(base.World, abc.ABC):
   @property
   def instruction(self) -> str:
     """The words at the end of every user message: how to answer."""
-    return self.prompts.PAPER_INSTRUCTION if self.prompt_style == 'paper' else ''
+    return self.paper_instruction if self.prompt_style == 'paper' else ''
 
   @property
   def digest(self) -> str:
     """Hex SHA-256 over the content of episodes."""
     truth = [self.name, self.tasks('train').digest, self.max_turns, self.parser]
-    truth += [*self._rules(), self.prompts.VERSION, self.prompt_style]
+    truth += [*self._rules(), self.prompt_version, self.prompt_style]
     return base.digest_of([*truth, self.history_length])
 
   def _rules(self) -> list[Any]:
@@ -76,32 +78,50 @@ class BenchmarkWorld(base.World, abc.ABC):
     """Reads the official tasks of a split."""
 
   def render(
-    self,
-    task: base.Task,
-    history: base.History | Sequence[base.Exchange],
-    observation: base.Observation,
+    self, task: Task, history: History | Sequence[Exchange], observation: Observation
   ) -> str:
     """Writes the user message of the next turn in the prompt's style."""
-    write = self.prompts.paper if self.prompt_style == 'paper' else self.prompts.compact
-    return write(task, history, observation, *self._window())
+    write = self.paper if self.prompt_style == 'paper' else self.compact
+    return write(task, history, observation)
+
+  @abc.abstractmethod
+  def paper(
+    self, task: Task, history: Sequence[Exchange], observation: Observation
+  ) -> str:
+    """Writes the prompt for real models.
+
+    Args:
+      task: for its goal.
+      history: the past turns that may be shown (see `envs.base.whole`).
+      observation: the current one.
+    """
+
+  @abc.abstractmethod
+  def compact(
+    self, task: Task, history: Sequence[Exchange], observation: Observation
+  ) -> str:
+    """Writes the prompt for the small model; arguments as for `paper`.
+
+    It is what the agent has read so far, boiled down to a few short lines.
+    """
 
   def follow_up(
     self,
-    task: base.Task,
-    history: base.History | Sequence[base.Exchange],
-    before: base.Observation | None,
-    observation: base.Observation,
+    task: Task,
+    history: History | Sequence[Exchange],
+    before: Observation | None,
+    observation: Observation,
   ) -> str:
     """Writes what is new since the turn before; alike in all styles."""
     del task  # The first message named it.
     number = len(base.whole(history)) + 1
-    return self.prompts.now(number, before, observation, *self._window()[1:])
+    return self.now(number, before, observation)
 
-  def _window(self) -> tuple[int, ...]:
-    """Gives the prompt's further arguments: how many past turns to show."""
-    return (self.history_length,)
+  @abc.abstractmethod
+  def now(self, turn: int, before: Observation | None, observation: Observation) -> str:
+    """Writes what is seen in a turn and what can be done, or has changed."""
 
-  def parse(self, response: str, observation: base.Observation) -> base.ParsedAction:
+  def parse(self, response: str, observation: Observation) -> base.ParsedAction:
     """Cuts the action out of a response; never raises."""
     if self.parser == 'reference':
       return action_parser.parse_reference(response, self.fallback)

@@ -12,6 +12,7 @@ wasted turn. What comes back is a block of documents, two lines each:
   </information>
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from sdar_jax.envs import base, texts
@@ -27,6 +28,8 @@ NO_ACTION = (
   ' up, or <answer>a short answer</answer> to finish.'
 )
 SEARCH, ANSWER = 'search', 'answer'
+_SENTENCE_END = re.compile(r'[.?!](?= |$)')
+_MAX_WORDS = 16  # Of a document in the compact style.
 
 
 class SearchQAEnv:
@@ -142,3 +145,18 @@ def read_documents(observation: str) -> list[Passage]:
     Passage(head.partition(': ')[2], text)
     for head, text in zip(lines[::2], lines[1::2])
   ]
+
+
+def sentences(observation: str) -> list[str]:
+  """Writes the compact style's line for each document.
+
+  The first sentence in lower case, without its final mark and without what lies beyond
+  its sixteenth word, headed by the document's title where it does not name it.
+  """
+  out = []
+  for passage in read_documents(observation):
+    first = _SENTENCE_END.split(passage.text, maxsplit=1)[0].lower()
+    title = passage.title.lower()
+    told = first if title in first else f'{title} {first}'
+    out.append(' '.join(told.split()[:_MAX_WORDS]))
+  return out

@@ -10,12 +10,13 @@ stands, also after turns that they did not choose.
 import random
 
 from sdar_jax.envs.base import Observation, Task
-from sdar_jax.envs.search_qa import prompts, relations
+from sdar_jax.envs.search_qa import relations
 from sdar_jax.envs.search_qa.engine import (
   ANSWER,
   MAX_TURNS,
   SEARCH,
   read_action,
+  sentences,
   write_action,
 )
 from sdar_jax.envs.search_qa.relations import CHAINS, RELATIONS, Relation
@@ -62,7 +63,7 @@ class ScriptedExpert:
     kind, text = read_action(action)
     if kind == SEARCH:
       self._searched.add(text.lower())
-    self._read += prompts.sentences(observation.text)
+    self._read += sentences(observation.text)
 
   def plan(self, observation: Observation) -> tuple[str, str]:
     """Gives the known and the needed in a few words, and the action."""

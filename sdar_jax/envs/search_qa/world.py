@@ -1,16 +1,21 @@
-"""Search-QA as one object: questions, retrieval, engine and prompt."""
+"""Search-QA as one object: questions, retrieval, engine and prompts.
+
+The user message of a turn is in our own words. In the style 'paper' it is the question,
+the last searches with all that they found, where the episode stands, then how to
+answer.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sdar_jax.envs import base, benchmark
+from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.search_qa import (
   datasets,
   engine,
   generated,
-  prompts,
   relations,
   retrievers,
 )
@@ -19,6 +24,14 @@ from sdar_jax.envs.search_qa import parser as parsers
 from sdar_jax.envs.search_qa.retrieval import client, wire
 from sdar_jax.envs.search_qa.retrieval.base import PassageRetriever, Searcher
 from sdar_jax.envs.search_qa.retrieval.bm25 import BM25Retriever
+
+PAPER_INSTRUCTION = (
+  'First think about what is known so far and what is still missing, between <think> '
+  'and </think>. Then do one of two things. If something is missing, write a short '
+  'query between <search> and </search>; the documents that fit it best will be shown '
+  'to you. If you know enough, write only the answer itself, as briefly as it can be '
+  'said, between <answer> and </answer>; that ends the task.'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +59,8 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
   """
 
   name = 'search_qa'
-  prompts = prompts
+  prompt_version = 1
+  paper_instruction = PAPER_INSTRUCTION
   demonstrators = experts.KINDS
   names = generated.words()
   train_sets: tuple[str, ...] = ('nq', 'hotpotqa')
@@ -107,21 +121,68 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
     """Makes a fresh environment; all share one retriever and its memory."""
     return engine.SearchQAEnv(self.searcher, self.max_turns, self.max_characters)
 
-  def _window(self) -> tuple[int, ...]:
-    return self.history_length, self.max_turns
+  def paper(
+    self, task: Task, history: Sequence[Exchange], observation: Observation
+  ) -> str:
+    """Writes the prompt for real models."""
+    parts = [
+      'You answer a question with the help of a library that you can search, one '
+      'search per turn.',
+      f'Question: {engine.question_text(task.goal)}',
+    ]
+    for turn, action, result in _turns(history, observation, self.history_length):
+      if action is None:
+        parts.append(f'In turn {turn} you got\n{result}')
+        continue
+      kind, text = engine.read_action(action)
+      told = f'you searched for: {text}' if kind else 'you did nothing that counts'
+      parts.append(f'In turn {turn} {told}\n{result}')
+    parts += [
+      _standing(len(base.whole(history)) + 1, self.max_turns),
+      self.paper_instruction,
+    ]
+    return '\n\n'.join(parts)
 
-  def shorten(self, observation: base.Observation, characters: int) -> base.Observation:
-    """Cuts the documents of an observation, the longest first."""
-    return prompts.shorten(observation, characters)
+  def now(self, turn: int, before: Observation | None, observation: Observation) -> str:
+    """Writes what came of the turn before, and where the episode stands."""
+    del before  # What can be done does not change.
+    return f'{observation.text}\n\n{_standing(turn, self.max_turns)}'
 
-  def parse(self, response: str, observation: base.Observation) -> base.ParsedAction:
+  def compact(
+    self, task: Task, history: Sequence[Exchange], observation: Observation
+  ) -> str:
+    """Writes the prompt for the small model.
+
+    Lines, all in lower case: the question; for each past turn `query` and what was
+    searched for, then `doc` and a sentence for each document (`query` alone where
+    nothing was searched, or where there is room for no query); how many turns are left,
+    this one included.
+    """
+    lines = [engine.question_text(task.goal).lower()]
+    for _, action, result in _turns(history, observation, self.history_length):
+      kind, text = engine.read_action(action or '')
+      lines.append(f'query {text.lower()}' if kind == engine.SEARCH else 'query')
+      lines += [f'doc {sentence}' for sentence in engine.sentences(result)]
+    lines.append(f'left {max(self.max_turns - len(base.whole(history)), 1)}')
+    return '\n'.join(lines)
+
+  def shorten(self, observation: Observation, characters: int) -> Observation:
+    """Cuts an observation's documents, longest first; other texts stay."""
+    found = engine.read_documents(observation.text)
+    if not found:
+      return observation
+    frame = len(engine.format_documents(found, 0))
+    text = engine.format_documents(found, max(characters - frame, 0))
+    return Observation(text, observation.admissible)
+
+  def parse(self, response: str, observation: Observation) -> base.ParsedAction:
     """Cuts the action out of a response; never raises."""
     del observation  # Whatever was seen, anything may be searched or answered.
     if self.parser == 'strict':
       return parsers.parse_strict(response)
     return parsers.parse_reference(response)
 
-  def admits(self, action: str, observation: base.Observation) -> bool:
+  def admits(self, action: str, observation: Observation) -> bool:
     """Tests for a search or an answer."""
     return engine.read_action(action) != ('', '')
 
@@ -142,7 +203,7 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
     kind, text = engine.read_action(action)
     return f'<think>{thought}</think>' + engine.write_action(kind, f' {text}')
 
-  def mistake(self, observation: base.Observation, random: Any) -> str:
+  def mistake(self, observation: Observation, random: Any) -> str:
     """Draws a search for something just read of, with a random word."""
     names = [passage.title for passage in engine.read_documents(observation.text)]
     asked = relations.read(observation.text)
@@ -150,6 +211,29 @@ class SearchQAWorld(benchmark.BenchmarkWorld):
     words = [names[int(random.integers(len(names)))].lower()] if names else []
     words.append(relations.KEYS[int(random.integers(len(relations.KEYS)))])
     return engine.write_action(engine.SEARCH, ' '.join(words))
+
+
+def _turns(
+  history: Sequence[Exchange], observation: Observation, length: int
+) -> Iterator[tuple[int, str | None, str]]:
+  """Yields (turn, action, outcome) of the last `length` turns.
+
+  The newest result is shown even where its turn is not: then the action is None.
+  """
+  past = base.whole(history)
+  results = [exchange.observation for exchange in past[1:]] + [observation.text]
+  turns = [(i, e.action, r) for i, (e, r) in enumerate(zip(past, results), start=1)]
+  shown = min(length, len(history))
+  if turns and length and not shown:
+    yield turns[-1][0], None, observation.text
+  yield from turns[len(turns) - shown :]
+
+
+def _standing(turn: int, max_turns: int) -> str:
+  standing = f'This is turn {turn} of {max_turns}.'
+  if turn >= max_turns:
+    standing += ' It is the last one: only an answer still counts.'
+  return standing
 
 
 @functools.cache

@@ -1,4 +1,8 @@
-"""WebShop as one object: shop, tasks, engine, prompt and experts."""
+"""WebShop as one object: shop, tasks, engine, prompts and experts.
+
+The user message of a turn is in our own words. In the style 'paper' it is role,
+request, the last few turns, the page and the possible actions, then how to answer.
+"""
 
 import dataclasses
 import functools
@@ -6,20 +10,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdar_jax.envs import action_parser, base, benchmark
+from sdar_jax.envs.base import Exchange, Observation, Task
 from sdar_jax.envs.webshop import (
-  belief,
   disk_catalogue,
   engine,
   generated,
   instruction,
   official,
   pages,
-  prompts,
   published,
 )
 from sdar_jax.envs.webshop import expert as experts
 from sdar_jax.envs.webshop import nouns as noun_sources
+from sdar_jax.envs.webshop.belief import (
+  DETAIL,
+  ITEM,
+  RESULTS,
+  ShopBelief,
+  argument,
+  believe,
+  instruction_in,
+  without_instruction,
+)
+from sdar_jax.envs.webshop.instruction import ShopInstruction
 from sdar_jax.envs.webshop.shop import Shop
+
+PAPER_INSTRUCTION = (
+  'First think about what the request demands, what the page shows and which action '
+  'brings you closer, between <think> and </think>. Then give the one action you '
+  'choose between <action> and </action>: a link exactly as listed, or a search with '
+  'words of your own in the brackets.'
+)
+_TITLE_WORDS = 2  # Of a title, in the compact style.
+_ACTION_WORDS = 3  # Of a past action, in the compact style.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +63,8 @@ class WebshopWorld(benchmark.BenchmarkWorld):
   """
 
   name = 'webshop'
-  prompts = prompts
+  prompt_version = 1
+  paper_instruction = PAPER_INSTRUCTION
   fallback = action_parser.WEBSHOP_FALLBACK
   demonstrators = experts.KINDS
   size: str = base.setting('small', choices=disk_catalogue.SIZES)
@@ -79,7 +103,7 @@ class WebshopWorld(benchmark.BenchmarkWorld):
       root = official.data_root(self.data_dir)
       raise ValueError(f'{root} (size {self.size}): {error}') from None
 
-  def published(self, rows: Sequence[Mapping[str, Any]]) -> list[base.Task]:
+  def published(self, rows: Sequence[Mapping[str, Any]]) -> list[Task]:
     """Finds the official goals that a manifest words."""
     return published.find(rows, official.SPLITS, self._official)
 
@@ -87,11 +111,67 @@ class WebshopWorld(benchmark.BenchmarkWorld):
     """Makes a fresh environment; all share one shop."""
     return engine.WebshopEnv(self.shop, self.reward)
 
-  def shorten(self, observation: base.Observation, characters: int) -> base.Observation:
+  def paper(
+    self, task: Task, history: Sequence[Exchange], observation: Observation
+  ) -> str:
+    """Writes the prompt for real models."""
+    parts = [
+      'You shop in an online store that you see as text, one action per turn. Find a '
+      'product that meets the request, choose the options it names, then buy it.',
+      f'The request: {task.goal}',
+    ]
+    turns = len(base.whole(history))
+    parts += base.past_turns(
+      history, self.history_length, 'the page', without_instruction
+    )
+    parts += [self.now(turns + 1, None, observation), self.paper_instruction]
+    return '\n\n'.join(parts)
+
+  def now(self, turn: int, before: Observation | None, observation: Observation) -> str:
+    """Writes the page of a turn and what can be done there, or has changed."""
+    page = without_instruction(observation.text)
+    listed = before.admissible if before else ()
+    actions = base.actions_since(listed, observation.admissible)
+    return f'Turn {turn}, the page: {page}\n\n{actions}'
+
+  def compact(
+    self, task: Task, history: Sequence[Exchange], observation: Observation
+  ) -> str:
+    """Writes the prompt for the small model, from the pages so far.
+
+    Lines: the goal; the last actions, '?' marking one that did nothing; the kind of
+    page and what it shows. A product is the first words of its title, its price in
+    whole dollars and its id (what follows is easier to copy than what comes before);
+    'no' marks one that a page has shown not to fit, 'yes' one that has all that is
+    wished for. The marks and the chosen options are a view of the whole history, since
+    a policy without memory needs to know what it has been through.
+    """
+    asked = instruction.read(task.goal)
+    belief = believe(base.whole(history), observation)
+    shown = min(self.history_length, len(history))
+    lines = [_goal(asked) if asked else task.goal, _last(belief, shown)]
+    if belief.page == RESULTS:
+      page = [str(belief.number)] if belief.number > 1 else []
+      lines.append(' '.join([RESULTS, *page, belief.query]))
+      lines += [_shown(belief, asin, asked, asin) for asin in belief.results]
+    elif belief.page == ITEM:
+      lines.append(f'{ITEM} {_shown(belief, belief.item, asked)}')
+      options = belief.options(observation)
+      lines += [' '.join([name, *values]) for name, values in options.items()]
+      chosen = belief.chosen(observation)
+      lines.append(' '.join(['chose', *chosen.values()]) if chosen else '')
+    elif belief.page == DETAIL:
+      lines.append(f'{belief.detail} {_shown(belief, belief.item, asked)}')
+      lines += [line.lower() for line in belief.lines]
+    else:
+      lines.append(belief.page)
+    return '\n'.join(line for line in lines if line)
+
+  def shorten(self, observation: Observation, characters: int) -> Observation:
     """Cuts the long texts of a page; its clickables stay."""
     return pages.shorten(observation, characters)
 
-  def admits(self, action: str, observation: base.Observation) -> bool:
+  def admits(self, action: str, observation: Observation) -> bool:
     """Tests an action of a page; any query fits a search bar."""
     return engine.admits(observation.admissible, action)
 
@@ -100,7 +180,7 @@ class WebshopWorld(benchmark.BenchmarkWorld):
     self._check_kind(kind)
     return experts.ShoppingExpert(kind, seed)
 
-  def mistake(self, observation: base.Observation, random: Any) -> str:
+  def mistake(self, observation: Observation, random: Any) -> str:
     """Draws a query without some words, or a harmless link."""
     if engine.SEARCH_TEMPLATE in observation.admissible:
       return f'search[{_careless_query(observation.text, random)}]'
@@ -110,9 +190,42 @@ class WebshopWorld(benchmark.BenchmarkWorld):
     return links[int(random.integers(len(links)))]
 
 
+def _goal(asked: ShopInstruction) -> str:
+  """Writes 'backpack waterproof padded color red size large under 40'."""
+  options = [word for pair in asked.options.items() for word in pair]
+  return ' '.join([asked.kind, *asked.attributes, *options, 'under', str(asked.limit)])
+
+
+def _last(belief: ShopBelief, length: int) -> str:
+  """Lists the last actions in short, '?' after one without effect."""
+  words = []
+  for action, idle in belief.past[len(belief.past) - min(length, len(belief.past)) :]:
+    text = 'search' if argument(action, 'search') else argument(action, 'click')
+    shown = (text or action).split()[:_ACTION_WORDS] or ['nothing']
+    words.append(' '.join(shown + ['?'] * idle))
+  return 'did ' + ', '.join(words) if words else ''
+
+
+def _shown(
+  belief: ShopBelief, asin: str, asked: ShopInstruction | None, label: str = ''
+) -> str:
+  """Writes 'velmo trek 35 no', with `label` before the mark."""
+  words = ['unknown']
+  if asin in belief.listings:
+    listing = belief.listings[asin]
+    words = [*listing.words[:_TITLE_WORDS], str(listing.dollars)]
+  words += [label] if label else []
+  if asked and asin in belief.listings:
+    if belief.lacks(asked, asin):
+      words.append('no')
+    elif belief.confirmed(asked, asin):
+      words.append('yes')
+  return ' '.join(words)
+
+
 def _careless_query(text: str, random: Any) -> str:
   """Draws a query about a page's instruction, without its product lines."""
-  asked = belief.instruction_in(text)
+  asked = instruction_in(text)
   goal = instruction.read(asked)
   if goal is None:
     words = asked.split() or ['things']

@@ -6,7 +6,7 @@ import pytest
 
 from sdar_jax.envs import benchmark
 from sdar_jax.envs.base import Exchange, Observation, Task
-from sdar_jax.envs.search_qa import engine, prompts, relations
+from sdar_jax.envs.search_qa import engine, relations
 from sdar_jax.envs.search_qa.retrieval.base import Passage
 from sdar_jax.envs.search_qa.world import SearchQAWorld
 
@@ -76,7 +76,8 @@ def test_the_paper_prompt_shows_question_searches_documents_and_turn():
 def test_the_paper_prompt_cuts_the_history_at_the_window():
   history, observation = played('one', 'two', 'three')
   for length, shown in ((0, ()), (1, (3,)), (2, (2, 3)), (4, (1, 2, 3))):
-    text = prompts.paper(TASK, history, observation, length, 5)
+    world = SearchQAWorld(history_length=length, max_turns=5)
+    text = world.render(TASK, history, observation)
     assert 'This is turn 4 of 5.' in text
     assert re.findall(r'In turn (\d)', text) == [str(turn) for turn in shown]
     for turn, result in enumerate(('one', 'two', 'three'), start=1):
@@ -100,7 +101,8 @@ def test_the_compact_prompt_word_for_word():
   texts.append(engine.format_documents([]))
   history, observation = played(*texts)
   history[1] = Exchange(history[1].observation, 'nonsense')
-  assert prompts.compact(TASK, history, observation, 4, 4) == (
+  world = SearchQAWorld(**COMPACT)
+  assert world.render(TASK, history, observation) == (
     'who was the first to climb k2?\n'
     'query try 1\n'
     'doc k2 was first climbed by lino lacedelli\n'
@@ -110,7 +112,8 @@ def test_the_compact_prompt_word_for_word():
     'query try 3\n'
     'left 1'
   )
-  assert prompts.compact(TASK, history, observation, 1, 6) == (
+  world = SearchQAWorld(history_length=1, max_turns=6, **COMPACT)
+  assert world.render(TASK, history, observation) == (
     'who was the first to climb k2?\nquery try 3\nleft 3'
   )
 

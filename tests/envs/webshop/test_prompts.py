@@ -5,17 +5,17 @@ import pytest
 
 from sdar_jax.envs import benchmark
 from sdar_jax.envs.base import Exchange, Observation, Task
-from sdar_jax.envs.webshop import generated, instruction, prompts
+from sdar_jax.envs.webshop import generated, instruction
 from sdar_jax.envs.webshop.belief import believe, without_instruction
 from sdar_jax.envs.webshop.generated import GeneratedGoals
-from sdar_jax.envs.webshop.world import WebshopWorld
+from sdar_jax.envs.webshop.world import PAPER_INSTRUCTION, WebshopWorld
 
 TAGS = ('<think>', '</think>', '<action>', '</action>')
 
 
 @functools.cache
-def world(style):
-  return WebshopWorld(noun_source='rule', prompt_style=style)
+def world(style, length=2):
+  return WebshopWorld(noun_source='rule', prompt_style=style, history_length=length)
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def test_the_paper_prompt_shows_request_window_page_and_actions():
 
 def test_prompts_end_with_the_instruction_and_compact_has_none():
   assert world('compact').instruction == ''
-  assert world('paper').instruction == prompts.PAPER_INSTRUCTION
+  assert world('paper').instruction == PAPER_INSTRUCTION
 
 
 def test_the_compact_prompt_is_terse():
@@ -186,18 +186,19 @@ def test_past_actions_are_short_and_marked_when_they_did_nothing():
   for action in ('search[a b c]', 'click[5]', 'sing a very long song', ''):
     history.append(Exchange(observation.text, action))
     observation = env.step(action).observation
-  text = prompts.compact(task, history, observation, 4)
+  text = world('compact', 4).render(task, history, observation)
   assert 'did search, 5 ?, sing a very ?, nothing ?' in text.split('\n')
-  text = prompts.compact(task, history, observation, 1)
+  text = world('compact', 1).render(task, history, observation)
   assert 'did nothing ?' in text.split('\n')
-  assert 'did ' not in prompts.compact(task, history, observation, 0)
+  text = world('compact', 0).render(task, history, observation)
+  assert 'did ' not in text
 
 
 def test_two_pages_that_need_different_answers_look_different():
   """The prompt decides the informed expert's answer, given its skills."""
   answers = {}
   for task, history, observation, action in turns('informed', 160):
-    text = prompts.compact(task, history, observation, 2)
+    text = world('compact').render(task, history, observation)
     answers.setdefault(text, set()).add(action)
   assert len(answers) > 600
   assert all(len(actions) == 1 for actions in answers.values())
@@ -212,7 +213,7 @@ def test_prompts_can_do_without_the_history(style):
 def test_other_instructions_are_shown_as_they_are():
   task = Task('x', 'beauty', 'i need a red lipstick', {}, None)
   page = 'WebShop [SEP] Instruction: [SEP] i need a red lipstick [SEP] Search'
-  text = prompts.compact(task, (), Observation(page), 2)
+  text = world('compact').render(task, (), Observation(page))
   assert text == 'i need a red lipstick\nstart'
 
 
