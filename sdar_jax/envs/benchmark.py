@@ -6,12 +6,9 @@ models and one for a small model, the reference's parser and a strict one.
 
 import abc
 import dataclasses
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-from sdar_jax import files
 from sdar_jax.envs import action_parser, base
 from sdar_jax.envs.base import Exchange, History, Observation, Task
 
@@ -131,27 +128,3 @@ class BenchmarkWorld(base.World, abc.ABC):
     """Raises ValueError unless there is an expert of this kind."""
     if kind not in self.demonstrators:
       raise ValueError(f'expert {kind!r}: must be one of {self.demonstrators}')
-
-
-def data_root(data_dir: str, variable: str) -> Path:
-  """Finds the official files of a world.
-
-  Args:
-    data_dir: where they lie; '' means the environment variable.
-    variable: its name.
-
-  Raises:
-    FileError: neither names a place that exists.
-  """
-  named = data_dir or os.environ.get(variable, '')
-  if not named:
-    raise files.FileError(
-      f"config.world.source='official': set config.world.data_dir or ${variable} to the"
-      ' folder of the official files (third_party/envs/README.md)'
-    )
-  root = files.local_path(named, f'config.world.data_dir or ${variable}')
-  if not root.exists():
-    raise files.FileError(
-      f'{root}: does not exist; set config.world.data_dir or ${variable}'
-    )
-  return root

@@ -1,4 +1,4 @@
-"""Records of others' files: opened by content, checked by field.
+"""Records of others' files: found, opened by content, checked by field.
 
 Whatever is wrong is one line that names the file and the record; whatever is left out
 or filled in is counted and said once.
@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import lzma
+import os
 import re
 import zlib
 from collections import Counter
@@ -43,6 +44,28 @@ _FOREIGN = {  # First bytes -> what the file is instead of text.
 }
 _SPACE = re.compile(r'[ \t\r\n]*')
 _log = logging.getLogger(__name__)
+
+
+def data_root(data_dir: str, variable: str) -> Path:
+  """Finds the official files of a world.
+
+  Args:
+    data_dir: where they lie; '' means the environment variable.
+    variable: its name.
+
+  Raises:
+    FileError: neither names a place that exists.
+  """
+  named = data_dir or os.environ.get(variable, '')
+  if not named:
+    raise FileError(
+      f"config.world.source='official': set config.world.data_dir or ${variable} to the"
+      ' folder of the official files (third_party/envs/README.md)'
+    )
+  root = files.local_path(named, f'config.world.data_dir or ${variable}')
+  if not root.exists():
+    raise FileError(f'{root}: does not exist; set config.world.data_dir or ${variable}')
+  return root
 
 
 class Omitted:

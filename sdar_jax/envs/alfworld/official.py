@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdar_jax import files
-from sdar_jax.envs import base, benchmark, records
+from sdar_jax.envs import base, records
 from sdar_jax.envs.alfworld import engine, instruction
 from sdar_jax.files import FileError
 
@@ -42,7 +42,7 @@ class _Record(NamedTuple):
 
 def data_root(data_dir: str) -> Path:
   """Finds the official games: `data_dir`, or $ALFWORLD_DATA."""
-  return benchmark.data_root(data_dir, 'ALFWORLD_DATA')
+  return records.data_root(data_dir, 'ALFWORLD_DATA')
 
 
 class OfficialGames(base.Tasks):

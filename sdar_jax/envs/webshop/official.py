@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdar_jax.envs import base, benchmark
+from sdar_jax.envs import base, records
 from sdar_jax.envs.webshop import disk_catalogue
 from sdar_jax.envs.webshop.catalogue import Catalogue
 from sdar_jax.envs.webshop.goals import Goals
@@ -19,7 +19,7 @@ SPLITS = ('train', 'valid', 'test')
 
 def data_root(data_dir: str) -> Path:
   """Finds the folder of the official files: `data_dir`, or $WEBSHOP_DATA."""
-  return benchmark.data_root(data_dir, 'WEBSHOP_DATA')
+  return records.data_root(data_dir, 'WEBSHOP_DATA')
 
 
 def open_shop(data_dir: str, size: str, nouns: NounSource) -> Shop:
