@@ -18,7 +18,6 @@ import numpy as np
 from sdar_jax.prompts import messages as messages_lib
 from sdar_jax.prompts import skeleton as skeletons
 from sdar_jax.prompts import tags
-from sdar_jax.prompts import template as templates
 from sdar_jax.prompts import tokenizer as tokenizer_lib
 from sdar_jax.prompts.encoder import Encoder, split
 from sdar_jax.prompts.tokenizer import TokenizerError
@@ -95,7 +94,7 @@ class Chat:
     strips = rendering.user != skeletons.USER
     self._instruction = instruction.rstrip() if strips else instruction
     self._ending = split(self._instruction, self._tags)
-    write = functools.partial(_write, files, switches, date, self._path)
+    write = functools.partial(skeletons.write, files, switches, date, self._path)
     self._speech = messages_lib.Speech(
       write, encoder, self._tags, self._instruction, strips, self._path
     )
@@ -313,18 +312,3 @@ class Chat:
     parts += [] if self._tools is None else [list(self._tools), files.template]
     text = json.dumps([*parts, self._passed_system, self._instruction])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write(
-  files: tokenizer_lib.Files,
-  switches: dict[str, Any],
-  date: str,
-  path: str,
-  conversation: templates.Conversation,
-) -> templates.Rendered:
-  """Writes one conversation with a tokenizer's template."""
-  variables = {**files.special, **switches}
-  try:
-    return templates.render(files.template, [conversation], variables, date)[0]
-  except templates.TemplateError as error:
-    raise TokenizerError(f'{path}: chat_template {error}') from None

@@ -107,6 +107,21 @@ def render(
     raise TokenizerError(f'{path}: chat_template {error}') from None
 
 
+def write(
+  files: tokenizer_lib.Files,
+  switches: dict[str, Any],
+  date: str,
+  path: str,
+  conversation: templates.Conversation,
+) -> templates.Rendered:
+  """Writes one conversation with a tokenizer's template."""
+  variables = {**files.special, **switches}
+  try:
+    return templates.render(files.template, [conversation], variables, date)[0]
+  except templates.TemplateError as error:
+    raise TokenizerError(f'{path}: chat_template {error}') from None
+
+
 class Skeleton:
   """A prompt with gaps for a user's and perhaps a system's message.
 
