@@ -18,7 +18,7 @@ import numpy as np
 
 from sdar_jax import build
 from sdar_jax import config as config_lib
-from sdar_jax.batching import sequences
+from sdar_jax.batching import rows as rows_lib
 from sdar_jax.batching.rows import Row
 from sdar_jax.process import flags, terminal
 from sdar_jax.prompts import chat
@@ -78,7 +78,7 @@ def computed(rows: Sequence[Row], skills: Sequence[int], layout: str, chunk: int
       differs = prompt[:size] != before.turn.prompt_ids[:size]
       same = int(np.argmax(differs)) if differs.any() else size
       kept += same // chunk * chunk
-  read = sequences.make(rows, [row.turn.prompt_ids for row in rows], layout)
+  read = rows_lib.make(rows, [row.turn.prompt_ids for row in rows], layout)
   tokens = sum(len(s.ids) for s in read)
   taught = tokens + sum(skills[rows[s.rows[0]].trajectory_id] for s in read)
   parts = {'prefill': whole - kept, 'old': tokens, 'teacher': taught, 'update': tokens}
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--prompt', type=int, default=8192, help='tokens, at most')
   given, _ = parser.parse(argv)
   chunk, found = config_lib.KEYS['rollout.prefill_chunk'].default, {}
-  for layout in sequences.LAYOUTS:
+  for layout in rows_lib.LAYOUTS:
     rows, skills = played(given, layout)
     found[layout], kept, count = computed(rows, skills, layout, chunk)
     prompts = [len(row.turn.prompt_ids) for row in rows]
@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
       f' {np.mean(prompts):.0f} tokens, {max(prompts)} at most, {kept:.0%} of them from'
       ' the cache'
     )
-  plain, joined = (found[layout] for layout in sequences.LAYOUTS)
+  plain, joined = (found[layout] for layout in rows_lib.LAYOUTS)
   for part in (*plain, 'all'):
     a, b = (
       sum(parts.values()) if part == 'all' else parts[part] for parts in (plain, joined)

@@ -15,7 +15,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from sdar_jax import files, hub, relations
-from sdar_jax.batching import sequences
+from sdar_jax.batching import rows
 from sdar_jax.envs import worlds
 from sdar_jax.keys import ConfigError, Key, check_type
 from sdar_jax.methods import hyperparameters, validity
@@ -127,7 +127,7 @@ KEYS: dict[str, Key] = {
   'rollout.layout': Key(
     'turns',
     "'turns': a prompt for each, history told; 'conversation': ids go on as they were",
-    sequences.LAYOUTS,
+    rows.LAYOUTS,
     'ref: turns',
   ),
   'rollout.slots': Key(128, 'sequences that decode together', _HELD),

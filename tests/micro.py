@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import quick
 
-from sdar_jax.batching import packing, sequences, transfer
+from sdar_jax.batching import packing, transfer
+from sdar_jax.batching import rows as rows_lib
 from sdar_jax.learner import optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
 from sdar_jax.learner.scoring import Scoring
@@ -142,7 +143,7 @@ def split(rows, size=8, lanes=1):
   turns = [SimpleNamespace(response_ids=ids) for ids in rows.responses]
   made = [SimpleNamespace(turn=turn, trajectory_id=0) for turn in turns]
   student, teacher = (
-    sequences.make(made, prompts, 'turns')
+    rows_lib.make(made, prompts, 'turns')
     for prompts in (rows.prompts, rows.teacher_prompts)
   )
   (sheets,) = packing.minibatches(made, student, np.arange(len(made)), how, teacher)

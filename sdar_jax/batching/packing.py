@@ -18,9 +18,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sdar_jax.batching import sequences
-from sdar_jax.batching.rows import Row
-from sdar_jax.batching.sequences import TokenSequence
+from sdar_jax.batching import rows as rows_lib
+from sdar_jax.batching.rows import Row, TokenSequence
 
 Arrays = dict[str, np.ndarray]
 
@@ -40,7 +39,7 @@ class Packing:
     teacher_buckets: allowed T of the teacher's sequences.
     response_tokens: R.
     lanes: L, shards of a batch; divides S.
-    layout: of `sequences.LAYOUTS`.
+    layout: of `rows.LAYOUTS`.
     sequence_rows: rows of a sequence, at most; M is as many times S.
     shuffle: whether minibatches are dealt in an order that seed and step decide, or in
       that of the rows.
@@ -95,9 +94,9 @@ def pack(
     The minibatches of `minibatches` and the sheets of `teacher_sheets`.
   """
   own = [row.turn.prompt_ids for row in batch_rows]
-  student = sequences.make(batch_rows, own, packing.layout)
+  student = rows_lib.make(batch_rows, own, packing.layout)
   teachers = [
-    sequences.make(batch_rows, ids, packing.layout, within=student) for ids in prompts
+    rows_lib.make(batch_rows, ids, packing.layout, within=student) for ids in prompts
   ]
   order = np.arange(len(student))
   if packing.shuffle:

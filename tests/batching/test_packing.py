@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.batching import packing, sequences, transfer
+from sdar_jax.batching import packing, transfer
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.base import Task
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
@@ -70,7 +70,7 @@ def _packing(**changes):
 
 
 def _student(rows, layout='turns'):
-  return sequences.make(rows, [row.turn.prompt_ids for row in rows], layout)
+  return rows_lib.make(rows, [row.turn.prompt_ids for row in rows], layout)
 
 
 def _said(sheet, tokens='tokens', places='places'):
@@ -123,7 +123,7 @@ def test_a_group_with_a_fault_is_left_out_whole():
 @settings(deadline=None, max_examples=60)
 @given(
   seed=st.integers(0, 99),
-  layout=st.sampled_from(sequences.LAYOUTS),
+  layout=st.sampled_from(rows_lib.LAYOUTS),
   kind=st.sampled_from(('sorted', 'in order')),
   lanes=st.sampled_from((1, 2, 4)),
   minibatch_rows=st.integers(1, 30),
@@ -138,7 +138,7 @@ def test_every_sampled_id_is_trained_on_once_after_its_own_prompt(
   theirs = [
     np.concatenate([[7, 8, 9], row.turn.prompt_ids]).astype(np.int32) for row in rows
   ]
-  teacher = sequences.make(rows, theirs, layout, within=student)
+  teacher = rows_lib.make(rows, theirs, layout, within=student)
   how = _packing(
     kind=kind,
     lanes=lanes,
@@ -204,18 +204,18 @@ def test_a_conversation_is_one_sequence_until_a_prompt_begins_anew():
   assert found[0].ids.tolist() == [1, 2, 101, 3, 102, 103]
   assert [s.rows for s in _student(rows)] == [(i,) for i in range(5)]
   theirs = [np.concatenate([[7], row.turn.prompt_ids]) for row in rows]
-  assert [s.rows for s in sequences.make(rows, theirs, 'conversation', found)] == [
+  assert [s.rows for s in rows_lib.make(rows, theirs, 'conversation', found)] == [
     (0, 1),
     (2, 3),
     (4,),
   ]
   theirs[1] = np.concatenate([[8], rows[1].turn.prompt_ids])
-  split = sequences.make(rows, theirs, 'conversation', found)
+  split = rows_lib.make(rows, theirs, 'conversation', found)
   assert [s.rows for s in split] == [(0,), (1,), (2, 3), (4,)]
   with pytest.raises(ValueError, match='row 0 has an empty prompt'):
-    sequences.make(rows, [[]] * 5, 'turns')
+    rows_lib.make(rows, [[]] * 5, 'turns')
   with pytest.raises(ValueError, match="layout 'chat': must be one of"):
-    sequences.make(rows, theirs, 'chat')
+    rows_lib.make(rows, theirs, 'chat')
 
 
 def _order(seed, step, shuffle=True):
@@ -274,7 +274,7 @@ def test_in_order_fills_one_minibatch_after_the_other():
   assert all(len(minibatch) == 2 for minibatch in parts[:-1])
 
 
-@pytest.mark.parametrize('layout', sequences.LAYOUTS)
+@pytest.mark.parametrize('layout', rows_lib.LAYOUTS)
 def test_gather_and_scatter_put_values_to_the_tokens_that_they_are_of(layout):
   rows = _rows(np.random.default_rng(4), extends=0.7)
   student = _student(rows, layout)
@@ -323,7 +323,7 @@ def test_the_head_runs_on_a_quarter_where_that_is_enough():
 
 
 @pytest.mark.parametrize('compares', [False, True])
-@pytest.mark.parametrize('layout', sequences.LAYOUTS)
+@pytest.mark.parametrize('layout', rows_lib.LAYOUTS)
 def test_there_is_a_blank_of_every_shape(layout, compares):
   how = _packing(layout=layout, lanes=2, sequence_rows=4 if layout != 'turns' else 1)
   shapes = lambda sheets: {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.batching import packing, sequences, transfer
+from sdar_jax.batching import packing, transfer
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs import base
 from sdar_jax.prompts.skills import NOTHING
@@ -221,7 +221,7 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
     fakes.in_process(), fakes.tasks(), sampler, agent, group_size=2, identity=(0, 0)
   )
   rows = rows_lib.rows(groups, invalid_penalty=0.0)
-  student = sequences.make(rows, [row.turn.prompt_ids for row in rows], 'turns')
+  student = rows_lib.make(rows, [row.turn.prompt_ids for row in rows], 'turns')
   how = packing.Packing('sorted', 4, 2, (1024,), (1024,), response_tokens=9)
   backwards = np.arange(len(rows))[::-1]
   batch, trained = packing.minibatches(rows, student, backwards, how), {}

@@ -11,7 +11,6 @@ import pytest
 from shared import loading_once, shared_path, theirs
 
 from sdar_jax.batching import rows as rows_lib
-from sdar_jax.batching import sequences
 from sdar_jax.envs import base, talking, worlds
 from sdar_jax.envs.pool import pool
 from sdar_jax.prompts import chat, skills
@@ -173,7 +172,7 @@ def test_episodes_with_a_tool(world, spoken, layout):
   assert len(sampler.prompts) == 12
   rows = rows_lib.rows(groups, invalid_penalty=0.0)
   prompts = [row.turn.prompt_ids for row in rows]
-  read = sequences.make(rows, prompts, layout)
+  read = rows_lib.make(rows, prompts, layout)
   assert len(read) == (4 if layout == 'conversation' else 12)
 
 
