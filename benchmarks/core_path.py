@@ -18,7 +18,7 @@ from sdar_jax.process import flags, terminal
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
-  'train batching/rows batching/packing batching/transfer',
+  'train batching/rows batching/packing',
   'trajectory rollout/episodes rollout/request',
   'methods/interface methods/sdar methods/gates methods/credit',
   'advantages/grpo losses/masked losses/policy losses/distill losses/objective',

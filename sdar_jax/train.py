@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sdar_jax import config as config_lib
 from sdar_jax import files
 from sdar_jax import parts as parts_lib
-from sdar_jax.batching import packing, transfer
+from sdar_jax.batching import packing
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.pool import pool
 from sdar_jax.evaluation.evaluator import Evaluator
@@ -219,7 +219,7 @@ class Run:
     own, theirs = p.learner.score(self.state, p.initial, sheets, privileged)
     sampled = rows_lib.sampler_logprobs(rows)
     names = p.algorithm.teacher_scores(p.hyper)
-    return transfer.gather_step((sheets, own), (privileged, theirs), names, sampled)
+    return rows_lib.gather_step((sheets, own), (privileged, theirs), names, sampled)
 
   def credit(
     self, rows: list[rows_lib.Row], views: Any, scores: dict[str, Any]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import quick
 
-from sdar_jax.batching import packing, transfer
+from sdar_jax.batching import packing
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.learner import optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
@@ -148,7 +148,7 @@ def split(rows, size=8, lanes=1):
   )
   (sheets,) = packing.minibatches(made, student, np.arange(len(made)), how, teacher)
   numbers = {'advantages': rows.advantages, 'turn_ids': rows.turn_ids}
-  return [{**sheet, **transfer.scatter(sheet, numbers)} for sheet in sheets]
+  return [{**sheet, **rows_lib.scatter(sheet, numbers)} for sheet in sheets]
 
 
 def privileged(sheet):
@@ -174,7 +174,7 @@ def _scored(learner, state, ref, sheets):
   own, known = [student(sheet) for sheet in sheets], {}
   found = learner.score(state, ref, own, taught)
   for packed, scores in zip((own, taught), found):
-    known |= transfer.gather(packed, scores, _count(sheets), RESPONSE)
+    known |= rows_lib.gather(packed, scores, _count(sheets), RESPONSE)
   return credited(learner, sheets, known)
 
 

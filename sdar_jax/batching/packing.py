@@ -19,9 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sdar_jax.batching import rows as rows_lib
-from sdar_jax.batching.rows import Row, TokenSequence
-
-Arrays = dict[str, np.ndarray]
+from sdar_jax.batching.rows import Arrays, Row, TokenSequence
 
 # The output head runs on a quarter of the tokens, or on all of them: two programs.
 SHARES = (4, 1)

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdar_jax import numerics
-from sdar_jax.batching import transfer
+from sdar_jax.batching import rows
 from sdar_jax.learner import distributions, optimizer, scoring
 from sdar_jax.learner.state import TrainState, placement
 from sdar_jax.losses import masked, policy
@@ -193,7 +193,7 @@ class Learner:
       if self._config.mean_over == 'microbatch':
         own = float(self._normaliser(mask))  # Times a large count, beyond int32.
         normaliser = np.float32(own * self._config.accumulation)
-      values = transfer.scatter(sheet, read)
+      values = rows.scatter(sheet, read)
       out.append(self._placed({**sheet, **values, 'normaliser': normaliser}))
     return out
 

@@ -7,7 +7,7 @@ import micro
 import numpy as np
 import pytest
 
-from sdar_jax.batching import packing, transfer
+from sdar_jax.batching import packing
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.base import Task
 from sdar_jax.methods import interface
@@ -91,7 +91,7 @@ def _pass(method, layout, numbers):
   state = learner.init_state(state)
   found, scores = learner.score(state, initial, sheets, taught), {}
   for packed, part in zip((sheets, taught), found):
-    scores |= transfer.gather(packed, part, len(rows), 5)
+    scores |= rows_lib.gather(packed, part, len(rows), 5)
   data = interface.step_data(
     rows,
     scores,

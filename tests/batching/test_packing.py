@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.batching import packing, transfer
+from sdar_jax.batching import packing
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.base import Task
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
@@ -291,7 +291,7 @@ def test_gather_and_scatter_put_values_to_the_tokens_that_they_are_of(layout):
     'row': np.arange(1.0, len(rows) + 1),
     'scalar': np.float32(3),
   }
-  placed = [transfer.scatter(sheet, values) for sheet in sheets]
+  placed = [rows_lib.scatter(sheet, values) for sheet in sheets]
   for sheet, found in zip(sheets, placed, strict=True):
     there = sheet['row_index'] >= 0
     np.testing.assert_array_equal(found['row'], (sheet['row_index'] + 1) * there)
@@ -304,7 +304,7 @@ def test_gather_and_scatter_put_values_to_the_tokens_that_they_are_of(layout):
     assert not found['tokens_of'][~there].any()
   scores = [{'tokens_of': one['tokens_of'] + 9} for one in placed]
   width = logprobs.shape[1]
-  (back,) = transfer.gather(sheets, scores, len(rows), width).values()
+  (back,) = rows_lib.gather(sheets, scores, len(rows), width).values()
   mask = np.arange(width) < np.array([[len(r.turn.response_ids)] for r in rows])
   np.testing.assert_array_equal(back, np.where(mask, logprobs + 8, 0))
 
@@ -368,7 +368,7 @@ def test_two_contexts_share_sheets_and_keep_apart():
     for sheets, name in ((student, 'old_logprobs'), (both, 'teacher_logprobs'))
   ]
   sampled = np.zeros((len(rows), 4), np.float32)
-  got = transfer.gather_step(*sides, ('a', 'b'), sampled)
+  got = rows_lib.gather_step(*sides, ('a', 'b'), sampled)
   assert got['sampler_logprobs'] is sampled
   mask = np.zeros((len(rows), 4), bool)
   for i, row in enumerate(rows):
@@ -389,10 +389,10 @@ def test_a_teacher_that_is_not_scored_apart_has_its_student_s_scores():
   sheets = [*itertools.chain(*batch)]
   scores = [{'old_logprobs': -1.0 * sheet['response_mask']} for sheet in sheets]
   sampled = np.ones((len(rows), 4), np.float32)
-  got = transfer.gather_step((sheets, scores), ([], []), ('a', 'b'), sampled)
+  got = rows_lib.gather_step((sheets, scores), ([], []), ('a', 'b'), sampled)
   assert not (got['old_logprobs'] == sampled).any()
   for name in ('a', 'b'):
     np.testing.assert_array_equal(got[name], got['old_logprobs'])
   unscored = (sheets, [{} for _ in sheets])
-  got = transfer.gather_step(unscored, ([], []), ('a',), sampled)
+  got = rows_lib.gather_step(unscored, ([], []), ('a',), sampled)
   assert got['old_logprobs'] is got['a'] is sampled

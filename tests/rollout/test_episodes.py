@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.batching import packing, transfer
+from sdar_jax.batching import packing
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs import base
 from sdar_jax.prompts.skills import NOTHING
@@ -227,7 +227,7 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
   batch, trained = packing.minibatches(rows, student, backwards, how), {}
   logprobs = rows_lib.sampler_logprobs(rows)
   for sheet in itertools.chain(*batch):
-    place, given = 0, transfer.scatter(sheet, {'logprobs': logprobs})['logprobs']
+    place, given = 0, rows_lib.scatter(sheet, {'logprobs': logprobs})['logprobs']
     for i, index in enumerate(sheet['row_index']):
       if index >= 0:
         row, size = rows[index], int(sheet['response_mask'][i].sum())
