@@ -18,14 +18,12 @@ from sdar_jax.process import flags, terminal
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'sdar_jax'
 CORE = (
-  'train batching/rows batching/packing',
-  'trajectory rollout/episodes rollout/request',
+  'train trajectory batching/rows batching/packing rollout/episodes rollout/request',
   'methods/interface methods/sdar methods/gates methods/credit',
   'advantages/grpo losses/masked losses/policy losses/distill losses/objective',
   'learner/learner learner/scoring learner/optimizer',
-  'learner/state sampler/sampler sampler/admission sampler/prefixes sampler/decoding',
-  'sampler/draw models/decoder',
-  'models/layers models/attention',
+  'sampler/sampler sampler/admission sampler/decoding sampler/draw',
+  'models/decoder models/attention',
   'prompts/chat prompts/skills prompts/teacher prompts/fitting',
   'envs/base envs/action_parser envs/benchmark envs/alfworld/world',
 )

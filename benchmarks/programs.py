@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from sdar_jax import build
 from sdar_jax.batching import packing
 from sdar_jax.learner.learner import Learner
-from sdar_jax.learner.state import TrainState
+from sdar_jax.learner.optimizer import TrainState
 from sdar_jax.models import decoder, lora, sharding
 from sdar_jax.sampler import decoding, sampler
 

@@ -20,6 +20,7 @@ from sdar_jax.envs import base, talking, worlds
 from sdar_jax.envs.pool import pool
 from sdar_jax.learner import lengths, memory, optimizer
 from sdar_jax.learner.learner import Learner, LearnerConfig
+from sdar_jax.learner.muon import make_muon
 from sdar_jax.learner.scoring import Scoring
 from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import KEYS as METHOD_KEYS
@@ -343,7 +344,7 @@ def make_optimizer(
   c = config.optimizer
   shared = {'weight_decay': c.weight_decay, 'max_grad_norm': c.max_grad_norm}
   if muon:
-    return optimizer.make_muon(**shared)
+    return make_muon(**shared)
   return optimizer.make_optimizer(b1=c.b1, b2=c.b2, eps=c.eps, **shared)
 
 

@@ -22,8 +22,8 @@ from sdar_jax.evaluation import evaluate, manifests, panels
 from sdar_jax.learner import checkpoint as checkpoints
 from sdar_jax.learner import lengths, memory
 from sdar_jax.learner.learner import Learner
+from sdar_jax.learner.optimizer import TrainState
 from sdar_jax.learner.scoring import Scoring
-from sdar_jax.learner.state import TrainState
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
 from sdar_jax.models import adapter_files, decoder, export, hf, lora, sharding

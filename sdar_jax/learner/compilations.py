@@ -10,7 +10,7 @@ import numpy as np
 
 from sdar_jax.batching import packing as packing_lib
 from sdar_jax.learner.learner import Learner
-from sdar_jax.learner.state import TrainState
+from sdar_jax.learner.optimizer import TrainState
 from sdar_jax.models import sharding
 
 _EVENT = '/jax/core/compile/backend_compile_duration'

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdar_jax import numerics
 from sdar_jax.batching import rows
 from sdar_jax.learner import distributions, optimizer, scoring
-from sdar_jax.learner.state import TrainState, placement
+from sdar_jax.learner.optimizer import TrainState
 from sdar_jax.losses import masked, policy
 from sdar_jax.losses.objective import LossInputs, policy_objective
 from sdar_jax.methods.hyperparameters import Hyperparameters
@@ -89,7 +89,7 @@ class Learner:
     )
     teacher = 'whole' if self.takes_teacher else 'trained'
     self.state_shardings, self._working_shardings = (
-      placement(
+      optimizer.placement(
         model,
         mesh,
         tx,

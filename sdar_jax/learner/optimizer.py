@@ -1,16 +1,89 @@
-"""Optimizers as optax chains, the learning rate, and the update."""
+"""What training changes, where each part is, and its update."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdar_jax.learner.state import TrainState
+from sdar_jax.learner import scoring
+from sdar_jax.models import decoder, sharding
 
 # Memory that holds the moments between updates, by JAX's names; None is the default.
 PLACES = {'device': None, 'host': 'pinned_host'}
+
+
+class TrainState(NamedTuple):
+  """Everything that training changes, on the device.
+
+  Attributes:
+    params: the policy, float32, or its adapters alone; with a critic its `value_head`,
+      too.
+    opt_state: moments.
+    teacher: the teacher's weights where they are neither the policy's nor the initial
+      ones, else ().
+    step: [] i32, completed passes of the loop.
+    skipped: [] i32, updates skipped because they were not finite.
+    skipped_in_a_row: [] i32, of those, the ones since the last good update.
+  """
+
+  params: Any
+  opt_state: Any
+  teacher: Any
+  step: jax.Array
+  skipped: jax.Array
+  skipped_in_a_row: jax.Array
+
+  @property
+  def policy(self) -> Any:
+    """What trains of the weights that sample: `params` without a value head."""
+    return {name: w for name, w in self.params.items() if name != 'value_head'}
+
+
+def placement(
+  model: decoder.ModelConfig,
+  mesh: Mesh,
+  tx: optax.GradientTransformation,
+  *,
+  has_critic: bool,
+  teacher: str | None,
+  memory: str | None,
+) -> TrainState:
+  """Finds where every part of a state is: a sharding for each leaf.
+
+  Args:
+    model: architecture, with adapters or without.
+    mesh: from `sharding.make_mesh`.
+    tx: the optimizer; moments are where the weights are that they belong to.
+    has_critic: a value head trains, too.
+    teacher: weights that are kept for it: 'trained' as the policy's, a 'whole' model,
+      or None.
+    memory: of the moments, by JAX's name; None is the default.
+  """
+  one = NamedSharding(mesh, PartitionSpec())
+  specs = model.adapter_specs() or model.param_specs()
+  trained = params = sharding.param_shardings(specs, mesh)
+  shapes = jax.tree.map(
+    lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), specs
+  )
+  if has_critic:
+    head = jax.eval_shape(lambda: scoring.init_value_head(model))
+    params = {**trained, 'value_head': dict.fromkeys(head, one)}
+    shapes = {**shapes, 'value_head': head}
+  moments = optax.tree.map_params(
+    tx,
+    lambda _, at: at if memory is None else at.with_memory_kind(memory),
+    jax.eval_shape(tx.init, shapes),
+    params,
+    transform_non_params=lambda _: one,
+  )
+  kept: Any = ()
+  if teacher is not None:
+    whole = sharding.param_shardings(model.param_specs(), mesh)
+    kept = whole if teacher == 'whole' else trained
+  return TrainState(params, moments, kept, one, one, one)
 
 
 def make_optimizer(
@@ -24,7 +97,7 @@ def make_optimizer(
   Source: Loshchilov and Hutter, arXiv 1711.05101 (AdamW).
   """
   return optax.chain(
-    _clip(max_grad_norm),
+    clip(max_grad_norm),
     optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
     optax.add_decayed_weights(weight_decay),
     optax.scale(-1.0),
@@ -42,37 +115,11 @@ def check_place(where: str, device: jax.Device) -> None:
     )
 
 
-def _clip(max_grad_norm: float) -> optax.GradientTransformation:
+def clip(max_grad_norm: float) -> optax.GradientTransformation:
+  """Clips the global norm of gradients; 0 clips nothing."""
   if max_grad_norm == 0:
     return optax.identity()
   return optax.clip_by_global_norm(max_grad_norm)
-
-
-def make_muon(*, weight_decay: float, max_grad_norm: float):
-  """Chains clip and Muon on the blocks' matrices, Adam on the rest.
-
-  Source: K. Jordan et al., Muon (2024), as optax.contrib.muon implements it.
-  """
-
-  def dimensions(params):
-    spec = optax.contrib.MuonDimensionNumbers
-
-    def one(path, leaf):
-      in_block = any('layers' in str(part) for part in path)
-      return spec(1, 2) if in_block and leaf.ndim == 3 else None
-
-    return jax.tree_util.tree_map_with_path(one, params)
-
-  return optax.chain(
-    _clip(max_grad_norm),
-    optax.contrib.muon(
-      learning_rate=1.0,
-      weight_decay=weight_decay,
-      adam_weight_decay=weight_decay,
-      muon_weight_dimension_numbers=dimensions,
-      consistent_rms=0.2,
-    ),
-  )
 
 
 def learning_rate(step: jax.Array, *, peak: float, warmup_steps: int) -> jax.Array:
