@@ -1,4 +1,4 @@
-"""Plans how free slots are filled with prompts. No JAX.
+"""What slots hold, and how free ones are filled with prompts. No JAX.
 
 A prompt less its last token is computed in chunks that begin at multiples of a fixed
 size, by one program of one shape. The keys and values of a position are then a
@@ -6,15 +6,93 @@ function of the tokens up to it, to the bit, whichever slot they are computed in
 whatever is computed beside them: a prompt may take over the chunks of another one, and
 nobody can tell. That holds for prompts only. A response is written by another program;
 a prompt that repeats it computes it anew.
+
+The name of a piece, cut at multiples of that size, is a digest of all tokens up to its
+end, so that equal names mean equal prefixes. A slot holds the pieces of the last prompt
+that it was given, until it is given another one.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sdar_jax.sampler import prefixes
+
+def names(prefix: np.ndarray, chunk: int) -> tuple[bytes, ...]:
+  """Names the pieces of a prefix, the last of which may be short."""
+  out, before = [], b''
+  for start in range(0, len(prefix), chunk):
+    piece = prefix[start : start + chunk].tobytes()
+    before = hashlib.blake2b(before + piece, digest_size=16).digest()
+    out.append(before)
+  return tuple(out)
+
+
+class Prefixes:
+  """Which slot holds which pieces, and which slots are free."""
+
+  def __init__(self, order: Sequence[int]):
+    """Holds nothing.
+
+    Args:
+      order: all slots, in the order in which they are given away at first.
+    """
+    self._free = dict.fromkeys(order)  # The least recently used first.
+    self._held: dict[int, tuple[bytes, ...]] = {}
+    # Who holds a piece, in the order of taking: what is still to be filled is last.
+    self._holders: dict[bytes, dict[int, None]] = {}
+
+  @property
+  def free(self) -> int:
+    """Counts the free slots."""
+    return len(self._free)
+
+  def longest(self, wanted: Sequence[bytes]) -> tuple[int, int | None]:
+    """Finds the slot that holds the most of `wanted`: (pieces, slot)."""
+    for count in range(len(wanted), 0, -1):
+      for slot in self._holders.get(wanted[count - 1], ()):
+        return count, slot
+    return 0, None
+
+  def longest_free(self, wanted: Sequence[bytes]) -> tuple[int, int | None]:
+    """Finds the free slot that holds the most of `wanted`."""
+    for count in range(len(wanted), 0, -1):
+      few, many = self._holders.get(wanted[count - 1], {}), self._free
+      if len(few) > len(many):
+        few, many = many, few
+      for slot in few:
+        if slot in many:
+          return count, slot
+    return 0, None
+
+  def oldest(self) -> int:
+    """Finds the free slot whose last request ended first."""
+    return next(iter(self._free))
+
+  def take(self, slot: int, wanted: tuple[bytes, ...]) -> None:
+    """Gives a free slot to a prompt, which it holds from now on."""
+    del self._free[slot]
+    self._drop(slot)
+    self._held[slot] = wanted
+    for name in wanted:
+      self._holders.setdefault(name, {})[slot] = None
+
+  def release(self, slot: int) -> None:
+    """Frees a slot; what it holds stays."""
+    self._free[slot] = None
+
+  def forget(self) -> None:
+    """Forgets what every slot holds."""
+    self._held.clear()
+    self._holders.clear()
+
+  def _drop(self, slot: int) -> None:
+    for name in self._held.pop(slot, ()):
+      del self._holders[name][slot]
+      if not self._holders[name]:
+        del self._holders[name]
 
 
 class Chunk(NamedTuple):
@@ -64,9 +142,7 @@ class _Filled(NamedTuple):
   wave: int
 
 
-def plan(
-  held: prefixes.Prefixes, prompts: Sequence[np.ndarray], chunk: int
-) -> Admission:
+def plan(held: Prefixes, prompts: Sequence[np.ndarray], chunk: int) -> Admission:
   """Gives each prompt a free slot and takes from others what they hold.
 
   A prompt takes the free slot that holds the most of it, or else the one that was used
@@ -85,7 +161,7 @@ def plan(
   Returns:
     The plan.
   """
-  named = [prefixes.names(prompt, chunk) for prompt in prompts]
+  named = [names(prompt, chunk) for prompt in prompts]
   found = [held.longest_free(wanted)[0] for wanted in named]
   slots, waves = [0] * len(prompts), []
   filled: dict[int, _Filled] = {}

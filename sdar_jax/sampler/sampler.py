@@ -26,7 +26,7 @@ from sdar_jax.rollout.request import (
   SamplingParams,
   request_key,
 )
-from sdar_jax.sampler import admission, decoding, prefixes
+from sdar_jax.sampler import admission, decoding
 
 __all__ = ['Completion', 'Request', 'Sampler', 'SamplingParams']
 
@@ -198,7 +198,7 @@ class Sampler:
     self._jobs: list[_Job | None] = [None] * count
     # Neighbours are on one device: prompts are dealt to all of them.
     order = np.arange(count).reshape(self._ways, -1).T.flatten().tolist()
-    self._held = prefixes.Prefixes(order)
+    self._held = admission.Prefixes(order)
     self._cache = None
     self._responses = decoding.Responses(
       np.zeros((count, self._max_response), np.int32),

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.sampler import admission, prefixes
+from sdar_jax.sampler import admission
 
 CHUNK = 3
 
@@ -54,7 +54,7 @@ prompt = st.lists(st.integers(0, 1), max_size=14)
 )
 def test_every_slot_ends_up_with_its_prompt(parts, each, rounds, sizes):
   count = parts * each
-  held, slots, busy = prefixes.Prefixes(range(count)), _Slots(count), {}
+  held, slots, busy = admission.Prefixes(range(count)), _Slots(count), {}
   for prompts, ends in rounds:
     prompts = [np.array(ids, np.int32) for ids in prompts][: held.free]
     before = slots.computed
@@ -83,7 +83,7 @@ def _computed(held, *prompts):
 
 
 def test_a_group_is_computed_once_and_its_head_by_all():
-  held = prefixes.Prefixes(range(8))
+  held = admission.Prefixes(range(8))
   one, other = [1, 2, 3, 4], [1, 2, 3, 5, 6]
   plan, computed = _computed(held, one, one, other, one)
   assert computed == [(0, 0), (0, 3), (2, 3)]
@@ -92,7 +92,7 @@ def test_a_group_is_computed_once_and_its_head_by_all():
 
 
 def test_a_conversation_goes_on_where_it_was_and_others_do_not_disturb_it():
-  held = prefixes.Prefixes(range(3))
+  held = admission.Prefixes(range(3))
   long = [1, 2, 3, 4, 5, 6]
   _computed(held, [9] * 6, long)
   held.release(0)
@@ -104,7 +104,7 @@ def test_a_conversation_goes_on_where_it_was_and_others_do_not_disturb_it():
 
 
 def test_the_slot_that_was_used_last_is_kept_longest():
-  held = prefixes.Prefixes(range(3))
+  held = admission.Prefixes(range(3))
   _computed(held, [1], [2], [3])
   for slot in (1, 0, 2):
     held.release(slot)
@@ -117,9 +117,9 @@ def test_the_slot_that_was_used_last_is_kept_longest():
 
 def test_names_are_those_of_prefixes():
   ids = np.arange(8, dtype=np.int32)
-  named = prefixes.names(ids, CHUNK)
+  named = admission.names(ids, CHUNK)
   assert len(named) == 3 == len(set(named))
-  assert prefixes.names(ids[:6], CHUNK) == named[:2]
-  assert prefixes.names(ids[:7], CHUNK)[2] != named[2]
-  assert not set(prefixes.names(ids[3:], CHUNK)) & set(named)
-  assert prefixes.names(ids[:0], CHUNK) == ()
+  assert admission.names(ids[:6], CHUNK) == named[:2]
+  assert admission.names(ids[:7], CHUNK)[2] != named[2]
+  assert not set(admission.names(ids[3:], CHUNK)) & set(named)
+  assert admission.names(ids[:0], CHUNK) == ()
