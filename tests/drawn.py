@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdar_jax.models import layers
+from sdar_jax.models import attention
 
 
 def weights(model, seed=0, noise=0.0):
@@ -18,7 +18,7 @@ def weights(model, seed=0, noise=0.0):
   def draw(path, spec):
     make = known.get(path[-1].key)
     mean = (
-      make(spec.shape) if make else random.normal(0, layers.INIT_STDDEV, spec.shape)
+      make(spec.shape) if make else random.normal(0, attention.INIT_STDDEV, spec.shape)
     )
     moved = mean + noise * random.normal(size=spec.shape)
     return jnp.array(moved.astype(np.float32))

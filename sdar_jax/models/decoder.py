@@ -1,6 +1,6 @@
 """Qwen2, Qwen2.5, Qwen3 and Llama decoders behind one pure `forward`.
 
-The modules of `layers` are Flax linen; nobody else needs to know. Parameters are a
+The modules of `attention` are Flax linen; nobody else needs to know. Parameters are a
 plain nested dict whose layers are stacked on axis 0:
 
   embed/embedding [V, D]    layers/... [L, ...]    final_norm/scale [D]
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sdar_jax.models import attention, layers, rope, sharding
+from sdar_jax.models import attention, rope, sharding
 from sdar_jax.models import lora as lora_lib
 
 FAMILIES = ('qwen2', 'qwen3', 'llama')
@@ -148,7 +148,7 @@ def _init_layer(config: ModelConfig, key: jax.Array) -> Any:
   positions = jnp.zeros((1, 1), jnp.int32)
   # No parameter depends on the back end, and not every one takes float32.
   config = dataclasses.replace(config, attention='dense')
-  return layers.Layer(config, jnp.float32).init(key, x, positions, None)['params']
+  return attention.Layer(config, jnp.float32).init(key, x, positions, None)['params']
 
 
 @functools.lru_cache
@@ -179,7 +179,7 @@ def init_params(
   """
   embed_key, layers_key, head_key = jax.random.split(key, 3)
   shape = (config.vocab_size, config.hidden_size)
-  normal = nn.initializers.normal(layers.INIT_STDDEV)
+  normal = nn.initializers.normal(attention.INIT_STDDEV)
   keys = jax.random.split(layers_key, config.num_layers)
   params = {
     'embed': {'embedding': normal(embed_key, shape)},
@@ -319,14 +319,14 @@ def forward(
   chex.assert_equal_shape([tokens, positions])
   x = params['embed']['embedding'][tokens].astype(dtype)
   x = sharding.constrain(x, ('batch', None, None))
-  layer = layers.Layer(config, dtype)
+  layer = attention.Layer(config, dtype)
   weights = params['layers']
   if isinstance(weights, tuple):
     x, cache = _unroll_layers(layer, weights, x, positions, cache, rows)
   else:
     chex.assert_equal(rows is None, True)
     x, cache = _scan_layers(layer, weights, x, positions, cache, remat)
-  norm = layers.norm(config, dtype, 'norm')
+  norm = attention.norm(config, dtype, 'norm')
   return norm.apply({'params': params['final_norm']}, x), cache
 
 

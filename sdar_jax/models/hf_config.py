@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdar_jax import files
-from sdar_jax.models import decoder, layers, rope
+from sdar_jax.models import attention, decoder, rope
 
 MAX_NUMBER = 2**31 - 1
 # Where a model lay, what wrote it, and code of its own: untrue of what is written here.
@@ -213,7 +213,7 @@ def config_record(
     'head_dim': config.head_dim,
     'hidden_act': 'silu',
     'hidden_size': config.hidden_size,
-    'initializer_range': layers.INIT_STDDEV,
+    'initializer_range': attention.INIT_STDDEV,
     'intermediate_size': config.intermediate_size,
     'max_position_embeddings': 32768,
     'model_type': config.family,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import quick
 
-from sdar_jax.models import attention, attention_blocks, decoder, layers, rope
+from sdar_jax.models import attention, attention_blocks, decoder, rope
 
 SMALL = {
   family: decoder.ModelConfig(
@@ -355,7 +355,7 @@ def test_initial_parameters_depend_on_the_key_and_differ_between_layers():
   np.testing.assert_array_equal(gate, same['layers']['mlp']['gate']['kernel'])
   assert (gate != other['layers']['mlp']['gate']['kernel']).mean() > 0.99
   assert (gate[0] != gate[1]).mean() > 0.99
-  np.testing.assert_allclose(gate.std(), layers.INIT_STDDEV, rtol=0.05)
+  np.testing.assert_allclose(gate.std(), attention.INIT_STDDEV, rtol=0.05)
 
 
 @pytest.mark.parametrize(
