@@ -342,11 +342,11 @@ def whole_step(
 
   from benchmarks import fits
   from experiments import alfworld
-  from sdar_jax.models import decoder, hf
+  from sdar_jax.models import hf, parameters
 
   model = fits.model_of(alfworld.get_config(f'model={name}'))
   with tempfile.TemporaryDirectory() as folder:
-    params = decoder.init_params(model, jax.random.key(0), jnp.float32)
+    params = parameters.init_params(model, jax.random.key(0), jnp.float32)
     hf.save(folder, model, params, jnp.bfloat16)
     del params
     for path in tokenizer.glob('*token*'):

@@ -4,8 +4,8 @@
 
 The core path is what a token passes from the environment to the gradient: loop, rows,
 methods, losses, learner, sampler, decoder, prompts and a world's interface. The tables
-(keys, numbers, methods) are looked up one entry at a time. A line of code is one that
-holds more than a comment or part of a docstring.
+(keys, numbers, methods, sizes of a model) are looked up one entry at a time. A line of
+code is one that holds more than a comment or part of a docstring.
 """
 
 import ast
@@ -27,7 +27,7 @@ CORE = (
   'prompts/chat prompts/skills prompts/teacher prompts/fitting',
   'envs/base envs/action_parser envs/benchmark envs/alfworld/world',
 )
-TABLES = ('config methods/hyperparameters methods/table',)
+TABLES = ('config methods/hyperparameters methods/table models/parameters',)
 _NO_CODE = (
   tokenize.COMMENT,
   tokenize.NL,

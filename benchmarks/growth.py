@@ -41,14 +41,14 @@ def measure(size: dict[str, int]) -> dict[str, float]:
 
   from benchmarks.watch import Watch
   from experiments.tiny import build
-  from sdar_jax.models import decoder
+  from sdar_jax.models import parameters
   from sdar_jax.rollout.request import Request, SamplingParams
   from sdar_jax.sampler.sampler import Sampler
 
   model = build.model_config(size['vocab'])
   sampler = Sampler(
     model,
-    decoder.init_params(model, jax.random.key(0), jnp.float32),
+    parameters.init_params(model, jax.random.key(0), jnp.float32),
     slots=size['slots'],
     max_prompt_tokens=size['prompt'],
     max_response_tokens=size['response'],

@@ -78,7 +78,7 @@ def computed(rows: Sequence[Row], skills: Sequence[int], layout: str, chunk: int
       differs = prompt[:size] != before.turn.prompt_ids[:size]
       same = int(np.argmax(differs)) if differs.any() else size
       kept += same // chunk * chunk
-  read = rows_lib.make(rows, [row.turn.prompt_ids for row in rows], layout)
+  read = rows_lib.make_sequences(rows, [row.turn.prompt_ids for row in rows], layout)
   tokens = sum(len(s.ids) for s in read)
   taught = tokens + sum(skills[rows[s.rows[0]].trajectory_id] for s in read)
   parts = {'prefill': whole - kept, 'old': tokens, 'teacher': taught, 'update': tokens}

@@ -327,7 +327,7 @@ def _save(folder: pathlib.Path, vocabulary: int) -> None:
   import jax
   import jax.numpy as jnp
 
-  from sdar_jax.models import decoder, hf
+  from sdar_jax.models import decoder, hf, parameters
 
   _, hidden, heads, kv_heads, width = _shape(vocabulary)
   model = decoder.ModelConfig(
@@ -343,7 +343,7 @@ def _save(folder: pathlib.Path, vocabulary: int) -> None:
     rms_norm_eps=1e-6,
     tie_word_embeddings=True,
   )
-  params = decoder.init_params(model, jax.random.key(0), jnp.float32)
+  params = parameters.init_params(model, jax.random.key(0), jnp.float32)
   hf.save(folder, model, params, jnp.float32)
 
 

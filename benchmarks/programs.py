@@ -18,7 +18,7 @@ from sdar_jax import build
 from sdar_jax.batching import packing
 from sdar_jax.learner.learner import Learner
 from sdar_jax.learner.optimizer import TrainState
-from sdar_jax.models import decoder, lora, sharding
+from sdar_jax.models import decoder, lora, parameters, sharding
 from sdar_jax.sampler import decoding, sampler
 
 
@@ -75,7 +75,7 @@ class Parts:
 
   def decoded(self) -> Any:
     """Shapes of what decoding reads."""
-    specs = decoder.unstacked_specs(self.model.param_specs())
+    specs = parameters.unstacked_specs(self.model.param_specs())
     return self._shapes(specs, self.dtype, ('fsdp',))
 
   def _shapes(self, specs: Any, dtype: Any, whole: tuple[str, ...] = ()) -> Any:

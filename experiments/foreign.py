@@ -103,7 +103,7 @@ def build(output: pathlib.Path) -> None:
   from experiments.tiny import tokenizer
   from sdar_jax import build as build_lib
   from sdar_jax import sft
-  from sdar_jax.models import decoder, export, hf
+  from sdar_jax.models import export, hf, parameters
 
   export.prepare(output)
   with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +127,7 @@ def build(output: pathlib.Path) -> None:
     c.optimizer.weight_decay = 0.0
     c.train.minibatch_rows = c.train.microbatch_rows = 64
     model = _model(build_lib.make_chat(c, world).len_vocab)
-    params = decoder.init_params(model, jax.random.key(0), jnp.float32)
+    params = parameters.init_params(model, jax.random.key(0), jnp.float32)
     hf.save(start, model, params, jnp.float32)
     sft.run_sft(c, None, output)
 

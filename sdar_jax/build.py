@@ -26,7 +26,14 @@ from sdar_jax.methods import table
 from sdar_jax.methods.hyperparameters import KEYS as METHOD_KEYS
 from sdar_jax.methods.hyperparameters import Hyperparameters
 from sdar_jax.methods.interface import Algorithm
-from sdar_jax.models import adapter_files, attention, decoder, hf, lora, sharding
+from sdar_jax.models import (
+  adapter_files,
+  attention_kernels,
+  decoder,
+  hf,
+  lora,
+  sharding,
+)
 from sdar_jax.prompts import bank_file, chat, retrieval, skills, tags
 from sdar_jax.prompts.skills import SkillBank
 from sdar_jax.rollout import episodes
@@ -158,7 +165,7 @@ def read_model(
       tokenizer has ids that the model's vocabulary lacks.
   """
   c = config.model
-  attention.check_platform(c.attention, mesh.devices.flat[0].platform)
+  attention_kernels.check_platform(c.attention, mesh.devices.flat[0].platform)
   model = hf.read_config(c.path)
   if tokenizer.len_vocab > model.vocab_size:
     raise ConfigError(

@@ -14,7 +14,7 @@ from sdar_jax.learner import memory
 from sdar_jax.logs.console import Console
 from sdar_jax.models import export
 from sdar_jax.process import terminal
-from sdar_jax.prompts import fitting
+from sdar_jax.prompts import cuts
 from sdar_jax.rollout import episodes
 
 
@@ -34,7 +34,7 @@ def run_eval(
       progress=console.episodes,
     )
   console.table(display.table({'success': result}))
-  console.once('room', fitting.notice(played))
+  console.once('room', cuts.notice(played))
   if output is not None:
     _keep(output, json.dumps(result, indent=1))
 

@@ -28,7 +28,7 @@ from sdar_jax.methods import interface
 from sdar_jax.methods.credit import assign_credit, remembered
 from sdar_jax.process.signals import StopSignal
 from sdar_jax.process.team import ALONE, Alone, PeerError
-from sdar_jax.prompts import fitting
+from sdar_jax.prompts import cuts
 from sdar_jax.prompts import teacher as teacher_lib
 from sdar_jax.rollout import collecting, episodes, order, refills
 from sdar_jax.rollout.patience import EmptyStepError, Patience, fault_of_all, not_empty
@@ -267,7 +267,7 @@ class Run:
       )
       self.writer.trajectories(self.step, records)
     self._report_skills(rows, views)
-    self.console.once('room', fitting.notice(t for g in played for t in g.trajectories))
+    self.console.once('room', cuts.notice(t for g in played for t in g.trajectories))
     timings = self.clock.timings(
       played,
       rows,

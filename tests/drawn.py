@@ -8,7 +8,7 @@ from sdar_jax.models import attention
 
 
 def weights(model, seed=0, noise=0.0):
-  """Float32 parameters as `decoder.init_params` draws them; each call makes new arrays.
+  """Float32 parameters as `init_params` draws them; each call makes new arrays.
 
   `noise` is the deviation of what is added to all of them: to norms and biases, too.
   """

@@ -143,7 +143,7 @@ def split(rows, size=8, lanes=1):
   turns = [SimpleNamespace(response_ids=ids) for ids in rows.responses]
   made = [SimpleNamespace(turn=turn, trajectory_id=0) for turn in turns]
   student, teacher = (
-    rows_lib.make(made, prompts, 'turns')
+    rows_lib.make_sequences(made, prompts, 'turns')
     for prompts in (rows.prompts, rows.teacher_prompts)
   )
   (sheets,) = packing.minibatches(made, student, np.arange(len(made)), how, teacher)

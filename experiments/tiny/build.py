@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from experiments.sources import WORLDS
 from experiments.tiny import tokenizer
 from sdar_jax import build, files, sft
-from sdar_jax.models import decoder, export, hf
+from sdar_jax.models import decoder, export, hf, parameters
 from sdar_jax.process import flags, terminal
 from sdar_jax.prompts import bank_file, chat
 
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
     bank = bank_file.load(c.skills.path)
     tokenizer.build(build.make_world(c), bank, start)
     model = model_config(chat.Chat(start, enable_thinking=True).len_vocab)
-    params = decoder.init_params(model, jax.random.key(options.seed), jnp.float32)
+    params = parameters.init_params(model, jax.random.key(options.seed), jnp.float32)
     hf.save(start, model, params, jnp.float32)
     sft.run_sft(c, None, output)
   return 0

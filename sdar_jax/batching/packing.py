@@ -92,9 +92,10 @@ def pack(
     The minibatches of `minibatches` and the sheets of `teacher_sheets`.
   """
   own = [row.turn.prompt_ids for row in batch_rows]
-  student = rows_lib.make(batch_rows, own, packing.layout)
+  student = rows_lib.make_sequences(batch_rows, own, packing.layout)
   teachers = [
-    rows_lib.make(batch_rows, ids, packing.layout, within=student) for ids in prompts
+    rows_lib.make_sequences(batch_rows, ids, packing.layout, within=student)
+    for ids in prompts
   ]
   order = np.arange(len(student))
   if packing.shuffle:
@@ -186,36 +187,8 @@ def minibatches(
   return out
 
 
-def blanks(packing: Packing, *, compares: bool) -> tuple[list[Arrays], list[Arrays]]:
-  """Makes an empty sheet of each shape that steps may have.
-
-  Args:
-    packing: how.
-    compares: minibatches hold the teacher's sequences, too.
-
-  Returns:
-    The student's, and those of the teacher that are scored. An episode that forks in
-    the teacher's prompts may need more sequences than there are here.
-  """
-  every = lambda buckets: [
-    _blank(packing, t, share) for t in buckets for share in SHARES
-  ]
-  student, teacher = every(packing.length_buckets), every(packing.teacher_buckets)
-  if not compares:
-    return student, teacher
-  shapes = {one['tokens'].shape for one in teacher}
-  return [
-    {
-      **sheet,
-      'teacher_tokens': np.zeros(shape, np.int32),
-      'teacher_places': np.zeros_like(sheet['places']),
-    }
-    for sheet in student
-    for shape in sorted(shapes)
-  ], teacher
-
-
-def _blank(packing: Packing, width: int, share: int) -> Arrays:
+def blank(packing: Packing, width: int, share: int) -> Arrays:
+  """Makes an empty sheet of a width and a share of sampled tokens."""
   size, lanes = packing.microbatch_rows, packing.lanes
   count, rows = math.ceil(size // lanes * width / share), size * packing.sequence_rows
   return {
@@ -262,7 +235,7 @@ def _sheet(
   most = max(len(places) for places, _ in placed)
   share = next(s for s in SHARES if math.ceil(room / s) >= most)
   rows = per * packing.sequence_rows
-  out = {**_blank(packing, tokens.shape[1], share), 'tokens': tokens}
+  out = {**blank(packing, tokens.shape[1], share), 'tokens': tokens}
   for lane, (places, targets) in enumerate(placed):
     out['places'][lane, : len(places)] = places
     out['targets'][lane, : len(targets)] = targets

@@ -135,7 +135,7 @@ class TokenSequence:
   starts: tuple[int, ...]
 
 
-def make(
+def make_sequences(
   batch_rows: Sequence[Row],
   prompts: Sequence[np.ndarray],
   layout: str,

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from sdar_jax.envs import action_parser
 from sdar_jax.envs.action_parser import ParsedAction
+from sdar_jax.envs.faults import EnvironmentFault as EnvironmentFault
+from sdar_jax.envs.faults import EnvironmentTimeout as EnvironmentTimeout
 from sdar_jax.envs.tasks import SplitError as SplitError  # For worlds to raise.
 from sdar_jax.envs.tasks import Tasks, TaskSet, check_split, digest_of
 from sdar_jax.envs.texts import actions_since
@@ -21,26 +23,6 @@ INSTRUCTION = (
   'First think, between <think> and </think>. Then give one action, between <action> '
   'and </action>.'
 )
-
-
-class EnvironmentFault(RuntimeError):
-  """A failure of infrastructure, not of the policy: never trained on.
-
-  Attributes:
-    kind: what failed, one short word for counting, e.g. 'refused' or 'crash'.
-  """
-
-  def __init__(self, kind: str, message: str):
-    super().__init__(f'{kind}: {message}')
-    self.kind = kind
-    self.message = message
-
-  def __reduce__(self) -> Any:  # The default calls the class with one argument.
-    return type(self), (self.kind, self.message)
-
-
-class EnvironmentTimeout(EnvironmentFault):
-  """A missed deadline."""
 
 
 @dataclasses.dataclass(frozen=True)

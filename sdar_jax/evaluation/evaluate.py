@@ -8,7 +8,7 @@ from typing import Any
 from sdar_jax.envs.pool.pool import Pool
 from sdar_jax.evaluation import averages, statistics
 from sdar_jax.evaluation.panels import Panel
-from sdar_jax.prompts import fitting
+from sdar_jax.prompts import cuts
 from sdar_jax.rollout import episodes
 from sdar_jax.trajectory import Group, Outcome, Trajectory
 
@@ -185,7 +185,7 @@ def summarise(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     'valid_action_rate': _mean([t.valid for t in turns]),
     'admissible_action_rate': _mean([t.admissible for t in turns]),
     'truncated_rate': _mean([t.stop_reason == 'length' for t in turns]),
-    **fitting.shares(played),
+    **cuts.shares(played),
     'by_type': {name: _success(by_type[name]) for name in sorted(by_type)},
   }
 

@@ -10,7 +10,7 @@ from sdar_jax.evaluation.evaluate import Plan
 from sdar_jax.evaluation.reports import Evaluations
 from sdar_jax.logs.console import Console
 from sdar_jax.process.team import ALONE, Alone
-from sdar_jax.prompts import fitting
+from sdar_jax.prompts import cuts
 from sdar_jax.rollout import episodes
 from sdar_jax.rollout.patience import Patience
 from sdar_jax.trajectory import Group, Trajectory
@@ -83,7 +83,7 @@ class Evaluator:
       lambda played: None if isinstance(played, tuple) else str(played),
     )
     self._console.line(f'step {step}: {display.line(report)}')
-    self._console.once('room', fitting.notice(played))
+    self._console.once('room', cuts.notice(played))
     if self._team.leads:
       self._reports.write(step, report, self._keep(played))
     return report

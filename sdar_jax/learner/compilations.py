@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdar_jax.batching import packing as packing_lib
+from sdar_jax.batching import blanks
+from sdar_jax.batching.packing import Packing
 from sdar_jax.learner.learner import Learner
 from sdar_jax.learner.optimizer import TrainState
 from sdar_jax.models import sharding
@@ -44,7 +45,7 @@ class Ahead:
     wanted: `config.train.compile_ahead`; False does nothing.
   """
 
-  def __init__(self, learner: Learner, packing: packing_lib.Packing, wanted: bool):
+  def __init__(self, learner: Learner, packing: Packing, wanted: bool):
     self._learner, self._left = learner, {'scores', 'gradients'} if wanted else set()
     self._packing = packing
 
@@ -84,10 +85,10 @@ class Ahead:
       return
     self._left.remove(what)
     compares = self._learner.reads_distributions
-    blanks = packing_lib.blanks(self._packing, compares=compares)
+    sheets = blanks.blanks(self._packing, compares=compares)
     if jax.process_count() == 1:  # Shapes cannot be gathered from several.
       with sharding.lowering() as waiting:
-        call(*blanks)
+        call(*sheets)
       with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda compile_one: compile_one(), waiting))
-    call(*blanks)
+    call(*sheets)

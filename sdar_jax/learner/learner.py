@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdar_jax import numerics
 from sdar_jax.batching import rows
-from sdar_jax.learner import distributions, optimizer, scoring
+from sdar_jax.learner import critic, distributions, optimizer, scoring
 from sdar_jax.learner.optimizer import TrainState
 from sdar_jax.losses import masked, policy
 from sdar_jax.losses.objective import LossInputs, policy_objective
@@ -165,7 +165,7 @@ class Learner:
     if self.keeps_teacher and not self.takes_teacher:
       teacher = jax.tree.map(jnp.copy, params)
     if self._algorithm.has_critic:
-      head = scoring.init_value_head(self.model)
+      head = critic.init_value_head(self.model)
       params = {**params, 'value_head': sharding.place(head, self._replicated)}
     begin = sharding.Program(
       self._tx.init, self._mesh, out_shardings=self.state_shardings.opt_state
@@ -346,7 +346,7 @@ class Learner:
     return tuple(scoring.by_rows(value, sheet['response_mask']) for value in scores)
 
   def _values(self, params: Any, states: jax.Array, sheet: Sheet) -> jax.Array:
-    values = scoring.token_values(states, params['value_head'])
+    values = critic.token_values(states, params['value_head'])
     return scoring.by_rows(values, sheet['response_mask'])
 
   def _logprobs(self, params: Any, sheet: Sheet) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from sdar_jax.models import attention, decoder, sharding
+from sdar_jax.models import attention, decoder, parameters, sharding
 
 GIB = 2**30
 _F32 = 4  # Bytes.
@@ -198,7 +198,7 @@ def moments(tx: optax.GradientTransformation) -> int:
 def _local(specs: Any, mesh: Any, whole: tuple[str, ...] = ()) -> int:
   """Counts the weights of a tree of ParamSpec on one device."""
 
-  def count(spec: decoder.ParamSpec) -> int:
+  def count(spec: parameters.ParamSpec) -> int:
     entries = sharding.partition_spec(spec.axes, spec.shape, mesh, whole)
     return math.prod(spec.shape) // _ways(entries, mesh)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdar_jax.learner import scoring
+from sdar_jax.learner import critic
 from sdar_jax.models import decoder, sharding
 
 # Memory that holds the moments between updates, by JAX's names; None is the default.
@@ -69,7 +69,7 @@ def placement(
     lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), specs
   )
   if has_critic:
-    head = jax.eval_shape(lambda: scoring.init_value_head(model))
+    head = jax.eval_shape(lambda: critic.init_value_head(model))
     params = {**trained, 'value_head': dict.fromkeys(head, one)}
     shapes = {**shapes, 'value_head': head}
   moments = optax.tree.map_params(

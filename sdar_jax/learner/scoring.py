@@ -1,7 +1,7 @@
-"""Log-probs, entropy and values of given tokens.
+"""Log-probs and entropy of given tokens.
 
 One pass of the decoder, `hidden_states`, serves several heads: log-probabilities and
-entropy (`scores_after`), the critic's values (`token_values`) and the divergence from a
+entropy (`scores_after`), the critic's values (`critic`) and the divergence from a
 teacher (`distributions`). Heads run on the states that predict a sampled token alone,
 `states_at` the places of a sheet, and `by_rows` brings what they say to rows.
 """
@@ -9,7 +9,6 @@ teacher (`distributions`). Heads run on the states that predict a sampled token 
 import dataclasses
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -180,32 +179,6 @@ def token_logprobs(
   hidden = hidden_states(config, params, tokens, positions, scoring)
   scores = scores_after(config, params, hidden[:, :-1], tokens[:, 1:], scoring)
   return tuple(jnp.pad(value, ((0, 0), (1, 0))) for value in scores)
-
-
-def init_value_head(config: decoder.ModelConfig) -> dict[str, jax.Array]:
-  """Makes a value head of zeros: `kernel` [D] f32 and `bias` [] f32."""
-  return {'kernel': jnp.zeros(config.hidden_size), 'bias': jnp.zeros(())}
-
-
-def token_values(states: jax.Array, value_head: dict[str, jax.Array]) -> jax.Array:
-  """Estimates values from states of the policy's trunk.
-
-  values[b,n] = states[b,n] . kernel + bias
-
-  Args:
-    states: [B, N, D], each of the token before the one that is valued.
-    value_head: `kernel` [D] and `bias` [], f32, of `init_value_head` or trained.
-
-  Returns:
-    [B, N] f32, return units.
-
-  Source: PPO (arXiv 1707.06347) sec. 5, a value function that shares the policy's
-    parameters.
-  """
-  chex.assert_shape(value_head['kernel'], states.shape[-1:])
-  # Not a matmul: accelerators would round its float32 inputs to half precision.
-  products = states.astype(jnp.float32) * value_head['kernel']
-  return products.sum(-1) + value_head['bias']
 
 
 def check_sizes(config, scoring, topk=0):

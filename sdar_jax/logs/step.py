@@ -13,7 +13,7 @@ import numpy as np
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.batching.rows import Row
 from sdar_jax.logs import metrics
-from sdar_jax.prompts import fitting
+from sdar_jax.prompts import cuts
 from sdar_jax.prompts.skills import SkillView
 from sdar_jax.prompts.teacher import PLAIN
 from sdar_jax.rollout.request import SamplerCounts
@@ -149,7 +149,7 @@ def rollout_metrics(
     'rollout/repeated_text_rate': _mean(
       [rate for t in turns if (rate := repetition(t.response_ids)) is not None]
     ),
-    **{f'rollout/{name}': value for name, value in fitting.shares(sound).items()},
+    **{f'rollout/{name}': value for name, value in cuts.shares(sound).items()},
     'rollout/zero_variance_groups': _mean([_alike(g, invalid_penalty) for g in whole]),
     'rollout/groups_played': float(len(groups)),
     'rollout/faults': float(len(played) - len(sound)),

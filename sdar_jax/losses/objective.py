@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.losses import distill, masked, policy, variants
+from sdar_jax.losses import distill, masked, measures, policy, variants
 from sdar_jax.losses import value as value_lib
 from sdar_jax.losses.masked import Array
 from sdar_jax.methods import gates
@@ -100,7 +100,7 @@ def clipped_metrics(
   inputs: LossInputs, advantages: jax.Array, hyper: Hyperparameters
 ) -> masked.Metrics:
   """Measures ratios and clips of tokens."""
-  return surrogate(policy.surrogate_metrics, inputs, advantages, hyper, TOKEN_CLIPS)
+  return surrogate(measures.surrogate_metrics, inputs, advantages, hyper, TOKEN_CLIPS)
 
 
 def surrogate(
@@ -219,10 +219,12 @@ def _teacher_metrics(
 ) -> masked.Metrics:
   """Measures the gap, and the gate where the method has one."""
   mask = inputs.taught_mask
-  metrics = distill.gap_metrics(inputs.gap, mask, inputs.response_mask, inputs.turn_ids)
+  metrics = measures.gap_metrics(
+    inputs.gap, mask, inputs.response_mask, inputs.turn_ids
+  )
   if inputs.gate is not None:
     coef = distillation.weight(hyper)
-    metrics |= distill.gate_metrics(inputs.gate, mask, distill_coef=coef)
+    metrics |= measures.gate_metrics(inputs.gate, mask, distill_coef=coef)
   return metrics
 
 

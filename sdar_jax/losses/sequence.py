@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from sdar_jax.losses import masked, policy
+from sdar_jax.losses import masked, measures, policy
 from sdar_jax.losses.masked import Array
 
 GSPO_LOG_RATIO_LIMIT = 10.0
@@ -85,4 +85,4 @@ def gspo_metrics(
     'clip_low': clipped & (advantages < 0),
     'clip_dual': jnp.zeros_like(mask),
   }
-  return policy.totals(values, current, old, mask)
+  return measures.totals(values, current, old, mask)

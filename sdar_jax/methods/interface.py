@@ -13,10 +13,9 @@ import numpy as np
 
 from sdar_jax.advantages import anchors, returns
 from sdar_jax.batching import rows
-from sdar_jax.methods import gates
+from sdar_jax.methods import gates, seeing
 from sdar_jax.methods.hyperparameters import Hyperparameters
 
-SEEING = ('none', 'all', 'half')  # Whose own prompts show skills.
 # Score arrays [B, R] of sampled tokens, computed before the first update.
 SCORES = (
   'old_logprobs',
@@ -29,8 +28,6 @@ SCORES = (
 )
 # Of those, the ones of the teacher's contexts, in order.
 TEACHER_SCORES = ('teacher_logprobs', 'contrast_logprobs')
-# Members that a group must have for its teachers to see other episodes of the task.
-_MEMBERS = {'sibling': 2, 'contrast': 3, 'right_hint': 2, 'wrong_hint': 2, 'mistake': 2}
 
 
 class StepData(NamedTuple):
@@ -265,12 +262,8 @@ class Algorithm:
   teacher_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    if self.student_sees_skills not in SEEING:
-      raise ValueError(
-        f'student_sees_skills={self.student_sees_skills!r}: must be one of {SEEING}'
-      )
-    if self.distillation is not None:
-      _check_seeing(self.distillation.context, self.student_sees_skills)
+    context = self.distillation.context if self.distillation is not None else None
+    seeing.check(self.student_sees_skills, context)
 
   @property
   def has_critic(self) -> bool:
@@ -325,33 +318,13 @@ class Algorithm:
       least = 2
     if self.needs_teacher(hyper) and hyper.context in ('', 'shuffled'):
       kinds = self.distillation.contexts
-      least = max(least, *(_MEMBERS.get(kind, 1) for kind in kinds))
+      least = max(least, *(seeing.MEMBERS.get(kind, 1) for kind in kinds))
     return least
 
   def sees_skills(self, member: int) -> bool:
     """Whether this member of a group is shown skills."""
     odd = self.student_sees_skills == 'half' and member % 2 == 1
     return self.student_sees_skills == 'all' or odd
-
-
-def _check_seeing(context: str, seeing: str) -> None:
-  """Raises ValueError where a teacher sees no more than its student."""
-  if context == 'other_view':
-    if seeing != 'half':
-      raise ValueError(
-        'this teacher compares members of a group with and without skills: half of'
-        f' them must see skills, not {seeing!r}'
-      )
-  elif context == 'skills' and seeing != 'none':
-    raise ValueError(
-      'its student sees the very skills that the teacher would: there is nothing to'
-      ' teach; take a policy whose own prompts are plain'
-    )
-  elif seeing != 'none':
-    raise ValueError(
-      f"its student sees skills that a teacher of the kind '{context}' does not: it"
-      ' would know other things, not more; take a policy whose own prompts are plain'
-    )
 
 
 def step_data(

@@ -14,21 +14,10 @@ from flax import linen as nn
 from sdar_jax.models import attention_blocks, attention_kernels, rope, sharding
 
 BACK_ENDS = ('auto', 'dense', 'chunked', 'cudnn', 'splash')
-NEEDED_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
 # 'auto' is 'dense' up to so many keys. The small models have fewer, and [512, 512]
 # scores are the largest that blocks would keep, too.
 DENSE_KEYS = 512
 INIT_STDDEV = 0.02  # Qwen's and Llama's initializer_range.
-
-
-def check_platform(back_end: str, platform: str) -> None:
-  """Raises ValueError where a back end is not for the devices."""
-  needed = NEEDED_PLATFORM.get(back_end, platform)
-  if platform != needed:
-    raise ValueError(
-      f'config.model.attention={back_end!r} is for {needed}, the devices are'
-      f" {platform}: set it to 'auto'"
-    )
 
 
 def frequencies(width: int, theta: float) -> jax.Array:

@@ -18,6 +18,17 @@ LANES = 128  # Splash takes rows in multiples of it.
 _BLOCKS = (512, 256, 128)
 _LEAST_CAPABILITY = 8.0  # Of a GPU, for cuDNN's fused attention: Ampere.
 _WIDEST_HEAD = 128  # Before Hopper.
+NEEDED_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
+
+
+def check_platform(back_end: str, platform: str) -> None:
+  """Raises ValueError where a back end is not for the devices."""
+  needed = NEEDED_PLATFORM.get(back_end, platform)
+  if platform != needed:
+    raise ValueError(
+      f'config.model.attention={back_end!r} is for {needed}, the devices are'
+      f" {platform}: set it to 'auto'"
+    )
 
 
 def platform() -> str:

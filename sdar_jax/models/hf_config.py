@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdar_jax import files
-from sdar_jax.models import attention, decoder, rope
+from sdar_jax.models import attention, decoder, parameters, rope
 
 MAX_NUMBER = 2**31 - 1
 # Where a model lay, what wrote it, and code of its own: untrue of what is written here.
@@ -105,10 +105,10 @@ def _slides(record, path):
 def _check_supported(record, path):
   """Refuses settings beyond `decoder.forward`."""
   kind = record['model_type'] if 'model_type' in record else None
-  if kind not in decoder.FAMILIES:
+  if kind not in parameters.FAMILIES:
     raise WeightError(
       f'{path}: model_type {kind!r} is not supported, only '
-      f'{", ".join(decoder.FAMILIES)} (dense)'
+      f'{", ".join(parameters.FAMILIES)} (dense)'
     )
   if _present(record, 'hidden_act') and record['hidden_act'] != 'silu':
     raise WeightError(f'{path}: hidden_act {record["hidden_act"]!r}, only silu')

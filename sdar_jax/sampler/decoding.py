@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdar_jax.models import decoder, lora, sharding
+from sdar_jax.models import decoder, lora, parameters, sharding
 from sdar_jax.sampler import draw
 
 
@@ -277,7 +277,7 @@ class Programs:
 
 def _weight_shardings(config: decoder.ModelConfig, mesh: Mesh) -> tuple[Any, Any]:
   """Places the policy, and what the sampler reads of it."""
-  specs = decoder.unstacked_specs(config.param_specs())
+  specs = parameters.unstacked_specs(config.param_specs())
   # Whole over fsdp: else every layer would be gathered for every token.
   weights = sharding.param_shardings(specs, mesh, whole=('fsdp',))
   return sharding.param_shardings(config.policy_specs(), mesh), weights

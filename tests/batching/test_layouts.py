@@ -78,9 +78,9 @@ def _pass(method, layout, numbers):
   learner = micro.learner(algorithm=method, **numbers)
   hyper, row = learner._hyper, learner._algorithm
   rows, how = _rows(), _packing(layout)
-  student = rows_lib.make(rows, [r.turn.prompt_ids for r in rows], layout)
+  student = rows_lib.make_sequences(rows, [r.turn.prompt_ids for r in rows], layout)
   privileged = [np.concatenate([[5, 6, 7], r.turn.prompt_ids]) for r in rows]
-  teacher = rows_lib.make(rows, privileged, layout, within=student)
+  teacher = rows_lib.make_sequences(rows, privileged, layout, within=student)
   compared = teacher if learner.reads_distributions else None
   order = np.arange(len(student))
   (sheets,) = packing.minibatches(rows, student, order, how, compared)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar_jax.batching import packing
+from sdar_jax.batching import blanks, packing
 from sdar_jax.batching import rows as rows_lib
 from sdar_jax.envs.base import Task
 from sdar_jax.trajectory import Group, Outcome, Trajectory, Turn
@@ -70,7 +70,7 @@ def _packing(**changes):
 
 
 def _student(rows, layout='turns'):
-  return rows_lib.make(rows, [row.turn.prompt_ids for row in rows], layout)
+  return rows_lib.make_sequences(rows, [row.turn.prompt_ids for row in rows], layout)
 
 
 def _said(sheet, tokens='tokens', places='places'):
@@ -138,7 +138,7 @@ def test_every_sampled_id_is_trained_on_once_after_its_own_prompt(
   theirs = [
     np.concatenate([[7, 8, 9], row.turn.prompt_ids]).astype(np.int32) for row in rows
   ]
-  teacher = rows_lib.make(rows, theirs, layout, within=student)
+  teacher = rows_lib.make_sequences(rows, theirs, layout, within=student)
   how = _packing(
     kind=kind,
     lanes=lanes,
@@ -204,18 +204,20 @@ def test_a_conversation_is_one_sequence_until_a_prompt_begins_anew():
   assert found[0].ids.tolist() == [1, 2, 101, 3, 102, 103]
   assert [s.rows for s in _student(rows)] == [(i,) for i in range(5)]
   theirs = [np.concatenate([[7], row.turn.prompt_ids]) for row in rows]
-  assert [s.rows for s in rows_lib.make(rows, theirs, 'conversation', found)] == [
+  assert [
+    s.rows for s in rows_lib.make_sequences(rows, theirs, 'conversation', found)
+  ] == [
     (0, 1),
     (2, 3),
     (4,),
   ]
   theirs[1] = np.concatenate([[8], rows[1].turn.prompt_ids])
-  split = rows_lib.make(rows, theirs, 'conversation', found)
+  split = rows_lib.make_sequences(rows, theirs, 'conversation', found)
   assert [s.rows for s in split] == [(0,), (1,), (2, 3), (4,)]
   with pytest.raises(ValueError, match='row 0 has an empty prompt'):
-    rows_lib.make(rows, [[]] * 5, 'turns')
+    rows_lib.make_sequences(rows, [[]] * 5, 'turns')
   with pytest.raises(ValueError, match="layout 'chat': must be one of"):
-    rows_lib.make(rows, theirs, 'chat')
+    rows_lib.make_sequences(rows, theirs, 'chat')
 
 
 def _order(seed, step, shuffle=True):
@@ -330,7 +332,7 @@ def test_there_is_a_blank_of_every_shape(layout, compares):
     tuple((name, a.shape, a.dtype.name) for name, a in sorted(one.items()))
     for one in sheets
   }
-  known, found = [shapes(s) for s in packing.blanks(how, compares=compares)], set()
+  known, found = [shapes(s) for s in blanks.blanks(how, compares=compares)], set()
   for seed in range(30):
     rows = _rows(np.random.default_rng(seed), extends=0.5)
     more = np.full(seed, 7)  # Of the prompt; several buckets are met.
@@ -340,7 +342,7 @@ def test_there_is_a_blank_of_every_shape(layout, compares):
     found |= student | teacher
     assert student <= known[0] and teacher <= known[1]
   assert len(found) >= 4  # Several buckets and shares were met.
-  blank = itertools.chain(*packing.blanks(how, compares=compares))
+  blank = itertools.chain(*blanks.blanks(how, compares=compares))
   assert all((one['row_index'] < 0).all() for one in blank)
 
 

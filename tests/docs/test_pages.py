@@ -115,6 +115,8 @@ def test_the_number_of_methods_and_the_size_are_the_true_ones():
   numbers = [int(text.replace(',', '')) for text in said.groups()]
   counted = core_path.count(core_path.named(core_path.CORE))
   assert numbers == pytest.approx(counted, rel=0.05)
+  files, _, code = counted
+  assert files <= 32 and code <= 4000  # What can be read in days, not weeks.
 
 
 def test_every_method_has_a_paragraph():

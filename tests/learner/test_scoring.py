@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import quick
 
-from sdar_jax.learner import scoring
-from sdar_jax.models import attention, decoder, hf
+from sdar_jax.learner import critic, scoring
+from sdar_jax.models import attention, decoder, hf, parameters
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / 'golden' / 'models'
 CONFIG = decoder.ModelConfig(
@@ -149,7 +149,7 @@ def test_half_precision_scores_are_summed_in_float32():
 def test_no_array_of_all_logits_exists():
   sizes = {'vocab_size': 20_000, 'num_layers': 2}
   config = decoder.ModelConfig(**{**vars(CONFIG), **sizes})
-  params = jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0)))
+  params = jax.eval_shape(lambda: parameters.init_params(config, jax.random.key(0)))
   tokens = jax.ShapeDtypeStruct((2, 512), jnp.int32)
 
   def size(chunk):
@@ -232,7 +232,7 @@ def test_values_are_those_of_a_loop_with_its_gradient(wrap, dtype):
   hidden = jnp.asarray(rng.normal(size=(2, 5, 16)), dtype)
   head = {'kernel': rng.normal(size=16), 'bias': np.array(0.25)}
   head = jax.tree.map(np.float32, head)
-  values, pull = jax.vjp(wrap(scoring.token_values), hidden, head)
+  values, pull = jax.vjp(wrap(critic.token_values), hidden, head)
   weights = rng.normal(size=(2, 5)).astype(np.float32)
   to_hidden, to_head = pull(weights)
   exact = np.asarray(hidden, np.float64)
@@ -254,13 +254,13 @@ def test_values_are_those_of_a_loop_with_its_gradient(wrap, dtype):
 
 def test_a_new_critic_says_zero_and_has_a_gradient():
   hidden = np.random.default_rng(4).normal(size=(3, 11, 16)).astype(np.float32)
-  head = scoring.init_value_head(CONFIG)
+  head = critic.init_value_head(CONFIG)
   assert {leaf.dtype for leaf in jax.tree.leaves(head)} == {jnp.dtype('float32')}
-  np.testing.assert_array_equal(scoring.token_values(hidden, head), np.zeros((3, 11)))
-  grads = jax.grad(lambda head: scoring.token_values(hidden, head).sum())(head)
+  np.testing.assert_array_equal(critic.token_values(hidden, head), np.zeros((3, 11)))
+  grads = jax.grad(lambda head: critic.token_values(hidden, head).sum())(head)
   assert grads['bias'] == 33 and np.abs(grads['kernel']).max() > 0
   with pytest.raises(AssertionError):
-    scoring.token_values(hidden[..., :1], head)
+    critic.token_values(hidden[..., :1], head)
 
 
 @pytest.mark.parametrize('changes', [{'chunk': 0}, {'valid_vocab': 54}])

@@ -6,7 +6,7 @@ from batches import make_batch
 from scipy import special
 from tokens import sdar_term
 
-from sdar_jax.losses import distill, masked, policy, variants
+from sdar_jax.losses import distill, masked, measures, policy, variants
 from sdar_jax.methods import gates
 
 CLIPS = {'clip_low': 0.2, 'clip_high': 0.2, 'dual_clip': 3.0}
@@ -136,14 +136,14 @@ def test_gate_metrics_equal_numpy():
   mask, teacher = batch['response_mask'], batch['teacher_logprobs']
   gap = distill.gap(batch['logprobs'], teacher, mask)
   gate = gate_of(gap)
-  metrics = distill.gate_metrics(gate, mask, distill_coef=0.01)
+  metrics = measures.gate_metrics(gate, mask, distill_coef=0.01)
   gate = np.asarray(gate)[mask]
   wants = {
     'gate': gate.sum(),
     'gate_open': (gate > 0.6).sum(),
     'gate_shut': (gate < 0.4).sum(),
     'distill_abs': 0.01 * gate.sum(),
-    'gate_histogram': np.histogram(gate, distill.GATE_BINS, (0, 1))[0],
+    'gate_histogram': np.histogram(gate, measures.GATE_BINS, (0, 1))[0],
   }
   assert metrics.keys() == wants.keys()
   assert 0 < wants['gate_shut'] < wants['gate_open'] + wants['gate_shut'] < mask.sum()
@@ -154,7 +154,7 @@ def test_gate_metrics_equal_numpy():
 
 def test_the_histogram_holds_gates_of_zero_and_one():
   gate, mask = jnp.array([[0.0, 1.0, 0.1, 0.999]]), jnp.ones((1, 4), bool)
-  metrics = distill.gate_metrics(gate, mask, distill_coef=1.0)
+  metrics = measures.gate_metrics(gate, mask, distill_coef=1.0)
   np.testing.assert_array_equal(metrics['gate_histogram'][0], [1, 1] + 7 * [0] + [2])
 
 
@@ -162,7 +162,7 @@ def test_gap_by_turn_sums_by_turn():
   batch = make_batch(7, padding_rows=2)
   mask, turns = batch['response_mask'], batch['turn_ids']
   gap = np.where(mask, batch['logprobs'], np.nan)
-  sums, counts = distill.gap_by_turn(gap, mask, turns, num_turns=3)
+  sums, counts = measures.gap_by_turn(gap, mask, turns, num_turns=3)
   for turn in range(3):
     rows = (turns == turn) if turn < 2 else (turns >= 2)
     np.testing.assert_allclose(sums[turn], np.nansum(gap[rows]), rtol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 from batches import make_batch
 from scipy import special
 
-from sdar_jax.losses import masked, policy, sequence
+from sdar_jax.losses import masked, measures, policy, sequence
 
 CLIPS = {'clip_low': 0.2, 'clip_high': 0.3, 'dual_clip': 3.0}
 
@@ -53,7 +53,7 @@ def test_on_policy_ratio_is_exactly_one():
   credit = np.where(mask, batch['advantages'][:, None], 0)
   losses = policy.clipped_surrogate(old, old, credit, mask, **CLIPS)
   np.testing.assert_array_equal(losses, -credit)
-  metrics = policy.surrogate_metrics(old, old, credit, mask, **CLIPS)
+  metrics = measures.surrogate_metrics(old, old, credit, mask, **CLIPS)
   assert metrics['ratio'][0] == mask.sum()
   for name in ('clip_high', 'clip_low', 'clip_dual', 'approx_kl', 'log_ratio_abs'):
     assert metrics[name][0] == 0
@@ -63,7 +63,7 @@ def test_metrics_count_what_the_clips_stop():
   ratio = np.array([[1.0, 1.5, 1.5, 0.5, 0.5, 5.0, 9.0, 1e12]])
   credit = np.array([[1.0, 1.0, -1.0, -1.0, 1.0, -1.0, -2.0, 0.0]])
   mask = np.ones((1, 8), bool)
-  metrics = policy.surrogate_metrics(
+  metrics = measures.surrogate_metrics(
     np.log(ratio).astype(np.float32),
     np.zeros((1, 8), np.float32),
     credit,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import quick
 
-from sdar_jax.models import attention, attention_blocks, decoder, rope
+from sdar_jax.models import attention, attention_blocks, decoder, parameters, rope
 
 SMALL = {
   family: decoder.ModelConfig(
@@ -27,7 +27,7 @@ SMALL = {
     rms_norm_eps=1e-6,
     tie_word_embeddings=family == 'qwen3',
   )
-  for family in decoder.FAMILIES
+  for family in parameters.FAMILIES
 }
 
 
@@ -52,7 +52,9 @@ def rows(batch=3, length=11):
 
 def shapes_of(config, dtype=jnp.float32):
   """Shapes and dtypes of initial parameters."""
-  return jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0), dtype))
+  return jax.eval_shape(
+    lambda: parameters.init_params(config, jax.random.key(0), dtype)
+  )
 
 
 def run(config, params, tokens, positions, **kwargs):
@@ -155,7 +157,7 @@ def test_the_scaling_decides_the_logits():
 # --- causality and padding ---------------------------------------------------------
 
 
-@pytest.mark.parametrize('family', decoder.FAMILIES)
+@pytest.mark.parametrize('family', parameters.FAMILIES)
 def test_no_gradient_flows_from_later_tokens(family):
   config = dataclasses.replace(SMALL[family], tie_word_embeddings=False)
   params = wide_params(config)
@@ -186,7 +188,7 @@ def test_padding_on_the_right_changes_nothing():
 # --- one computation in several forms ----------------------------------------------
 
 
-@pytest.mark.parametrize('family', decoder.FAMILIES)
+@pytest.mark.parametrize('family', parameters.FAMILIES)
 def test_unrolled_layers_equal_scanned_ones(family, monkeypatch):
   config = SMALL[family]
   params = wide_params(config)
@@ -201,7 +203,7 @@ def test_unrolled_layers_equal_scanned_ones(family, monkeypatch):
     np.testing.assert_allclose(scanned, form, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('family', decoder.FAMILIES)
+@pytest.mark.parametrize('family', parameters.FAMILIES)
 def test_decoding_with_a_cache_equals_the_whole_row(family):
   config = SMALL[family]
   params = wide_params(config)
@@ -334,7 +336,7 @@ def test_half_precision_is_close(name):
 # --- configuration and parameters --------------------------------------------------
 
 
-@pytest.mark.parametrize('family', decoder.FAMILIES)
+@pytest.mark.parametrize('family', parameters.FAMILIES)
 @pytest.mark.parametrize('tied', [True, False])
 def test_specs_describe_the_parameters(family, tied):
   config = dataclasses.replace(SMALL[family], tie_word_embeddings=tied)
@@ -349,7 +351,7 @@ def test_specs_describe_the_parameters(family, tied):
 
 def test_initial_parameters_depend_on_the_key_and_differ_between_layers():
   config = SMALL['qwen3']
-  draw = quick.jit(lambda key: decoder.init_params(config, key))
+  draw = quick.jit(lambda key: parameters.init_params(config, key))
   one, same, other = (draw(jax.random.key(seed)) for seed in (0, 0, 1))
   gate = one['layers']['mlp']['gate']['kernel']
   np.testing.assert_array_equal(gate, same['layers']['mlp']['gate']['kernel'])

@@ -15,7 +15,7 @@ from sdar_jax.envs import base, texts, worlds
 from sdar_jax.evaluation import evaluate
 from sdar_jax.logs import step as step_lib
 from sdar_jax.logs import trajectories
-from sdar_jax.prompts import chat, fitting
+from sdar_jax.prompts import chat, cuts, fitting
 from sdar_jax.prompts.skills import NOTHING, SkillView
 from sdar_jax.rollout import episodes as episodes_lib
 from sdar_jax.trajectory import Outcome
@@ -293,7 +293,7 @@ def test_an_episode_that_cannot_be_shown_ends_alone_and_is_trained_on():
   assert numbers['rollout/prompt_too_long'] == 6 and numbers['rollout/faults'] == 0
   shown = evaluate.summarise(episodes)
   assert (shown['n'], shown['successes'], shown['prompt_too_long']) == (6, 0, 6)
-  assert 'ended 6 episodes' in fitting.notice(episodes)
+  assert 'ended 6 episodes' in cuts.notice(episodes)
 
 
 def test_a_world_with_a_rule_goes_on():
@@ -324,7 +324,7 @@ def test_an_episode_without_a_turn_is_survived():
   )
   assert evaluate.summarise(episodes)['success_rate'] == 0
   assert trajectories.from_json(trajectories.to_json(episodes[0])) == episodes[0]
-  assert fitting.notice(episodes) and not fitting.notice([])
+  assert cuts.notice(episodes) and not cuts.notice([])
 
 
 def test_skills_do_not_count():

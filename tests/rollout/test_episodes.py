@@ -221,7 +221,9 @@ def test_what_is_trained_on_is_what_was_sampled(responses):
     fakes.in_process(), fakes.tasks(), sampler, agent, group_size=2, identity=(0, 0)
   )
   rows = rows_lib.rows(groups, invalid_penalty=0.0)
-  student = rows_lib.make(rows, [row.turn.prompt_ids for row in rows], 'turns')
+  student = rows_lib.make_sequences(
+    rows, [row.turn.prompt_ids for row in rows], 'turns'
+  )
   how = packing.Packing('sorted', 4, 2, (1024,), (1024,), response_tokens=9)
   backwards = np.arange(len(rows))[::-1]
   batch, trained = packing.minibatches(rows, student, backwards, how), {}

@@ -44,7 +44,7 @@ def _packs(config, packing, student_skills):
   one = dataclasses.replace(packing, minibatch_rows=1, microbatch_rows=1)
   teacher = [np.zeros(c.max_prompt_tokens + budget, np.int32)]
   own = [row.turn.prompt_ids for row in rows]
-  student, taught = (rows_lib.make(rows, p, 'turns') for p in (own, teacher))
+  student, taught = (rows_lib.make_sequences(rows, p, 'turns') for p in (own, teacher))
   ((sheet,),) = packing_lib.minibatches(rows, student, np.arange(1), one, taught)
   return sheet['response_mask'].sum() == c.max_response_tokens
 

@@ -172,7 +172,7 @@ def test_episodes_with_a_tool(world, spoken, layout):
   assert len(sampler.prompts) == 12
   rows = rows_lib.rows(groups, invalid_penalty=0.0)
   prompts = [row.turn.prompt_ids for row in rows]
-  read = rows_lib.make(rows, prompts, layout)
+  read = rows_lib.make_sequences(rows, prompts, layout)
   assert len(read) == (4 if layout == 'conversation' else 12)
 
 
