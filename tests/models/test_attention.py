@@ -1,5 +1,6 @@
 """Every back end of attention against numpy, the dense one, and itself in company."""
 
+import dataclasses
 import functools
 
 import jax
@@ -322,5 +323,5 @@ def test_the_mesh_says_where_a_program_will_run():
 @pytest.mark.parametrize('back_end', attention.BACK_ENDS)
 def test_parameters_do_not_depend_on_the_back_end(back_end):
   small = decoder.ModelConfig('qwen3', 9, 8, 8, 1, 2, 1, 4, 1e4, 1e-6, True)
-  changed = decoder.dataclasses.replace(small, attention=back_end)
+  changed = dataclasses.replace(small, attention=back_end)
   assert changed.param_specs() == small.param_specs()
