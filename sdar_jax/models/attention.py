@@ -2,7 +2,7 @@
 
 Keys are kept as [B, K, H, S] and values as [B, K, S, H]: the scores and the mix of a
 decode step are then plain batched matrix products, without a transpose of the cache.
-The modules are Flax linen; their `config` is a `decoder.ModelConfig`.
+The modules are Flax linen; their `config` is a `parameters.ModelConfig`.
 """
 
 from typing import Any
