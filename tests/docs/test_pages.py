@@ -40,7 +40,7 @@ README = PAGES['README.md']
 RUN_FOLDERS = ('runs/', 'eval/', 'trajectories/', 'checkpoints/', 'build/', 'aside-1/')
 RUN_FOLDERS += ('guess/', 'rollout/', 'train/', 'perf/', 'sdar_jax/_shipped/')
 RUN_FILES = ('config.json', 'run.json', 'ledger.json', 'study.json', 'results.json')
-RUN_FILES += ('generation_config.json', 'skills.json')
+RUN_FILES += ('generation_config.json', 'skills.json', 'sweep.json')
 TINY = ROOT / 'experiments' / 'tiny' / 'alfworld'
 
 
