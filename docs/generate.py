@@ -83,6 +83,22 @@ def ends() -> str:
   return '\n'.join(courses.table(runs)) + '\n'
 
 
+def tuned() -> str:
+  """SDAR and controls, each with the number that it chose, against SDAR."""
+  return '\n'.join(tables.study_table(tables.RESULTS / 'tuned', 'sdar')) + '\n'
+
+
+def tried() -> str:
+  """What they tried before."""
+  return '\n'.join(tables.sweep_table(tables.RESULTS / 'tuned')) + '\n'
+
+
+def costs() -> str:
+  """What their steps cost."""
+  runs = courses.read(tables.RESULTS / 'tuned' / 'costs.csv', courses.COSTS)
+  return '\n'.join(courses.costs(runs)) + '\n'
+
+
 def _recorded(name: str) -> Any:
   return json.loads((_MEASURED / name).read_text())
 
@@ -159,6 +175,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
   'controls': controls,
   'collapse': collapse,
   'ends': ends,
+  'tuned': tuned,
+  'tried': tried,
+  'costs': costs,
   'methods': table.markdown,
   'metrics': metrics.markdown,
   'bars': bars,

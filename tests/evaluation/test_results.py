@@ -17,7 +17,7 @@ PAGES = ('README.md', 'docs/results.md', 'docs/studies.md')
 TEXT = '\n'.join((ROOT / page).read_text() for page in PAGES)
 RESULTS = ROOT / 'experiments' / 'results'
 # Of three seeds and more.
-NAMES = ('alfworld', 'collapse', 'controls', 'search_qa', 'small', 'webshop')
+NAMES = ('alfworld', 'collapse', 'controls', 'search_qa', 'small', 'tuned', 'webshop')
 FOLDERS = {heading: name for name, heading in tables.WORLDS.items()}
 
 
@@ -109,6 +109,7 @@ def test_the_pages_have_tables_of_methods_and_runs_and_of_the_study():
     ('method (seeds)', 'success'),
     ('method (seeds)', 'success'),
     ('method (seeds)', 'success'),
+    ('method (seeds)', 'success'),
   ]
 
 
@@ -145,6 +146,29 @@ def test_what_was_written_is_what_is_computed(name):
   assert f'experiments/results/{name}/' in TEXT
   text = (RESULTS / name / 'comparison.md').read_text()
   assert presentation.markdown(tables.compared(RESULTS / name)) == text
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/studies.md'])
+def test_what_is_said_of_the_tuned_study_follows_from_the_raw_results(page):
+  words = ' '.join((ROOT / page).read_text().replace(' points', '').split())
+  against = recomputed('tuned', 'grpo')
+  better, none, worse = (
+    against[method, None]['difference'].replace('+', '')
+    for method in ('sdar', 'grpo+opsd-released', 'sdar-none')
+  )
+  assert better in words and none in words
+  size, low, high = re.findall(r'-([\d.]+)', worse)
+  assert f'{size} [{high}, {low}]' in words
+
+
+def test_each_seed_of_the_tuned_study_has_sdar_ahead():
+  last = {
+    run: np.mean(list(steps[max(steps)].values()))
+    for run, steps in episodes('tuned').items()
+  }
+  seeds = {seed for _, seed in last}
+  assert len(seeds) == 10
+  assert all(last['sdar', seed] > last['grpo', seed] for seed in seeds)
 
 
 def test_the_tables_are_printed_by_one_command(capsys):
