@@ -64,8 +64,12 @@ def read(
     files.FileError: one line naming the file and what is wrong with it.
   """
   lines: dict[tuple[str, int], list[dict[str, float]]] = {}
-  files.check_file(path, 'FILE.csv')
-  reader = csv.DictReader(path.read_text(errors='replace').splitlines())
+  try:
+    text = path.read_text(errors='replace')
+  except OSError as error:
+    why = error.strerror or files.one_line(error)
+    raise files.FileError(f'{path}: {why}') from None
+  reader = csv.DictReader(text.splitlines())
   if tuple(reader.fieldnames or ()) != (*_RUN, *names):
     raise files.FileError(f'{path}: its columns must be {", ".join((*_RUN, *names))}')
   for line in reader:
@@ -166,8 +170,9 @@ def main(argv: Sequence[str]) -> int:
   names, shown = (COSTS, costs) if options.costs else (COLLAPSE, table)
   paths = [files.local_path(name, 'RUN') for name in options.paths]
   if options.output is not None:
-    courses = [course_lib.read(path) for path in paths]
     output = files.local_path(options.output, '--output')
+    files.check_file(output, '--output')
+    courses = [course_lib.read(path) for path in paths]
     files.write_atomic(output, written(courses, names).encode())
   else:
     courses = [course for path in paths for course in read(path, names)]

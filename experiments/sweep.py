@@ -173,20 +173,18 @@ def read(path: pathlib.Path) -> dict[str, Choice]:
   Raises:
     files.FileError: one line naming the file and what is wrong with it.
   """
-  out = {}
+  content, out = files.read_json(path, object), {}
   try:
-    for method, record in files.read_json(path).items():
+    for method, record in content.items():
       tried = record['tried']
+      values = tuple(dict(one['values']) for one in tried)
       successes = tuple(tuple(map(float, one['successes'])) for one in tried)
-      out[method] = Choice(
-        method, tuple(dict(one['values']) for one in tried), successes
-      )
+      out[method] = Choice(method, values, successes)
       if out[method].best != record['chosen']:
         raise ValueError(f'{method}: what was chosen is not the best')
   except (KeyError, TypeError, ValueError, AttributeError) as error:
-    raise files.FileError(
-      f'{path}: no record of a sweep: {files.one_line(error)}'
-    ) from None
+    why = files.one_line(error)
+    raise files.FileError(f'{path}: no record of a sweep: {why}') from None
   return out
 
 

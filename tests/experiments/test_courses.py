@@ -90,3 +90,11 @@ def test_other_files_are_one_line(tmp_path, capsys, text, said):
   assert courses.main([str(path)]) == 2
   error = capsys.readouterr().err
   assert f'{path}' in error and said in error and error.count('\n') == 1
+
+
+def test_files_that_cannot_be_read_or_written_are_one_line(tmp_path, capsys):
+  missing = tmp_path / 'none.csv'
+  for words in ([str(missing)], [str(tmp_path)], ['--output', str(tmp_path), 'run']):
+    assert courses.main(words) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and error.count('\n') == 1
