@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+TEST = $(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0
 WORKDIR ?= runs/quickstart
 
 .PHONY: train test test-long test-slow lint docs tiny study clean help
@@ -11,13 +12,13 @@ train: $(VENV)/.installed  ## Trains SDAR on generated ALFWorld with the small m
 	  --workdir=$(WORKDIR)
 
 test: $(VENV)/.tested  ## Passes the tests.
-	$(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0
+	$(TEST)
 
 test-long: $(VENV)/.tested  ## Those of several devices, processes and compilations.
-	$(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0 -m long
+	$(TEST) -m long
 
 test-slow: $(VENV)/.tested  ## All tests: hours.
-	$(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0 -m 'slow or not slow'
+	$(TEST) -m 'slow or not slow'
 
 lint: $(VENV)/.tested  ## Style, as CI checks it.
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

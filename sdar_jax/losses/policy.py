@@ -32,7 +32,11 @@ def log_ratio(logprobs: Array, old_logprobs: Array, mask: Array) -> jax.Array:
 
 
 def pessimistic(ratio, advantages, clip_low, clip_high) -> tuple[jax.Array, jax.Array]:
-  """Takes the worse of plain and clipped losses, and where it is clipped."""
+  """Takes the worse of plain and clipped losses.
+
+  Returns:
+    [B, T] losses; [B, T] bool, where the clip decides them.
+  """
   plain = -advantages * ratio
   clipped = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
   return jnp.where(clipped > plain, clipped, plain), clipped > plain

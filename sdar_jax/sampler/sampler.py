@@ -68,7 +68,7 @@ class Sampler:
 
     Args:
       config: the model.
-      params: from `parameters.init_params` or `convert.load`; used as they are.
+      params: from `parameters.init_params` or `hf.load`; used as they are.
       slots: requests that decode at the same time, S.
       max_prompt_tokens: longest prompt.
       max_response_tokens: longest response.
